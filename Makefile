@@ -1,0 +1,50 @@
+# Two commands are enough: `make run` exports a simulated account, `make test` runs the tests. Both set everything up first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+CONFIG ?= configs/sandbox.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format bench simulate lock clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+setup: $(STAMP) ## Make .venv from the lock.
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("etl needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup ## Export the simulated account (CONFIG=... for another).
+	$(BIN)/etl run $(CONFIG)
+
+test: setup ## Run the tests.
+	$(BIN)/python -m pytest
+
+check: setup ## Lint, format, types, architecture.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: setup ## Rewrite the code as the formatter wants it.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup ## Measure speed and memory, side by side with the bare pipeline.
+	$(BIN)/python -m tests.bench
+
+simulate: setup ## Check the promises in N simulated worlds (N=25000).
+	$(BIN)/python -m tests.simulation --count $(or $(N),25000)
+
+lock: ## Write requirements.lock anew (needs uv).
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--quiet --upgrade --group pyproject.toml:dev pyproject.toml -o requirements.lock
+
+clean: ## Remove what was made here, the exported data excepted.
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -1,0 +1,205 @@
+"""One account's share of a run: connect, extract into parts, and sum up what came as a record.
+
+It joins the reading (async, `extract`) with the writing (threads, `pipeline`); it publishes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import monotonic, time
+
+import anyio
+import pyarrow as pa
+from pydantic import SecretStr
+
+from etl.api.client import Client
+from etl.api.http import connect
+from etl.config import Extract, Http
+from etl.errors import SourceUnavailable
+from etl.extract import Extraction, History, Timing, extract
+from etl.model import AccountYield, Counts, Level, Proof, Requests, RunRecord, Span
+from etl.normalize import Normalizer
+from etl.observe import Glance, log
+from etl.pipeline import Pipeline
+from etl.schema import WINDOWS_SCHEMA
+from etl.staging import Stage
+from etl.window import Accepted
+from etl.witness import WitnessFiles
+
+MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one account is read."""
+
+    account: str
+    base_url: str
+    token: SecretStr
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads one account into `folder`; `glance` may be called at any time from the same thread."""
+
+    source: Source
+    history: History
+    folder: Path
+    extract: Extract
+    http: Http
+    full: bool
+    seq: int
+    run_id: str
+    expected: int | None = None
+    _client: Client | None = field(default=None, init=False)
+    _pipeline: Pipeline | None = field(default=None, init=False)
+
+    async def read(self) -> AccountYield:
+        """Everything the account has to give. Raises the errors of the client, and SourceUnavailable at the deadline."""
+        started = monotonic()
+        limit = self.extract.deadline.total_seconds()
+        try:
+            with anyio.fail_after(limit):
+                extraction, pipeline, stage = await self._extract()
+        except TimeoutError:
+            raise SourceUnavailable(f"not done within extract.deadline ({limit:.0f} s)", where=self._where) from None
+        record = self._record(extraction, pipeline, monotonic() - started)
+        log.info("account.read", account=self.source.account, mode=record.mode, **asdict(record.requests))
+        return AccountYield(
+            record,
+            stage.parts,
+            stage.rejects,
+            tuple(Span(_time(start), _time(end)) for start, end in extraction.coverage),
+            _windows(self.source.account, extraction.accepted),
+        )
+
+    def glance(self) -> Glance | None:
+        """How far it is; None before the connection stands."""
+        if self._client is None or self._pipeline is None:
+            return None
+        seen = self._client.statistics()
+        return Glance(self.source.account, self._pipeline.rows, seen.sent, seen.in_flight, self.expected)
+
+    async def _extract(self) -> tuple[Extraction, Pipeline, Stage]:
+        stage = Stage(self.folder)
+        pipeline = self._pipeline = Pipeline(Normalizer(self.source.account), stage)
+        async with (
+            connect(
+                self.source.base_url, self.source.token, self.http, concurrency=self.extract.concurrency
+            ) as transport,
+            anyio.create_task_group() as tasks,
+        ):
+            client = self._client = Client(
+                transport, account=self.source.account, concurrency=self.extract.concurrency
+            )
+            tasks.start_soon(pipeline.run)
+            extraction = await extract(
+                client,
+                self.history,
+                _timing(self.extract),
+                pipeline.receive,
+                WitnessFiles(self.folder, pipeline.parts),
+                full=self.full,
+                filters=self.extract.filters,
+                local_now=int(time() * 1000),
+            )
+            await pipeline.parts()
+            pipeline.close()
+        return extraction, pipeline, stage
+
+    def _record(self, extraction: Extraction, pipeline: Pipeline, seconds: float) -> RunRecord:
+        assert self._client is not None
+        spent = self._client.statistics()
+        return RunRecord(
+            seq=self.seq,
+            run_id=self.run_id,
+            account=self.source.account,
+            mode=extraction.mode,
+            t0=_instant(extraction.capabilities.t0),
+            watermark=_instant(extraction.watermark),
+            proof=proof_of(extraction),
+            requests=Requests(spent.sent, spent.retried),
+            seconds=round(seconds, 3),
+            counts=Counts(received=pipeline.counts["received"], rejected=pipeline.counts["rejected"]),
+            detail=_detail(extraction, pipeline.counts),
+        )
+
+    @property
+    def _where(self) -> str:
+        return f"account {self.source.account}"
+
+
+def proof_of(extraction: Extraction) -> Proof:
+    """The weakest way in which any part was read, and everything that is not proven."""
+    level: Level = "windows"
+    if any(done.level == "sequential" for done in extraction.accepted):
+        level = "sequential"
+    if extraction.walked:
+        level = "pages"
+    return Proof(level, len(extraction.accepted), tuple(extraction.unproven))
+
+
+def history_of(record: RunRecord | None, created: Callable[[bool | None], Sequence[int]]) -> History:
+    """What the last run of an account left for the next."""
+    if record is None:
+        return History(created=created)
+    return History(
+        watermark=_milliseconds(record.watermark),
+        witness_at=_whole(record.detail, "witness_at"),
+        scrub_after=_whole(record.detail, "scrub_after"),
+        created=created,
+    )
+
+
+def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, object]:
+    return {
+        "capabilities": extraction.capabilities.document(),
+        "requests": dict(extraction.requests),
+        "cells": {name: count for name, count in sorted(cells.items()) if name not in {"received", "rejected"}},
+        "witness_at": extraction.witness_at,
+        "scrub_after": extraction.scrub_after,
+    }
+
+
+def _windows(account: str, accepted: Sequence[Accepted]) -> pa.Table:
+    columns = {
+        "account": [account] * len(accepted),
+        "field": [done.window.field for done in accepted],
+        "is_contact": [done.window.is_contact for done in accepted],
+        "start": [_time(done.window.start) for done in accepted],
+        "end": [_time(done.window.end) for done in accepted],
+        "rows": [done.rows for done in accepted],
+        "request": [done.request for done in accepted],
+        "attempts": [done.attempts for done in accepted],
+        "level": [done.level for done in accepted],
+    }
+    return pa.table(columns, schema=WINDOWS_SCHEMA)
+
+
+def _timing(extract: Extract) -> Timing:
+    return Timing(
+        visibility_lag=extract.visibility_lag // MILLISECOND,
+        lookback=extract.lookback // MILLISECOND,
+        witness_every=extract.witness_every // MILLISECOND,
+        scrub_runs=extract.scrub_runs,
+    )
+
+
+def _whole(detail: Mapping[str, object], name: str) -> int | None:
+    value = detail.get(name)
+    return value if isinstance(value, int) else None
+
+
+def _instant(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else _instant(milliseconds)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)

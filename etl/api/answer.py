@@ -1,0 +1,233 @@
+"""What the server answered: an accepted page, or a refusal with its kind. Pure: no I/O, no clock.
+
+A 200 is not yet a page. The envelope must be a known one, `success` must not be false, and `data` must be a list; only
+then do the rows count. A body cut off or replaced by a proxy is a refusal and is never read as a prefix.
+Source: API.md, "Answers"; FAULTS.md groups N and A.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import Enum, auto
+from hashlib import blake2b
+from http import HTTPStatus
+
+import msgspec
+
+SHOWN = 200
+"""Characters of a server's message that an error shows."""
+
+
+class Kind(Enum):
+    """Why an answer is no page, by what to do about it."""
+
+    AUTH = auto()
+    """The token is refused: asking again is of no use."""
+    THROTTLED = auto()
+    """Too fast: wait, then ask again."""
+    UNAVAILABLE = auto()
+    """The server or the way to it failed: ask again."""
+    GARBLED = auto()
+    """Not an answer of this API (cut off, HTML, empty): ask again, then give up."""
+    CONTRACT = auto()
+    """A refusal that will not change: asking again is of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One HTTP answer, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is no page."""
+
+    kind: Kind
+    message: str
+    retry_after: str | None = None
+    """The `Retry-After` header, as it came."""
+    status: int = 0
+
+
+class Row(msgspec.Struct, gc=False, frozen=True):
+    """What the fetcher must know of a contact; everything else is skipped, not decoded."""
+
+    contact_id: msgspec.Raw = msgspec.field(name="_id", default=msgspec.Raw(b"null"))
+    """The id as JSON text: the fetcher compares ids, it does not judge them."""
+    created_at: object = msgspec.field(name="createdAt", default=None)
+    last_seen_at: object = msgspec.field(name="lastSeenAt", default=None)
+    is_contact: object = msgspec.field(name="isContact", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An accepted page."""
+
+    body: bytes
+    """The whole answer, UTF-8, no BOM."""
+    rows: Sequence[Row]
+    date: int | None = None
+    """The server's clock when it answered, milliseconds since the epoch, from its `Date` header."""
+    total: int | None = None
+    """The number of matches, where the server tells one; never relied on alone."""
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The same for two pages that list the same ids in the same order."""
+        return blake2b(b"\0".join(bytes(row.contact_id) for row in self.rows), digest_size=16).digest()
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    data: list[Row] | msgspec.UnsetType = msgspec.UNSET
+    success: object = None
+    code: object = None
+    status: object = None
+    message: object = None
+    total: object = None
+
+
+_decode = msgspec.json.Decoder(_Envelope).decode
+
+_BY_STATUS: Mapping[int, tuple[Kind, str]] = {
+    204: (Kind.GARBLED, "an empty answer"),
+    401: (Kind.AUTH, "the token is refused, or the `authtype: Key` header was lost on the way"),
+    403: (Kind.AUTH, "the token may not read contacts"),
+    407: (Kind.UNAVAILABLE, "a proxy asks for a password"),
+    408: (Kind.THROTTLED, "the server timed out"),
+    425: (Kind.THROTTLED, "the server is not ready"),
+    429: (Kind.THROTTLED, "too many requests"),
+    503: (Kind.THROTTLED, "the server is busy"),
+}
+_MALFORMED_TOKEN = "24 hex characters"
+"""KNOWN: a malformed token is answered with 400 and this ObjectId cast error."""
+
+
+def judge(reply: Reply) -> Page | Refusal:
+    """Decide what `reply` is."""
+    if reply.status == HTTPStatus.OK:
+        return _page(reply)
+    kind, message = _by_status(reply.status)
+    said = _said(reply.body)
+    if reply.status == HTTPStatus.BAD_REQUEST and _MALFORMED_TOKEN in said:
+        kind, message = Kind.AUTH, "the token is malformed"
+    return Refusal(
+        kind,
+        f"HTTP {reply.status}: {message}" + (f": {said}" if said else ""),
+        reply.headers.get("Retry-After"),
+        reply.status,
+    )
+
+
+def _by_status(status: int) -> tuple[Kind, str]:
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Kind.UNAVAILABLE, "the server failed"
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        return Kind.CONTRACT, "a redirect, which is never followed"
+    if status < HTTPStatus.MULTIPLE_CHOICES:
+        return Kind.GARBLED, "an answer without contacts"
+    return Kind.CONTRACT, "the request is refused"
+
+
+def _page(reply: Reply) -> Page | Refusal:
+    body = reply.body.removeprefix(codecs.BOM_UTF8)
+    envelope = _envelope(body)
+    if isinstance(envelope, Refusal):
+        return envelope
+    if envelope.success is False or envelope.data is msgspec.UNSET:
+        return _told(envelope)
+    total = envelope.total if type(envelope.total) is int else None
+    return Page(body, envelope.data, server_time(reply.headers), total)
+
+
+def _envelope(body: bytes) -> _Envelope | Refusal:
+    try:
+        return _decode(body)
+    except RecursionError:
+        return Refusal(Kind.GARBLED, "JSON nested too deeply")
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _tolerant_envelope(body)
+
+
+def _tolerant_envelope(body: bytes) -> _Envelope | Refusal:
+    """The envelope of a body that holds what a strict decoder refuses: lone surrogates, odd ids, non-objects."""
+    if not body.strip():
+        return Refusal(Kind.GARBLED, "an empty answer")
+    if body.lstrip().startswith(b"<"):
+        return Refusal(Kind.GARBLED, "an HTML page instead of JSON")
+    try:
+        text = body.decode("utf-8", errors="replace")
+        document = json.loads(text, parse_constant=_no_constant, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return Refusal(Kind.GARBLED, f"{len(body)} bytes that are not JSON")
+    if not isinstance(document, dict):
+        return Refusal(Kind.GARBLED, f"a JSON {type(document).__name__} instead of an object with data")
+    fields = {name: document.get(name) for name in ("success", "code", "status", "message", "total")}
+    data = document.get("data", msgspec.UNSET)
+    rows = [_row(item) for item in data] if isinstance(data, list) else msgspec.UNSET
+    return _Envelope(data=rows, **fields)
+
+
+def _row(item: object) -> Row:
+    if not isinstance(item, dict):
+        return Row()
+    contact_id = json.dumps(item.get("_id"), ensure_ascii=False).encode("utf-8", errors="replace")
+    return Row(msgspec.Raw(contact_id), item.get("createdAt"), item.get("lastSeenAt"), item.get("isContact"))
+
+
+def _no_constant(name: str) -> object:
+    message = f"{name} is not JSON"
+    raise ValueError(message)
+
+
+def _told(envelope: _Envelope) -> Refusal:
+    """A 200 that says in its body that it is none."""
+    said = _shown(envelope.message)
+    code = next((int(c) for c in (envelope.code, envelope.status) if str(c).isdigit()), 0)
+    if _MALFORMED_TOKEN in said:
+        return Refusal(Kind.AUTH, f"the token is malformed: {said}", status=code)
+    if code >= HTTPStatus.BAD_REQUEST:
+        kind, message = _by_status(code)
+        return Refusal(kind, f"HTTP 200 with code {code}: {message}: {said}", status=code)
+    if envelope.success is False:
+        return Refusal(Kind.CONTRACT, f"HTTP 200 with success false: {said}")
+    return Refusal(Kind.GARBLED, "an answer without a list of contacts in `data`")
+
+
+def _said(body: bytes) -> str:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    return _shown(document.get("message")) if isinstance(document, dict) else ""
+
+
+def _shown(message: object) -> str:
+    """A server's message, short, on one line, and without anything that looks like a person."""
+    if not isinstance(message, str):
+        return ""
+    printable = "".join(c if c.isprintable() else " " for c in message[: 4 * SHOWN])
+    return _PERSONAL.sub("…", printable)[:SHOWN]
+
+
+_PERSONAL = re.compile(r"[^\s@]{1,64}@[^\s@]{1,255}|\+?\d[\d ()-]{6,30}\d")
+
+
+def server_time(headers: Mapping[str, str]) -> int | None:
+    """The `Date` header in milliseconds since the epoch; None when missing or unreadable."""
+    try:
+        moment = parsedate_to_datetime(headers["Date"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)

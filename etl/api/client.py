@@ -1,0 +1,153 @@
+"""Who asks: one client per account, which bounds, repeats, pauses and counts requests over any transport.
+
+The client decides nothing itself: `answer.judge` tells what an answer is and `retry` tells whether and when to ask
+again. Its slots are the one bound on requests in flight. It does not know HTTP: a transport is a function.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import anyio
+
+from etl.api.answer import Kind, Page, Refusal, Reply, judge, server_time
+from etl.api.request import Body, Query
+from etl.api.retry import ATTEMPTS, LONGEST_WAIT, Budget, backoff, retry_after
+from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
+
+Transport = Callable[[Body], Awaitable[Reply]]
+"""Sends one request body to `/inbox/users` and returns the whole answer; raises `Broken`."""
+
+
+class Broken(Exception):
+    """A request that got no whole answer: refused, reset, cut off, timed out."""
+
+    def __init__(self, reason: str, *, kind: Kind = Kind.UNAVAILABLE) -> None:
+        self.refusal = Refusal(kind, reason)
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a client has done so far."""
+
+    sent: int
+    """Attempts, the first of each request included."""
+    retried: int
+    in_flight: int
+    peak_in_flight: int
+    waited: float
+    """Seconds that requests waited because the server asked for it or a retry was due."""
+
+
+class PageRefused(ContractError):
+    """The server refuses this very request (400, 404, ...): some do so for a page past the end."""
+
+
+_ERRORS: dict[Kind, type[EtlError]] = {
+    Kind.AUTH: AuthError,
+    Kind.CONTRACT: PageRefused,
+    Kind.GARBLED: ContractError,
+    Kind.THROTTLED: SourceUnavailable,
+    Kind.UNAVAILABLE: SourceUnavailable,
+}
+
+
+class Client:
+    """Reads pages of one account with at most `concurrency` requests in flight."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        account: str,
+        concurrency: int,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.concurrency = concurrency
+        self.server_now: int | None = None
+        """The server's clock as of its last answer, milliseconds since the epoch."""
+        self._transport = transport
+        self._account = account
+        self._jitter = jitter
+        self._slots = anyio.Semaphore(concurrency)
+        self._budget = Budget()
+        self._paused_until = -1.0
+        self._in_flight = 0
+        self._peak = 0
+        self._waited = 0.0
+
+    def statistics(self) -> Statistics:
+        """Counters so far."""
+        return Statistics(
+            self._budget.sent, self._budget.retried, self._in_flight, self._peak, self._waited
+        )
+
+    async def read(self, query: Query, page: int = 1) -> Page:
+        """Page `page` of `query`.
+
+        Raises AuthError, ContractError or SourceUnavailable when asking again is of no use or out of budget.
+        """
+        attempt = 1
+        while True:
+            verdict = await self._attempt(query.body(page))
+            if isinstance(verdict, Page):
+                return verdict
+            where = f"account {self._account}, {_place(query, page)}, attempt {attempt}"
+            await self._before_retry(verdict, attempt, where)
+            attempt += 1
+
+    async def _attempt(self, body: Body) -> Page | Refusal:
+        async with self._slots:
+            await self._pause()
+            self._budget.sent += 1
+            self._in_flight += 1
+            self._peak = max(self._peak, self._in_flight)
+            try:
+                return self._judged(await self._transport(body))
+            except Broken as broken:
+                return broken.refusal
+            finally:
+                self._in_flight -= 1
+
+    def _judged(self, reply: Reply) -> Page | Refusal:
+        verdict = judge(reply)
+        self.server_now = server_time(reply.headers) or self.server_now
+        if isinstance(verdict, Refusal) and verdict.kind is Kind.THROTTLED:
+            now = server_time(reply.headers)
+            asked = retry_after(verdict.retry_after, None if now is None else now / 1000)
+            if asked is not None:
+                if asked > LONGEST_WAIT:
+                    raise SourceUnavailable(
+                        f"the server asks to wait {asked:.0f} s, more than {LONGEST_WAIT:.0f} s",
+                        where=f"account {self._account}",
+                    )
+                self._paused_until = max(self._paused_until, anyio.current_time() + asked)
+        return verdict
+
+    async def _pause(self) -> None:
+        """Wait while the server wants the whole client to wait."""
+        while (seconds := self._paused_until - anyio.current_time()) > 0:
+            self._waited += seconds
+            await anyio.sleep(seconds)
+
+    async def _before_retry(self, refusal: Refusal, attempt: int, where: str) -> None:
+        if attempt >= ATTEMPTS[refusal.kind]:
+            _fail(refusal, where)
+        if not self._budget.allows_retry():
+            raise SourceUnavailable(f"the retry budget is spent; last: {refusal.message}", where=where)
+        self._budget.retried += 1
+        seconds = backoff(attempt, self._jitter())
+        self._waited += seconds
+        await anyio.sleep(seconds)
+
+
+def _fail(refusal: Refusal, where: str) -> NoReturn:
+    raise _ERRORS[refusal.kind](refusal.message, where=where)
+
+
+def _place(query: Query, page: int) -> str:
+    return f"isContact {str(query.is_contact).lower()}, {query.span()}, page {page}"

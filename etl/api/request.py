@@ -1,0 +1,121 @@
+"""What is asked of `POST /inbox/users`: every field of the request, and only reads.
+
+Source: API.md, "Requests". The vendor asks that all fields be present, empty where not wanted. Times inside are
+milliseconds since the epoch, the API's own precision; a range is half-open, [start, end), None is an open end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Literal
+
+from etl.errors import UsageError
+
+PATH = "/inbox/users"
+TimeField = Literal["createdAt", "lastSeenAt"]
+
+Body = dict[str, object]
+
+_TEXTS: tuple[str, ...] = (
+    "tags",
+    "tagsV2",
+    "status",
+    "_botWebsite",
+    "_botWhatsapp",
+    "_botTelegram",
+    "_botFacebook",
+    "_botAutomation",
+    "_agentAssigned",
+    "segments",
+    "applicableFilters",
+    "lastMessageBy",
+)
+_FLAGS: tuple[str, ...] = (
+    "isOnline",
+    "userInteracted",
+    "isLiveChatActive",
+    "isSubscriber",
+    "ctwaNewUsers",
+    "ctwaOldUsers",
+)
+_OPEN_RANGE = MappingProxyType({"startAt": "", "endsAt": ""})
+_NO_ORDER = MappingProxyType({"status": False, "lastAt": ""})
+
+FILTERS: Mapping[str, type] = MappingProxyType(
+    {
+        "searchText": str,
+        **dict.fromkeys(_TEXTS, list),
+        **dict.fromkeys(_FLAGS, bool),
+        "isContact": bool,
+        "lastSeenAt": dict,
+        "createdAt": dict,
+        "hasOrdered": dict,
+    }
+)
+"""The request-body fields that a filtered export may set, and the type of each. `page` and `isExport` are ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One listing of the API: which list, which range of which time, which user filters."""
+
+    is_contact: bool
+    field: TimeField = "createdAt"
+    start: int | None = None
+    """First millisecond sent as `startAt`."""
+    end: int | None = None
+    """The value sent as `endsAt`, as it stands: whether the server counts it in was probed."""
+    applicable: tuple[str, ...] = ()
+    filters: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    def body(self, page: int) -> Body:
+        """The request for page `page`, the first being 1."""
+        return {
+            "searchText": "",
+            **{name: [] for name in _TEXTS},
+            **dict.fromkeys(_FLAGS, False),
+            "lastSeenAt": dict(_OPEN_RANGE),
+            "createdAt": dict(_OPEN_RANGE),
+            "hasOrdered": dict(_NO_ORDER),
+            **self._range(),
+            "applicableFilters": list(self.applicable),
+            **self.filters,
+            "isContact": self.is_contact,
+            "page": page,
+            # Any other value may start an export job on the server: a read must stay a read.
+            "isExport": "none",
+        }
+
+    def span(self) -> str:
+        """The range in words, for messages."""
+        if self.start is None and self.end is None:
+            return "everything"
+        return f"{self.field} {iso(self.start) or '...'} to {iso(self.end) or '...'}"
+
+    def _range(self) -> Body:
+        return {self.field: {"startAt": iso(self.start), "endsAt": iso(self.end)}}
+
+
+def iso(milliseconds: int | None) -> str:
+    """A time as the API spells it, `2025-01-05T10:00:00.000Z`; "" for an open end."""
+    if milliseconds is None:
+        return ""
+    seconds, rest = divmod(milliseconds, 1000)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{rest:03d}Z"
+
+
+def checked_filters(filters: Mapping[str, object]) -> dict[str, object]:
+    """`filters` if the API knows every name and each value has its type. Raises UsageError with the nearest name."""
+    for name, value in filters.items():
+        where = f"extract.filters.{name}"
+        if name not in FILTERS:
+            nearest = difflib.get_close_matches(name, FILTERS, n=1, cutoff=0.0)[0]
+            raise UsageError(f"the API has no filter {name!r}", where=where, mend=f"Did you mean {nearest}?")
+        if not isinstance(value, FILTERS[name]):
+            raise UsageError(f"expected a value of type {FILTERS[name].__name__}, not {value!r}", where=where)
+    return dict(filters)

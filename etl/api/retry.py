@@ -1,0 +1,67 @@
+"""When to ask again: pure arithmetic, no clock and no sleep.
+
+A request is a read, so every one of them may be repeated. What may not happen is a storm: attempts per request and
+retries per run are bounded, waits carry full jitter, and a server's own wait is obeyed by the whole client.
+Source: FAULTS.md, "Retry and pacing".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from etl.api.answer import Kind
+
+BASE_SECONDS = 0.5
+CAP_SECONDS = 30.0
+LONGEST_WAIT = 600.0
+"""A server's wait beyond this ends the run instead of stalling it."""
+
+ATTEMPTS: dict[Kind, int] = {
+    Kind.AUTH: 1,
+    Kind.CONTRACT: 1,
+    Kind.GARBLED: 3,
+    Kind.THROTTLED: 5,
+    Kind.UNAVAILABLE: 5,
+}
+"""The most attempts of one request, by how the last one failed."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """Retries allowed to a client as a whole: 10, and one more for every ten requests sent."""
+
+    sent: int = 0
+    retried: int = 0
+
+    def allows_retry(self) -> bool:
+        """Whether one more retry keeps within the budget."""
+        return self.retried + 1 <= 10 + self.sent * 0.1
+
+
+def backoff(attempt: int, jitter: float) -> float:
+    """Seconds to wait after failed attempt number `attempt` (from 1), with `jitter` drawn from [0, 1)."""
+    return jitter * min(CAP_SECONDS, BASE_SECONDS * 2.0 ** (attempt - 1))
+
+
+def retry_after(header: str | None, server_now: float | None) -> float | None:
+    """Seconds that a `Retry-After` header asks for: a number or an HTTP date against the server's own clock.
+
+    None where it is missing or nonsense (then our own backoff holds); a time in the past is 0.
+    """
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        return _until(header, server_now)
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _until(header: str, server_now: float | None) -> float | None:
+    try:
+        moment = parsedate_to_datetime(header).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return None if server_now is None else max(0.0, moment - server_now)

@@ -1,0 +1,223 @@
+"""The commands: parse, call one function of the library, print its result as text or as one JSON document.
+
+Data goes to stdout, everything else to stderr. What a command needs is imported when it runs, so that `--help` is fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+
+from etl.errors import INTERRUPTED, OK, PUBLISHED_WITH_REJECTS, EtlError, UsageError
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="etl",
+    help="Every contact of an EleAPI account in a warehouse, with proof that none is missing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[
+    Path | None,
+    typer.Argument(metavar="[CONFIG]", help="The configuration; left out: $ETL_CONFIG, else etl.toml."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, also on failure.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
+]
+
+
+@app.command()
+def run(
+    config: ConfigPath = None,
+    full: Annotated[bool, typer.Option("--full", help="Read everything, not only what changed.")] = False,
+    allow_unproven: Annotated[
+        bool, typer.Option("--allow-unproven", help="Publish although completeness could not be proven.")
+    ] = False,
+    allow_shrink: Annotated[
+        bool, typer.Option("--allow-shrink", help="Publish although many contacts are gone.")
+    ] = False,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Export every account; incremental after the first time."""
+    from etl.observe import configure  # noqa: PLC0415
+    from etl.report import RunReport, render_run  # noqa: PLC0415
+    from etl.run import Options, execute  # noqa: PLC0415
+    from etl.signals import until_stopped  # noqa: PLC0415
+
+    configure()
+    try:
+        settings = _load(config, assignments)
+        options = Options(full, allow_unproven, allow_shrink)
+        report = _in_loop(lambda: until_stopped(lambda: execute(settings, options)))
+    except EtlError as error:
+        report = RunReport(0.0, error=error)
+    if report.error is not None:
+        _complain(report.error)
+    _print(report.document(), render_run(report) + _hint(config, report.exit), as_json=as_json)
+    return report.exit
+
+
+@app.command()
+def status(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
+    """The last runs: watermark, proof and counts."""
+    from etl.status import read_status, render_status  # noqa: PLC0415
+
+    document = read_status(_load(config, assignments))
+    _print(document, render_status(document), as_json=as_json)
+    return OK
+
+
+@app.command()
+def sql(
+    words: Annotated[list[str], typer.Argument(metavar="[CONFIG] QUERY", help="A SELECT, in DuckDB's dialect.")],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Ask a read-only question of the exported contacts."""
+    from etl.query import ask  # noqa: PLC0415
+
+    config, (query,) = _operands(words, 1)
+    answer = ask(_load(config, assignments), query)
+    _print(answer.rows, answer.text, as_json=as_json)
+    return OK
+
+
+@app.command()
+def doctor(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
+    """Check token, host, filters and sinks; each finding with its mend."""
+    from etl.doctor import examine, render_findings  # noqa: PLC0415
+
+    settings = _load(config, assignments)
+    findings = _in_loop(lambda: examine(settings))
+    worst = next((finding.exit_code for finding in findings if not finding.ok), OK)
+    _print({"exit": worst, "checks": [f.document() for f in findings]}, render_findings(findings), as_json=as_json)
+    return worst
+
+
+@app.command()
+def columns(as_json: AsJson = False) -> int:
+    """Document every column of `contacts`."""
+    from etl.schema import CONTACTS, describe  # noqa: PLC0415
+
+    rows = [describe(column) for column in CONTACTS]
+    text = "\n".join(f"{r['name']:<22}{r['type']:<22}{r['privacy']:<11}{r['meaning']}" for r in rows)
+    _print(rows, text, as_json=as_json)
+    return OK
+
+
+@app.command()
+def sandbox(
+    port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free one.")] = 8080,
+    contacts: Annotated[int, typer.Option(help="Contacts at the start.")] = 2000,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of [sandbox]; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Serve a simulated account on this machine until interrupted."""
+    from etl.config import sandbox_settings  # noqa: PLC0415
+    from etl.sandbox.server import run as serve  # noqa: PLC0415
+
+    settings = sandbox_settings([f"contacts={contacts}", *(assignments or ())])
+
+    def ready(url: str) -> None:
+        text = f"sandbox with {settings.contacts} contacts at {url}, token {settings.token}"
+        _print({"url": url, "token": settings.token}, text, as_json=as_json)
+
+    try:
+        serve(settings, port, ready)
+    except OSError as error:
+        raise UsageError(f"cannot listen on port {port}: {error.strerror}", mend="Name another --port.") from None
+    return OK
+
+
+def _hint(config: Path | None, code: int) -> str:
+    """One line of SQL to try, after a run that published."""
+    named = f" {config}" if config else ""
+    question = "select status, count(*) as contacts from contacts group by 1 order by 2 desc"
+    return f'\ntry       etl sql{named} "{question}"' if code in {OK, PUBLISHED_WITH_REJECTS} else ""
+
+
+def main() -> NoReturn:
+    """The console script: runs a command and exits with its code."""
+    os.umask(0o077)
+    arguments = sys.argv[1:]
+    sys.exit(_guarded(lambda: _dispatch(arguments), as_json="--json" in arguments))
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    try:
+        return app(list(arguments), standalone_mode=False) or OK
+    except typer.TyperException as error:
+        if not arguments:
+            print(error.format_message(), file=sys.stderr)
+            return UsageError.exit_code
+        raise UsageError(error.format_message(), where="command line", mend="See etl --help.") from None
+
+
+def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
+    """Turn every way a command can end into an exit code, with one clear message and no traceback."""
+    try:
+        return command()
+    except EtlError as error:
+        _complain(error)
+        if as_json:
+            _print({"exit": error.exit_code, "error": error.document()}, "", as_json=True)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is wrong with the work.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last border: a bug is one line and exit 70, never a screenful
+        return _guarded(lambda: _bug(error), as_json=as_json)
+
+
+def _bug(error: Exception) -> NoReturn:
+    """A bug as an error: the place in the code, not the message, which could hold a contact's values."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
+    raise EtlError(f"internal error: {type(error).__name__}", where=where)
+
+
+def _in_loop(main: Callable[[], Awaitable[T]]) -> T:
+    import anyio  # noqa: PLC0415
+
+    return anyio.run(main)
+
+
+def _load(config: Path | None, assignments: Sequence[str] | None) -> Config:
+    from etl.config import find_config, load  # noqa: PLC0415
+
+    return load(find_config(config), assignments or ())
+
+
+def _operands(words: Sequence[str], count: int) -> tuple[Path | None, Sequence[str]]:
+    """The optional configuration in front, and the `count` operands after it."""
+    if len(words) == count:
+        return None, words
+    if len(words) == count + 1:
+        return Path(words[0]), words[1:]
+    raise UsageError(f"expected [CONFIG] and {count} more, got {len(words)}", where="command line")
+
+
+def _print(document: object, text: str, *, as_json: bool) -> None:
+    print(json.dumps(document, ensure_ascii=False) if as_json else text, flush=True)
+
+
+def _complain(error: EtlError) -> None:
+    print(f"error {error.exit_code}: {error}", file=sys.stderr)

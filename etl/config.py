@@ -1,0 +1,340 @@
+"""The configuration: typed, frozen, read once at the edge, and passed down as the smallest section needed.
+
+Precedence: flags (`--set`) > environment (`ETL_SECTION__KEY`) > file > defaults. An unknown key is an error that names
+the nearest known one, and all errors are told at once. A token is never part of it: `read_token` fetches it from
+where the configuration says.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass as validated
+
+from etl.errors import UsageError
+from etl.sandbox.settings import Settings as SandboxSettings
+
+PREFIX = "ETL_"
+CONFIG_VARIABLE = "ETL_CONFIG"
+DEFAULT_FILE = "etl.toml"
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_SIZES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def _measure(value: object, units: Mapping[str, float], example: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in units:
+        message = f"expected text with a unit ({', '.join(units)}), such as {example!r}"
+        raise ValueError(message)
+    return float(match[1]) * units[match[2].lower()]
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    return timedelta(seconds=_measure(value, _UNITS, "30m"))
+
+
+def _size(value: object) -> int:
+    return value if type(value) is int else int(_measure(value, _SIZES, "1GB"))
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Size = Annotated[int, BeforeValidator(_size)]
+"""Bytes."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class Account(_Section):
+    """One account of the source."""
+
+    name: str = Field("main", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """The `account` column; also a folder name, hence the pattern."""
+    base_url: str = ""
+    """Where the API lives; empty: the embedded sandbox."""
+    token_env: str = ""
+    """Name of the environment variable that holds the token."""
+    token_file: Path | None = None
+    """A file that holds the token."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _secure(cls, value: str) -> str:
+        return _checked_url(value) if value else value
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Self:
+        if self.base_url and bool(self.token_env) == (self.token_file is not None):
+            message = "give exactly one of token_env and token_file"
+            raise ValueError(message)
+        return self
+
+
+class Extract(_Section):
+    """How contacts are read."""
+
+    concurrency: int = Field(16, ge=1, le=256)
+    filters: dict[str, Any] = Field(default_factory=dict)
+    lookback: Duration = timedelta(minutes=30)
+    visibility_lag: Duration = timedelta(seconds=2)
+    scrub_runs: int = Field(30, ge=1, le=10_000)
+    witness_every: Duration = timedelta(days=7)
+    deadline: Duration = timedelta(hours=6)
+    memory_limit: Size = 1_000_000_000
+
+
+class Http(_Section):
+    """How the server is spoken to."""
+
+    attempt_timeout: Duration = timedelta(seconds=60)
+    connect_timeout: Duration = timedelta(seconds=5)
+    max_body: Size = 64 * 2**20
+    proxy_from_environment: bool = False
+    ca_bundle: Path | None = None
+
+
+class Guard(_Section):
+    """When a result looks too wrong to be published."""
+
+    max_shrink_share: float = Field(0.05, ge=0, le=1)
+    max_reject_share: float = Field(0.01, ge=0, le=1)
+
+
+class DuckDBTarget(_Section):
+    """One DuckDB file."""
+
+    path: Path
+
+
+class ParquetTarget(_Section):
+    """One folder of Parquet files."""
+
+    path: Path
+    keep: int = Field(3, ge=1)
+    """Complete states kept under `current/`."""
+
+
+class Sinks(_Section):
+    """Where contacts go; at least one."""
+
+    duckdb: DuckDBTarget | None = None
+    parquet: ParquetTarget | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.duckdb is None and self.parquet is None:
+            message = "name at least one sink: [sinks.duckdb] or [sinks.parquet] with a path"
+            raise ValueError(message)
+        return self
+
+
+@validated(frozen=True, config=ConfigDict(extra="forbid"))
+class Sandbox(SandboxSettings):
+    """The embedded sandbox: its settings, checked like every other section."""
+
+
+class Config(_Section):
+    """The whole configuration."""
+
+    accounts: tuple[Account, ...] = ()
+    extract: Extract = Extract()
+    http: Http = Http()
+    guard: Guard = Guard()
+    sinks: Sinks
+    sandbox: Sandbox | None = None
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.sandbox is None and not self.accounts:
+            message = "name at least one account: [[accounts]] with name, base_url and token_env"
+            raise ValueError(message)
+        names = [account.name for account in self.accounts]
+        if len(set(names)) < len(names):
+            message = "two accounts have the same name"
+            raise ValueError(message)
+        for account in self.accounts:
+            if not account.base_url and self.sandbox is None:
+                message = f"account {account.name!r} has no base_url"
+                raise ValueError(message)
+        return self
+
+
+def find_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """The configuration file: as given, else as `ETL_CONFIG` names it, else `etl.toml` in the working folder."""
+    named = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    if named is not None:
+        return named
+    if Path(DEFAULT_FILE).is_file():
+        return Path(DEFAULT_FILE)
+    raise UsageError(
+        "no configuration was named",
+        where="command line",
+        mend=f"Name one (etl run configs/eleapi.toml), set {CONFIG_VARIABLE}, or make {DEFAULT_FILE} here.",
+    )
+
+
+def load(path: Path, assignments: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Config:
+    """Read the configuration in `path`, with the environment and then `assignments` ("section.key=value") laid over.
+
+    Raises UsageError with every fault at once.
+    """
+    document = _read(path)
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and "__" in name:
+            _assign(document, name.removeprefix(PREFIX).lower().split("__"), environ[name], where=name)
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment!r} has no value", mend="Write --set section.key=value.")
+        _assign(document, key.strip().split("."), value, where=f"--set {key}")
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise _usage_error(error, str(path)) from None
+
+
+def sandbox_settings(assignments: Sequence[str]) -> SandboxSettings:
+    """The settings of a sandbox of its own from `assignments` ("key=value"). Raises UsageError."""
+    document: dict[str, Any] = {}
+    for assignment in assignments:
+        key, _, value = assignment.partition("=")
+        _assign(document, key.strip().split("."), value, where=f"--set {key}")
+    try:
+        return TypeAdapter(Sandbox).validate_python(document)
+    except ValidationError as error:
+        raise _usage_error(error, "sandbox") from None
+
+
+def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> SecretStr:
+    """The account's token, from the variable or the file its configuration names. Raises UsageError."""
+    where = f"account {account.name}"
+    if account.token_file is None:
+        token = environ.get(account.token_env, "").strip()
+        source, mend = f"the variable {account.token_env}", f"export {account.token_env}=..."
+    else:
+        source, mend = f"the file {account.token_file}", "Write the token into it, mode 0600."
+        try:
+            token = account.token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read the token from {source}: {error}", where=where, mend=mend) from None
+    if not token:
+        raise UsageError(f"{source} holds no token", where=where, mend=mend)
+    if not token.isascii() or not token.isprintable():
+        raise UsageError(f"the token in {source} holds characters that no token has", where=where, mend=mend)
+    return SecretStr(token)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration: {error.strerror}", where=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"not valid TOML: {error}", where=str(path)) from None
+
+
+def _assign(document: dict[str, Any], keys: Sequence[str], text: str, *, where: str) -> None:
+    """Set the value at `keys` in the raw document; a number among the keys counts the entries of a list."""
+    place: Any = document
+    for key, following in zip(keys[:-1], keys[1:], strict=True):
+        empty: Any = [] if following.isdigit() else {}
+        if isinstance(place, list) and key.isdigit() and int(key) <= len(place):
+            place.extend([empty] if int(key) == len(place) else [])
+            place = place[int(key)]
+        elif isinstance(place, dict):
+            place = place.setdefault(key, empty)
+        else:
+            raise UsageError(f"{'.'.join(keys)} does not lead to a setting", where=where)
+    if not isinstance(place, dict):
+        raise UsageError(f"{'.'.join(keys)} does not lead to a setting", where=where)
+    place[keys[-1]] = _literal(text)
+
+
+def _literal(text: str) -> Any:
+    """`text` as the TOML value it spells (12, true, [1, 2]), else the text itself."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, str | int | float | list | dict) else text
+
+
+def _usage_error(error: ValidationError, where: str) -> UsageError:
+    faults = [_fault(dict(fault)) for fault in error.errors(include_url=False, include_input=False)]
+    return UsageError("; ".join(faults), where=where)
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] not in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return f"{place or 'configuration'}: {fault['msg'].removeprefix('Value error, ')}"
+    known = _known_keys(fault["loc"][:-1])
+    nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
+    return f"unknown key {place}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+
+
+def _known_keys(place: Sequence[object]) -> list[str]:
+    """The keys that the section at `place` knows."""
+    section: Any = Config
+    for name in (part for part in place if isinstance(part, str)):
+        section = _SECTIONS.get(name, section)
+    return list(getattr(section, "model_fields", None) or section.__dataclass_fields__)
+
+
+_SECTIONS: dict[str, Any] = {
+    "accounts": Account,
+    "extract": Extract,
+    "http": Http,
+    "guard": Guard,
+    "sinks": Sinks,
+    "duckdb": DuckDBTarget,
+    "parquet": ParquetTarget,
+    "sandbox": SandboxSettings,
+}
+
+
+def _checked_url(value: str) -> str:
+    """`value` without a closing slash; https only, and plain http for loopback hosts alone."""
+    parts = urlsplit(value)
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        message = "expected an address such as https://api-v7.express-chat.com"
+        raise ValueError(message)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        message = "an address holds no user, password, query or fragment"
+        raise ValueError(message)
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        message = "plain http would send the token unprotected; use https (http is for loopback hosts alone)"
+        raise ValueError(message)
+    return value.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,100 @@
+"""The doctor: what could keep a run from succeeding, looked at one by one, each finding with its mend. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from time import time
+
+from etl.account import Source
+from etl.api.client import Client
+from etl.api.http import connect
+from etl.config import Config
+from etl.errors import OK, EtlError, UnprovenError
+from etl.probe import Capabilities, probe
+from etl.sinks import Sink
+from etl.sources import sources
+from etl.targets import sinks
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    where: str
+    detail: str
+    mend: str = ""
+    exit_code: int = OK
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is to be done."""
+        return self.exit_code == OK
+
+    def document(self) -> dict[str, object]:
+        """The finding's entry in the `--json` document."""
+        return {"check": self.check, "where": self.where, "ok": self.ok, "detail": self.detail, "mend": self.mend}
+
+
+async def examine(config: Config) -> list[Finding]:
+    """Look at sinks, tokens and servers; an error becomes a finding."""
+    findings = [_sink(sink) for sink in sinks(config)]
+    try:
+        async with sources(config) as found:
+            findings.append(Finding("token", "configuration", f"{len(found)} account(s) with a token"))
+            for source in found:
+                findings.extend([finding async for finding in _server(config, source)])
+    except EtlError as error:
+        findings.append(_failure("token", error))
+    return findings
+
+
+def render_findings(findings: Sequence[Finding]) -> str:
+    """The findings as lines for a person."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:<8} {finding.where}: {finding.detail}")
+        if finding.mend:
+            lines.append(f"     mend: {finding.mend}")
+    return "\n".join(lines)
+
+
+def _sink(sink: Sink) -> Finding:
+    try:
+        state = sink.open()
+    except EtlError as error:
+        return _failure("sink", error, where=str(sink.path))
+    held = f"state {state.seq}" if state.seq else "ready for a first run"
+    return Finding("sink", str(sink.path), held)
+
+
+async def _server(config: Config, source: Source) -> AsyncIterator[Finding]:
+    concurrency = config.extract.concurrency
+    try:
+        async with connect(source.base_url, source.token, config.http, concurrency=concurrency) as transport:
+            client = Client(transport, account=source.account, concurrency=concurrency)
+            found = await probe(client, local_now=int(time() * 1000))
+    except EtlError as error:
+        yield _failure("server", error, where=source.base_url)
+        return
+    yield Finding("server", source.base_url, f"answers; {client.statistics().sent} requests sent")
+    yield _filters(source, found)
+
+
+def _filters(source: Source, found: Capabilities) -> Finding:
+    where = f"account {source.account}"
+    if not found.windows:
+        return Finding(
+            "filters",
+            where,
+            "the server does not honour its time filters: a run cannot prove that nothing is missing",
+            "Ask the vendor, or accept runs without proof with --allow-unproven.",
+            UnprovenError.exit_code,
+        )
+    size = f"pages of {'' if found.page_size_agreed else 'at least '}{found.page_size}"
+    return Finding("filters", where, f"time filters are honoured; {size}; the two lists: {found.lists}")
+
+
+def _failure(check: str, error: EtlError, *, where: str = "") -> Finding:
+    return Finding(check, where or error.where, error.message, error.mend, error.exit_code)

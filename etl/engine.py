@@ -1,0 +1,72 @@
+"""The SQL engine: DuckDB with the settings every use of it shares, and the little SQL text that all of them need.
+
+Nothing is ever downloaded: what is used (parquet, json, icu) is built into the wheel. Times are UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import duckdb
+
+MEMORY_LIMIT = "1GB"
+
+
+def connect(memory_limit: str = MEMORY_LIMIT, spill: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """An in-memory database that uses at most `memory_limit` and spills into the folder `spill`, if there is one."""
+    connection = duckdb.connect(
+        config={
+            "memory_limit": memory_limit,
+            "temp_directory": str(spill or ""),
+            "autoinstall_known_extensions": "false",
+            "preserve_insertion_order": "false",
+        }
+    )
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def quoted(name: str) -> str:
+    """An identifier as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: object) -> str:
+    """A text literal as SQL."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def listed(names: Iterable[str], alias: str = "") -> str:
+    """The columns as SQL, with the alias of their table where one is needed."""
+    prefix = f"{alias}." if alias else ""
+    return ", ".join(prefix + quoted(name) for name in names)
+
+
+def scan(files: Iterable[Path], columns: Sequence[tuple[str, str]]) -> str:
+    """A query of the columns (name, SQL type) in these Parquet files; of no rows where there are no files."""
+    paths = ", ".join(literal(_glob_safe(file)) for file in files)
+    if not paths:
+        empty = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in columns)
+        return f"SELECT {empty} WHERE false"
+    names = listed(name for name, _ in columns)
+    # Folders named seq=N would otherwise be taken for a column.
+    return f"SELECT {names} FROM read_parquet([{paths}], hive_partitioning = false)"
+
+
+def _glob_safe(file: Path) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(file))
+
+
+def creation_times(contacts: str, account: str, is_contact: bool | None) -> tuple[str, list[str]]:
+    """The query, with its parameters, of the sorted creation times of one account in the relation `contacts`.
+
+    `is_contact` chooses one of the API's two lists. A contact that does not say in which it stands counts in both,
+    because windows that are planned too narrow are safe and too wide ones cost a request.
+    """
+    chosen = "" if is_contact is None else f"AND is_contact IS NOT {str(not is_contact).upper()}"
+    query = f"""
+        SELECT created_at FROM {contacts}
+        WHERE account = ? AND created_at IS NOT NULL {chosen} ORDER BY created_at
+    """
+    return query, [account]

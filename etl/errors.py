@@ -1,0 +1,123 @@
+"""The error tree: what went wrong, where, and how to mend it, each kind with its exit code.
+
+    EtlError
+    ├── UsageError            2   fix the command line or the configuration
+    ├── AuthError            10   fix the token
+    ├── SourceUnavailable    11   wait, or fix the network; run again
+    ├── ContractError        12   the server answers otherwise than its contract says
+    ├── UnprovenError        13   completeness could not be proven
+    ├── GuardError           14   the result looks wrong; look before overriding
+    ├── SinkError            20   disk, rights or space
+    ├── PublishConflict      21   somebody else published first
+    ├── TargetCorrupt        22   the target is damaged or not ours
+    └── TargetLocked         30   another run works on it
+
+A message is built from fields, so that logs and `--json` carry the fields and a person reads the sentence.
+This module knows nothing else of the package.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+OK = 0
+PUBLISHED_WITH_REJECTS = 40
+INTERNAL = 70
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class EtlError(Exception):
+    """A failure that a person can act on: `message` (what), `where`, `mend` (what to do next)."""
+
+    exit_code: ClassVar[int] = INTERNAL
+    default_mend: ClassVar[str] = "Report this with the log of the run."
+
+    def __init__(self, message: str, *, where: str = "", mend: str = "") -> None:
+        self.message = message
+        self.where = where
+        self.mend = mend or self.default_mend
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        return f"{self.message}{place}. {self.mend}"
+
+    def document(self) -> dict[str, str | int]:
+        """The `error` object of every `--json` document."""
+        return {
+            "code": self.exit_code,
+            "message": self.message,
+            "where": self.where,
+            "mend": self.mend,
+        }
+
+
+class UsageError(EtlError):
+    """The command line, the configuration or the environment is wrong; nothing was done."""
+
+    exit_code = 2
+    default_mend = "Correct it and run again."
+
+
+class AuthError(EtlError):
+    """The server does not accept the token."""
+
+    exit_code = 10
+    default_mend = "Check the token of this account, then run `etl doctor`."
+
+
+class SourceUnavailable(EtlError):
+    """The server cannot be reached, or not within the deadline and the retry budget."""
+
+    exit_code = 11
+    default_mend = "Nothing was published; run again when the server answers."
+
+
+class ContractError(EtlError):
+    """The server answered, but not as its contract says, and not by chance."""
+
+    exit_code = 12
+    default_mend = "Nothing was published; run `etl doctor` to see what the server does."
+
+
+class UnprovenError(EtlError):
+    """Everything was read, but it cannot be proven that nothing is missing."""
+
+    exit_code = 13
+    default_mend = "Nothing was published; run again at a calmer hour, or accept it with --allow-unproven."
+
+
+class GuardError(EtlError):
+    """The result looks so wrong that publishing it would do harm."""
+
+    exit_code = 14
+    default_mend = "Nothing was published; look at the account before overriding the guard."
+
+
+class SinkError(EtlError):
+    """A file could not be written, read or moved."""
+
+    exit_code = 20
+    default_mend = "Nothing was published; free the disk or fix the rights, then run again."
+
+
+class PublishConflict(EtlError):
+    """Another run published the same sequence number first."""
+
+    exit_code = 21
+    default_mend = "Nothing was published; run again, and keep one schedule per target."
+
+
+class TargetCorrupt(EtlError):
+    """The target is damaged, altered, or not one of ours; it is never taken for an empty one."""
+
+    exit_code = 22
+    default_mend = "Restore it from a backup, or move it away and run again for a full export."
+
+
+class TargetLocked(EtlError):
+    """Another run holds the target."""
+
+    exit_code = 30
+    default_mend = "Wait for it to end; nothing was done."

@@ -1,0 +1,301 @@
+"""One account, from the probe to the proof: which reads, in which order, and what they show.
+
+Full: windows on the immutable `createdAt` up to T0 - H, then the sweep of what came or moved since. Incremental: the
+sweep from the last watermark, and a rolling scrub of a share of the windows. Filtered, or on a server whose time
+filters do not work: the page walk. It knows neither Arrow nor sinks: pages go to `receive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import msgspec
+
+from etl.api.answer import Page, Row
+from etl.api.client import Client
+from etl.api.request import Query
+from etl.fetch import WindowReader
+from etl.model import Mode
+from etl.plan import plan_windows, scrub_span
+from etl.probe import Capabilities, probe
+from etl.sweep import sweep
+from etl.walk import Receive, walk
+from etl.window import Accepted, Window, milliseconds
+
+LEADS_FIRST = (False, True)
+"""A lead becomes a contact, not the other way round: read in this order a flip is seen in one of the lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The margins of an extraction, in milliseconds."""
+
+    visibility_lag: int
+    """H: how late a change can become visible."""
+    lookback: int
+    """L: how late the vendor says a lead can become visible."""
+    witness_every: int
+    scrub_runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What an earlier run left: where to go on, and where contacts lie in time."""
+
+    watermark: int | None = None
+    """None: there was no earlier run."""
+    witness_at: int | None = None
+    scrub_after: int | None = None
+    created: Callable[[bool | None], Sequence[int]] = field(default=lambda _: ())
+    """The sorted creation times (ms) of the previous snapshot, of one list or (None) of both."""
+
+
+@dataclass(slots=True)
+class Extraction:
+    """What was read of one account, and what shows that it is all."""
+
+    mode: Mode
+    capabilities: Capabilities
+    watermark: int
+    accepted: list[Accepted] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+    walked: bool = False
+    """Whether the data itself comes from a page walk."""
+    coverage: tuple[tuple[int | None, int], ...] = ()
+    """Ranges of createdAt in which absence means deletion."""
+    witness_at: int | None = None
+    scrub_after: int | None = None
+    requests: dict[str, int] = field(default_factory=dict)
+    """Attempts by purpose: probe, witness, windows, sweep, scrub, walk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A contact that the witness saw and no window brought."""
+
+    created: int
+    is_contact: bool
+
+
+class WitnessLog(Protocol):
+    """Keeps what a page walk showed, and tells afterwards which of it did not arrive."""
+
+    async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
+        """Note contacts that the walk saw in one of the lists."""
+
+    def created(self, is_contact: bool) -> Sequence[int]:
+        """The sorted creation times (ms) of the contacts seen in one list."""
+
+    async def missing(self, before: int) -> Sequence[Suspect]:
+        """The contacts created before `before` (ms) that no window has brought."""
+
+
+async def extract(
+    client: Client,
+    history: History,
+    timing: Timing,
+    receive: Receive,
+    witness: WitnessLog,
+    *,
+    full: bool,
+    filters: Mapping[str, object],
+    local_now: int,
+) -> Extraction:
+    """Read one account. Raises what the client raises; what cannot be proven is listed, not raised."""
+    before = client.statistics().sent
+    found = await probe(client, local_now=local_now)
+    incremental = not (full or filters or history.watermark is None) and found.windows
+    run = Extraction(
+        mode="filtered" if filters else "incremental" if incremental else "full",
+        capabilities=found,
+        watermark=found.t0 - timing.visibility_lag,
+        witness_at=history.witness_at,
+        scrub_after=history.scrub_after,
+        requests={"probe": client.statistics().sent - before},
+    )
+    reading = _Reading(client, run, history, timing, receive, witness)
+    if filters:
+        await reading.walk_filtered(filters)
+    elif not found.windows:
+        await reading.walk_all()
+    elif incremental:
+        await reading.incremental()
+    else:
+        await reading.full()
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The steps of one extraction; each is one of the ways to read."""
+
+    client: Client
+    run: Extraction
+    history: History
+    timing: Timing
+    receive: Receive
+    witness: WitnessLog
+
+    async def full(self) -> None:
+        """Every window up to the watermark, then the sweep; on a first run and every week with a witness."""
+        walked = await self._walk_witness()
+        reader = WindowReader(self.client, self.run.capabilities, self.receive)
+        created = self.witness.created if walked else self.history.created
+        with self._counted("windows"):
+            for is_contact in self._lists():
+                await reader.read(self._plan(created(is_contact), is_contact, None, self.run.watermark))
+        await self._sweep(reader, since=self.run.watermark)
+        self.run.coverage = ((None, self.run.watermark),)
+        await self._finish(reader, walked=walked)
+
+    async def incremental(self) -> None:
+        """The sweep from before the last watermark, and one share of the windows."""
+        margin = max(self.timing.lookback, self.timing.visibility_lag)
+        reader = WindowReader(self.client, self.run.capabilities, self.receive)
+        with self._counted("scrub"):
+            await self._scrub(reader)
+        await self._sweep(reader, since=(self.history.watermark or 0) - margin)
+        await self._finish(reader, walked=False)
+
+    async def walk_all(self) -> None:
+        """Every page of both lists: all that a server without time filters allows, and no proof."""
+        self.run.walked = True
+        with self._counted("walk"):
+            for is_contact in LEADS_FIRST:
+                await self._walk(Query(is_contact), self.receive)
+        self.run.unproven.append("the server does not honour its time filters, so pages are all there is")
+
+    async def walk_filtered(self, filters: Mapping[str, object]) -> None:
+        """Every page that matches the user's filters."""
+        self.run.walked = True
+        lists = [bool(filters["isContact"])] if "isContact" in filters else LEADS_FIRST
+        with self._counted("walk"):
+            for is_contact in lists:
+                query = Query(is_contact, applicable=self._applicable(filters), filters=filters)
+                await self._walk(query, self.receive)
+
+    async def _walk(self, query: Query, receive: Receive) -> None:
+        await walk(self.client, query, receive, repeats=self.run.capabilities.past_end == "repeats")
+
+    def _applicable(self, filters: Mapping[str, object]) -> tuple[str, ...]:
+        """The names to send in `applicableFilters`: the flags (API.md), and times where the probe needed it."""
+        bounds = self.run.capabilities.created
+        named = (bool, dict) if bounds is not None and bounds.applicable else (bool,)
+        return tuple(name for name, value in filters.items() if isinstance(value, named) and name != "isContact")
+
+    async def _walk_witness(self) -> bool:
+        """Walk all pages as witness if one is due; contacts without a creation time come from it alone."""
+        last = self.run.witness_at
+        if last is not None and self.run.capabilities.t0 - last < self.timing.witness_every:
+            return False
+        with self._counted("witness"):
+            for is_contact in self._lists():
+                await self._walk(Query(is_contact), self._testimony(is_contact))
+        self.run.witness_at = self.run.capabilities.t0
+        return True
+
+    def _testimony(self, is_contact: bool) -> Receive:
+        async def receive(page: Page) -> None:
+            await self.witness.record(page.rows, is_contact=is_contact)
+            undated = without_creation_time(page)
+            if undated is not None:
+                await self.receive(undated)
+
+        return receive
+
+    async def _scrub(self, reader: WindowReader) -> None:
+        """Read the next share of all windows again: finds deletions, and edits that move no `lastSeenAt`."""
+        start, end = scrub_span(
+            self.history.created(None),
+            after=self.run.scrub_after,
+            end=self.run.watermark,
+            rounds=self.timing.scrub_runs,
+            capacity=self._capacity(),
+        )
+        for is_contact in self._lists():
+            await reader.read(self._plan(self.history.created(is_contact), is_contact, start, end))
+        self.run.coverage = ((start, end),)
+        self.run.scrub_after = end if end < self.run.watermark else None
+
+    async def _sweep(self, reader: WindowReader, *, since: int) -> None:
+        with self._counted("sweep"):
+            for name in ("lastSeenAt", "createdAt"):
+                now = self.client.server_now or self.run.capabilities.t0
+                until = now - self.timing.visibility_lag
+                await sweep(reader, name, since=since, until=until, lists=self._lists())
+
+    async def _finish(self, reader: WindowReader, *, walked: bool) -> None:
+        with self._counted("windows"):
+            await reader.confirm_page_size()
+            if walked:
+                await self._question(reader)
+        self.run.accepted = reader.accepted
+        self.run.unproven.extend(reader.unproven)
+
+    async def _question(self, reader: WindowReader) -> None:
+        """Ask again for every contact that the witness saw and no window brought: deleted since, or a contradiction."""
+        known = len(reader.accepted)
+        suspects = await self.witness.missing(self.run.watermark)
+        instants = sorted({(suspect.created, suspect.is_contact) for suspect in suspects})
+        granule = self.run.capabilities.created.granule if self.run.capabilities.created else 1
+        await reader.read(
+            Window("createdAt", is_contact, at - at % granule, at - at % granule + granule) for at, is_contact in instants
+        )
+        still_there = len(suspects) - len(await self.witness.missing(self.run.watermark))
+        if suspects and still_there and known:
+            self.run.unproven.append(
+                f"{still_there} contacts that the witness walk had seen were missing from accepted windows"
+            )
+
+    def _plan(self, times: Sequence[int], is_contact: bool, start: int | None, end: int) -> Iterator[Window]:
+        bounds = self.run.capabilities.created
+        return plan_windows(
+            times,
+            field="createdAt",
+            is_contact=is_contact,
+            start=start,
+            end=end,
+            capacity=self._capacity(),
+            granule=bounds.granule if bounds else 1,
+        )
+
+    def _capacity(self) -> int:
+        return max(1, self.run.capabilities.page_size - 1)
+
+    def _lists(self) -> Sequence[bool]:
+        """The lists to read: both, unless the probe showed that the list of leads holds the contacts too."""
+        return (False,) if self.run.capabilities.lists == "false holds both" else LEADS_FIRST
+
+    @contextmanager
+    def _counted(self, purpose: str) -> Iterator[None]:
+        before = self.client.statistics().sent
+        try:
+            yield
+        finally:
+            sent = self.client.statistics().sent - before
+            self.run.requests[purpose] = self.run.requests.get(purpose, 0) + sent
+
+
+def without_creation_time(page: Page) -> Page | None:
+    """The part of `page` that no createdAt window can reach; None when there is none."""
+    undated = [milliseconds(row.created_at) is None for row in page.rows]
+    if not any(undated):
+        return None
+    try:
+        contacts = _raw_contacts(page.body).data
+    except msgspec.DecodeError:
+        # Something in it that only the tolerant reader can take apart: the whole page will do, it is folded later.
+        return page
+    kept = [raw for raw, wanted in zip(contacts, undated, strict=True) if wanted]
+    rows = [row for row, wanted in zip(page.rows, undated, strict=True) if wanted]
+    return replace(page, body=b'{"data":[' + b",".join(kept) + b"]}", rows=rows)
+
+
+class _RawContacts(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+_raw_contacts = msgspec.json.Decoder(_RawContacts).decode

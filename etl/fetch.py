@@ -1,0 +1,153 @@
+"""Reading windows: many at once, and a crowd that no cut can part in strict order.
+
+Both hand accepted pages to `receive`, in any order; `receive` may wait, which is the back-pressure that bounds memory.
+Requests in flight are bounded by the client. Which page proves what is decided in `window`; this module carries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from etl.api.answer import Page
+from etl.api.client import Client, PageRefused
+from etl.api.request import Query, TimeField
+from etl.probe import Capabilities
+from etl.walk import Receive
+from etl.window import Accepted, Bounds, Window, split
+from etl.worklist import Worklist
+
+ORDERED_READS = 6
+"""Reads of a crowd before it counts as unprovable; two in a row must list the same contacts."""
+
+
+class WindowReader:
+    """Reads windows of one account until each is proven complete, or told to be unprovable."""
+
+    def __init__(self, client: Client, capabilities: Capabilities, receive: Receive) -> None:
+        self.accepted: list[Accepted] = []
+        self.unproven: list[str] = []
+        self._client = client
+        self._capabilities = capabilities
+        self._receive = receive
+        self._page_size = capabilities.page_size
+        created, seen = capabilities.created, capabilities.seen
+        if created is None or seen is None:
+            message = "windows need both time filters"
+            raise ValueError(message)
+        self._bounds: Mapping[TimeField, Bounds] = {"createdAt": created, "lastSeenAt": seen}
+
+    async def read(self, windows: Iterable[Window]) -> None:
+        """Read `windows`, in any order, many at a time."""
+        await Worklist(self.settle, windows).run(self._client.concurrency)
+
+    async def settle(self, window: Window) -> Sequence[Window]:
+        """Read one window; returns the parts still to be read when it was too full to be proven."""
+        bounds = self._bounds[window.field]
+        page = await self._client.read(window.query(bounds))
+        window.check(page.rows, bounds)
+        if len(page.rows) < self._page_size:
+            await self._accept(window, page)
+            return ()
+        # A page larger than any before: the true page size is at least this.
+        self._page_size = max(self._page_size, len(page.rows))
+        parts = split(window, page.rows, bounds, newest_first=self._newest_first(window))
+        if not parts:
+            await self._read_crowd(window, bounds)
+        return parts
+
+    def _newest_first(self, window: Window) -> bool:
+        return window.field == "createdAt" and self._capabilities.newest_first
+
+    async def confirm_page_size(self) -> None:
+        """Read again what a server that lowered its page size during the run may have cut off.
+
+        Without a filter page 1 is as full as the server makes it; the windows that held as many rows prove nothing.
+        """
+        if self._page_size == 0:
+            return
+        sizes = [len((await self._client.read(Query(listed))).rows) for listed in (False, True)]
+        if max(sizes) >= self._page_size:
+            return
+        self._page_size = max(sizes)
+        doubtful = [done.window for done in self.accepted if _may_be_cut(done, self._page_size)]
+        self.accepted = [done for done in self.accepted if not _may_be_cut(done, self._page_size)]
+        await self.read(doubtful)
+
+    async def _accept(self, window: Window, page: Page) -> None:
+        if page.rows:
+            await self._receive(page)
+        self.accepted.append(Accepted(window, len(page.rows), request=self._client.statistics().sent))
+
+    async def _read_crowd(self, window: Window, bounds: Bounds) -> None:
+        """Read a window that cannot be cut (one creation time, many contacts) page by page until two reads agree."""
+        if self._capabilities.honours_page is not True:
+            self._give_up(window, bounds, "it is full, cannot be cut, and the server has no second page")
+            return
+        crowd = await read_crowd(self._client, window.query(bounds), self._page_size, self._receive)
+        if crowd is None:
+            self._give_up(window, bounds, f"{ORDERED_READS} reads in order listed different contacts")
+            return
+        self.accepted.append(
+            Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.statistics().sent)
+        )
+
+    def _give_up(self, window: Window, bounds: Bounds, reason: str) -> None:
+        listed = str(window.is_contact).lower()
+        self.unproven.append(f"isContact {listed}, {window.query(bounds).span()}: {reason}")
+
+
+def _may_be_cut(done: Accepted, page_size: int) -> bool:
+    return done.level == "windows" and done.rows >= page_size
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """A listing read in order until two reads agreed."""
+
+    rows: int
+    reads: int
+
+
+async def read_crowd(client: Client, query: Query, page_size: int, receive: Receive) -> Crowd | None:
+    """Read all pages of `query` strictly in order until two reads in a row list the same contacts, each once.
+
+    None when `ORDERED_READS` reads did not agree. Every page with a contact not handed on yet is handed on.
+    """
+    known: set[bytes] = set()
+    last: set[bytes] | None = None
+    for reads in range(1, ORDERED_READS + 1):
+        ids: list[bytes] = []
+        for page in await read_in_order(client, query, page_size):
+            listed = [bytes(row.contact_id) for row in page.rows]
+            ids.extend(listed)
+            if not known.issuperset(listed):
+                await receive(page)
+                known.update(listed)
+        if len(set(ids)) == len(ids) and set(ids) == last:
+            return Crowd(len(ids), reads)
+        last = set(ids)
+    return None
+
+
+async def read_in_order(client: Client, query: Query, page_size: int) -> list[Page]:
+    """Pages 1, 2, ... of `query`, each asked when the one before has come, until the list ends."""
+    pages: list[Page] = []
+    while True:
+        try:
+            page = await client.read(query, len(pages) + 1)
+        except PageRefused:
+            if pages and (len(pages[-1].rows) < page_size or await _is_refused(client, query, len(pages) + 2)):
+                return pages
+            raise
+        if not page.rows or (pages and page.fingerprint == pages[-1].fingerprint):
+            return pages
+        pages.append(page)
+
+
+async def _is_refused(client: Client, query: Query, number: int) -> bool:
+    try:
+        await client.read(query, number)
+    except PageRefused:
+        return True
+    return False

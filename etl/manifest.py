@@ -1,0 +1,97 @@
+"""The manifest: what one publication was, and the state the next run starts from, as one JSON document.
+
+It travels with the data in the same atomic step. Each carries the SHA-256 of the one before, so that an older target put
+in place of a newer one, or an edited document, is noticed. Pure: bytes in, values out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from etl import schema
+from etl.model import Merged, Publication, RunRecord, SinkState
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A published file, relative to the target."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One publication."""
+
+    seq: int
+    run_id: str
+    previous: str
+    """Digest of the manifest before this one; "" for the first."""
+    runs: tuple[RunRecord, ...]
+    """The accounts of this run."""
+    state: Mapping[str, RunRecord]
+    """The last run of every account, carried forward."""
+    filters: Mapping[str, object] = field(default_factory=dict)
+    files: tuple[DataFile, ...] = ()
+    """The files this publication added; empty where the target is one file."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns of `contacts` and their SQL types."""
+    format: int = FORMAT
+
+
+def follow(previous: SinkState, publication: Publication, merged: Merged) -> Manifest:
+    """The manifest of `publication` after `previous`, with the counts that the merge found."""
+    runs = tuple(
+        replace(brought.record, counts=merged.counts[brought.record.account])
+        for brought in publication.accounts
+    )
+    return Manifest(
+        seq=publication.seq,
+        run_id=publication.run_id,
+        previous=previous.digest,
+        runs=runs,
+        state={**previous.runs, **{run.account: run for run in runs}},
+        filters=publication.filters,
+        columns=columns(),
+    )
+
+
+def columns() -> dict[str, str]:
+    """The columns of `contacts` today, with their SQL types."""
+    return {column.name: column.sql for column in schema.CONTACTS}
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The document; the same manifest gives the same bytes."""
+    return msgspec.json.encode(manifest, order="deterministic")
+
+
+def decode(document: bytes) -> Manifest:
+    """The manifest; raises `ValueError` for anything that is not one of ours, or of a newer format."""
+    try:
+        manifest = msgspec.json.decode(document, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from error
+    if manifest.format > FORMAT:
+        raise ValueError(f"format {manifest.format} is newer than this program knows ({FORMAT})")
+    return manifest
+
+
+def sink_state(document: bytes) -> SinkState:
+    """What the next run has to know; raises `ValueError` as `decode` does."""
+    manifest = decode(document)
+    return SinkState(manifest.seq, digest(document), manifest.state, manifest.filters)
+
+
+def digest(document: bytes) -> str:
+    """The fingerprint that the next manifest carries."""
+    return hashlib.sha256(document).hexdigest()

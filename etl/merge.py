@@ -1,0 +1,262 @@
+"""Fold and merge: what a run read against the previous snapshot, as SQL that every sink shares.
+
+`prepare` works on an engine in which the previous snapshot stands as the relations `contacts` and `strikes`, and leaves
+relations for the sink to write: `upserts`, `versions`, `touched`, `next_strikes`, `next_rejects`, `next_windows`. It
+changes nothing itself. Decisions are made on narrow columns; whole rows are read only where they are written, so memory
+does not grow with their width.
+
+A contact's verdict in a run:
+
+    received, not in contacts       new         inserted, a version
+    received, content differs       changed     replaced, a version
+    received, presence differs      presence    replaced, no version; counts as unchanged
+    received, the same              same        left as it was
+    received as DELETED, 2nd strike deleted     removed, a tombstone; counts as unchanged too
+    received as DELETED, long gone  buried      stays gone; counts as unchanged
+    absent where it had to be       struck      left as it was, until the second time
+    absent, 2nd strike or filtered  deleted     removed, a tombstone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import duckdb
+import pyarrow as pa
+
+from etl import engine, schema, tables
+from etl.errors import EtlError
+from etl.model import AccountYield, Counts, Merged, Publication, Span
+
+_NAMES = schema.column_names()
+_PRESENCE = tuple(column.name for column in schema.CONTACTS if column.presence)
+_PART = tables.in_files(
+    (*(column for column in tables.CONTACTS if column[0] not in schema.STAMPED), ("read_no", "BIGINT"))
+)
+_REJECT_PART = tuple(column for column in tables.REJECTS if column[0] not in {"seq", "observed_at"})
+
+
+def _hashed(column: schema.Column) -> str:
+    name = engine.quoted(column.name)
+    return f"epoch_us({name})" if column.kind is schema.Kind.TIME else name
+
+
+# JSON tells null from "" and a list from its text, and depends on no locale and no machine.
+_FINGERPRINT = f"md5(json_array({', '.join(_hashed(column) for column in schema.CONTENT)}))"
+
+_WINNERS = """
+CREATE TEMP TABLE winners AS
+    SELECT account, contact_id, count(*) - 1 AS folded,
+           arg_max(read_no, {'updated': coalesce(updated_at, '-infinity'::TIMESTAMPTZ), 'read': read_no}) AS read_no
+    FROM received GROUP BY account, contact_id
+"""
+
+_FOLDED = f"""
+CREATE TEMP TABLE folded AS
+    SELECT account, contact_id, read_no, {engine.listed(_PRESENCE)},
+           coalesce(status = 'DELETED', false) AS listed_deleted, {_FINGERPRINT} AS row_hash
+    FROM received SEMI JOIN winners USING (account, contact_id, read_no)
+"""
+
+_VERDICTS = """
+CREATE TEMP TABLE verdicts (
+    account VARCHAR, contact_id VARCHAR, read_no BIGINT, row_hash VARCHAR, strikes TINYINT, verdict VARCHAR
+)
+"""
+
+_JUDGE_RECEIVED = f"""
+INSERT INTO verdicts
+    WITH judged AS (
+        SELECT f.*, p.row_hash AS old_hash, p.contact_id IS NULL AS unknown,
+               ({engine.listed(_PRESENCE, "f")}) IS DISTINCT FROM ({engine.listed(_PRESENCE, "p")}) AS moved,
+               CASE WHEN y.filtered OR NOT f.listed_deleted THEN 0
+                    WHEN s.contact_id IS NULL THEN 1
+                    ELSE 2 END AS strikes_now
+        FROM folded f
+        JOIN yields y ON f.account = y.account
+        LEFT JOIN contacts p ON f.account = p.account AND f.contact_id = p.contact_id
+        LEFT JOIN strikes s ON f.account = s.account AND f.contact_id = s.contact_id
+    )
+    SELECT account, contact_id, read_no, row_hash, strikes_now,
+           CASE WHEN strikes_now = 2 AND unknown THEN 'buried'
+                WHEN strikes_now = 2 THEN 'deleted'
+                WHEN unknown THEN 'new'
+                WHEN row_hash <> old_hash THEN 'changed'
+                WHEN moved THEN 'presence'
+                ELSE 'same' END
+    FROM judged
+"""
+
+# `covered` holds disjoint spans, so that the nearest start before a creation time is the only candidate.
+_JUDGE_ABSENT = """
+INSERT INTO verdicts
+    WITH absent AS (
+        SELECT p.account, p.contact_id, p.created_at, y.filtered
+        FROM contacts p
+        JOIN yields y ON p.account = y.account
+        ANTI JOIN folded f ON p.account = f.account AND p.contact_id = f.contact_id
+    )
+    SELECT a.account, a.contact_id, NULL, NULL,
+           CASE WHEN a.filtered THEN 0 WHEN s.contact_id IS NULL THEN 1 ELSE 2 END,
+           CASE WHEN a.filtered OR s.contact_id IS NOT NULL THEN 'deleted' ELSE 'struck' END
+    FROM absent a
+    ASOF LEFT JOIN covered c ON a.account = c.account AND a.created_at >= c.start
+    LEFT JOIN strikes s ON a.account = s.account AND a.contact_id = s.contact_id
+    WHERE a.filtered OR a.created_at < c."end"
+"""
+
+_STAMPS = {"row_hash": "v.row_hash", "observed_at": "y.t0", "seq": "y.seq"}
+_STAMPED_ROW = ", ".join(f"{_STAMPS.get(name, f'r.{engine.quoted(name)}')} AS {engine.quoted(name)}" for name in _NAMES)
+_UPSERTS = f"""
+CREATE TEMP VIEW upserts AS
+    SELECT {_STAMPED_ROW}, v.verdict
+    FROM received r
+    JOIN verdicts v ON r.account = v.account AND r.contact_id = v.contact_id AND r.read_no = v.read_no
+    JOIN yields y ON r.account = y.account
+    WHERE v.verdict IN ('new', 'changed', 'presence')
+"""
+
+_BURIAL = {"observed_at": "y.t0", "seq": "y.seq"}
+_LAST_ROW = ", ".join(_BURIAL.get(name, f"p.{engine.quoted(name)}") for name in _NAMES)
+_VERSIONS = f"""
+CREATE TEMP VIEW versions AS
+    SELECT {engine.listed(_NAMES)}, 'upsert' AS op FROM upserts WHERE verdict <> 'presence'
+    UNION ALL
+    SELECT {_LAST_ROW}, 'delete'
+    FROM contacts p
+    JOIN verdicts v ON p.account = v.account AND p.contact_id = v.contact_id AND v.verdict = 'deleted'
+    JOIN yields y ON p.account = y.account
+"""
+
+_TOUCHED = """
+CREATE TEMP VIEW touched AS
+    SELECT account, contact_id, verdict FROM verdicts WHERE verdict IN ('new', 'changed', 'presence', 'deleted')
+"""
+
+_NEXT_STRIKES = """
+CREATE TEMP TABLE next_strikes AS
+    SELECT account, contact_id, strikes, seq FROM strikes ANTI JOIN verdicts USING (account, contact_id)
+    UNION ALL
+    SELECT v.account, v.contact_id, v.strikes, y.seq
+    FROM verdicts v JOIN yields y ON v.account = y.account WHERE v.strikes > 0
+"""
+
+_STEPS = (
+    _WINNERS, _FOLDED, _VERDICTS, _JUDGE_RECEIVED, _JUDGE_ABSENT, _UPSERTS, _VERSIONS, _TOUCHED, _NEXT_STRIKES,
+)  # fmt: skip
+
+_COUNTS = """
+SELECT account,
+       count(*) FILTER (verdict = 'new'),
+       count(*) FILTER (verdict = 'changed'),
+       count(*) FILTER (read_no IS NOT NULL AND verdict NOT IN ('new', 'changed')),
+       count(*) FILTER (verdict = 'deleted'),
+       count(*) FILTER (strikes = 1 AND verdict <> 'new')
+FROM verdicts GROUP BY account
+"""
+
+
+def prepare(connection: duckdb.DuckDBPyConnection, publication: Publication) -> Merged:
+    """Judge everything the publication brought; counts by account.
+
+    Raises `EtlError` when a row received is not accounted for.
+    """
+    _bring_in(connection, publication)
+    for step in _STEPS:
+        connection.execute(step)
+    merged = _count(connection, publication)
+    for brought in publication.accounts:
+        _conserve(merged.counts[brought.record.account])
+    return merged
+
+
+def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication) -> None:
+    """What the accounts brought, as the relations `received`, `yields`, `covered`, `next_rejects` and `next_windows`."""
+    accounts = publication.accounts
+    received = engine.scan((part for brought in accounts for part in brought.parts), _PART)
+    rejects = engine.scan((part for brought in accounts for part in brought.rejects), _REJECT_PART)
+    connection.register("yields", _yields(publication))
+    connection.register("covered", _covered(accounts))
+    windows = [schema.WINDOWS_SCHEMA.empty_table(), *(brought.windows for brought in accounts)]
+    connection.register("accepted", pa.concat_tables(windows))
+    connection.execute(f"CREATE TEMP VIEW received AS {received}")
+    connection.execute(
+        f"""CREATE TEMP VIEW next_rejects AS
+        SELECT account, y.seq, y.t0 AS observed_at, contact_id, reason, path, raw
+        FROM ({rejects}) JOIN yields y USING (account)"""
+    )
+    connection.execute(
+        f"CREATE TEMP VIEW next_windows AS SELECT *, {publication.seq}::BIGINT AS seq FROM accepted"
+    )
+
+
+def _yields(publication: Publication) -> pa.Table:
+    records = [brought.record for brought in publication.accounts]
+    return pa.table(
+        {
+            "account": pa.array([record.account for record in records], pa.string()),
+            "filtered": pa.array([record.mode == "filtered" for record in records], pa.bool_()),
+            "t0": pa.array([record.t0 for record in records], schema.TIME),
+            "seq": pa.array([publication.seq] * len(records), pa.int64()),
+        }
+    )
+
+
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+_END = datetime.max.replace(tzinfo=UTC)
+
+
+def disjoint(spans: Iterable[Span]) -> list[tuple[datetime, datetime]]:
+    """The same moments as spans that neither overlap nor touch, in order; open ends become the ends of time."""
+    bounds = sorted((span.start or _BEGINNING, span.end or _END) for span in spans)
+    bounds = [(start, end) for start, end in bounds if start < end]
+    joined: list[tuple[datetime, datetime]] = []
+    for start, end in bounds:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _covered(accounts: Sequence[AccountYield]) -> pa.Table:
+    rows = [
+        {"account": brought.record.account, "start": start, "end": end}
+        for brought in accounts
+        for start, end in disjoint(brought.coverage)
+    ]
+    fields = [("account", pa.string()), ("start", schema.TIME), ("end", schema.TIME)]
+    return pa.Table.from_pylist(rows, schema=pa.schema(fields))
+
+
+def _count(connection: duckdb.DuckDBPyConnection, publication: Publication) -> Merged:
+    verdicts = {account: rest for account, *rest in connection.execute(_COUNTS).fetchall()}
+    folded = _by_account(connection, "SELECT account, sum(folded)::BIGINT FROM winners GROUP BY account")
+    previous = _by_account(connection, "SELECT account, count(*) FROM contacts GROUP BY account")
+    counts: dict[str, Counts] = {}
+    struck: dict[str, int] = {}
+    for brought in publication.accounts:
+        account = brought.record.account
+        new, changed, unchanged, deleted, struck[account] = verdicts.get(account, (0, 0, 0, 0, 0))
+        counts[account] = replace(
+            brought.record.counts,
+            new=new,
+            changed=changed,
+            unchanged=unchanged,
+            deleted=deleted,
+            folded=folded.get(account, 0),
+            contacts=previous.get(account, 0) + new - deleted,
+        )
+    return Merged(counts, struck, {account: previous.get(account, 0) for account in counts})
+
+
+def _by_account(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, int]:
+    return dict(connection.execute(query).fetchall())
+
+
+def _conserve(counts: Counts) -> None:
+    kept = counts.new + counts.changed + counts.unchanged + counts.folded + counts.rejected
+    if counts.received != kept:
+        raise EtlError(f"{counts.received} contacts were received and {kept} accounted for: {counts}")

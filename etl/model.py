@@ -1,0 +1,161 @@
+"""The values that travel through a run: frozen, and without behaviour beyond their own arithmetic.
+
+Stage by stage the type changes: `RawPage` (bytes as read) -> `NormalizedBatch` (Arrow) -> parts on disk ->
+`Publication` (what the sinks publish) -> `Merged` (what came of it). Times are aware UTC datetimes everywhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+Mode = Literal["full", "incremental", "filtered"]
+Level = Literal["windows", "sequential", "pages"]
+"""How completeness is shown: one-request windows; sequential reads that agreed; a plain page walk (no proof)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawPage:
+    """One answer as the server sent it, accepted by the fetcher and not yet decoded."""
+
+    body: bytes
+    """The whole answer: `{"success": true, ..., "data": [contact, ...]}` in UTF-8 without BOM."""
+    rows: int
+    """Contacts in `data`."""
+    read_no: int
+    """Number of its first contact in the run's reading order; the others follow without a gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizedBatch:
+    """Contacts of many pages as columns, and those that could not be kept."""
+
+    contacts: pa.Table
+    """schema.PART_SCHEMA"""
+    rejects: pa.Table
+    """schema.REJECT_PART_SCHEMA"""
+    counts: Counter[str] = field(default_factory=Counter)
+    """received, rejected, coerced (cells), nulled (cells kept in extra), replaced (texts with U+FFFD), repeated (keys)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A half-open range of creation times, [start, end), that a run read completely; None is an open end."""
+
+    start: datetime | None
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What shows that nothing is missing."""
+
+    level: Level
+    windows: int
+    """Windows accepted."""
+    unproven: tuple[str, ...] = ()
+    """One sentence for each thing that could not be proven; empty for a proven run."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is left unproven."""
+        return not self.unproven
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The conservation of rows in one account: received = new + changed + unchanged + folded + rejected."""
+
+    received: int = 0
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    """Read again with the same content (fields of presence may differ)."""
+    deleted: int = 0
+    folded: int = 0
+    """Further answers for a contact that was read more than once."""
+    rejected: int = 0
+    contacts: int = 0
+    """Rows of the account in `contacts` after the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Requests of one account: all attempts, and those beyond the first of a request."""
+
+    sent: int = 0
+    retried: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One account in one published run: a row of `runs`, and the state the next run starts from."""
+
+    seq: int
+    run_id: str
+    account: str
+    mode: Mode
+    t0: datetime
+    """The server's clock when the run began, floored to the second; `observed_at` of everything it publishes."""
+    watermark: datetime
+    """Everything that became visible up to here has been read; the next run starts before it."""
+    proof: Proof
+    requests: Requests
+    seconds: float
+    counts: Counts = field(default_factory=Counts)
+    detail: Mapping[str, object] = field(default_factory=dict)
+    """JSON-able evidence: probed capabilities, requests by purpose, cell counts, scrub position."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """What a sink's last manifest says; `seq` is 0 for a target that does not exist yet."""
+
+    seq: int = 0
+    digest: str = ""
+    """SHA-256 of the last manifest, which the next one carries."""
+    runs: Mapping[str, RunRecord] = field(default_factory=dict)
+    """The last published run of every account."""
+    filters: Mapping[str, object] = field(default_factory=dict)
+    """The filters the target was made with; empty for a full export."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountYield:
+    """What one account brought into a run, before it is merged."""
+
+    record: RunRecord
+    """With `received` and `rejected` set in its counts; the merge fills in the rest."""
+    parts: tuple[Path, ...]
+    rejects: tuple[Path, ...]
+    coverage: tuple[Span, ...]
+    """Where absence means deletion. Empty: nothing can be told about deletions."""
+    windows: pa.Table
+    """schema.WINDOWS_SCHEMA: one row per accepted window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Everything one run publishes, to each sink in one atomic step."""
+
+    seq: int
+    run_id: str
+    accounts: tuple[AccountYield, ...]
+    filters: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What merging a publication into one sink's previous snapshot came to, by account."""
+
+    counts: Mapping[str, Counts]
+    struck: Mapping[str, int]
+    """Contacts absent for the first time: not deleted yet."""
+    previous: Mapping[str, int]
+    """Rows of the account in `contacts` before the run."""

@@ -1,0 +1,258 @@
+"""The fast path: many contacts at once, decoded and flattened by Arrow, without one Python object for a cell.
+
+It changes no value that it accepts. What it cannot read faithfully it refuses (a whole batch) or leaves out (single
+contacts), and the tolerant path takes over. This module is measured: `""` becomes null by a new validity bitmap over the
+same bytes, and texts are searched in Arrow's buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+
+from etl.model import RawPage
+from etl.normalize.cells import EARLIEST, LATEST, iso_micros
+from etl.normalize.pages import MAX_CONTACT_BYTES, one_line
+from etl.normalize.shape import ATTRIBUTE_FIELDS, READ_SCHEMA, TREE, Path, Tree
+from etl.schema import ARROW, NOTE_FIELDS, TIME, Column, Kind
+
+MAX_BYTES = 2**30
+"""Arrow counts the bytes of a block in 32 bits."""
+
+_FALSE, _BLANK, _ONE = pa.scalar(False), pa.scalar(""), pa.scalar(1)
+"""Made once: Arrow tries to import two absent libraries for every Python value in a call."""
+
+Unknown = Literal["infer", "ignore"]
+"""What Arrow does with fields that have no column: find them with the types of their values, or skip them."""
+
+_PAGE_SCHEMA = pa.schema([("data", pa.list_(pa.struct(list(READ_SCHEMA))))])
+
+
+class Refused(Exception):  # noqa: N818  (an outcome, not an error: another path reads the batch)
+    """The batch holds something that Arrow cannot read faithfully."""
+
+
+@dataclass(slots=True)
+class Flat:
+    """The columns of a batch."""
+
+    columns: dict[str, pa.Array] = field(default_factory=dict)
+    """One array for every column of schema.READ."""
+    odd: list[pa.Array] = field(default_factory=list)
+    """Masks of the contacts that another path must read."""
+    unknown: dict[Path, pa.Array] = field(default_factory=dict)
+    """Masks of the contacts whose `extra` gets something from a path."""
+
+
+def flatten_pages(pages: Sequence[RawPage]) -> Flat:
+    """All contacts of `pages` as columns, and where they have fields without a column.
+
+    Relies on the fetcher for what a strict parser sees: the bodies are JSON, and not nested by the thousand, where Arrow
+    overruns its stack. Raises Refused, also where a field without a column has values of several types.
+    """
+    if max(len(page.body) for page in pages) > MAX_CONTACT_BYTES:
+        raise Refused
+    table = _decode([one_line(page.body) for page in pages], _PAGE_SCHEMA, "infer")
+    data = table["data"].chunk(0)
+    if data.value_lengths().to_pylist() != [page.rows for page in pages]:
+        raise Refused
+    return _flat(data.values)
+
+
+def flatten_contacts(raws: Sequence[bytes]) -> Flat:
+    """The contacts in `raws`, all of them JSON objects, as columns; fields without a column are skipped.
+
+    Raises Refused.
+    """
+    contacts = _decode(list(map(one_line, raws)), READ_SCHEMA, "ignore")
+    if len(contacts) != len(raws):
+        raise Refused
+    return _flat(contacts.to_batches()[0].to_struct_array())
+
+
+def _flat(contacts: pa.StructArray) -> Flat:
+    flat = Flat()
+    _flatten(contacts, TREE, (), flat)
+    ids = flat.columns["contact_id"]
+    if ids.null_count:
+        flat.odd.append(ids.is_null())
+    return flat
+
+
+def _decode(lines: Sequence[bytes], schema: pa.Schema, unknown: Unknown) -> pa.Table:
+    blob = b"\n".join(lines)
+    if len(blob) > MAX_BYTES or not _is_utf8(blob):
+        raise Refused
+    try:
+        return pj.read_json(
+            pa.BufferReader(blob),
+            read_options=pj.ReadOptions(use_threads=False, block_size=len(blob) + 1),
+            parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unknown),
+        )
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:  # an error text that quotes invalid UTF-8 is the latter
+        raise Refused from error
+
+
+def _is_utf8(blob: bytes) -> bool:
+    """`pyarrow.json` does not validate; Arrow's own validation is three times as fast as decoding."""
+    ends = pa.array([0, len(blob)], pa.int32()).buffers()[1]
+    try:
+        pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(blob)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _flatten(array: pa.StructArray, tree: Tree, above: Path, flat: Flat) -> None:
+    for index, arrow_field in enumerate(array.type):
+        path = (*above, arrow_field.name)
+        step = tree.get(arrow_field.name)
+        child = array.field(index)
+        if step is None:
+            _note_unknown(path, _says_something(child), flat)
+        elif isinstance(step, dict):
+            _flatten(child, step, path, flat)
+        else:
+            flat.columns[step.name] = _column(step, child, flat)
+
+
+def _note_unknown(path: Path, mask: pa.Array, flat: Flat) -> None:
+    if mask.true_count:
+        flat.unknown[path] = mask
+
+
+def _says_something(array: pa.Array) -> pa.BooleanArray:
+    """Which values are more than null, "", [] or {}; objects are looked into, items of lists are not."""
+    kind = array.type
+    if pa.types.is_null(kind):
+        return pa.repeat(_FALSE, len(array))
+    if pa.types.is_string(kind):
+        return pc.fill_null(pc.binary_length(array).cast(pa.bool_()), _FALSE)
+    if pa.types.is_list(kind):
+        return pc.fill_null(pc.list_value_length(array).cast(pa.bool_()), _FALSE)
+    if pa.types.is_struct(kind):
+        nothing = pa.repeat(_FALSE, len(array))
+        return reduce(pc.or_, (_says_something(array.field(i)) for i in range(kind.num_fields)), nothing)
+    return array.is_valid()
+
+
+def _column(column: Column, array: pa.Array, flat: Flat) -> pa.Array:
+    match column.kind:
+        case Kind.TEXT:
+            return _texts(array)
+        case Kind.TIME:
+            return _times(_texts(array), flat)
+        case Kind.TEXTS:
+            return _list(array, _texts(array.values))
+        case Kind.ATTRIBUTES:
+            return _attributes(column, array, flat)
+        case Kind.NOTES:
+            _note_item_fields(column, array, NOTE_FIELDS, flat)
+            items = array.values
+            return _list(array, _struct(items, [_texts(_child(items, name)) for name in NOTE_FIELDS], NOTE_FIELDS))
+        case _:
+            return array
+
+
+def _texts(array: pa.StringArray) -> pa.StringArray:
+    """The texts with "" as null: the bitmap of lengths above zero is the new validity. Raises Refused at a NUL."""
+    _, ends, data = array.buffers()
+    if data is not None and b"\0" in data.to_pybytes():  # one memchr
+        raise Refused
+    full = pa.Array.from_buffers(array.type, len(array), [None, ends, data])  # a null has no bytes either
+    present = pc.binary_length(full).cast(pa.bool_())
+    return pa.Array.from_buffers(array.type, len(array), [present.buffers()[1], ends, data])
+
+
+def _times(texts: pa.StringArray, flat: Flat) -> pa.TimestampArray:
+    """The texts as times; a contact with a text that is none is odd."""
+    for kind in (TIME, pa.timestamp("us")):  # all with zone, or all without
+        try:
+            times = texts.cast(kind).cast(TIME)
+        except pa.ArrowInvalid:
+            continue
+        if _in_range(times):
+            return times
+    micros = [None if text is None else iso_micros(text) for text in texts.to_pylist()]
+    times = pa.array(micros, pa.int64()).cast(TIME)
+    flat.odd.append(pc.and_(texts.is_valid(), times.is_null()))
+    return times
+
+
+def _in_range(times: pa.TimestampArray) -> bool:
+    ends = pc.min_max(times.cast(pa.int64()))
+    low, high = ends["min"].as_py(), ends["max"].as_py()
+    return low is None or (low >= EARLIEST and high <= LATEST)
+
+
+def _list(array: pa.ListArray, values: pa.Array) -> pa.ListArray:
+    """`array` with other values in the same places."""
+    kind = pa.list_(values.type)
+    return pa.Array.from_buffers(kind, len(array), array.buffers()[:2], children=[values])
+
+
+def _struct(array: pa.StructArray, children: list[pa.Array], names: Iterable[str]) -> pa.StructArray:
+    fields = pa.struct([(name, child.type) for name, child in zip(names, children, strict=True)])
+    return pa.Array.from_buffers(fields, len(array), array.buffers()[:1], children=children)
+
+
+def _child(array: pa.StructArray, name: str) -> pa.Array:
+    return array.field(array.type.get_field_index(name))
+
+
+def _attributes(column: Column, array: pa.ListArray, flat: Flat) -> pa.MapArray:
+    _note_item_fields(column, array, ATTRIBUTE_FIELDS, flat)
+    items = array.values
+    keys = _child(items, "key")
+    _texts(keys)  # for its search; a key may be ""
+    misfit = pc.or_(items.is_null(), keys.is_null())
+    if misfit.true_count or _some_repeat(array, keys):
+        flat.odd.append(pc.or_(_rows_of(array, misfit), _rows_with_repeats(array, keys)))
+    entries = pa.StructArray.from_arrays(
+        [pc.fill_null(keys, _BLANK), _texts(_child(items, "value"))],
+        fields=[pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())],
+    )
+    return pa.Array.from_buffers(ARROW[column.kind], len(array), array.buffers()[:2], children=[entries])
+
+
+def _note_item_fields(column: Column, array: pa.ListArray, known: Sequence[str], flat: Flat) -> None:
+    """A list whose items have fields beyond the `known` goes to `extra` whole."""
+    items = array.values
+    for index, arrow_field in enumerate(items.type):
+        if arrow_field.name not in known:
+            mask = _rows_of(array, items.field(index).is_valid())
+            before = flat.unknown.get(column.path)
+            _note_unknown(column.path, mask if before is None else pc.or_(before, mask), flat)
+
+
+def _rows_of(array: pa.ListArray, mask: pa.BooleanArray) -> pa.BooleanArray:
+    """Which lists hold an item that is in `mask`."""
+    return _among(len(array), pc.list_parent_indices(array).filter(mask))
+
+
+def _among(length: int, rows: pa.Array) -> pa.BooleanArray:
+    return pc.is_in(pa.array(range(length), pa.int64()), value_set=rows)
+
+
+def _numbered(array: pa.ListArray, keys: pa.StringArray) -> pa.Array:
+    """One number for each pair of list and key."""
+    codes = keys.dictionary_encode()
+    distinct = len(codes.dictionary) + 1
+    return pc.add(pc.multiply(pc.list_parent_indices(array), pa.scalar(distinct)), codes.indices.cast(pa.int64()))
+
+
+def _some_repeat(array: pa.ListArray, keys: pa.StringArray) -> bool:
+    return pc.count_distinct(_numbered(array, keys)).as_py() != len(keys) - keys.null_count
+
+
+def _rows_with_repeats(array: pa.ListArray, keys: pa.StringArray) -> pa.BooleanArray:
+    counted = pc.value_counts(_numbered(array, keys))
+    pairs = counted.field("values").filter(pc.greater(counted.field("counts"), _ONE))
+    numbers = _numbered(array, keys)
+    return _among(len(array), pc.list_parent_indices(array).filter(pc.is_in(numbers, value_set=pairs.drop_null())))

@@ -1,0 +1,118 @@
+"""JSON in and out without loss: numbers keep the server's token, texts become storable, output has one spelling.
+
+A number is read as `msgspec.Raw`, its very token (1.50, 1e400, 5,000 digits): Python never rounds it, and writing it
+back copies it. This module knows JSON and nothing of contacts.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from typing import NoReturn, TypeAlias
+
+import msgspec
+from msgspec import Raw
+
+Json: TypeAlias = "None | bool | str | Raw | list[Json] | dict[str, Json]"
+"""A decoded value; a number is the Raw of its token."""
+
+_BROKEN = "\udcff"
+"""Stands for one undecodable sequence of bytes until `_storable` replaces it: a surrogate, so never a real text."""
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+
+
+def _mark_broken(error: UnicodeError) -> tuple[str, int]:
+    """Continue behind one undecodable sequence, as `errors="replace"` does."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return _BROKEN, error.end
+
+
+codecs.register_error("etl.mark", _mark_broken)
+
+
+class Reader:
+    """Decodes JSON texts and counts what had to be mended: `repeated` keys, and texts with a U+FFFD put in (`replaced`)."""
+
+    def __init__(self) -> None:
+        self.repeated = 0
+        self.replaced = 0
+        self._decode = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_float=Raw, parse_int=Raw, parse_constant=_refuse
+        ).decode
+
+    def read(self, raw: bytes) -> Json:
+        """The value of one JSON text; of a repeated key the last value.
+
+        Raises ValueError when it is no JSON, RecursionError when it is nested too deeply.
+        """
+        try:
+            text, broken = raw.decode(), False
+        except UnicodeDecodeError:
+            text, broken = raw.decode(errors="etl.mark"), True
+        value: Json = self._decode(text)
+        return self._storable(value) if broken or "\\u" in text else value
+
+    def _object(self, pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        found = dict(pairs)
+        self.repeated += len(pairs) - len(found)
+        return found
+
+    def _storable(self, value: Json) -> Json:
+        """`value` without NUL and lone surrogates, which no UTF-8 column can hold (or no database takes)."""
+        if isinstance(value, str):
+            fixed = _UNSTORABLE.sub("\ufffd", value)
+            self.replaced += fixed != value
+            return fixed
+        if isinstance(value, list):
+            return [self._storable(item) for item in value]
+        if isinstance(value, dict):
+            return self._object([(str(self._storable(key)), self._storable(item)) for key, item in value.items()])
+        return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    message = f"{constant} is not JSON"
+    raise ValueError(message)
+
+
+def pairs(raw: bytes) -> list[tuple[str, Json]]:
+    """The members of the object `raw` as they stand, repeated ones too; objects inside it are lists of pairs as well."""
+    decode = json.JSONDecoder(object_pairs_hook=list, parse_float=Raw, parse_int=Raw).decode
+    found: list[tuple[str, Json]] = decode(raw.decode(errors="etl.mark"))
+    return found
+
+
+def token(number: Raw) -> str:
+    """A number as the server wrote it."""
+    return bytes(number).decode()
+
+
+def text_of(value: Json) -> str:
+    """The JSON text of `value`: compact, keys in the server's order, non-ASCII kept, numbers as the server wrote them."""
+    return msgspec.json.encode(value).decode()
+
+
+def canonical(value: Json) -> str:
+    """The JSON text of `value` with sorted keys: equal values have equal texts."""
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def pruned(value: Json) -> Json:
+    """`value` without the members of objects that say nothing (null, "", [], {}); None when nothing is left.
+
+    Lists are kept as they are: the place of an item may carry meaning.
+    """
+    if isinstance(value, dict):
+        kept = {key: left for key, item in value.items() if (left := pruned(item)) is not None}
+        return kept or None
+    return None if isinstance(value, str | list) and not value else value
+
+
+def without_lone_surrogates(body: bytes) -> bytes:
+    r"""`body` of the same length with every lone surrogate escape as \ufffd, so that strict parsers accept it."""
+    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)

@@ -1,0 +1,165 @@
+"""Which contact takes which path, and that none is lost on the way.
+
+1. In bulk: the whole batch through Arrow, which also finds the fields that have no column.
+2. Refused: the contacts are sorted by a strict row type. The clean ones go through Arrow again, which now skips the fields
+   without a column (one of them may have changed its type); the others are read row by row.
+A refused batch makes the next ones start with step 2, for a pause that doubles with every refusal in a row.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from etl.errors import EtlError
+from etl.model import NormalizedBatch, RawPage
+from etl.normalize.assembly import in_reading_order, part, part_of_rows, rejects_table
+from etl.normalize.columnar import Flat, Refused, flatten_contacts, flatten_pages
+from etl.normalize.extras import Extras, read_extras
+from etl.normalize.pages import MAX_CONTACT_BYTES, Contacts, contacts_of
+from etl.normalize.rowwise import Reject, read_rows
+from etl.normalize.shape import Path, pickable, strict_decoder
+
+_MAX_KNOWN = 64
+"""Fields without a column that are read in bulk; a contact with any other is read on its own."""
+_MAX_PAUSE = 64
+"""Batches that start with sorting, at most, before Arrow is tried with a whole one again."""
+_FEW = 4
+"""So few contacts are read sooner one by one than by Arrow."""
+
+_StrictDecoder = msgspec.json.Decoder[msgspec.Struct]
+
+
+@dataclass(slots=True)
+class _Work:
+    """What a batch has become so far."""
+
+    parts: list[pa.Table] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Normalizer:
+    """Turns pages of one account into columns, and learns which way is the fastest.
+
+    What it has learned changes its speed and never its result. One object serves one thread at a time; give each thread
+    its own. It does no I/O and reads no clock.
+    """
+
+    def __init__(self, account: str) -> None:
+        self._account = account
+        self._known: frozenset[Path] = frozenset()
+        self._pause = 0
+        self._refusals = 0
+
+    def __call__(self, pages: Sequence[RawPage]) -> NormalizedBatch:
+        """Every contact of `pages` once, in `contacts` (by read_no) or in `rejects`.
+
+        Raises ContractError for a page that cannot be split into its contacts.
+        """
+        contacts, work = contacts_of(pages), _Work()
+        if len(contacts) and not self._read_in_bulk(pages, contacts, work):
+            self._read_sorted(contacts, work)
+        return _closed(self._account, work, len(contacts))
+
+    def _read_in_bulk(self, pages: Sequence[RawPage], contacts: Contacts, work: _Work) -> bool:
+        """Whether Arrow could read the whole batch."""
+        if self._pause:
+            self._pause -= 1
+            return False
+        try:
+            flat = flatten_pages(pages)
+            if len(flat.unknown) > _MAX_KNOWN or not all(map(pickable, flat.unknown)):
+                raise Refused
+        except Refused:
+            self._pause = min(2**self._refusals, _MAX_PAUSE)
+            self._refusals += 1
+            return False
+        self._refusals = 0
+        self._learn(flat.unknown)
+        self._keep(flat, contacts, {path: _rows(mask) for path, mask in flat.unknown.items()}, work)
+        return True
+
+    def _read_sorted(self, contacts: Contacts, work: _Work) -> None:
+        decoder = strict_decoder(self._known)
+        clean: list[int] = []
+        others: list[int] = []
+        for row, raw in enumerate(contacts.raws):
+            (clean if _is_clean(raw, decoder) else others).append(row)
+        self._read_halves(contacts.take(clean), self._known, work)
+        self._read_rows(contacts.take(others), work)
+
+    def _read_halves(self, contacts: Contacts, known: frozenset[Path], work: _Work) -> None:
+        """Read clean contacts by columns; where Arrow still refuses one (a repeated key), find it by halves.
+
+        They have no fields without a column but the `known`.
+        """
+        count = len(contacts)
+        if count <= _FEW:
+            self._read_rows(contacts, work)
+            return
+        try:
+            flat = flatten_contacts(contacts.raws)
+        except Refused:
+            self._read_halves(contacts.take(range(count // 2)), known, work)
+            self._read_halves(contacts.take(range(count // 2, count)), known, work)
+        else:
+            self._keep(flat, contacts, dict.fromkeys(known, range(count)), work)
+
+    def _keep(self, flat: Flat, contacts: Contacts, unknown: Mapping[Path, Sequence[int]], work: _Work) -> None:
+        """Keep what Arrow has read, with `extra` from the `unknown` fields of some rows, and read the odd rows one by one."""
+        extras = read_extras(contacts.raws, unknown) if unknown else Extras()
+        texts = pa.array(map(extras.texts.get, range(len(contacts))), pa.string(), size=len(contacts))
+        table = part(self._account, flat.columns, texts, pa.array(contacts.numbers, pa.int64()))
+        odd = set(extras.unread).union(*map(_rows, flat.odd))
+        if odd:
+            table = table.take(pa.array(sorted(set(range(len(contacts))) - odd), pa.int64()))
+        work.parts.append(table)
+        work.counts.update(repeated=extras.repeated, replaced=extras.replaced)
+        self._read_rows(contacts.take(sorted(odd)), work)
+
+    def _read_rows(self, contacts: Contacts, work: _Work) -> None:
+        if not len(contacts):
+            return
+        result = read_rows(contacts.raws, contacts.numbers)
+        work.parts.append(part_of_rows(self._account, result.rows))
+        work.rejects += result.rejects
+        work.counts.update(result.counts)
+        self._learn(result.unknown)
+
+    def _learn(self, paths: Iterable[Path]) -> None:
+        """Remember fields without a column, so that they do not make a contact odd again."""
+        new = sorted(path for path in paths if path not in self._known and pickable(path))
+        self._known |= frozenset(new[: _MAX_KNOWN - len(self._known)])
+
+
+def _is_clean(raw: bytes, decoder: _StrictDecoder) -> bool:
+    """Whether a contact has exactly the columns' types and nothing that Arrow would read otherwise."""
+    if raw[:1] != b"{" or len(raw) > MAX_CONTACT_BYTES or (b"\\" in raw and b"\\u0000" in raw):
+        return False
+    try:
+        decoder.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _rows(mask: pa.BooleanArray) -> Sequence[int]:
+    """The places where `mask` is true."""
+    rows: list[int] = pc.indices_nonzero(mask).to_pylist()
+    return rows
+
+
+def _closed(account: str, work: _Work, received: int) -> NormalizedBatch:
+    """The batch, after its rows have been counted: none may be lost or doubled."""
+    contacts, rejects = in_reading_order(work.parts), rejects_table(account, work.rejects)
+    if len(contacts) + len(rejects) != received:
+        message = f"{received} contacts were read, {len(contacts)} normalized and {len(rejects)} rejected"
+        raise EtlError(message, where=f"account {account}")
+    counts = Counter(received=received, rejected=len(rejects)) + work.counts
+    return NormalizedBatch(contacts, rejects, counts)

@@ -1,0 +1,96 @@
+"""Pages to contacts: each contact's own JSON text, as the server sent it, for those who need it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from etl.errors import ContractError
+from etl.model import RawPage
+from etl.normalize.json_text import without_lone_surrogates
+
+MAX_CONTACT_BYTES = 16 * 2**20
+
+_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+
+
+class _Page(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+_decode = msgspec.json.Decoder(_Page).decode
+
+
+class Contacts:
+    """Elements of `data`, which need not be contacts at all, and the `read_no` of each.
+
+    Their texts are cut out of the pages when they are first asked for, which costs a tenth of reading them.
+    """
+
+    def __init__(self, numbers: list[int], pages: Sequence[RawPage] = (), raws: list[bytes] | None = None) -> None:
+        self.numbers = numbers
+        self._pages = pages
+        self._raws = raws
+
+    @property
+    def raws(self) -> list[bytes]:
+        """Each as the server sent it; valid JSON, but perhaps not valid UTF-8.
+
+        Raises ContractError for a page that is no JSON, is nested deeper than Python recurses, or does not hold `rows`.
+        """
+        if self._raws is None:
+            self._raws = [raw for page in self._pages for raw in _elements(page)]
+        return self._raws
+
+    def take(self, rows: Sequence[int]) -> Contacts:
+        """Those at the places `rows`."""
+        return Contacts([self.numbers[row] for row in rows], raws=[self.raws[row] for row in rows] if rows else [])
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def contacts_of(pages: Sequence[RawPage]) -> Contacts:
+    """The elements of `data` of all `pages`, in order."""
+    return Contacts([number for page in pages for number in range(page.read_no, page.read_no + page.rows)], pages)
+
+
+def one_line(text: bytes) -> bytes:
+    """`text` without the line breaks between its tokens (inside a string JSON has none)."""
+    return text.translate(_LINE_BREAKS) if b"\n" in text or b"\r" in text else text
+
+
+def _broken(page: RawPage, message: str) -> ContractError:
+    return ContractError(message, where=f"contact {page.read_no} of the run and those after it")
+
+
+def _elements(page: RawPage) -> list[bytes]:
+    try:
+        found = _split(page.body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _broken(page, f"A page is no list of contacts: {error}") from error
+    if len(found) != page.rows:
+        raise _broken(page, f"A page said to hold {page.rows} contacts holds {len(found)}")
+    return found
+
+
+def _split(body: bytes) -> list[bytes]:
+    try:
+        return list(map(bytes, _decode(body).data))
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:  # perhaps only for a lone surrogate
+        return _split_along(body, without_lone_surrogates(body))
+
+
+def _split_along(body: bytes, twin: bytes) -> list[bytes]:
+    """Split `body` where its `twin` of the same length is split."""
+    raws: list[bytes] = []
+    start = 0
+    for element in _decode(twin).data:
+        text = bytes(element)
+        start = twin.index(text, start)
+        raws.append(body[start : start + len(text)])
+        start += len(text)
+    return raws

@@ -1,0 +1,238 @@
+"""The tolerant path: one contact at a time, coerced where that is safe, kept in `extra` where it is not, or rejected.
+
+It accepts every contact. It is the definition of a normalized contact; the columnar path must agree with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from msgspec import Raw
+
+from etl.normalize.cells import EXACT, LOOSE, Cell
+from etl.normalize.json_text import Json, Reader, canonical, pairs, pruned, text_of, token
+from etl.normalize.pages import MAX_CONTACT_BYTES
+from etl.normalize.shape import TREE, Path, Tree
+from etl.schema import NOTE_FIELDS, READ, Kind
+
+Row: TypeAlias = list[object]
+"""The cells of schema.READ in order, then `extra`, then `read_no`."""
+
+_EXTRA, _READ_NO = len(READ), len(READ) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A contact that cannot be kept."""
+
+    reason: str
+    """missing_id, null_id, empty_id, wrong_type_id, conflicting_ids, too_large, too_deep, not_json, not_an_object."""
+    path: str | None
+    raw: bytes
+    contact_id: str | None = None
+
+
+@dataclass(slots=True)
+class RowResult:
+    """What row-by-row reading made of some contacts."""
+
+    rows: list[Row] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    unknown: set[Path] = field(default_factory=set)
+    """Paths of fields that have no column."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scalar:
+    index: int
+    exact: Cell
+    loose: Cell
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    index: int
+    kind: Kind
+
+
+_Step: TypeAlias = "_Scalar | _List | dict[str, _Step]"
+
+
+def _steps(tree: Tree) -> dict[str, _Step]:
+    """The column tree with what the walk does at each leaf, so that it looks nothing up twice."""
+    place = {column.name: index for index, column in enumerate(READ)}
+    found: dict[str, _Step] = {}
+    for name, step in tree.items():
+        if isinstance(step, dict):
+            found[name] = _steps(step)
+        elif step.kind in EXACT:
+            found[name] = _Scalar(place[step.name], EXACT[step.kind], LOOSE[step.kind])
+        else:
+            found[name] = _List(place[step.name], step.kind)
+    return found
+
+
+_STEPS = _steps(TREE)
+
+
+def read_rows(raws: Sequence[bytes], numbers: Sequence[int]) -> RowResult:
+    """Every contact of `raws` as a row (with its number of `numbers`) or a reject."""
+    result = RowResult()
+    walk = _Walk(result)
+    for raw, number in zip(raws, numbers, strict=True):
+        outcome = walk.contact(raw)
+        if isinstance(outcome, Reject):
+            result.rejects.append(outcome)
+        else:
+            outcome[_READ_NO] = number
+            result.rows.append(outcome)
+    for name in ("repeated", "replaced"):
+        result.counts[name] += getattr(walk.reader, name)
+    return result
+
+
+class _Walk:
+    """Walks contacts along the column tree and counts what it meets."""
+
+    def __init__(self, result: RowResult) -> None:
+        self.reader = Reader()
+        self._counts = result.counts
+        self._unknown = result.unknown
+
+    def contact(self, raw: bytes) -> Row | Reject:
+        if len(raw) > MAX_CONTACT_BYTES:
+            return Reject("too_large", None, raw)
+        try:
+            return self._contact(raw)
+        except RecursionError:
+            return Reject("too_deep", None, raw)
+        except ValueError:
+            return Reject("not_json", None, raw)
+
+    def _contact(self, raw: bytes) -> Row | Reject:
+        repeated = self.reader.repeated
+        contact = self.reader.read(raw)
+        if not isinstance(contact, dict):
+            return Reject("not_an_object", None, raw)
+        reason = _id_fault(contact)
+        if reason is None and self.reader.repeated > repeated and _ids_conflict(raw):
+            reason = "conflicting_ids"
+        if reason is not None:
+            return Reject(reason, "_id", raw)
+        row: Row = [None] * (len(READ) + 2)
+        extra: dict[str, Json] = {}
+        self._object(contact, _STEPS, (), row, extra)
+        row[_EXTRA] = canonical(extra) if extra else None
+        return row
+
+    def _object(self, found: dict[str, Json], steps: dict[str, _Step], above: Path, row: Row, extra: dict[str, Json]) -> None:
+        """Put the fields of one object of the column tree into `row`, the rest into `extra`."""
+        for name, value in found.items():
+            if value is None or value == "":
+                continue
+            step = steps.get(name)
+            if isinstance(step, _Scalar):
+                kept = self._scalar(step, value, row)
+            elif isinstance(step, dict):
+                kept = self._parent(step, value, (*above, name), row)
+            elif step is None:
+                self._unknown.add((*above, name))
+                kept = pruned(value)
+            else:
+                kept = self._list(step, value, row)
+            if kept is not None:
+                extra[name] = kept
+
+    def _scalar(self, step: _Scalar, value: Json, row: Row) -> Json:
+        """Fill one cell; what is returned did not fit and belongs into `extra`."""
+        cell = step.exact(value)
+        if cell is None:
+            cell = step.loose(value)
+            self._counts["nulled" if cell is None else "coerced"] += 1
+        row[step.index] = cell
+        return pruned(value) if cell is None else None
+
+    def _parent(self, steps: dict[str, _Step], value: Json, path: Path, row: Row) -> Json:
+        if not isinstance(value, dict):
+            self._counts["nulled"] += 1
+            return pruned(value)
+        inner: dict[str, Json] = {}
+        self._object(value, steps, path, row, inner)
+        return inner or None
+
+    def _list(self, step: _List, value: Json, row: Row) -> Json:
+        if not isinstance(value, list):
+            self._counts["nulled"] += 1
+            return pruned(value)
+        if step.kind is Kind.TEXTS:
+            row[step.index] = [self._text(item) for item in value]
+            return None
+        whole, row[step.index] = self._attributes(value) if step.kind is Kind.ATTRIBUTES else self._notes(value)
+        return None if whole else value
+
+    def _text(self, value: Json) -> str | None:
+        """The text in a list or an object of one: any other value as its JSON text."""
+        if value is None or isinstance(value, str):
+            return value or None
+        self._counts["coerced"] += 1
+        return token(value) if isinstance(value, Raw) else text_of(value)
+
+    def _attributes(self, items: list[Json]) -> tuple[bool, list[tuple[str, str | None]]]:
+        """The map of the items, and whether it says everything they say."""
+        whole, found = True, dict[str, str | None]()
+        for item in items:
+            key = item.get("key") if isinstance(item, dict) else None
+            if not isinstance(item, dict) or not isinstance(key, str):
+                self._counts["nulled"] += 1
+                whole = False
+                continue
+            whole = whole and key not in found and _only(item, ("key", "value"))
+            found[key] = self._text(item.get("value"))
+        return whole, list(found.items())
+
+    def _notes(self, items: list[Json]) -> tuple[bool, list[dict[str, str | None] | None]]:
+        """The notes, and whether they say everything the items say."""
+        whole, found = True, list[dict[str, str | None] | None]()
+        for item in items:
+            if isinstance(item, dict):
+                whole = whole and _only(item, NOTE_FIELDS) and all(_is_text(item.get(name)) for name in NOTE_FIELDS)
+                found.append({name: self._text(item.get(name)) for name in NOTE_FIELDS})
+            else:
+                self._counts["nulled"] += item is not None
+                whole = whole and item is None
+                found.append(None)
+        return whole, found
+
+
+def _only(item: dict[str, Json], names: Sequence[str]) -> bool:
+    """Whether `item` says nothing beyond the fields `names`."""
+    return all(name in names or value is None for name, value in item.items())
+
+
+def _is_text(value: Json) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _id_fault(contact: dict[str, Json]) -> str | None:
+    """Why the contact's `_id` cannot be its id, if so."""
+    if "_id" not in contact:
+        return "missing_id"
+    match contact["_id"]:
+        case None:
+            return "null_id"
+        case "":
+            return "empty_id"
+        case str() | Raw():
+            return None
+        case _:
+            return "wrong_type_id"
+
+
+def _ids_conflict(raw: bytes) -> bool:
+    """Whether a contact with repeated keys names itself twice, differently."""
+    ids = [value for name, value in pairs(raw) if name == "_id"]
+    return any(value != ids[0] for value in ids)

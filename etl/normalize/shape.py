@@ -1,0 +1,169 @@
+"""The contact's shape, derived from the column table: its tree, the Arrow read schema and the msgspec row types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, TypeAlias
+
+import msgspec
+import pyarrow as pa
+from msgspec import Meta, Raw
+
+from etl.schema import NOTE_FIELDS, READ, Column, Kind
+
+Path: TypeAlias = tuple[str, ...]
+Tree: TypeAlias = "dict[str, Column | Tree]"
+"""Where the columns hang in the API's contact: by field name a column or the fields of an object."""
+
+ATTRIBUTE_FIELDS = ("key", "value")
+
+_TEXT = pa.string()
+_READ_AS: dict[Kind, pa.DataType] = {
+    Kind.TEXT: _TEXT,
+    Kind.INTEGER: pa.int64(),
+    Kind.BOOLEAN: pa.bool_(),
+    Kind.TIME: _TEXT,  # Arrow's own reading of times refuses "" and microseconds
+    Kind.TEXTS: pa.list_(_TEXT),
+    Kind.ATTRIBUTES: pa.list_(pa.struct([(name, _TEXT) for name in ATTRIBUTE_FIELDS])),
+    Kind.NOTES: pa.list_(pa.struct([(name, _TEXT) for name in NOTE_FIELDS])),
+}
+
+
+def _grow(columns: Iterable[Column]) -> Tree:
+    root: Tree = {}
+    for column in columns:
+        node = root
+        for name in column.path[:-1]:
+            child = node.setdefault(name, {})
+            assert isinstance(child, dict), f"{column.path} lies inside another column"
+            node = child
+        node[column.path[-1]] = column
+    return root
+
+
+TREE: Tree = _grow(READ)
+
+
+def _arrow_fields(tree: Tree) -> list[pa.Field]:
+    return [
+        pa.field(name, pa.struct(_arrow_fields(step)) if isinstance(step, dict) else _READ_AS[step.kind])
+        for name, step in tree.items()
+    ]
+
+
+READ_SCHEMA = pa.schema(_arrow_fields(TREE))
+"""What `pyarrow.json` is told of one contact: only types that it reads without changing a value."""
+
+
+def _struct(name: str, fields: list[tuple[str, object, object]], *, strict: bool) -> type[msgspec.Struct]:
+    """A struct type of (JSON name, type, default); its attributes are f0, f1, ... in this order."""
+    return msgspec.defstruct(
+        name,
+        [(f"f{i}", kind, default) for i, (_, kind, default) in enumerate(fields)],
+        rename={f"f{i}": field for i, (field, _, _) in enumerate(fields)},
+        forbid_unknown_fields=strict,
+        gc=False,
+    )
+
+
+_Note = _struct("Note", [(name, str | None, None) for name in NOTE_FIELDS], strict=True)
+_Attribute = _struct(
+    "Attribute",
+    [("key", str, msgspec.NODEFAULT), ("value", str | None, None)],
+    strict=True,
+)
+_STRICT: dict[Kind, object] = {
+    Kind.TEXT: str | None,
+    Kind.INTEGER: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None,
+    Kind.BOOLEAN: bool | None,
+    Kind.TIME: str | None,
+    Kind.TEXTS: list[str | None] | None,
+    Kind.ATTRIBUTES: list[_Attribute] | None,
+    Kind.NOTES: list[_Note | None] | None,
+}
+
+Branch: TypeAlias = "dict[str, Branch | None]"
+"""Paths as a tree; None marks the end of one."""
+
+
+def branch(paths: Iterable[Path]) -> Branch:
+    """`paths` as a tree."""
+    root: Branch = {}
+    for path in paths:
+        node = root
+        for name in path[:-1]:
+            below = node.setdefault(name, {})
+            assert below is not None, f"{path} lies inside another path"
+            node = below
+        node.setdefault(path[-1], None)
+    return root
+
+
+def _strict_type(tree: Tree, more: Branch) -> type[msgspec.Struct]:
+    fields: list[tuple[str, object, object]] = []
+    for name, step in tree.items():
+        below = more.get(name) or {}
+        kind = _strict_type(step, below) | None if isinstance(step, dict) else _STRICT[step.kind]
+        fields.append((name, kind, None))
+    fields += [(name, Raw, None) for name in more if name not in tree]
+    return _struct("Contact", fields, strict=True)
+
+
+@lru_cache(maxsize=64)
+def strict_decoder(known: frozenset[Path]) -> msgspec.json.Decoder[msgspec.Struct]:
+    """Decodes a contact that has every column's exact type and no field beyond the columns and `known`."""
+    return msgspec.json.Decoder(_strict_type(TREE, branch(known)))
+
+
+Pick: TypeAlias = "tuple[tuple[str, str, Pick | None], ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Picker:
+    """Takes the values at some paths out of a contact's text and skips all else."""
+
+    decoder: msgspec.json.Decoder[msgspec.Struct]
+    plan: Pick
+
+    def pick(self, row: bytes) -> Iterator[tuple[Path, Raw]]:
+        """The values that are there, by path."""
+        return _picked(self.decoder.decode(row), self.plan, ())
+
+
+def _picked(found: object, plan: Pick, above: Path) -> Iterator[tuple[Path, Raw]]:
+    for attribute, name, below in plan:
+        value = getattr(found, attribute)
+        if value is None:
+            continue
+        if below is None:
+            yield (*above, name), value
+        else:
+            yield from _picked(value, below, (*above, name))
+
+
+def _picker_parts(wanted: Branch) -> tuple[type[msgspec.Struct], Pick]:
+    fields: list[tuple[str, object, object]] = []
+    plan: list[tuple[str, str, Pick | None]] = []
+    for i, (name, below) in enumerate(wanted.items()):
+        kind: object = Raw
+        steps: Pick | None = None
+        if below is not None:
+            inner, steps = _picker_parts(below)
+            kind = inner | None
+        fields.append((name, kind, None))
+        plan.append((f"f{i}", name, steps))
+    return _struct("Picked", fields, strict=False), tuple(plan)
+
+
+@lru_cache(maxsize=64)
+def picker(paths: frozenset[Path]) -> Picker:
+    """A picker of `paths`; their parents are objects of the column table."""
+    kind, plan = _picker_parts(branch(sorted(paths)))
+    return Picker(msgspec.json.Decoder(kind), plan)
+
+
+def pickable(path: Path) -> bool:
+    """Whether msgspec can have fields of these names."""
+    return all(name.isprintable() and not {'"', "\\"} & set(name) for name in path)

@@ -1,0 +1,82 @@
+"""The plan: where to cut time so that every window holds fewer contacts than a page. Pure: no I/O, no clock.
+
+The cuts come from creation times known beforehand (the previous snapshot, or the witness of a first run). They need not
+be right: a window that turns out full is split when it is read. They tile the range without gap or overlap.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+from etl.api.request import TimeField
+from etl.window import Window
+
+
+def plan_windows(
+    times: Sequence[int],
+    *,
+    field: TimeField,
+    is_contact: bool,
+    start: int | None,
+    end: int,
+    capacity: int,
+    granule: int = 1,
+) -> Iterator[Window]:
+    """Windows that tile [start, end) with at most `capacity` of the sorted `times` (milliseconds) in each.
+
+    Contacts of one granule stay together, so that a crowd of more than `capacity` gets a window of its own.
+    """
+    position = 0 if start is None else bisect_left(times, start)
+    last = bisect_left(times, end)
+    opened = start
+    while last - position > capacity:
+        cut = _floor(times[position + capacity], granule)
+        first = _floor(times[position], granule)
+        if cut == first:
+            if opened is None or opened < first:
+                # What stands before the crowd is read apart from it.
+                yield Window(field, is_contact, opened, first)
+                opened = first
+            cut = first + granule
+        if cut >= end:
+            break
+        yield Window(field, is_contact, opened, cut)
+        opened = cut
+        position = bisect_left(times, cut, position, last)
+    if opened is None or opened < end:
+        yield Window(field, is_contact, opened, end)
+
+
+def scrub_span(
+    times: Sequence[int], *, after: int | None, end: int, rounds: int, capacity: int
+) -> tuple[int | None, int]:
+    """The next range of a rolling scrub: a 1/`rounds` share of the sorted `times`, beginning at `after`.
+
+    It starts again from the open beginning once the end was reached. It holds at least one window's worth.
+    """
+    last = bisect_left(times, end)
+    begin = after if after is not None and after < end else None
+    position = 0 if begin is None else bisect_left(times, begin, 0, last)
+    share = max(capacity, -(-last // rounds))
+    if position + share >= last:
+        return begin, end
+    return begin, max(times[position + share], (begin or times[0]) + 1)
+
+
+def requests_of(times: Sequence[int], *, end: int, capacity: int, granule: int = 1) -> int:
+    """How many windows a plan over all `times` before `end` needs."""
+    windows = plan_windows(
+        times,
+        field="createdAt",
+        is_contact=False,
+        start=None,
+        end=end,
+        capacity=capacity,
+        granule=granule,
+    )
+    return sum(1 for _ in windows)
+
+
+def _floor(time: int, granule: int) -> int:
+    return time - time % granule

@@ -1,0 +1,216 @@
+"""The probe: what this server does, asked and never assumed.
+
+About ten requests. Every answer goes into the manifest; what cannot be told is left unknown and lowers the proof
+level, it is not guessed. It reads, and decides with `window`; it does not know sinks or configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from etl.api.answer import Page, Row
+from etl.api.client import Client, PageRefused
+from etl.api.request import Query, TimeField
+from etl.window import ROW_FIELD, Bounds, Window, milliseconds
+
+FAR_FUTURE = 253_370_764_800_000
+"""9999-01-01: no contact is created or seen after it, so an honoured filter answers nothing."""
+DAY = 86_400_000
+GRANULES = (1, 1000, DAY)
+_PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000), (2 * DAY, 2 * DAY))
+NO_SUCH_PAGE = 1_000_000_000
+
+PastEnd = Literal["empty", "repeats", "refused"]
+Lists = Literal["disjoint", "overlapping", "false holds both", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the probe found."""
+
+    t0: int
+    """The server's clock at the start, floored to the second, milliseconds since the epoch."""
+    clock: Literal["server", "local"]
+    page_size: int
+    """The most rows seen on a page. The true size is this or more, so fewer rows than this are never a full page."""
+    page_size_agreed: bool
+    """Whether three full pages had this size."""
+    honours_page: bool | None
+    """Whether page 2 differs from page 1; None when there is nothing to compare."""
+    past_end: PastEnd
+    """What a page far beyond the end answers."""
+    newest_first: bool
+    """Whether the list came sorted by falling creation time: a hint for cutting, never a proof."""
+    created: Bounds | None
+    """How a createdAt range is read; None when it is not honoured."""
+    seen: Bounds | None
+    """The same of lastSeenAt."""
+    lists: Lists
+    """How the two isContact lists relate, as far as the probe saw."""
+    total: int | None
+    empty: bool
+    """Whether the account showed no contact at all."""
+
+    @property
+    def windows(self) -> bool:
+        """Whether one-request windows can prove completeness here."""
+        return self.created is not None and self.seen is not None
+
+    def document(self) -> dict[str, object]:
+        """The findings for the manifest."""
+        return asdict(self)
+
+
+async def probe(client: Client, *, local_now: int) -> Capabilities:
+    """Ask the server about its behaviour. `local_now` (ms) stands in where it sends no `Date`."""
+    contacts, leads = await client.read(Query(True)), await client.read(Query(False))
+    larger = Query(len(contacts.rows) >= len(leads.rows))
+    first = contacts if larger.is_contact else leads
+    sizes = await _page_sizes(client, larger, first)
+    created = await _bounds(client, "createdAt", larger.is_contact, first.rows)
+    seen = await _bounds(client, "lastSeenAt", larger.is_contact, first.rows)
+    date = contacts.date
+    return Capabilities(
+        t0=(local_now if date is None else date) // 1000 * 1000,
+        clock="local" if date is None else "server",
+        page_size=max(1, *sizes.counts),
+        page_size_agreed=sizes.agreed,
+        honours_page=sizes.honours_page,
+        past_end=await _past_end(client, larger, first),
+        newest_first=_falling(first.rows),
+        created=created,
+        seen=seen,
+        lists=await _lists(client, contacts, leads, created),
+        total=contacts.total,
+        empty=not first.rows,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    counts: Sequence[int]
+    honours_page: bool | None
+
+    @property
+    def agreed(self) -> bool:
+        return len(self.counts) > 2 and min(self.counts[:3]) == max(self.counts[:3])
+
+
+async def _page_sizes(client: Client, query: Query, first: Page) -> _Sizes:
+    """Row counts of pages 1 to 3, and 4 to know that the third was not the last."""
+    counts, honours_page = [len(first.rows)], None
+    for number in (2, 3):
+        try:
+            page = await client.read(query, number)
+        except PageRefused:
+            break
+        if not page.rows:
+            honours_page = True
+            break
+        if page.fingerprint == first.fingerprint:
+            # Either the page is ignored, or this is the end and the last page is repeated.
+            honours_page = None if number == 2 else True
+            break
+        honours_page = True
+        counts.append(len(page.rows))
+    return _Sizes(counts, honours_page)
+
+
+async def _past_end(client: Client, query: Query, first: Page) -> PastEnd:
+    try:
+        page = await client.read(query, NO_SUCH_PAGE)
+    except PageRefused:
+        return "refused"
+    return "repeats" if page.rows and first.rows else "empty"
+
+
+async def _bounds(
+    client: Client, field: TimeField, is_contact: bool, rows: Sequence[Row]
+) -> Bounds | None:
+    """How the server reads a range of `field`; None when it does not honour one in any spelling."""
+    if not rows:
+        return Bounds()
+    for applicable in (False, True):
+        spelled = Bounds(applicable=applicable)
+        future = Window(field, is_contact, FAR_FUTURE, None)
+        if not await _answers_nothing(client, future.query(spelled)):
+            continue
+        for row in _quietest(field, rows):
+            time = milliseconds(getattr(row, ROW_FIELD[field])) or 0
+            known = _Known(client, field, is_contact, row, time)
+            bounds = await known.pads(spelled)
+            if bounds is not None:
+                return await known.granule(bounds)
+    return None
+
+
+async def _answers_nothing(client: Client, query: Query) -> bool:
+    try:
+        return not (await client.read(query)).rows
+    except PageRefused:
+        return False
+
+
+def _quietest(field: TimeField, rows: Sequence[Row]) -> Sequence[Row]:
+    """Up to three contacts with readable times to probe with, the longest unseen first: they hold still."""
+    timed = [row for row in rows if milliseconds(getattr(row, ROW_FIELD[field])) is not None]
+    return sorted(timed, key=lambda row: milliseconds(row.last_seen_at) or 0)[:3]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A contact whose time is known, and so the answer that an honest filter gives around it."""
+
+    client: Client
+    field: TimeField
+    is_contact: bool
+    row: Row
+    time: int
+
+    async def pads(self, bounds: Bounds) -> Bounds | None:
+        """The smallest widening of a one-millisecond window around the contact whose answer holds it."""
+        for start_pad, end_pad in _PADS:
+            tried = replace(bounds, start_pad=start_pad, end_pad=end_pad)
+            if await self.in_window(tried, shift=0):
+                return tried
+        return None
+
+    async def granule(self, bounds: Bounds) -> Bounds:
+        """`bounds` with the finest step at which the server tells a time inside from one outside."""
+        for step in GRANULES:
+            beyond = step + max(bounds.start_pad, bounds.end_pad)
+            if not await self.in_window(bounds, shift=-beyond) and not await self.in_window(bounds, shift=beyond):
+                return replace(bounds, granule=step)
+        # Coarser than a day: days of another zone.
+        return replace(bounds, granule=2 * DAY)
+
+    async def in_window(self, bounds: Bounds, *, shift: int) -> bool:
+        """Whether the one-millisecond window `shift` away from the contact answers with it."""
+        start = self.time + shift
+        window = Window(self.field, self.is_contact, start, start + 1)
+        page = await self.client.read(window.query(bounds))
+        return any(found.contact_id == self.row.contact_id for found in page.rows)
+
+
+async def _lists(client: Client, contacts: Page, leads: Page, bounds: Bounds | None) -> Lists:
+    """Compare the two lists over the range that page 1 of the true list spans."""
+    times = sorted(t for t in (milliseconds(row.created_at) for row in contacts.rows) if t is not None)
+    if bounds is None or not times or not leads.rows:
+        return "unknown"
+    middle = times[len(times) // 2]
+    ids = []
+    for is_contact in (False, True):
+        window = Window("createdAt", is_contact, middle, times[-1] + 1)
+        page = await client.read(window.query(bounds))
+        ids.append({bytes(row.contact_id) for row in page.rows})
+    false_ids, true_ids = ids
+    if not true_ids & false_ids:
+        return "disjoint"
+    return "false holds both" if true_ids <= false_ids else "overlapping"
+
+
+def _falling(rows: Sequence[Row]) -> bool:
+    times = [time for row in rows if (time := milliseconds(row.created_at)) is not None]
+    return len(times) > 1 and times == sorted(times, reverse=True)

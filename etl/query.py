@@ -1,0 +1,79 @@
+"""Read-only questions to what was exported: one SELECT, answered by DuckDB over whichever sink is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+
+import duckdb
+import pyarrow as pa
+
+from etl.config import Config
+from etl.report import instant
+from etl.sinks import select
+from etl.targets import reading
+
+SHOWN_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The rows of a query, as JSON-able objects and as a table for people."""
+
+    rows: list[dict[str, object]]
+    text: str
+
+
+def ask(config: Config, query: str) -> Answer:
+    """Answer `query` from the first configured sink that exists. Raises UsageError with the engine's message."""
+    with reading(config) as connection:
+        table = select(connection, query)
+        return Answer(rows_of(table), _rendered(connection, table))
+
+
+def _rendered(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> str:
+    shown = connection.from_arrow(table.slice(0, SHOWN_ROWS))
+    rest = f"\n{table.num_rows - SHOWN_ROWS:,} more rows" if table.num_rows > SHOWN_ROWS else ""
+    return str(shown).rstrip() + rest
+
+
+def rows_of(table: pa.Table) -> list[dict[str, object]]:
+    """The rows of an Arrow table as JSON-able objects."""
+    columns = {
+        name: [_plain(value, column.type) for value in column.to_pylist()]
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _plain(value: object, kind: pa.DataType) -> object:
+    """A cell as JSON has it: times in ISO 8601 with `Z`, maps as objects, anything else unknown to JSON as text."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if pa.types.is_map(kind) and isinstance(value, list):
+        return {str(key): _plain(item, kind.item_type) for key, item in value}
+    if isinstance(value, list):
+        return [_plain(item, kind.value_type) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item, kind.field(name).type) for name, item in value.items()}
+    for known, render in _RENDERED.items():
+        if isinstance(value, known):
+            return render(value)
+    return str(value)
+
+
+def _number(value: float) -> float | str:
+    return value if value == value and abs(value) != float("inf") else str(value)  # noqa: PLR0124 - NaN
+
+
+_RENDERED: dict[type, Callable[..., object]] = {
+    datetime: lambda value: instant(value) if value.tzinfo else value.isoformat(),
+    date: date.isoformat,
+    time: time.isoformat,
+    timedelta: str,
+    float: _number,
+    Decimal: lambda value: int(value) if value == value.to_integral_value() else float(value),
+    bytes: bytes.hex,
+}

@@ -1,0 +1,136 @@
+"""What a run came to: one value, rendered for programs (`--json`) and for people (the summary)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError
+from etl.model import Counts, RunRecord
+
+Document = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountReport:
+    """One account of a run: its record as far as it got, and the error that kept it from being published."""
+
+    account: str
+    record: RunRecord | None = None
+    error: EtlError | None = None
+
+    def document(self) -> Document:
+        """The account's entry in the `--json` document of `run`."""
+        record, published = self.record, self.error is None
+        return {
+            "account": self.account,
+            "mode": record.mode if record else None,
+            "seq": record.seq if record and published else None,
+            "t0": instant(record.t0) if record else None,
+            "watermark": instant(record.watermark) if record and published else None,
+            "proof": _proof(record),
+            "counts": asdict(record.counts if record else Counts()),
+            "requests": asdict(record.requests) if record else {"sent": 0, "retried": 0},
+            "error": self.error.document() if self.error else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SinkReport:
+    """What one sink now holds."""
+
+    path: Path
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """A whole run."""
+
+    seconds: float
+    accounts: tuple[AccountReport, ...] = ()
+    sinks: Mapping[str, SinkReport] = field(default_factory=dict)
+    error: EtlError | None = None
+    """What ended the whole run, or the error of the first failing account in the order of the file."""
+
+    @property
+    def exit(self) -> int:
+        """The exit code."""
+        if self.error is not None:
+            return self.error.exit_code
+        rejected = any(a.record.counts.rejected for a in self.accounts if a.record)
+        return PUBLISHED_WITH_REJECTS if rejected else OK
+
+    def failed(self, error: EtlError) -> RunReport:
+        """The same report, ended by `error`."""
+        return replace(self, error=error)
+
+    def document(self) -> Document:
+        """The `--json` document of `run`."""
+        return {
+            "exit": self.exit,
+            "seconds": round(self.seconds, 3),
+            "accounts": [account.document() for account in self.accounts],
+            "sinks": {name: {"path": str(sink.path), "seq": sink.seq} for name, sink in self.sinks.items()},
+            "error": self.error.document() if self.error else None,
+        }
+
+
+def instant(moment: datetime) -> str:
+    """A time as every document spells it: ISO 8601 with `Z`."""
+    text = moment.astimezone(UTC).isoformat(timespec="auto")
+    return text.replace("+00:00", "Z")
+
+
+def _proof(record: RunRecord | None) -> Document | None:
+    if record is None:
+        return None
+    return {
+        "level": record.proof.level,
+        "windows": record.proof.windows,
+        "unproven": list(record.proof.unproven),
+    }
+
+
+def render_run(report: RunReport) -> str:
+    """The summary that ends a run, for a person."""
+    lines = [line for account in report.accounts for line in _account_lines(account)]
+    lines += [f"{name:<9} {sink.path} (state {sink.seq})" for name, sink in report.sinks.items()]
+    lines.append(f"{'seconds':<9} {report.seconds:.1f}")
+    lines += [_verdict(account) for account in report.accounts]
+    return "\n".join(lines)
+
+
+def _account_lines(account: AccountReport) -> Sequence[str]:
+    record = account.record
+    if record is None or account.error is not None:
+        return ()
+    counts, requests = record.counts, record.requests
+    purposes = record.detail.get("requests")
+    spent = ", ".join(f"{name} {count}" for name, count in purposes.items()) if isinstance(purposes, Mapping) else ""
+    rows = (
+        ("account", f"{account.account}: {record.mode} export as of {instant(record.t0)}"),
+        ("contacts", f"{counts.contacts:,} ({_changes(counts)})"),
+        ("received", f"{counts.received:,} ({counts.folded:,} folded, {counts.rejected:,} rejected)"),
+        ("requests", f"{requests.sent:,} ({requests.retried:,} retried; {spent})"),
+    )
+    return [f"{name:<9} {text}" for name, text in rows]
+
+
+def _changes(counts: Counts) -> str:
+    return f"{counts.new:,} new, {counts.changed:,} changed, {counts.unchanged:,} unchanged, {counts.deleted:,} deleted"
+
+
+def _verdict(account: AccountReport) -> str:
+    """The one line a person trusts."""
+    record = account.record
+    if account.error is not None or record is None:
+        return f"not published: account {account.account}"
+    contacts, windows = f"{record.counts.contacts:,} contacts", f"{record.proof.windows:,} windows"
+    if record.mode == "filtered":
+        return f"filtered export: {contacts} matched (a filtered export has no proof)"
+    if not record.proof.holds:
+        return f"unproven: {contacts}; {record.proof.unproven[0]}"
+    return f"complete: {contacts}, {windows} read, all proven"

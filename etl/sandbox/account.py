@@ -1,0 +1,115 @@
+"""The account at one moment: who lives in it, in which list, and the log of what changed."""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+from etl.sandbox.contacts import Contact
+from etl.sandbox.index import Listing
+from etl.sandbox.settings import Partition, SoftDelete
+from etl.sandbox.truth import Event, Truth
+
+Member = Callable[[Contact], bool]
+
+
+def _contacts(contact: Contact) -> bool:
+    return contact.is_contact
+
+
+def _leads(contact: Contact) -> bool:
+    return not contact.is_contact
+
+
+def _everyone(_: Contact) -> bool:
+    return True
+
+
+PARTITIONS: Mapping[Partition, Mapping[bool, Member]] = MappingProxyType(
+    {
+        "disjoint": {True: _contacts, False: _leads},
+        "overlap": {True: _contacts, False: _everyone},
+        "same": {True: _everyone, False: _everyone},
+    }
+)
+"""Who is in the list of `isContact` true, and of false."""
+
+
+class Account:
+    """The contacts that answers can show, and the truth about all that ever were."""
+
+    def __init__(self, contacts: Iterable[Contact], partition: Partition, start: float) -> None:
+        everyone = list(contacts)
+        self.rows = {contact.serial: contact for contact in everyone}
+        """What answers can show, by serial; contacts deleted in a soft way stay here."""
+        self.truth = Truth()
+        self.changes = 0
+        """Grows whenever an answer could have become another."""
+        self.deleted: dict[str, Contact] = {}
+        """The last version of everyone who was deleted, by id."""
+        self.hidden: dict[int, Contact] = {}
+        """Deleted contacts that only a filter on their status shows, by serial."""
+        self.members = PARTITIONS[partition]
+        by_member = {member: Listing(filter(member, everyone)) for member in set(self.members.values())}
+        self.lists = {flag: by_member[self.members[flag]] for flag in (True, False)}
+        self._listings = tuple(by_member.items())
+        self._living = [contact.serial for contact in everyone]
+        self._places = {serial: place for place, serial in enumerate(self._living)}
+        self._serials = {contact.id: contact.serial for contact in everyone}
+        for contact in everyone:
+            self.truth.begin(start, contact.id, contact.raw)
+
+    def find(self, id: str) -> Contact | None:  # noqa: A002 - the API's own word
+        """The living contact with this id, if there is one."""
+        serial = self._serials.get(id)
+        return self.rows[serial] if serial in self._places else None
+
+    def pick(self, chance: float) -> Contact | None:
+        """One of the living, by a number in [0, 1)."""
+        return self.rows[self._living[int(chance * len(self._living))]] if self._living else None
+
+    def living(self) -> dict[str, Contact]:
+        """Everyone who exists and was not deleted."""
+        return {self.rows[serial].id: self.rows[serial] for serial in self._living}
+
+    def put(self, kind: str, contact: Contact, at: float) -> None:
+        """A new contact, or the next version of a living one, becomes visible."""
+        self._relist(self.rows.get(contact.serial), contact)
+        if contact.serial not in self._places:
+            self._places[contact.serial] = len(self._living)
+            self._living.append(contact.serial)
+            self._serials[contact.id] = contact.serial
+        self.truth.record(Event(at, kind, contact.id, contact.raw))
+
+    def remove(self, contact: Contact, mark: Contact, how: SoftDelete, at: float) -> None:
+        """A living contact is deleted; in a soft way, `mark` is what remains of it."""
+        self._relist(contact, mark if how == "listed" else None)
+        if how == "hidden":
+            self.rows[contact.serial] = self.hidden[contact.serial] = mark
+        self._bury(contact.serial)
+        self.deleted[contact.id] = contact
+        self.truth.record(Event(at, "delete", contact.id, None))
+
+    def restore(self, contact: Contact, at: float) -> None:
+        """A deleted contact is there again, as it was."""
+        del self.deleted[contact.id]
+        if self.hidden.pop(contact.serial, None):
+            del self.rows[contact.serial]
+        self.put("restore", contact, at)
+
+    def _relist(self, old: Contact | None, new: Contact | None) -> None:
+        self.changes += 1
+        for member, listing in self._listings:
+            if old is not None and member(old):
+                listing.remove(old)
+            if new is not None and member(new):
+                listing.add(new)
+        if old is not None:
+            del self.rows[old.serial]
+        if new is not None:
+            self.rows[new.serial] = new
+
+    def _bury(self, serial: int) -> None:
+        """Take a contact out of the living; the last one takes its place, so that picking stays cheap."""
+        place, last = self._places.pop(serial), self._living.pop()
+        if last != serial:
+            self._living[place] = last
+            self._places[last] = place

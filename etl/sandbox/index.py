@@ -1,0 +1,64 @@
+"""Sorted indexes over the contacts of one list, so that a deep page or a narrow window costs no scan."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+
+from etl.sandbox.contacts import Contact
+from etl.sandbox.times import EVER, Span
+
+Entry = tuple[int, int]
+"""An instant (-1 where the contact has none, as a document store sorts it) and the serial of the contact."""
+
+
+def created(contact: Contact) -> Entry:
+    """The place of a contact by `createdAt`."""
+    return (-1 if contact.created is None else contact.created, contact.serial)
+
+
+def seen(contact: Contact) -> Entry:
+    """The place of a contact by `lastSeenAt`."""
+    return (-1 if contact.last_seen is None else contact.last_seen, contact.serial)
+
+
+class Index:
+    """Entries in ascending order; adding and removing one moves memory and nothing else."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.entries = sorted(entries)
+
+    def add(self, entry: Entry) -> None:
+        """Put an entry in its place."""
+        insort(self.entries, entry)
+
+    def remove(self, entry: Entry) -> None:
+        """Take out an entry that is there."""
+        at = bisect_left(self.entries, entry)
+        if self.entries[at] != entry:
+            raise KeyError(entry)
+        del self.entries[at]
+
+    def between(self, span: Span) -> tuple[int, int]:
+        """Positions of the entries in the span; for no restriction, of all, those without an instant too."""
+        if span is EVER:
+            return 0, len(self.entries)
+        low = bisect_left(self.entries, (span.start, -1))
+        return low, max(low, bisect_left(self.entries, (span.end, -1)))
+
+
+class Listing:
+    """One of the two lists a request can ask for, in both orders."""
+
+    def __init__(self, contacts: Iterable[Contact]) -> None:
+        members = list(contacts)
+        self.created = Index(map(created, members))
+        self.seen = Index(map(seen, members))
+
+    def add(self, contact: Contact) -> None:
+        """List a contact."""
+        self.created.add(created(contact))
+        self.seen.add(seen(contact))
+
+    def remove(self, contact: Contact) -> None:
+        """List it no longer."""
+        self.created.remove(created(contact))
+        self.seen.remove(seen(contact))

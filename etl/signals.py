@@ -1,0 +1,42 @@
+"""SIGINT and SIGTERM: the first ends the work in order, the second at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+
+class Stopped(SystemExit):
+    """The work was stopped by a signal: exit code 130 or 143."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
+    """The result of `work`; raises Stopped when a signal cancelled it."""
+    caught: list[int] = []
+
+    async def watch(scope: anyio.CancelScope) -> NoReturn:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                if caught:
+                    os._exit(128 + number)
+                caught.append(number)
+                scope.cancel()
+        raise AssertionError
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as scope:
+            tasks.start_soon(watch, scope)
+            result = await work()
+            tasks.cancel_scope.cancel()
+            return result
+        tasks.cancel_scope.cancel()
+    raise Stopped(caught[0])

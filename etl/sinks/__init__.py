@@ -1,0 +1,65 @@
+"""Sinks: where a run is published, each in one atomic step that carries data, state, proof and counts together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from etl import engine
+from etl.model import Merged, Publication, SinkState
+from etl.sinks.duckdb import DuckDBSink
+from etl.sinks.parquet import ParquetSink
+from etl.sinks.reader import SinkKind, open_readonly, select
+
+__all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "make_sinks", "open_readonly", "select"]
+
+
+class Sink(Protocol):
+    """One target. Its calls come in this order: open, created_at, prepare, publish; discard at any time.
+
+    All of them are synchronous and are made by one thread at a time, by the process that holds `staging.Lock(path)`.
+    """
+
+    name: str
+    path: Path
+
+    def open(self) -> SinkState:
+        """Show that the target can be written, remove what killed runs left, validate what is there, tell its state.
+
+        Raises `SinkError`, `TargetCorrupt`. Stage only afterwards: what is staged for this target before is a leftover.
+        """
+        ...
+
+    def state(self) -> SinkState:
+        """The state alone; nothing is written."""
+        ...
+
+    def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
+        """Sorted creation times of the account's published contacts, of one list or of both, without nulls."""
+        ...
+
+    def prepare(self, publication: Publication) -> Merged:
+        """Make the next snapshot beside the target and verify it; readers see nothing. May be called again."""
+        ...
+
+    def publish(self, publication: Publication) -> None:
+        """Publish what is prepared, in one atomic step; raises `PublishConflict` when somebody else was first."""
+        ...
+
+    def discard(self) -> None:
+        """Drop what is prepared; nothing happens where nothing is."""
+        ...
+
+
+def make_sinks(
+    duckdb_path: Path | None, parquet_path: Path | None, memory_limit: str = engine.MEMORY_LIMIT
+) -> tuple[Sink, ...]:
+    """The sinks that have a path."""
+    sinks: list[Sink] = []
+    if duckdb_path is not None:
+        sinks.append(DuckDBSink(duckdb_path, memory_limit))
+    if parquet_path is not None:
+        sinks.append(ParquetSink(parquet_path, memory_limit))
+    return tuple(sinks)

@@ -1,0 +1,76 @@
+"""Checks that all file sinks share: before a merge, after it, and when the engine fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+
+from etl import disk
+from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt, UsageError
+from etl.model import Merged, Publication, SinkState
+from etl.readback import ReadBackError, read_back
+
+
+def fits(previous: SinkState, publication: Publication, target: Path) -> None:
+    """Raise `UsageError` for other filters than the target was made with, `PublishConflict` for a number already taken."""
+    if previous.seq and dict(previous.filters) != dict(publication.filters):
+        raise UsageError(
+            "The target was made with other filters",
+            where=str(target),
+            mend="Choose another path for this export, or restore the filters.",
+        )
+    if publication.seq <= previous.seq:
+        message = f"Run {publication.seq} comes after run {previous.seq}, which is already published"
+        raise PublishConflict(message, where=str(target))
+
+
+def translate(error: duckdb.Error, target: Path) -> EtlError:
+    """The engine's failure as one of ours."""
+    text = str(error).splitlines()[0]
+    if "orrupt" in text or "checksum" in text:
+        return TargetCorrupt(f"The target is damaged: {text}", where=str(target))
+    if isinstance(error, duckdb.OutOfMemoryException):
+        mend = "Raise extract.memory_limit or free space beside the target, then run again."
+        return SinkError(f"The merge ran out of memory: {text}", where=str(target), mend=mend)
+    return SinkError(f"The merge failed: {text}", where=str(target))
+
+
+def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publication, written: Path) -> None:
+    """Have another process open what was written: rows as counted, each contact once, all versions there.
+
+    `setup` makes the relations `contacts` and `contact_versions`. Raises `SinkError` on any difference.
+    """
+    queries = (
+        "SELECT account, count(*) FROM contacts GROUP BY account",
+        """SELECT count(*) FROM (
+               SELECT 1 FROM contacts GROUP BY account, contact_id HAVING count(*) > 1)""",
+        f"SELECT count(*) FROM contact_versions WHERE seq = {publication.seq}",
+    )
+    try:
+        contacts, [[repeated]], [[versions]] = read_back(setup, queries)
+    except ReadBackError as error:
+        raise SinkError(f"What was written cannot be read back: {error}", where=str(written)) from error
+    found = {account: rows for account, rows in contacts}
+    wanted = {account: counts.contacts for account, counts in merged.counts.items()}
+    differing = [account for account, rows in wanted.items() if found.get(account, 0) != rows]
+    wanted_versions = sum(counts.new + counts.changed + counts.deleted for counts in merged.counts.values())
+    if differing or repeated or versions != wanted_versions:
+        raise SinkError(
+            f"What was written reads back otherwise: accounts {differing}, {repeated} contacts twice,"
+            f" {versions} versions instead of {wanted_versions}",
+            where=str(written),
+        )
+
+
+def sync_published(folder: Path) -> None:
+    """Sync the folder in which something was just published; a failure leaves it unknown, which is its own outcome."""
+    try:
+        disk.sync(folder)
+    except SinkError as error:
+        raise PublishConflict(
+            f"Published, but it is not known whether it survives a power loss: {error.message}",
+            where=str(folder),
+            mend="Check the disk, then run again: the next run starts from what is there.",
+        ) from error

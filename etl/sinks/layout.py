@@ -1,0 +1,138 @@
+"""The folder of a Parquet target: its names, and its manifests read and checked.
+
+    current/seq=00000003/*.parquet      the complete state of manifest 3
+    versions/seq=00000003/*.parquet     the versions that run 3 added
+    rejects/, windows/, strikes/        the same way, where there is something
+    manifests/00000003.json             what run 3 was, and its files
+
+Only reads. What no manifest lists is not published, whatever stands in the folders.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from etl import disk, manifest
+from etl.errors import SinkError, TargetCorrupt
+from etl.manifest import DataFile, Manifest
+from etl.model import SinkState
+
+CONTENTS = ("current", "versions", "rejects", "windows", "strikes")
+STATES = ("current", "strikes")
+"""Complete at each run: only the last ones are kept. The others add up."""
+_SEQ = re.compile(r"seq=(\d{8,})")
+_MANIFEST = re.compile(r"(\d{8,})\.json")
+
+
+def part_folder(content: str, seq: int) -> str:
+    """Where a run's files of one content stand, relative to the target."""
+    return f"{content}/seq={seq:08d}"
+
+
+def manifest_path(target: Path, seq: int) -> Path:
+    """Where a run's manifest stands; its existence means that the run is published."""
+    return target / "manifests" / f"{seq:08d}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The published manifests of a target, oldest first; empty for a target that does not exist."""
+
+    target: Path
+    manifests: tuple[Manifest, ...] = ()
+    state: SinkState = field(default_factory=SinkState)
+
+    def files(self, content: str) -> list[Path]:
+        """The published files of one content: all of them, or the last run's where they are complete states."""
+        chosen = self.manifests[-1:] if content in STATES else self.manifests
+        return [
+            self.target / file.path
+            for published in chosen
+            for file in published.files
+            if file.path.startswith(f"{content}/")
+        ]
+
+
+def read(target: Path) -> Chain:
+    """The published manifests, each checked against the one before it and against the files it lists.
+
+    Raises `TargetCorrupt` for anything damaged, missing or altered, `SinkError` where the target is not a folder.
+    """
+    with disk.doing("read the target", target):
+        if not os.path.lexists(target):
+            return Chain(target)
+        if not target.is_dir():
+            raise SinkError("A file stands where the folder should be", where=str(target), mend="Choose another path.")
+        numbers = sorted(
+            int(found[1]) for path in target.glob("manifests/*") if (found := _MANIFEST.fullmatch(path.name))
+        )
+    return _linked(target, numbers)
+
+
+def _linked(target: Path, numbers: list[int]) -> Chain:
+    manifests: list[Manifest] = []
+    state = SinkState()
+    for number in numbers:
+        path = manifest_path(target, number)
+        with disk.doing("read the manifest", path):
+            document = path.read_bytes()
+        try:
+            current = manifest.decode(document)
+        except ValueError as error:
+            raise TargetCorrupt(f"The manifest cannot be read: {error}", where=str(path)) from error
+        if current.seq != number or current.previous != state.digest:
+            raise TargetCorrupt("The manifest does not follow the one before it", where=str(path))
+        manifests.append(current)
+        state = manifest.sink_state(document)
+    chain = Chain(target, tuple(manifests), state)
+    _check_files(chain)
+    return chain
+
+
+def _check_files(chain: Chain) -> None:
+    for published in chain.manifests:
+        for file in published.files:
+            if published is chain.manifests[-1] or file.path.split("/")[0] not in STATES:
+                _check_size(chain.target / file.path, file)
+    if chain.manifests:
+        _refuse_strangers(chain)
+        _refuse_other_columns(chain)
+
+
+def _check_size(path: Path, file: DataFile) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise TargetCorrupt(f"A published file is missing: {error.strerror}", where=str(path)) from error
+    if found != file.bytes:
+        raise TargetCorrupt(f"A published file has {found} bytes instead of {file.bytes}", where=str(path))
+
+
+def _refuse_strangers(chain: Chain) -> None:
+    """Every file in the current folder belongs to the state, so one that we did not write changes what readers see."""
+    folder = chain.target / part_folder("current", chain.state.seq)
+    for stranger in sorted(set(folder.glob("*.parquet")) - set(chain.files("current"))):
+        mend = "Move it away, then run again."
+        raise TargetCorrupt("A file that no run wrote stands in the current state", where=str(stranger), mend=mend)
+
+
+def _refuse_other_columns(chain: Chain) -> None:
+    published = chain.manifests[-1].columns
+    for column, kind in manifest.columns().items():
+        if published.get(column) != kind:
+            message = f"The target has no column {column} of type {kind}"
+            mend = "It was made by another version: move it away and run again for a full export."
+            raise TargetCorrupt(message, where=str(chain.target), mend=mend)
+
+
+def unpublished(chain: Chain) -> Iterator[tuple[int, Path]]:
+    """Folders (seq, path) later than the last manifest."""
+    for content in CONTENTS:
+        for path in sorted(chain.target.glob(f"{content}/seq=*")):
+            found = _SEQ.fullmatch(path.name)
+            if found and int(found[1]) > chain.state.seq:
+                yield int(found[1]), path

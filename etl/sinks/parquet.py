@@ -1,0 +1,220 @@
+"""The Parquet sink: a folder that any engine can read (its layout: `etl.sinks.layout`).
+
+Everything is written beside, read back by another process and synced. Then its folders are moved into place, where no
+manifest lists them yet, and linking the manifest under its name publishes: the link fails if the name is taken. Folders that
+no manifest lists are removed by the next run, if the manifest they wait for is still there to show that they are ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from etl import disk, engine, manifest, merge, staging, tables
+from etl.errors import PublishConflict, SinkError, TargetCorrupt
+from etl.manifest import DataFile
+from etl.model import Merged, Publication, SinkState
+from etl.sinks import check, layout
+
+_MANIFEST = "manifest.json"
+_PART = "part-000001.parquet"
+# Small row groups are encoded by several threads: 0.28 s instead of 0.42 s for 100,000 contacts.
+_FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 20480"
+
+_CONTACTS = tables.names(tables.CONTACTS)
+_QUERIES = {
+    "current": f"""
+        SELECT {_CONTACTS} FROM contacts ANTI JOIN touched USING (account, contact_id)
+        UNION ALL SELECT {_CONTACTS} FROM upserts""",
+    "versions": f"SELECT {tables.names(tables.VERSIONS)} FROM versions",
+    "rejects": f"SELECT {tables.names(tables.REJECTS)} FROM next_rejects",
+    "windows": f"SELECT {tables.names(tables.WINDOWS)} FROM next_windows",
+    "strikes": f"SELECT {tables.names(tables.STRIKES)} FROM next_strikes",
+}
+_EVEN_IF_EMPTY = ("current", "versions")
+"""So that readers of a new target find the columns."""
+
+
+class ParquetSink:
+    """Publishes into one folder of Parquet files; the last `keep` complete states are kept for slow readers."""
+
+    name = "parquet"
+
+    def __init__(self, path: Path, memory_limit: str = engine.MEMORY_LIMIT, keep: int = 3) -> None:
+        self.path = path
+        self._memory_limit = memory_limit
+        self._keep = keep
+        self._next: Path | None = None
+
+    def open(self) -> SinkState:
+        """Make the folder's parent, collect leftovers, and read the state; see `layout.read` for what is raised."""
+        home = disk.private_folder(staging.temporary(self.path))
+        disk.probe(home, beside=self.path if self.path.is_dir() else self.path.parent)
+        chain = layout.read(self.path)
+        self._collect_unpublished(chain)
+        staging.collect_leftovers(self.path)
+        return chain.state
+
+    def state(self) -> SinkState:
+        """The state of the target; nothing is written."""
+        return layout.read(self.path).state
+
+    def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
+        """Sorted creation times of the account's contacts in the published snapshot, without nulls."""
+        query, parameters = engine.creation_times("contacts", account, is_contact)
+        with self._engine(layout.read(self.path), None) as connection:
+            return connection.sql(query, params=parameters).to_arrow_table().column(0)
+
+    def prepare(self, publication: Publication) -> Merged:
+        """Write the next state beside the target and have it read back; nothing is in the target yet.
+
+        Raises `UsageError` for other filters than the target was made with, `PublishConflict` for a number already taken.
+        """
+        self.discard()
+        chain = layout.read(self.path)
+        check.fits(chain.state, publication, self.path)
+        folder = self._next = staging.next_folder(self.path)
+        with self._engine(chain, disk.private_folder(folder / "spill")) as connection:
+            merged = merge.prepare(connection, publication)
+            files = [file for content in layout.CONTENTS for file in self._write(connection, folder, content, publication.seq)]
+        written = replace(manifest.follow(chain.state, publication, merged), files=tuple(files))
+        self._read_back(folder, files, merged, publication)
+        disk.private_file(folder / _MANIFEST, manifest.encode(written))
+        _sync_all(folder)
+        return merged
+
+    def publish(self, publication: Publication) -> None:
+        """Move the folders into place and link the manifest under its name; before the link nothing is published.
+
+        Raises `PublishConflict` when the number is taken; then, as after any failure, what was moved is removed again.
+        """
+        if self._next is None:
+            raise SinkError(f"Nothing is prepared for run {publication.seq}", where=str(self.path))
+        with self._moved(self._next, publication.seq):
+            self._link(self._next / _MANIFEST, publication.seq)
+        check.sync_published(self.path / "manifests")
+        with contextlib.suppress(SinkError):
+            self.discard()
+            self._drop_old_states()
+
+    def discard(self) -> None:
+        """Remove what `prepare` made."""
+        if self._next is not None:
+            disk.remove(self._next)
+            self._next = None
+
+    @contextlib.contextmanager
+    def _engine(self, chain: layout.Chain, spill: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """An engine with the previous snapshot as `contacts` and `strikes`; its errors leave as ours."""
+        contacts = engine.scan(chain.files("current"), tables.in_files(tables.CONTACTS))
+        strikes = engine.scan(chain.files("strikes"), tables.STRIKES)
+        try:
+            with engine.connect(self._memory_limit, spill) as connection:
+                connection.execute(f"CREATE TEMP VIEW contacts AS {contacts}")
+                connection.execute(f"CREATE TEMP VIEW strikes AS {strikes}")
+                yield connection
+        except duckdb.Error as error:
+            raise check.translate(error, self.path) from error
+
+    def _write(self, connection: duckdb.DuckDBPyConnection, folder: Path, content: str, seq: int) -> Iterator[DataFile]:
+        name = f"{layout.part_folder(content, seq)}/{_PART}"
+        path = folder / name
+        disk.private_folder(path.parent)
+        copied = connection.execute(f"COPY ({_QUERIES[content]}) TO {engine.literal(path)} ({_FORMAT})").fetchone()
+        rows = int(copied[0]) if copied else 0
+        if rows or content in _EVEN_IF_EMPTY:
+            disk.make_private(path)
+            with disk.doing("read back", path), path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            yield DataFile(name, rows, path.stat().st_size, digest)
+        else:
+            disk.remove(path.parent.parent)
+
+    def _read_back(self, folder: Path, files: list[DataFile], merged: Merged, publication: Publication) -> None:
+        def view(name: str, content: str, columns: tables.Columns) -> str:
+            found = [folder / file.path for file in files if file.path.startswith(f"{content}/")]
+            return f"CREATE VIEW {name} AS {engine.scan(found, tables.in_files(columns))}"
+
+        setup = (view("contacts", "current", tables.CONTACTS), view("contact_versions", "versions", tables.VERSIONS))
+        check.read_back_whole(setup, merged, publication, folder)
+
+    @contextlib.contextmanager
+    def _moved(self, folder: Path, seq: int) -> Iterator[None]:
+        """The prepared folders stand in the target; after an error inside they are removed again."""
+        placed: list[Path] = []
+        try:
+            for content in layout.CONTENTS:
+                name = layout.part_folder(content, seq)
+                if (folder / name).is_dir():
+                    placed.append(self._place(folder / name, self.path / name))
+            disk.private_folder(self.path / "manifests")
+            for made in (self.path, self.path.parent):
+                disk.sync(made)
+            yield
+        except BaseException:
+            for path in placed:
+                disk.remove(path)
+            self._remove_empty()
+            raise
+
+    def _place(self, source: Path, target: Path) -> Path:
+        disk.private_folder(target.parent)
+        with disk.doing("move the new files into place", target):
+            if target.exists():
+                raise PublishConflict("Another run is publishing the same number", where=str(target))
+            source.rename(target)
+        disk.sync(target.parent)
+        return target
+
+    def _link(self, source: Path, seq: int) -> None:
+        path = layout.manifest_path(self.path, seq)
+        with disk.doing("publish the manifest", path):
+            try:
+                os.link(source, path)
+            except FileExistsError:
+                raise PublishConflict(f"Run {seq} was published by somebody else", where=str(path)) from None
+
+    def _collect_unpublished(self, chain: layout.Chain) -> None:
+        """Remove what a killed run moved into place; refuse to take anything else for that."""
+        leftovers = list(layout.unpublished(chain))
+        ours = {seq for folder in staging.prepared(self.path) if (seq := _prepared_seq(folder))}
+        for seq, path in leftovers:
+            if seq not in ours:
+                mend = "Restore the manifest from a backup, or move the target away and run again for a full export."
+                raise TargetCorrupt(f"No manifest lists this folder of run {seq}", where=str(path), mend=mend)
+        for _, path in leftovers:
+            disk.remove(path)
+        if not chain.manifests:
+            self._remove_empty()
+
+    def _remove_empty(self) -> None:
+        for name in (*layout.CONTENTS, "manifests"):
+            disk.remove_if_empty(self.path / name)
+        disk.remove_if_empty(self.path)
+
+    def _drop_old_states(self) -> None:
+        for content in layout.STATES:
+            for old in sorted(self.path.glob(f"{content}/seq=*"))[: -self._keep]:
+                disk.remove(old)
+
+
+def _prepared_seq(folder: Path) -> int:
+    """The number of the run that was prepared there; 0 if it did not come to a manifest."""
+    try:
+        return manifest.decode((folder / _MANIFEST).read_bytes()).seq
+    except (OSError, ValueError):
+        return 0
+
+
+def _sync_all(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        disk.sync(path)
+    disk.sync(folder)
+    disk.sync(folder.parent)

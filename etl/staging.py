@@ -1,0 +1,181 @@
+"""Staging: where a run keeps what it fetched until it is published, and the lock that makes it the only one.
+
+Everything temporary of a target lives in the `.etl` folder beside it, under names that begin with the target's name:
+`<target>.lock`, `<target>.stage-*` (parts) and `<target>.next-*` (what a sink prepares). After a run only the lock is left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from etl import disk
+from etl.errors import TargetLocked
+from etl.model import NormalizedBatch
+
+PART_ROWS = 50_000
+PART_BYTES = 64 * 2**20
+"""A part is written when either is reached, so that memory does not grow with the account."""
+ROW_GROUP_ROWS = 12_500
+"""Readers scan row groups in parallel; a part is four."""
+_STAGE, _NEXT = "stage", "next"
+
+
+def temporary(target: Path) -> Path:
+    """The folder for everything temporary of this target, on the same disk."""
+    return target.parent / ".etl"
+
+
+def stage_folder(target: Path, run_id: str) -> Path:
+    """Where this run stages: one subfolder per account goes into it."""
+    return temporary(target) / f"{target.name}.{_STAGE}-{run_id}"
+
+
+def next_folder(target: Path) -> Path:
+    """A new private folder in which a sink prepares the next snapshot of this target."""
+    home = disk.private_folder(temporary(target))
+    with disk.doing("make a temporary folder", home):
+        return Path(tempfile.mkdtemp(prefix=f"{target.name}.{_NEXT}-", dir=home))
+
+
+def prepared(target: Path) -> tuple[Path, ...]:
+    """The `next_folder`s that exist, in order of name: leftovers, when nobody else works on the target."""
+    return tuple(sorted(temporary(target).glob(f"{_literal(target.name)}.{_NEXT}-*")))
+
+
+def collect_leftovers(target: Path) -> None:
+    """Remove what killed runs of this target left; nothing of other targets or of people is touched.
+
+    Call it with the lock held and before staging.
+    """
+    staged = sorted(temporary(target).glob(f"{_literal(target.name)}.{_STAGE}-*"))
+    for folder in (*staged, *prepared(target)):
+        disk.remove(folder)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+class Stage:
+    """The parts of one account in one run: a private folder of Parquet files.
+
+    Not thread-safe: one worker appends. Raises `SinkError` when a file cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = disk.private_folder(folder)
+        self._contacts = _Parts(folder, "part")
+        self._rejects = _Parts(folder, "rejects")
+
+    def append(self, batch: NormalizedBatch) -> None:
+        """Keep a batch: buffered, and written in parts of about 50,000 rows."""
+        self._contacts.append(batch.contacts)
+        self._rejects.append(batch.rejects)
+
+    def close(self) -> None:
+        """Write what is still buffered."""
+        self._contacts.flush()
+        self._rejects.flush()
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """The files of contacts written so far (schema.PART_SCHEMA)."""
+        return tuple(self._contacts.files)
+
+    @property
+    def rejects(self) -> tuple[Path, ...]:
+        """The files of rejected contacts written so far (schema.REJECT_PART_SCHEMA)."""
+        return tuple(self._rejects.files)
+
+    def remove(self) -> None:
+        """Delete the folder and everything in it."""
+        disk.remove(self.folder)
+
+
+class _Parts:
+    """A buffer of tables that becomes numbered files."""
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self.files: list[Path] = []
+        self._folder = folder
+        self._stem = stem
+        self._buffer: list[pa.Table] = []
+
+    def append(self, table: pa.Table) -> None:
+        if table.num_rows:
+            self._buffer.append(table)
+        if self._full():
+            self.flush()
+
+    def _full(self) -> bool:
+        rows = sum(table.num_rows for table in self._buffer)
+        size = sum(table.nbytes for table in self._buffer)
+        return bool(rows >= PART_ROWS or size >= PART_BYTES)
+
+    def flush(self) -> None:
+        if not self._buffer:
+            return
+        path = self._folder / f"{self._stem}-{len(self.files) + 1:06d}.parquet"
+        disk.private_file(path)
+        with disk.doing("write a part", path):
+            pq.write_table(
+                pa.concat_tables(self._buffer),
+                path,
+                compression="zstd",
+                compression_level=1,
+                row_group_size=ROW_GROUP_ROWS,
+            )
+        self._buffer.clear()
+        self.files.append(path)
+
+
+class Lock:
+    """The right to work on a target: held by one process, given back when it ends, however it ends.
+
+    Advisory: two machines on one network disk may both get it; the sequence number decides then (`PublishConflict`).
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.path = temporary(target) / f"{target.name}.lock"
+        self._handle = -1
+
+    def __enter__(self) -> Self:
+        """Take it at once or raise `TargetLocked` with the holder's process id."""
+        disk.private_folder(self.path.parent)
+        with disk.doing("open the lock", self.path):
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, disk.FILE_MODE)
+        try:
+            self._take()
+        except BaseException:
+            os.close(self._handle)
+            raise
+        return self
+
+    def _take(self) -> None:
+        with disk.doing("take the lock", self.path):
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                message = f"Another run holds the target: process {holder}"
+                raise TargetLocked(message, where=str(self.path)) from None
+            os.fchmod(self._handle, disk.FILE_MODE)
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give it back; the file stays, because removing it would race with the next holder."""
+        os.close(self._handle)

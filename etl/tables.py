@@ -1,0 +1,118 @@
+"""The tables of every SQL sink besides `contacts`: their columns, and how a run becomes a row.
+
+`contacts`, `contact_versions`, `runs` and `rejects` are for people; `strikes`, `windows` and `manifests` are how the next
+run knows the last one. Nothing here reads or writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from etl import engine, schema
+from etl.model import RunRecord
+
+_TIME = "TIMESTAMP WITH TIME ZONE"
+
+Columns = tuple[tuple[str, str], ...]
+"""Names and SQL types, in order."""
+
+
+def _columns(columns: tuple[schema.Column, ...]) -> Columns:
+    return tuple((column.name, column.sql) for column in columns)
+
+
+_RUNS: tuple[tuple[str, str, Callable[[RunRecord], object]], ...] = (
+    ("seq", "BIGINT", lambda run: run.seq),
+    ("run_id", "VARCHAR", lambda run: run.run_id),
+    ("account", "VARCHAR", lambda run: run.account),
+    ("mode", "VARCHAR", lambda run: run.mode),
+    ("observed_at", _TIME, lambda run: run.t0),
+    ("watermark", _TIME, lambda run: run.watermark),
+    ("seconds", "DOUBLE", lambda run: run.seconds),
+    ("proof_level", "VARCHAR", lambda run: run.proof.level),
+    ("windows", "BIGINT", lambda run: run.proof.windows),
+    ("unproven", "VARCHAR[]", lambda run: list(run.proof.unproven)),
+    ("received", "BIGINT", lambda run: run.counts.received),
+    ("new", "BIGINT", lambda run: run.counts.new),
+    ("changed", "BIGINT", lambda run: run.counts.changed),
+    ("unchanged", "BIGINT", lambda run: run.counts.unchanged),
+    ("deleted", "BIGINT", lambda run: run.counts.deleted),
+    ("folded", "BIGINT", lambda run: run.counts.folded),
+    ("rejected", "BIGINT", lambda run: run.counts.rejected),
+    ("contacts", "BIGINT", lambda run: run.counts.contacts),
+    ("requests_sent", "BIGINT", lambda run: run.requests.sent),
+    ("requests_retried", "BIGINT", lambda run: run.requests.retried),
+    ("detail", "JSON", lambda run: json.dumps(run.detail)),
+)
+
+CONTACTS: Columns = _columns(schema.CONTACTS)
+VERSIONS: Columns = (*CONTACTS, ("op", "VARCHAR"))
+RUNS: Columns = tuple((name, kind) for name, kind, _ in _RUNS)
+REJECTS: Columns = _columns(schema.REJECTS)
+
+PUBLIC: dict[str, Columns] = {
+    "contacts": CONTACTS,
+    "contact_versions": VERSIONS,
+    "runs": RUNS,
+    "rejects": REJECTS,
+}
+"""The tables people query."""
+
+STRIKES: Columns = (("account", "VARCHAR"), ("contact_id", "VARCHAR"), ("strikes", "TINYINT"), ("seq", "BIGINT"))
+"""Contacts that were absent or listed as deleted: once, or twice and so deleted (kept, so that a soft-deleted contact that
+is still listed does not come back)."""
+WINDOWS: Columns = (
+    ("account", "VARCHAR"),
+    ("field", "VARCHAR"),
+    ("is_contact", "BOOLEAN"),
+    ("start", _TIME),
+    ("end", _TIME),
+    ("rows", "INTEGER"),
+    ("request", "BIGINT"),
+    ("attempts", "SMALLINT"),
+    ("level", "VARCHAR"),
+    ("seq", "BIGINT"),
+)
+"""schema.WINDOWS_SCHEMA and the run."""
+MANIFESTS: Columns = (("seq", "BIGINT"), ("digest", "VARCHAR"), ("document", "VARCHAR"))
+
+INTERNAL: dict[str, Columns] = {"strikes": STRIKES, "windows": WINDOWS, "manifests": MANIFESTS}
+"""The tables in the schema `etl` of a database."""
+
+# The versions are searched by their narrow columns first: a window function would carry whole rows.
+AS_OF = f"""
+CREATE OR REPLACE MACRO contacts_as_of(instant) AS TABLE
+    SELECT {engine.listed(schema.column_names())} FROM contact_versions SEMI JOIN (
+        SELECT account, contact_id, max(seq) AS seq FROM contact_versions
+        WHERE observed_at <= instant GROUP BY account, contact_id
+    ) USING (account, contact_id, seq)
+    WHERE op <> 'delete'
+"""
+"""The contacts as the last run before an instant left them."""
+
+
+def in_files(columns: Columns) -> Columns:
+    """The columns as Parquet files hold them: JSON is text there."""
+    return tuple((name, "VARCHAR" if kind == "JSON" else kind) for name, kind in columns)
+
+
+def create(table: str, columns: Columns) -> str:
+    """The statement that makes a table where there is none."""
+    body = ", ".join(f"{engine.quoted(name)} {kind}" for name, kind in columns)
+    return f"CREATE TABLE IF NOT EXISTS {table} ({body})"
+
+
+def names(columns: Columns) -> str:
+    """The names as SQL."""
+    return engine.listed(name for name, _ in columns)
+
+
+def insert_run(table: str = "runs") -> str:
+    """The statement that adds a `run_row` to the table of runs."""
+    return f"INSERT INTO {table} ({names(RUNS)}) VALUES ({', '.join('?' for _ in RUNS)})"
+
+
+def run_row(run: RunRecord) -> list[object]:
+    """The values of one account's run in the order of RUNS."""
+    return [value(run) for _, _, value in _RUNS]

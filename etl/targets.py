@@ -1,0 +1,40 @@
+"""The targets that a configuration names: as sinks to publish into, or as something published to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from etl.config import Config
+from etl.errors import UsageError
+from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind, open_readonly
+
+
+def sinks(config: Config) -> tuple[Sink, ...]:
+    """Every configured sink, in the order in which they are published."""
+    limit = f"{config.extract.memory_limit // 2**20} MiB"
+    made: list[Sink] = []
+    if config.sinks.duckdb is not None:
+        made.append(DuckDBSink(config.sinks.duckdb.path, limit))
+    if config.sinks.parquet is not None:
+        made.append(ParquetSink(config.sinks.parquet.path, limit, config.sinks.parquet.keep))
+    return tuple(made)
+
+
+def published(config: Config) -> tuple[SinkKind, Path] | None:
+    """The first configured target that exists; None before the first run."""
+    paths: list[tuple[SinkKind, Path]] = []
+    if config.sinks.duckdb is not None:
+        paths.append(("duckdb", config.sinks.duckdb.path))
+    if config.sinks.parquet is not None:
+        paths.append(("parquet", config.sinks.parquet.path))
+    return next((target for target in paths if target[1].exists()), None)
+
+
+def reading(config: Config) -> duckdb.DuckDBPyConnection:
+    """A read-only connection to what was published. Raises UsageError before the first run, TargetCorrupt."""
+    target = published(config)
+    if target is None:
+        raise UsageError("nothing was exported yet", where="sinks", mend="Run `etl run` first.")
+    return open_readonly(*target)

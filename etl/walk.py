@@ -1,0 +1,106 @@
+"""The plain page walk: every page of one listing, concurrently.
+
+A page number is a rank in a list that moves while it is read, so a walk proves nothing. It serves as witness (each
+contact it shows is real), for servers whose time filters do not work, and for filtered exports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import anyio
+
+from etl.api.answer import Page
+from etl.api.client import Client, PageRefused
+from etl.api.request import Query
+from etl.errors import ContractError
+
+Receive = Callable[[Page], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Walk:
+    """What a walk knows: which page to ask next, and where the list ends. No I/O."""
+
+    repeats: bool
+    """Whether this server repeats its last page for every page past the end."""
+    asked: int = 0
+    end: int | None = None
+    """The first page past the end, once known."""
+    sizes: dict[int, int] = field(default_factory=dict)
+    first_with: dict[bytes, int] = field(default_factory=dict)
+
+    def next(self) -> int | None:
+        """The number of the next page to ask; None when all up to the end were asked."""
+        if self.end is not None and self.asked + 1 >= self.end:
+            return None
+        self.asked += 1
+        return self.asked
+
+    def take(self, number: int, page: Page) -> bool:
+        """Note page `number`; whether it brings contacts that no page brought before."""
+        if not page.rows:
+            self.ends_before(number)
+            return False
+        self.sizes[number] = len(page.rows)
+        twin = self.first_with.setdefault(page.fingerprint, number)
+        if twin == number:
+            return True
+        self.first_with[page.fingerprint] = min(twin, number)
+        if self.repeats:
+            self.ends_before(min(twin, number) + 1)
+        return False
+
+    def ends_before(self, number: int) -> None:
+        """Note that page `number` is past the end."""
+        self.end = number if self.end is None else min(self.end, number)
+
+    @property
+    def ends_full(self) -> bool:
+        """Whether the last page is as large as the largest, so that the end shows no other sign."""
+        last = self.sizes.get((self.end or 1) - 1, 0)
+        return last == max(self.sizes.values(), default=0)
+
+
+async def walk(client: Client, query: Query, receive: Receive, *, repeats: bool = False) -> int:
+    """Hand every page of `query` to `receive`, in any order; returns how many pages there are.
+
+    The end is found without a total: the first empty page, a repeated last page, or a refusal (400, 404) after which
+    nothing comes. At most `client.concurrency` requests go beyond it. Raises ContractError when a page is refused
+    in the middle of the list.
+    """
+    progress, refused = Walk(repeats), set[int]()
+
+    async def worker() -> None:
+        while (number := progress.next()) is not None:
+            try:
+                page = await client.read(query, number)
+            except PageRefused:
+                refused.add(number)
+                progress.ends_before(number)
+                continue
+            if progress.take(number, page):
+                await receive(page)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(client.concurrency):
+            tasks.start_soon(worker)
+    if progress.end in refused:
+        await _confirm_end(client, query, progress)
+    return (progress.end or 1) - 1
+
+
+async def _confirm_end(client: Client, query: Query, progress: Walk) -> None:
+    """A refusal is the end only if no page beyond it answers; page 1 is never past the end."""
+    end = progress.end or 1
+    if end > 1 and not progress.ends_full:
+        return
+    try:
+        beyond = await client.read(query, end + 1)
+    except PageRefused:
+        if end > 1:
+            return
+        raise
+    if beyond.rows:
+        raise ContractError(f"page {end} is refused, but page {end + 1} is not", where=query.span())

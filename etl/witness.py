@@ -1,0 +1,92 @@
+"""What a page walk showed, kept on disk: each contact of it is real, so one that no window brought is a question.
+
+Memory holds one chunk of ids and the creation times (8 bytes a contact); the comparison with the parts is DuckDB's.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from anyio import to_thread
+
+from etl import disk
+from etl.api.answer import Row
+from etl.extract import Suspect
+from etl.window import milliseconds
+
+CHUNK_ROWS = 50_000
+SUSPECTS = 10_000
+"""More contradictions than these are not asked again one by one."""
+_SCHEMA = pa.schema([("contact_id", pa.string()), ("created", pa.int64()), ("is_contact", pa.bool_())])
+
+
+class WitnessFiles:
+    """A witness log (see `extract.WitnessLog`) in Parquet files of a private folder."""
+
+    def __init__(self, folder: Path, parts: Callable[[], Awaitable[Sequence[Path]]]) -> None:
+        """`parts` tells the parts that hold everything received so far."""
+        self._folder = folder
+        self._parts = parts
+        self._rows: list[tuple[str, int, bool]] = []
+        self._created = {False: array("q"), True: array("q")}
+        self._files: list[Path] = []
+
+    async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
+        """Note contacts that the walk saw in one of the lists; those without a creation time do not count."""
+        for row in rows:
+            created, contact_id = milliseconds(row.created_at), _text(bytes(row.contact_id))
+            if created is not None and contact_id is not None:
+                self._rows.append((contact_id, created, is_contact))
+                self._created[is_contact].append(created)
+        if len(self._rows) >= CHUNK_ROWS:
+            await to_thread.run_sync(self._flush)
+
+    def created(self, is_contact: bool) -> Sequence[int]:
+        """The sorted creation times (ms) of the contacts seen in one list."""
+        return array("q", sorted(self._created[is_contact]))
+
+    async def missing(self, before: int) -> Sequence[Suspect]:
+        """The contacts created before `before` (ms) that are in no part."""
+        parts = await self._parts()
+        return await to_thread.run_sync(partial(self._missing, parts, before))
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        columns = list(zip(*rows, strict=True)) if rows else [(), (), ()]
+        path = self._folder / f"witness-{len(self._files) + 1:06d}.parquet"
+        disk.private_file(path)
+        with disk.doing("write what the witness saw", path):
+            pq.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA), path)
+        self._files.append(path)
+
+    def _missing(self, parts: Sequence[Path], before: int) -> Sequence[Suspect]:
+        if self._rows:
+            self._flush()
+        if not self._files:
+            return []
+        received = "select contact_id from read_parquet($parts)" if parts else "select null::varchar as contact_id where false"
+        names = {"files": [str(path) for path in self._files], "before": before}
+        if parts:
+            names["parts"] = [str(path) for path in parts]
+        with duckdb.connect(":memory:", config={"threads": 2}) as connection:
+            rows = connection.execute(
+                f"select created, is_contact from read_parquet($files) anti join ({received}) using (contact_id) "  # noqa: S608 - constant text
+                f"where created < $before limit {SUSPECTS}",
+                names,
+            ).fetchall()
+        return [Suspect(created, is_contact) for created, is_contact in rows]
+
+
+def _text(raw: bytes) -> str | None:
+    """A raw JSON id as the normalizer would keep it; None where it is no id."""
+    if raw.startswith(b'"') and b"\\" not in raw:
+        return raw[1:-1].decode("utf-8", errors="replace") or None
+    value = json.loads(raw, parse_int=str, parse_float=str)
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,87 @@
+"""Small publications for the tests of staging, merging and sinks: contacts as dicts in, publications out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import pyarrow as pa
+
+from etl import schema
+from etl.model import (
+    AccountYield,
+    Counts,
+    Mode,
+    NormalizedBatch,
+    Proof,
+    Publication,
+    Requests,
+    RunRecord,
+    Span,
+)
+from etl.staging import Stage
+
+DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
+EVERYTHING = (Span(None, None),)
+_folders = count()
+
+Row = Mapping[str, object]
+
+
+def day(number: float) -> datetime:
+    """Midnight of a day in January 2026, which the tests count in."""
+    return DAY0 + timedelta(days=number)
+
+
+def contact(number: int, **values: object) -> dict[str, object]:
+    """A contact created on day `number`, with these columns set."""
+    return {"contact_id": f"{number:024x}", "created_at": day(number), "status": "OPEN", **values}
+
+
+def batch(account: str, rows: Sequence[Row], rejects: Sequence[Row] = (), read_no: int = 0) -> NormalizedBatch:
+    """The rows as the normalizer would hand them over, numbered from `read_no`."""
+    numbered = [{**row, "account": account, "read_no": read_no + i} for i, row in enumerate(rows)]
+    return NormalizedBatch(
+        pa.Table.from_pylist(numbered, schema=schema.PART_SCHEMA),
+        pa.Table.from_pylist([{**row, "account": account} for row in rejects], schema=schema.REJECT_PART_SCHEMA),
+    )
+
+
+def brought(
+    folder: Path,
+    account: str,
+    rows: Sequence[Row],
+    *,
+    seq: int,
+    mode: Mode = "full",
+    coverage: Sequence[Span] = EVERYTHING,
+    rejects: Sequence[Row] = (),
+    windows: Sequence[Row] = (),
+) -> AccountYield:
+    """What an account brought into run `seq`, whose T0 is day `seq`; its parts are written below `folder`."""
+    stage = Stage(folder / f"{next(_folders)}" / account)
+    stage.append(batch(account, rows, rejects))
+    stage.close()
+    record = RunRecord(
+        seq=seq,
+        run_id=f"run-{seq}",
+        account=account,
+        mode=mode,
+        t0=day(seq),
+        watermark=day(seq) - timedelta(seconds=2),
+        proof=Proof("windows", windows=len(windows)),
+        requests=Requests(sent=len(rows), retried=1),
+        seconds=1.5,
+        counts=Counts(received=len(rows) + len(rejects), rejected=len(rejects)),
+        detail={"page_size": 50},
+    )
+    table = pa.Table.from_pylist([{**row, "account": account} for row in windows], schema=schema.WINDOWS_SCHEMA)
+    return AccountYield(record, stage.parts, stage.rejects, tuple(coverage), table)
+
+
+def publication(*accounts: AccountYield, filters: Mapping[str, object] | None = None) -> Publication:
+    """A run of these accounts."""
+    record = accounts[0].record
+    return Publication(record.seq, record.run_id, accounts, filters or {})
