@@ -52,6 +52,7 @@ def run(
     as_json: AsJson = False,
 ) -> int:
     """Export every account; incremental after the first time."""
+    from etl.config import load_named  # noqa: PLC0415
     from etl.observe import configure  # noqa: PLC0415
     from etl.report import RunReport, render_run  # noqa: PLC0415
     from etl.run import Options, execute  # noqa: PLC0415
@@ -59,7 +60,7 @@ def run(
 
     configure()
     try:
-        settings = _load(config, assignments)
+        settings = load_named(config, assignments)
         options = Options(full, allow_unproven, allow_shrink)
         report = _in_loop(lambda: until_stopped(lambda: execute(settings, options)))
     except EtlError as error:
@@ -73,9 +74,10 @@ def run(
 @app.command()
 def status(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
     """The last runs: watermark, proof and counts."""
+    from etl.config import load_named  # noqa: PLC0415
     from etl.status import read_status, render_status  # noqa: PLC0415
 
-    document = read_status(_load(config, assignments))
+    document = read_status(load_named(config, assignments))
     _print(document, render_status(document), as_json=as_json)
     return OK
 
@@ -87,10 +89,11 @@ def sql(
     as_json: AsJson = False,
 ) -> int:
     """Ask a read-only question of the exported contacts."""
+    from etl.config import load_named  # noqa: PLC0415
     from etl.query import ask  # noqa: PLC0415
 
     config, (query,) = _operands(words, 1)
-    answer = ask(_load(config, assignments), query)
+    answer = ask(load_named(config, assignments), query)
     _print(answer.rows, answer.text, as_json=as_json)
     return OK
 
@@ -98,9 +101,10 @@ def sql(
 @app.command()
 def doctor(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
     """Check token, host, filters and sinks; each finding with its mend."""
+    from etl.config import load_named  # noqa: PLC0415
     from etl.doctor import examine, render_findings  # noqa: PLC0415
 
-    settings = _load(config, assignments)
+    settings = load_named(config, assignments)
     findings = _in_loop(lambda: examine(settings))
     worst = next((finding.exit_code for finding in findings if not finding.ok), OK)
     _print({"exit": worst, "checks": [f.document() for f in findings]}, render_findings(findings), as_json=as_json)
@@ -183,11 +187,12 @@ def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
         return OK
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last border: a bug is one line and exit 70, never a screenful
-        return _guarded(lambda: _bug(error), as_json=as_json)
+    except Exception as caught:  # noqa: BLE001 - the last border: a bug is one line and exit 70, never a screenful
+        bug = caught
+    return _guarded(lambda: _report_bug(bug), as_json=as_json)
 
 
-def _bug(error: Exception) -> NoReturn:
+def _report_bug(error: Exception) -> NoReturn:
     """A bug as an error: the place in the code, not the message, which could hold a contact's values."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
@@ -198,12 +203,6 @@ def _in_loop(main: Callable[[], Awaitable[T]]) -> T:
     import anyio  # noqa: PLC0415
 
     return anyio.run(main)
-
-
-def _load(config: Path | None, assignments: Sequence[str] | None) -> Config:
-    from etl.config import find_config, load  # noqa: PLC0415
-
-    return load(find_config(config), assignments or ())
 
 
 def _operands(words: Sequence[str], count: int) -> tuple[Path | None, Sequence[str]]:

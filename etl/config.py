@@ -217,6 +217,11 @@ def load(path: Path, assignments: Sequence[str] = (), environ: Mapping[str, str]
         raise _usage_error(error, str(path)) from None
 
 
+def load_named(path: Path | None, assignments: Sequence[str] | None) -> Config:
+    """The configuration that `find_config` finds for `path`, read by `load`."""
+    return load(find_config(path), assignments or ())
+
+
 def sandbox_settings(assignments: Sequence[str]) -> SandboxSettings:
     """The settings of a sandbox of its own from `assignments` ("key=value"). Raises UsageError."""
     document: dict[str, Any] = {}

@@ -64,12 +64,10 @@ class WindowReader:
 
         Without a filter page 1 is as full as the server makes it; the windows that held as many rows prove nothing.
         """
-        if self._page_size == 0:
-            return
         sizes = [len((await self._client.read(Query(listed))).rows) for listed in (False, True)]
         if max(sizes) >= self._page_size:
             return
-        self._page_size = max(sizes)
+        self._page_size = max(1, *sizes)
         doubtful = [done.window for done in self.accepted if _may_be_cut(done, self._page_size)]
         self.accepted = [done for done in self.accepted if not _may_be_cut(done, self._page_size)]
         await self.read(doubtful)

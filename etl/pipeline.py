@@ -68,7 +68,7 @@ class Pipeline:
         return self._rows
 
     def _waiting(self) -> list[RawPage]:
-        pages = []
+        pages: list[RawPage] = []
         while len(pages) < WAITING_PAGES:
             try:
                 pages.append(self._receiver.receive_nowait())

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from etl.api.answer import Page, Row
+import anyio
+
+from etl.api.answer import Page, Refusal, Row
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query, TimeField
 from etl.window import ROW_FIELD, Bounds, Window, milliseconds
@@ -20,7 +22,7 @@ FAR_FUTURE = 253_370_764_800_000
 DAY = 86_400_000
 GRANULES = (1, 1000, DAY)
 _PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000), (2 * DAY, 2 * DAY))
-NO_SUCH_PAGE = 1_000_000_000
+NO_SUCH_PAGE = 1_000_000
 
 PastEnd = Literal["empty", "repeats", "refused"]
 Lists = Literal["disjoint", "overlapping", "false holds both", "unknown"]
@@ -37,6 +39,8 @@ class Capabilities:
     """The most rows seen on a page. The true size is this or more, so fewer rows than this are never a full page."""
     page_size_agreed: bool
     """Whether three full pages had this size."""
+    first_page: int
+    """The number of the first page: 1, or 0 on a server that counts from there."""
     honours_page: bool | None
     """Whether page 2 differs from page 1; None when there is nothing to compare."""
     past_end: PastEnd
@@ -66,64 +70,87 @@ class Capabilities:
 async def probe(client: Client, *, local_now: int) -> Capabilities:
     """Ask the server about its behaviour. `local_now` (ms) stands in where it sends no `Date`."""
     contacts, leads = await client.read(Query(True)), await client.read(Query(False))
-    larger = Query(len(contacts.rows) >= len(leads.rows))
-    first = contacts if larger.is_contact else leads
-    sizes = await _page_sizes(client, larger, first)
-    created = await _bounds(client, "createdAt", larger.is_contact, first.rows)
-    seen = await _bounds(client, "lastSeenAt", larger.is_contact, first.rows)
+    if await _counts_from_zero(client, contacts if contacts.rows else leads, Query(bool(contacts.rows))):
+        client.first_page = 0
+        contacts, leads = await client.read(Query(True)), await client.read(Query(False))
+    asked = _Questions(client, contacts, leads)
+    async with anyio.create_task_group() as tasks:
+        for question in (asked.page_sizes, asked.created_bounds, asked.seen_bounds, asked.beyond_the_end):
+            tasks.start_soon(question)
     date = contacts.date
     return Capabilities(
         t0=(local_now if date is None else date) // 1000 * 1000,
         clock="local" if date is None else "server",
-        page_size=max(1, *sizes.counts),
-        page_size_agreed=sizes.agreed,
-        honours_page=sizes.honours_page,
-        past_end=await _past_end(client, larger, first),
-        newest_first=_falling(first.rows),
-        created=created,
-        seen=seen,
-        lists=await _lists(client, contacts, leads, created),
+        page_size=max(1, *asked.sizes),
+        page_size_agreed=len(asked.sizes) > 2 and len(set(asked.sizes[:3])) == 1,
+        first_page=client.first_page,
+        honours_page=asked.honours_page,
+        past_end=asked.past_end,
+        newest_first=_falling(asked.first.rows),
+        created=asked.created,
+        seen=asked.seen,
+        lists=await _lists(client, contacts, leads, asked.created),
         total=contacts.total,
-        empty=not first.rows,
+        empty=not asked.first.rows,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    counts: Sequence[int]
-    honours_page: bool | None
-
-    @property
-    def agreed(self) -> bool:
-        return len(self.counts) > 2 and min(self.counts[:3]) == max(self.counts[:3])
+async def _counts_from_zero(client: Client, first: Page, query: Query) -> bool:
+    """Whether page 0 exists and is another page. API.md knows page 1 as the first; elsewhere it would be lost."""
+    before = await client.ask(query, 0)
+    return isinstance(before, Page) and bool(before.rows) and not _overlap(before, first)
 
 
-async def _page_sizes(client: Client, query: Query, first: Page) -> _Sizes:
-    """Row counts of pages 1 to 3, and 4 to know that the third was not the last."""
-    counts, honours_page = [len(first.rows)], None
-    for number in (2, 3):
-        try:
-            page = await client.read(query, number)
-        except PageRefused:
-            break
-        if not page.rows:
-            honours_page = True
-            break
-        if page.fingerprint == first.fingerprint:
-            # Either the page is ignored, or this is the end and the last page is repeated.
-            honours_page = None if number == 2 else True
-            break
-        honours_page = True
-        counts.append(len(page.rows))
-    return _Sizes(counts, honours_page)
+def _overlap(one: Page, other: Page) -> bool:
+    """Whether two reads show the same page, give or take what moved between them."""
+    ids = {bytes(row.contact_id) for row in other.rows}
+    return 2 * sum(bytes(row.contact_id) in ids for row in one.rows) > len(one.rows)
 
 
-async def _past_end(client: Client, query: Query, first: Page) -> PastEnd:
-    try:
-        page = await client.read(query, NO_SUCH_PAGE)
-    except PageRefused:
-        return "refused"
-    return "repeats" if page.rows and first.rows else "empty"
+class _Questions:
+    """Questions that do not wait for each other, each with its finding; asked of the longer of the two lists."""
+
+    def __init__(self, client: Client, contacts: Page, leads: Page) -> None:
+        is_contact = len(contacts.rows) >= len(leads.rows)
+        self.first = contacts if is_contact else leads
+        self.sizes = [len(self.first.rows)]
+        self.honours_page: bool | None = None
+        self.past_end: PastEnd = "empty"
+        self.created: Bounds | None = None
+        self.seen: Bounds | None = None
+        self._client = client
+        self._query = Query(is_contact)
+
+    async def page_sizes(self) -> None:
+        """Row counts of pages 2 and 3, and whether they are pages of their own."""
+        for number in (2, 3):
+            try:
+                page = await self._client.read(self._query, number)
+            except PageRefused:
+                return
+            if page.rows and page.fingerprint == self.first.fingerprint:
+                # Either the page is ignored, or this is the end and the last page is repeated.
+                return
+            self.honours_page = True
+            if not page.rows:
+                return
+            self.sizes.append(len(page.rows))
+
+    async def created_bounds(self) -> None:
+        """How a range of createdAt is read."""
+        self.created = await _bounds(self._client, "createdAt", self._query.is_contact, self.first.rows)
+
+    async def seen_bounds(self) -> None:
+        """How a range of lastSeenAt is read."""
+        self.seen = await _bounds(self._client, "lastSeenAt", self._query.is_contact, self.first.rows)
+
+    async def beyond_the_end(self) -> None:
+        """What a page far beyond the end answers."""
+        page = await self._client.ask(self._query, NO_SUCH_PAGE)
+        if isinstance(page, Refusal):
+            self.past_end = "refused"
+        elif page.rows:
+            self.past_end = "repeats"
 
 
 async def _bounds(

@@ -127,7 +127,7 @@ class _Parts:
         disk.private_file(path)
         with disk.doing("write a part", path):
             pq.write_table(
-                pa.concat_tables(self._buffer),
+                pa.concat_tables(self._buffer).combine_chunks(),
                 path,
                 compression="zstd",
                 compression_level=1,

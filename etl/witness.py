@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 from anyio import to_thread
 
-from etl import disk
+from etl import disk, engine
 from etl.api.answer import Row
 from etl.extract import Suspect
 from etl.window import milliseconds
@@ -24,6 +23,9 @@ from etl.window import milliseconds
 CHUNK_ROWS = 50_000
 SUSPECTS = 10_000
 """More contradictions than these are not asked again one by one."""
+_Seen = tuple[str, int, bool]
+"""contact_id, creation time (ms), which list."""
+_COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"))
 _SCHEMA = pa.schema([("contact_id", pa.string()), ("created", pa.int64()), ("is_contact", pa.bool_())])
 
 
@@ -34,7 +36,7 @@ class WitnessFiles:
         """`parts` tells the parts that hold everything received so far."""
         self._folder = folder
         self._parts = parts
-        self._rows: list[tuple[str, int, bool]] = []
+        self._rows: list[_Seen] = []
         self._created = {False: array("q"), True: array("q")}
         self._files: list[Path] = []
 
@@ -46,7 +48,8 @@ class WitnessFiles:
                 self._rows.append((contact_id, created, is_contact))
                 self._created[is_contact].append(created)
         if len(self._rows) >= CHUNK_ROWS:
-            await to_thread.run_sync(self._flush)
+            # The rows and the name are taken before the thread starts: many pages are recorded at once.
+            await to_thread.run_sync(_write, *self._chunk())
 
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts seen in one list."""
@@ -57,31 +60,32 @@ class WitnessFiles:
         parts = await self._parts()
         return await to_thread.run_sync(partial(self._missing, parts, before))
 
-    def _flush(self) -> None:
+    def _chunk(self) -> tuple[Path, list[_Seen]]:
         rows, self._rows = self._rows, []
-        columns = list(zip(*rows, strict=True)) if rows else [(), (), ()]
         path = self._folder / f"witness-{len(self._files) + 1:06d}.parquet"
-        disk.private_file(path)
-        with disk.doing("write what the witness saw", path):
-            pq.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA), path)
         self._files.append(path)
+        return path, rows
 
     def _missing(self, parts: Sequence[Path], before: int) -> Sequence[Suspect]:
         if self._rows:
-            self._flush()
+            _write(*self._chunk())
         if not self._files:
             return []
-        received = "select contact_id from read_parquet($parts)" if parts else "select null::varchar as contact_id where false"
-        names = {"files": [str(path) for path in self._files], "before": before}
-        if parts:
-            names["parts"] = [str(path) for path in parts]
-        with duckdb.connect(":memory:", config={"threads": 2}) as connection:
-            rows = connection.execute(
-                f"select created, is_contact from read_parquet($files) anti join ({received}) using (contact_id) "  # noqa: S608 - constant text
-                f"where created < $before limit {SUSPECTS}",
-                names,
-            ).fetchall()
-        return [Suspect(created, is_contact) for created, is_contact in rows]
+        seen = engine.scan(self._files, _COLUMNS)
+        received = engine.scan(parts, _COLUMNS[:1])
+        query = f"""
+            select created, is_contact from ({seen}) anti join ({received}) using (contact_id)
+            where created < ? limit {SUSPECTS}
+        """  # noqa: S608 - file names are quoted by the engine
+        with engine.connect() as connection:
+            return [Suspect(*row) for row in connection.execute(query, [before]).fetchall()]
+
+
+def _write(path: Path, rows: list[_Seen]) -> None:
+    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
+    disk.private_file(path)
+    with disk.doing("write what the witness saw", path):
+        pq.write_table(pa.table(columns, schema=_SCHEMA), path)
 
 
 def _text(raw: bytes) -> str | None:

@@ -38,7 +38,7 @@ def test_memory_is_bounded_by_writing_parts_on_the_way(tmp_path: Path) -> None:
     """A part is written as soon as 50,000 rows wait (S21)."""
     stage = staging.Stage(tmp_path / "stage")
     empty = batch("main", [contact(1)])
-    many = pa.concat_tables([empty.contacts] * 30_000)
+    many = pa.concat_tables([empty.contacts] * 30_000).combine_chunks()
     for _ in range(4):
         stage.append(NormalizedBatch(many, empty.rejects))
     assert len(stage.parts) == 2

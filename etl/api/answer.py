@@ -194,7 +194,7 @@ def _no_constant(name: str) -> object:
 def _told(envelope: _Envelope) -> Refusal:
     """A 200 that says in its body that it is none."""
     said = _shown(envelope.message)
-    code = next((int(c) for c in (envelope.code, envelope.status) if str(c).isdigit()), 0)
+    code = next((int(str(c)) for c in (envelope.code, envelope.status) if str(c).isdecimal()), 0)
     if _MALFORMED_TOKEN in said:
         return Refusal(Kind.AUTH, f"the token is malformed: {said}", status=code)
     if code >= HTTPStatus.BAD_REQUEST:

@@ -68,6 +68,8 @@ class Client:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.concurrency = concurrency
+        self.first_page = 1
+        """The number under which the server knows its first page; the probe corrects it."""
         self.server_now: int | None = None
         """The server's clock as of its last answer, milliseconds since the epoch."""
         self._transport = transport
@@ -87,20 +89,22 @@ class Client:
         )
 
     async def read(self, query: Query, page: int = 1) -> Page:
-        """Page `page` of `query`.
+        """Page `page` of `query`, the first being 1.
 
         Raises AuthError, ContractError or SourceUnavailable when asking again is of no use or out of budget.
         """
         attempt = 1
         while True:
-            verdict = await self._attempt(query.body(page))
+            verdict = await self.ask(query, page)
             if isinstance(verdict, Page):
                 return verdict
             where = f"account {self._account}, {_place(query, page)}, attempt {attempt}"
             await self._before_retry(verdict, attempt, where)
             attempt += 1
 
-    async def _attempt(self, body: Body) -> Page | Refusal:
+    async def ask(self, query: Query, page: int = 1) -> Page | Refusal:
+        """Page `page` of `query` in one attempt, whatever comes of it; raises SourceUnavailable on an endless wait."""
+        body = query.body(page - 1 + self.first_page)
         async with self._slots:
             await self._pause()
             self._budget.sent += 1

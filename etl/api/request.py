@@ -74,7 +74,7 @@ class Query:
     filters: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def body(self, page: int) -> Body:
-        """The request for page `page`, the first being 1."""
+        """The request for the page that the server knows as number `page`."""
         return {
             "searchText": "",
             **{name: [] for name in _TEXTS},

@@ -136,7 +136,7 @@ def _says_something(array: pa.Array) -> pa.BooleanArray:
         return pc.fill_null(pc.binary_length(array).cast(pa.bool_()), _FALSE)
     if pa.types.is_list(kind):
         return pc.fill_null(pc.list_value_length(array).cast(pa.bool_()), _FALSE)
-    if pa.types.is_struct(kind):
+    if pa.types.is_struct(kind) and not any("\0" in child.name for child in kind):  # a NUL is to be counted
         nothing = pa.repeat(_FALSE, len(array))
         return reduce(pc.or_, (_says_something(array.field(i)) for i in range(kind.num_fields)), nothing)
     return array.is_valid()

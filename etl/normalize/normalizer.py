@@ -9,7 +9,7 @@ A refused batch makes the next ones start with step 2, for a pause that doubles 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,7 +20,7 @@ from etl.errors import EtlError
 from etl.model import NormalizedBatch, RawPage
 from etl.normalize.assembly import in_reading_order, part, part_of_rows, rejects_table
 from etl.normalize.columnar import Flat, Refused, flatten_contacts, flatten_pages
-from etl.normalize.extras import Extras, read_extras
+from etl.normalize.extras import Extras, extras_of_contacts, extras_of_pages
 from etl.normalize.pages import MAX_CONTACT_BYTES, Contacts, contacts_of
 from etl.normalize.rowwise import Reject, read_rows
 from etl.normalize.shape import Path, pickable, strict_decoder
@@ -82,7 +82,8 @@ class Normalizer:
             return False
         self._refusals = 0
         self._learn(flat.unknown)
-        self._keep(flat, contacts, {path: _rows(mask) for path, mask in flat.unknown.items()}, work)
+        wanted = {path: frozenset(_rows(mask)) for path, mask in flat.unknown.items()}
+        self._keep(flat, extras_of_pages(pages, wanted), contacts, work)
         return True
 
     def _read_sorted(self, contacts: Contacts, work: _Work) -> None:
@@ -109,14 +110,14 @@ class Normalizer:
             self._read_halves(contacts.take(range(count // 2)), known, work)
             self._read_halves(contacts.take(range(count // 2, count)), known, work)
         else:
-            self._keep(flat, contacts, dict.fromkeys(known, range(count)), work)
+            wanted = dict.fromkeys(known, frozenset(range(count)))
+            self._keep(flat, extras_of_contacts(contacts.raws, wanted), contacts, work)
 
-    def _keep(self, flat: Flat, contacts: Contacts, unknown: Mapping[Path, Sequence[int]], work: _Work) -> None:
-        """Keep what Arrow has read, with `extra` from the `unknown` fields of some rows, and read the odd rows one by one."""
-        extras = read_extras(contacts.raws, unknown) if unknown else Extras()
+    def _keep(self, flat: Flat, extras: Extras, contacts: Contacts, work: _Work) -> None:
+        """Keep what Arrow has read, and read the odd contacts one by one."""
         texts = pa.array(map(extras.texts.get, range(len(contacts))), pa.string(), size=len(contacts))
         table = part(self._account, flat.columns, texts, pa.array(contacts.numbers, pa.int64()))
-        odd = set(extras.unread).union(*map(_rows, flat.odd))
+        odd = extras.unread.union(*map(_rows, flat.odd))
         if odd:
             table = table.take(pa.array(sorted(set(range(len(contacts))) - odd), pa.int64()))
         work.parts.append(table)

@@ -117,51 +117,63 @@ def strict_decoder(known: frozenset[Path]) -> msgspec.json.Decoder[msgspec.Struc
     return msgspec.json.Decoder(_strict_type(TREE, branch(known)))
 
 
-Pick: TypeAlias = "tuple[tuple[str, str, Pick | None], ...]"
+Pick: TypeAlias = "tuple[tuple[str, Path, Pick | None], ...]"
+"""For each attribute of a picked struct: where it stands in the contact, and the plan of what is below, if it is an object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picker:
-    """Takes the values at some paths out of a contact's text and skips all else."""
+    """Takes the values at some paths out of JSON text and skips all else."""
 
-    decoder: msgspec.json.Decoder[msgspec.Struct]
+    contact: msgspec.json.Decoder[msgspec.Struct]
+    page: msgspec.json.Decoder[msgspec.Struct]
     plan: Pick
 
-    def pick(self, row: bytes) -> Iterator[tuple[Path, Raw]]:
+    def of_contact(self, raw: bytes) -> msgspec.Struct:
+        """What a contact has at the paths, for `values`."""
+        return self.contact.decode(raw)
+
+    def of_page(self, body: bytes) -> list[msgspec.Struct]:
+        """What each contact of a page has at the paths, for `values`."""
+        found: list[msgspec.Struct] = self.page.decode(body).f0  # type: ignore[attr-defined]  # a type made at run time
+        return found
+
+    def values(self, picked: msgspec.Struct) -> Iterator[tuple[Path, Raw]]:
         """The values that are there, by path."""
-        return _picked(self.decoder.decode(row), self.plan, ())
+        return _picked(picked, self.plan)
 
 
-def _picked(found: object, plan: Pick, above: Path) -> Iterator[tuple[Path, Raw]]:
-    for attribute, name, below in plan:
+def _picked(found: object, plan: Pick) -> Iterator[tuple[Path, Raw]]:
+    for attribute, path, below in plan:
         value = getattr(found, attribute)
         if value is None:
             continue
         if below is None:
-            yield (*above, name), value
+            yield path, value
         else:
-            yield from _picked(value, below, (*above, name))
+            yield from _picked(value, below)
 
 
-def _picker_parts(wanted: Branch) -> tuple[type[msgspec.Struct], Pick]:
+def _picker_parts(wanted: Branch, above: Path) -> tuple[type[msgspec.Struct], Pick]:
     fields: list[tuple[str, object, object]] = []
-    plan: list[tuple[str, str, Pick | None]] = []
+    plan: list[tuple[str, Path, Pick | None]] = []
     for i, (name, below) in enumerate(wanted.items()):
         kind: object = Raw
         steps: Pick | None = None
         if below is not None:
-            inner, steps = _picker_parts(below)
+            inner, steps = _picker_parts(below, (*above, name))
             kind = inner | None
         fields.append((name, kind, None))
-        plan.append((f"f{i}", name, steps))
+        plan.append((f"f{i}", (*above, name), steps))
     return _struct("Picked", fields, strict=False), tuple(plan)
 
 
 @lru_cache(maxsize=64)
 def picker(paths: frozenset[Path]) -> Picker:
     """A picker of `paths`; their parents are objects of the column table."""
-    kind, plan = _picker_parts(branch(sorted(paths)))
-    return Picker(msgspec.json.Decoder(kind), plan)
+    kind, plan = _picker_parts(branch(sorted(paths)), ())
+    page = _struct("Page", [("data", list[kind], msgspec.NODEFAULT)], strict=False)  # type: ignore[valid-type]
+    return Picker(msgspec.json.Decoder(kind), msgspec.json.Decoder(page), plan)
 
 
 def pickable(path: Path) -> bool:
