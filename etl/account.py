@@ -20,7 +20,7 @@ from etl.api.http import connect
 from etl.config import Extract, Http
 from etl.errors import SourceUnavailable
 from etl.extract import Extraction, History, Timing, extract
-from etl.model import AccountYield, Counts, Level, Proof, Requests, RunRecord, Span
+from etl.model import AccountYield, Counts, Level, Proof, Requests, RunRecord, SinkState, Span
 from etl.normalize import Normalizer
 from etl.observe import Glance, log
 from etl.pipeline import Pipeline
@@ -140,6 +140,13 @@ def proof_of(extraction: Extraction) -> Proof:
     if extraction.walked:
         level = "pages"
     return Proof(level, len(extraction.accepted), tuple(extraction.unproven))
+
+
+def last_run(states: Sequence[SinkState], account: str) -> RunRecord | None:
+    """The published run to go on from: of the sink furthest behind; None where one has never seen the account."""
+    records = [state.runs.get(account) for state in states]
+    known = [record for record in records if record is not None]
+    return min(known, key=lambda record: record.watermark) if len(known) == len(records) else None
 
 
 def history_of(record: RunRecord | None, created: Callable[[bool | None], Sequence[int]]) -> History:

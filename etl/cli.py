@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 
 from etl.errors import INTERRUPTED, OK, PUBLISHED_WITH_REJECTS, EtlError, UsageError
+from etl.findings import Finding, render_findings, worst
 T = TypeVar("T")
 
 app = typer.Typer(
@@ -72,6 +73,23 @@ def run(
 
 
 @app.command()
+def plan(
+    config: ConfigPath = None,
+    full: Annotated[bool, typer.Option("--full", help="Reckon with a full run.")] = False,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Tell how many requests the next run needs, and how long it takes; write nothing."""
+    from etl.config import load_named  # noqa: PLC0415
+    from etl.forecast import forecast, render_forecasts  # noqa: PLC0415
+
+    settings = load_named(config, assignments)
+    forecasts = _in_loop(lambda: forecast(settings, full=full))
+    _print({"accounts": [f.document() for f in forecasts]}, render_forecasts(forecasts), as_json=as_json)
+    return OK
+
+
+@app.command()
 def status(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
     """The last runs: watermark, proof and counts."""
     from etl.config import load_named  # noqa: PLC0415
@@ -102,13 +120,44 @@ def sql(
 def doctor(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
     """Check token, host, filters and sinks; each finding with its mend."""
     from etl.config import load_named  # noqa: PLC0415
-    from etl.doctor import examine, render_findings  # noqa: PLC0415
+    from etl.doctor import examine  # noqa: PLC0415
 
     settings = load_named(config, assignments)
-    findings = _in_loop(lambda: examine(settings))
-    worst = next((finding.exit_code for finding in findings if not finding.ok), OK)
-    _print({"exit": worst, "checks": [f.document() for f in findings]}, render_findings(findings), as_json=as_json)
-    return worst
+    return _print_findings(_in_loop(lambda: examine(settings)), as_json=as_json)
+
+
+@app.command()
+def verify(
+    config: ConfigPath = None,
+    live: Annotated[int, typer.Option("--live", min=0, help="Also read N random windows again and compare.")] = 0,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check every target against its own manifests: hashes, counts, ids, history."""
+    from etl.config import load_named  # noqa: PLC0415
+    from etl.verify import verify_live, verify_targets  # noqa: PLC0415
+
+    settings = load_named(config, assignments)
+    findings = verify_targets(settings)
+    if live:
+        findings += _in_loop(lambda: verify_live(settings, live))
+    return _print_findings(findings, as_json=as_json)
+
+
+@app.command()
+def explain(
+    words: Annotated[list[str], typer.Argument(metavar="[CONFIG] CONTACT_ID", help="The API's id of the contact.")],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Tell what is known of one contact: the run, window and request that last saw it, and its versions."""
+    from etl.config import load_named  # noqa: PLC0415
+    from etl.explain import explain_contact, render_explanation  # noqa: PLC0415
+
+    config, (contact_id,) = _operands(words, 1)
+    document = explain_contact(load_named(config, assignments), contact_id)
+    _print(document, render_explanation(document), as_json=as_json)
+    return OK
 
 
 @app.command()
@@ -203,6 +252,13 @@ def _in_loop(main: Callable[[], Awaitable[T]]) -> T:
     import anyio  # noqa: PLC0415
 
     return anyio.run(main)
+
+
+def _print_findings(findings: Sequence[Finding], *, as_json: bool) -> int:
+    code = worst(findings)
+    document = {"exit": code, "checks": [finding.document() for finding in findings]}
+    _print(document, render_findings(findings), as_json=as_json)
+    return code
 
 
 def _operands(words: Sequence[str], count: int) -> tuple[Path | None, Sequence[str]]:

@@ -42,9 +42,7 @@ def doing(what: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SinkError(
-            f"Cannot {what}: {reason}", where=str(path), mend=_MENDS.get(error.errno or 0, "")
-        ) from error
+        raise SinkError(f"Cannot {what}: {reason}", where=str(path), mend=_MENDS.get(error.errno or 0, "")) from error
 
 
 def private_folder(path: Path) -> Path:

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from time import time
 
 from etl.account import Source
 from etl.api.client import Client
 from etl.api.http import connect
 from etl.config import Config
-from etl.errors import OK, EtlError, UnprovenError
+from etl.errors import EtlError, UnprovenError
+from etl.findings import Finding, failure
 from etl.probe import Capabilities, probe
 from etl.sinks import Sink
 from etl.sources import sources
 from etl.targets import sinks
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    check: str
-    where: str
-    detail: str
-    mend: str = ""
-    exit_code: int = OK
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is to be done."""
-        return self.exit_code == OK
-
-    def document(self) -> dict[str, object]:
-        """The finding's entry in the `--json` document."""
-        return {"check": self.check, "where": self.where, "ok": self.ok, "detail": self.detail, "mend": self.mend}
 
 
 async def examine(config: Config) -> list[Finding]:
@@ -46,25 +26,15 @@ async def examine(config: Config) -> list[Finding]:
             for source in found:
                 findings.extend([finding async for finding in _server(config, source)])
     except EtlError as error:
-        findings.append(_failure("token", error))
+        findings.append(failure("token", error))
     return findings
-
-
-def render_findings(findings: Sequence[Finding]) -> str:
-    """The findings as lines for a person."""
-    lines = []
-    for finding in findings:
-        lines.append(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:<8} {finding.where}: {finding.detail}")
-        if finding.mend:
-            lines.append(f"     mend: {finding.mend}")
-    return "\n".join(lines)
 
 
 def _sink(sink: Sink) -> Finding:
     try:
         state = sink.open()
     except EtlError as error:
-        return _failure("sink", error, where=str(sink.path))
+        return failure("sink", error, where=str(sink.path))
     held = f"state {state.seq}" if state.seq else "ready for a first run"
     return Finding("sink", str(sink.path), held)
 
@@ -76,7 +46,7 @@ async def _server(config: Config, source: Source) -> AsyncIterator[Finding]:
             client = Client(transport, account=source.account, concurrency=concurrency)
             found = await probe(client, local_now=int(time() * 1000))
     except EtlError as error:
-        yield _failure("server", error, where=source.base_url)
+        yield failure("server", error, where=source.base_url)
         return
     yield Finding("server", source.base_url, f"answers; {client.statistics().sent} requests sent")
     yield _filters(source, found)
@@ -94,7 +64,3 @@ def _filters(source: Source, found: Capabilities) -> Finding:
         )
     size = f"pages of {'' if found.page_size_agreed else 'at least '}{found.page_size}"
     return Finding("filters", where, f"time filters are honoured; {size}; the two lists: {found.lists}")
-
-
-def _failure(check: str, error: EtlError, *, where: str = "") -> Finding:
-    return Finding(check, where or error.where, error.message, error.mend, error.exit_code)

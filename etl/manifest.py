@@ -1,7 +1,7 @@
 """The manifest: what one publication was, and the state the next run starts from, as one JSON document.
 
-It travels with the data in the same atomic step. Each carries the SHA-256 of the one before, so that an older target put
-in place of a newer one, or an edited document, is noticed. Pure: bytes in, values out.
+It travels with the data in the same atomic step. Each carries the SHA-256 of the one before, so that an older target
+put in place of a newer one, or an edited document, is noticed. Pure: bytes in, values out.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ class Manifest:
 def follow(previous: SinkState, publication: Publication, merged: Merged) -> Manifest:
     """The manifest of `publication` after `previous`, with the counts that the merge found."""
     runs = tuple(
-        replace(brought.record, counts=merged.counts[brought.record.account])
-        for brought in publication.accounts
+        replace(brought.record, counts=merged.counts[brought.record.account]) for brought in publication.accounts
     )
     return Manifest(
         seq=publication.seq,

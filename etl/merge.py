@@ -17,6 +17,8 @@ A contact's verdict in a run:
     absent, 2nd strike or filtered  deleted     removed, a tombstone
 """
 
+# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -167,13 +169,12 @@ def prepare(connection: duckdb.DuckDBPyConnection, publication: Publication) -> 
     for step in _STEPS:
         connection.execute(step)
     merged = _count(connection, publication)
-    for brought in publication.accounts:
-        _conserve(merged.counts[brought.record.account])
+    _conserve(connection, merged)
     return merged
 
 
 def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication) -> None:
-    """What the accounts brought, as the relations `received`, `yields`, `covered`, `next_rejects` and `next_windows`."""
+    """What the accounts brought, as `received`, `yields`, `covered`, `next_rejects` and `next_windows`."""
     accounts = publication.accounts
     received = engine.scan((part for brought in accounts for part in brought.parts), _PART)
     rejects = engine.scan((part for brought in accounts for part in brought.rejects), _REJECT_PART)
@@ -187,9 +188,7 @@ def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication) -
         SELECT account, y.seq, y.t0 AS observed_at, contact_id, reason, path, raw
         FROM ({rejects}) JOIN yields y USING (account)"""
     )
-    connection.execute(
-        f"CREATE TEMP VIEW next_windows AS SELECT *, {publication.seq}::BIGINT AS seq FROM accepted"
-    )
+    connection.execute(f"CREATE TEMP VIEW next_windows AS SELECT *, {publication.seq}::BIGINT AS seq FROM accepted")
 
 
 def _yields(publication: Publication) -> pa.Table:
@@ -256,7 +255,11 @@ def _by_account(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, 
     return dict(connection.execute(query).fetchall())
 
 
-def _conserve(counts: Counts) -> None:
-    kept = counts.new + counts.changed + counts.unchanged + counts.folded + counts.rejected
-    if counts.received != kept:
-        raise EtlError(f"{counts.received} contacts were received and {kept} accounted for: {counts}")
+def _conserve(connection: duckdb.DuckDBPyConnection, merged: Merged) -> None:
+    rejects = _by_account(connection, "SELECT account, count(*) FROM next_rejects GROUP BY account")
+    for account, counts in merged.counts.items():
+        kept = counts.new + counts.changed + counts.unchanged + counts.folded + counts.rejected
+        stored = rejects.get(account, 0)
+        if counts.received != kept or counts.rejected != stored:
+            message = f"{counts.received} contacts were received and {kept} accounted for, {stored} of them in rejects"
+            raise EtlError(message, where=f"account {account}: {counts}")

@@ -64,17 +64,9 @@ def scrub_span(
     return begin, max(times[position + share], (begin or times[0]) + 1)
 
 
-def requests_of(times: Sequence[int], *, end: int, capacity: int, granule: int = 1) -> int:
-    """How many windows a plan over all `times` before `end` needs."""
-    windows = plan_windows(
-        times,
-        field="createdAt",
-        is_contact=False,
-        start=None,
-        end=end,
-        capacity=capacity,
-        granule=granule,
-    )
+def requests_of(times: Sequence[int], *, start: int | None, end: int, capacity: int) -> int:
+    """How many windows a plan over the `times` in [start, end) needs."""
+    windows = plan_windows(times, field="createdAt", is_contact=False, start=start, end=end, capacity=capacity)
     return sum(1 for _ in windows)
 
 

@@ -1,8 +1,8 @@
 """Reads a target in a process of its own: what a damaged file does to the engine stays there.
 
-DuckDB can end its whole process over a damaged file; and what was just written is only shown to be whole when somebody else
-opens it. Run as a program it takes {"setup": [sql], "queries": [sql]} on stdin and prints the rows of each query.
-It imports nothing of the package, so that it starts in a tenth of a second.
+DuckDB can end its whole process over a damaged file; and what was just written is only shown to be whole when somebody
+else opens it. Run as a program it takes {"setup": [sql], "queries": [sql]} on stdin and prints the rows of each query.
+It imports nothing of the package, so that it starts at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-import duckdb
+import _duckdb as duckdb  # the engine without its Python layers: starts in 0.05 s instead of 0.12 s
 
 TIMEOUT = 1800.0
 """Seconds; a reading that takes longer is taken for one that hangs."""
@@ -33,7 +33,9 @@ def read_back(setup: Sequence[str], queries: Sequence[str]) -> list[Rows]:
     # -P: the folder of this file holds modules that would hide others of the same name.
     command = [sys.executable, "-P", __file__]
     try:
-        ended = subprocess.run(command, input=request, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        ended = subprocess.run(  # noqa: S603 - our own interpreter and file
+            command, input=request, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise ReadBackError(f"not read within {TIMEOUT:.0f} s") from error
     if ended.returncode:

@@ -7,19 +7,18 @@ comes last, one atomic step per sink; whatever goes wrong before it leaves every
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import anyio
-import pyarrow.compute as pc
 from anyio import to_thread
 
 from etl import disk, guard
-from etl.account import Reader, Source, history_of
+from etl.account import Reader, Source, history_of, last_run
 from etl.api.request import checked_filters
 from etl.config import Config
 from etl.errors import EtlError, UsageError
@@ -29,6 +28,7 @@ from etl.report import AccountReport, RunReport, SinkReport
 from etl.sinks import Sink
 from etl.sources import sources
 from etl.staging import Lock, stage_folder
+from etl.targets import creation_times
 from etl.targets import sinks as make_sinks
 
 
@@ -95,12 +95,10 @@ class _Run:
     def _reader(
         self, source: Source, sinks: Sequence[Sink], states: Sequence[SinkState], folder: Path, seq: int
     ) -> Reader:
-        records = [state.runs.get(source.account) for state in states]
-        # A sink that has never seen the account needs everything; else the one furthest behind sets the start.
-        last = None if None in records else min((r for r in records if r), key=lambda record: record.watermark)
+        last = last_run(states, source.account)
         return Reader(
             source=source,
-            history=history_of(last, _created(sinks[0], source.account)),
+            history=history_of(last, creation_times(sinks[0], source.account)),
             folder=folder / source.account,
             extract=self._config.extract,
             http=self._config.http,
@@ -191,16 +189,6 @@ def _check_same_filters(
                 where=f"sinks.{sink.name}.path = {sink.path}",
                 mend="Name a new target for this export, or restore extract.filters.",
             )
-
-
-def _created(sink: Sink, account: str) -> Callable[[bool | None], Sequence[int]]:
-    @cache
-    def created(is_contact: bool | None) -> Sequence[int]:
-        times = sink.created_at(account, is_contact)
-        whole = pc.divide(times.cast("int64"), 1000).combine_chunks()
-        return memoryview(whole.buffers()[1] or b"").cast("q")[: len(whole)] if len(whole) else ()
-
-    return created
 
 
 def _first(group: BaseExceptionGroup[EtlError]) -> EtlError:

@@ -1,7 +1,7 @@
 """Staging: where a run keeps what it fetched until it is published, and the lock that makes it the only one.
 
 Everything temporary of a target lives in the `.etl` folder beside it, under names that begin with the target's name:
-`<target>.lock`, `<target>.stage-*` (parts) and `<target>.next-*` (what a sink prepares). After a run only the lock is left.
+`<target>.lock`, `<target>.stage-*` (parts) and `<target>.next-*` (what a sink prepares). A run leaves only the lock.
 """
 
 from __future__ import annotations

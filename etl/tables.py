@@ -1,8 +1,10 @@
 """The tables of every SQL sink besides `contacts`: their columns, and how a run becomes a row.
 
-`contacts`, `contact_versions`, `runs` and `rejects` are for people; `strikes`, `windows` and `manifests` are how the next
-run knows the last one. Nothing here reads or writes.
+`contacts`, `contact_versions`, `runs` and `rejects` are for people; `strikes`, `windows` and `manifests` are how the
+next run knows the last one. Nothing here reads or writes.
 """
+
+# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
 
 from __future__ import annotations
 
@@ -60,8 +62,9 @@ PUBLIC: dict[str, Columns] = {
 """The tables people query."""
 
 STRIKES: Columns = (("account", "VARCHAR"), ("contact_id", "VARCHAR"), ("strikes", "TINYINT"), ("seq", "BIGINT"))
-"""Contacts that were absent or listed as deleted: once, or twice and so deleted (kept, so that a soft-deleted contact that
-is still listed does not come back)."""
+"""Contacts that were absent or listed as deleted: once, or twice and so deleted.
+
+The deleted are kept, so that a soft-deleted contact that is still listed does not come back."""
 WINDOWS: Columns = (
     ("account", "VARCHAR"),
     ("field", "VARCHAR"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from etl.config import Config
 from etl.errors import UsageError
@@ -22,14 +26,19 @@ def sinks(config: Config) -> tuple[Sink, ...]:
     return tuple(made)
 
 
-def published(config: Config) -> tuple[SinkKind, Path] | None:
-    """The first configured target that exists; None before the first run."""
+def targets(config: Config) -> list[tuple[SinkKind, Path]]:
+    """Kind and path of every configured target."""
     paths: list[tuple[SinkKind, Path]] = []
     if config.sinks.duckdb is not None:
         paths.append(("duckdb", config.sinks.duckdb.path))
     if config.sinks.parquet is not None:
         paths.append(("parquet", config.sinks.parquet.path))
-    return next((target for target in paths if target[1].exists()), None)
+    return paths
+
+
+def published(config: Config) -> tuple[SinkKind, Path] | None:
+    """The first configured target that exists; None before the first run."""
+    return next((target for target in targets(config) if target[1].exists()), None)
 
 
 def reading(config: Config) -> duckdb.DuckDBPyConnection:
@@ -38,3 +47,17 @@ def reading(config: Config) -> duckdb.DuckDBPyConnection:
     if target is None:
         raise UsageError("nothing was exported yet", where="sinks", mend="Run `etl run` first.")
     return open_readonly(*target)
+
+
+def creation_times(sink: Sink, account: str) -> Callable[[bool | None], Sequence[int]]:
+    """The sorted creation times (ms) of an account's last snapshot, by list; read once, 8 bytes a contact."""
+
+    @cache
+    def created(is_contact: bool | None) -> Sequence[int]:
+        times = sink.created_at(account, is_contact)
+        if not len(times):
+            return ()
+        whole = pc.divide(times.cast(pa.int64()), 1000).combine_chunks()
+        return memoryview(whole.buffers()[1]).cast("q")[: len(whole)]
+
+    return created

@@ -43,7 +43,7 @@ class WitnessFiles:
     async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
         """Note contacts that the walk saw in one of the lists; those without a creation time do not count."""
         for row in rows:
-            created, contact_id = milliseconds(row.created_at), _text(bytes(row.contact_id))
+            created, contact_id = milliseconds(row.created_at), id_text(bytes(row.contact_id))
             if created is not None and contact_id is not None:
                 self._rows.append((contact_id, created, is_contact))
                 self._created[is_contact].append(created)
@@ -88,7 +88,7 @@ def _write(path: Path, rows: list[_Seen]) -> None:
         pq.write_table(pa.table(columns, schema=_SCHEMA), path)
 
 
-def _text(raw: bytes) -> str | None:
+def id_text(raw: bytes) -> str | None:
     """A raw JSON id as the normalizer would keep it; None where it is no id."""
     if raw.startswith(b'"') and b"\\" not in raw:
         return raw[1:-1].decode("utf-8", errors="replace") or None

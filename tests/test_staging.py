@@ -115,7 +115,7 @@ def test_a_second_run_is_refused_at_once_with_the_holders_pid(tmp_path: Path) ->
     """The lock names its holder within a second, and is free again when the holder is killed (P7, P16)."""
     target = tmp_path / "contacts"
     command = [sys.executable, "-c", _HOLD, str(target)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:  # noqa: S603
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         start = time.monotonic()

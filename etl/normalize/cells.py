@@ -17,7 +17,7 @@ from etl.normalize.json_text import Json, text_of, token
 from etl.schema import Kind
 
 _INT64 = range(-(2**63), 2**63)
-_PLAIN_INTEGER = re.compile(r"-?[0-9]{1,19}")
+_INT64_DIGITS = len(str(-(2**63)))
 _NUMBER = re.compile(r"-?[0-9]{1,5000}(\.[0-9]{1,5000})?([eE][+-]?[0-9]{1,5})?")
 _EPOCH_DIGITS = re.compile(r"-?[0-9]{9,17}(\.[0-9]+)?")
 """Nine digits and more: 2025 and 20250105 are rather a year and a date than seconds of 1970."""
@@ -49,13 +49,13 @@ def _exact_boolean(value: Json) -> bool | None:
 
 
 def _exact_integer(value: Json) -> int | None:
-    return _plain_integer(token(value)) if isinstance(value, Raw) else None
-
-
-def _plain_integer(text: str) -> int | None:
-    if not _PLAIN_INTEGER.fullmatch(text):
+    if not isinstance(value, Raw):
         return None
-    number = int(text)
+    digits = bytes(value)
+    try:
+        number = int(digits) if len(digits) <= _INT64_DIGITS else None
+    except ValueError:  # 12.0
+        return None
     return number if number in _INT64 else None
 
 
@@ -74,8 +74,8 @@ def iso_micros(text: str) -> int | None:
         moment = datetime.fromisoformat(text.upper())
     except ValueError:  # 30 February
         return None
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return _storable_micros((aware - _EPOCH) // _MICROSECOND)
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return _storable_micros((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 
 
 def _storable_micros(micros: int) -> int | None:

@@ -18,6 +18,7 @@ Wanted: TypeAlias = Mapping[Path, frozenset[int]]
 
 _PLAIN = frozenset(b'tf-0123456789"')
 """First bytes of true, false, numbers and strings: without an escape their text is canonical."""
+_NOTHING = frozenset((b"null", b'""', b"[]", b"{}"))
 
 
 @dataclass(slots=True)
@@ -81,8 +82,10 @@ class _Reading:
 
     def _value(self, raw: Raw) -> Json:
         text = bytes(raw)
+        if text in _NOTHING:
+            return None
         if text[0] in _PLAIN and b"\\" not in text:
-            return None if text == b'""' else raw
+            return raw
         return pruned(self._reader.read(text))
 
 

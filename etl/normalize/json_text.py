@@ -20,6 +20,7 @@ Json: TypeAlias = "None | bool | str | Raw | list[Json] | dict[str, Json]"
 _BROKEN = "\udcff"
 """Stands for one undecodable sequence of bytes until `_storable` replaces it: a surrogate, so never a real text."""
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_PERHAPS_UNSTORABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -55,11 +56,12 @@ class Reader:
         except UnicodeDecodeError:
             text, broken = raw.decode(errors="etl.mark"), True
         value: Json = self._decode(text)
-        return self._storable(value) if broken or "\\u" in text else value
+        return self._storable(value) if broken or _PERHAPS_UNSTORABLE.search(text) else value
 
     def _object(self, pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         found = dict(pairs)
-        self.repeated += len(pairs) - len(found)
+        if len(found) < len(pairs):
+            self.repeated += len(pairs) - len(found)
         return found
 
     def _storable(self, value: Json) -> Json:

@@ -1,9 +1,11 @@
 """The DuckDB sink: one file, replaced as a whole.
 
-The file is copied beside, merged there, checkpointed, closed, read back by another process, synced and renamed over the old
-one. The original is only ever opened for reading, so readers neither block a run nor see half of it: they keep the old file
-until they open it again. State (manifest, strikes, windows) lives in the schema `etl` of the same file.
+The file is copied beside, merged there, checkpointed, closed, read back by another process, synced and renamed over the
+old one. The original is only ever opened for reading, so readers neither block a run nor see half of it: they keep the
+old file until they open it again. State (manifest, strikes, windows) lives in the schema `etl` of the same file.
 """
+
+# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ _COLUMNS = """
 SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()
 WHERE database_name = 'target' AND NOT internal
 """
-_SIZE = "SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = 'target'"
+_SIZE = "SELECT block_size, used_blocks FROM pragma_database_size() WHERE database_name = 'target'"
 _LAST_MANIFEST = "SELECT seq, digest, document FROM target.etl.manifests ORDER BY seq DESC LIMIT 1"
 
 _OURS = {
@@ -100,7 +102,7 @@ class DuckDBSink:
     def prepare(self, publication: Publication) -> Merged:
         """Merge into a copy beside the target and have it read back; readers see nothing of it.
 
-        Raises `UsageError` for other filters than the target was made with, `PublishConflict` for a number already taken.
+        Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
         """
         self.discard()
         previous = self.state()
@@ -114,7 +116,9 @@ class DuckDBSink:
             merged = self._merge(connection, previous, publication)
         disk.make_private(copy)
         _refuse_open_wal(copy)
-        check.read_back_whole((f"ATTACH {engine.literal(copy)} AS target (READ_ONLY)", "USE target"), merged, publication, copy)
+        check.read_back_whole(
+            (f"ATTACH {engine.literal(copy)} AS target (READ_ONLY)", "USE target"), merged, publication, copy
+        )
         disk.sync(copy)
         return merged
 
@@ -194,7 +198,9 @@ class DuckDBSink:
     def _read_state(self) -> SinkState:
         _refuse_open_wal(self.path)
         columns, sizes, manifests = self._read(_COLUMNS, _SIZE, _LAST_MANIFEST)
-        if self.path.stat().st_size < _HEADER_BYTES + int(str(sizes[0][0])):
+        block, used = (int(str(number)) for number in sizes[0])
+        blocks, rest = divmod(self.path.stat().st_size - _HEADER_BYTES, block)
+        if rest or blocks < used:
             raise TargetCorrupt("The target was cut off: blocks are missing at its end", where=str(self.path))
         held: dict[tuple[str, str], dict[str, str]] = {}
         for home, table, column, kind in columns:
@@ -229,7 +235,11 @@ class DuckDBSink:
                 if column in found and _same_type(found[column], kind):
                     continue
                 what = f"is {found[column]}, not {kind}" if column in found else "is missing"
-                verb = f"ALTER COLUMN {engine.quoted(column)} TYPE" if column in found else f"ADD COLUMN {engine.quoted(column)}"
+                verb = (
+                    f"ALTER COLUMN {engine.quoted(column)} TYPE"
+                    if column in found
+                    else f"ADD COLUMN {engine.quoted(column)}"
+                )
                 raise TargetCorrupt(
                     f"The column {column} of {home}.{table} {what}",
                     where=str(self.path),

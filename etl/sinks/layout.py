@@ -46,15 +46,14 @@ class Chain:
     manifests: tuple[Manifest, ...] = ()
     state: SinkState = field(default_factory=SinkState)
 
-    def files(self, content: str) -> list[Path]:
+    def entries(self, content: str) -> list[DataFile]:
         """The published files of one content: all of them, or the last run's where they are complete states."""
         chosen = self.manifests[-1:] if content in STATES else self.manifests
-        return [
-            self.target / file.path
-            for published in chosen
-            for file in published.files
-            if file.path.startswith(f"{content}/")
-        ]
+        return [file for published in chosen for file in published.files if file.path.startswith(f"{content}/")]
+
+    def files(self, content: str) -> list[Path]:
+        """The paths of `entries`."""
+        return [self.target / file.path for file in self.entries(content)]
 
 
 def read(target: Path) -> Chain:

@@ -1,9 +1,12 @@
 """The Parquet sink: a folder that any engine can read (its layout: `etl.sinks.layout`).
 
 Everything is written beside, read back by another process and synced. Then its folders are moved into place, where no
-manifest lists them yet, and linking the manifest under its name publishes: the link fails if the name is taken. Folders that
-no manifest lists are removed by the next run, if the manifest they wait for is still there to show that they are ours.
+manifest lists them yet, and linking the manifest under its name publishes: the link fails if the name is taken. Folders
+that no manifest lists are removed by the next run, if the manifest they wait for is still there to show that they are
+ours.
 """
+
+# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
 
 from __future__ import annotations
 
@@ -29,14 +32,24 @@ _PART = "part-000001.parquet"
 _FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 20480"
 
 _CONTACTS = tables.names(tables.CONTACTS)
+
+
+def _optional(columns: tables.Columns, query: str) -> str:
+    # DuckDB marks a column as required where it knows that it holds no null; an empty branch of nulls keeps the columns
+    # of all files alike.
+    return f"{query} UNION ALL SELECT {', '.join(f'NULL::{kind}' for _, kind in columns)} FROM range(0)"
+
+
 _QUERIES = {
-    "current": f"""
-        SELECT {_CONTACTS} FROM contacts ANTI JOIN touched USING (account, contact_id)
-        UNION ALL SELECT {_CONTACTS} FROM upserts""",
-    "versions": f"SELECT {tables.names(tables.VERSIONS)} FROM versions",
-    "rejects": f"SELECT {tables.names(tables.REJECTS)} FROM next_rejects",
-    "windows": f"SELECT {tables.names(tables.WINDOWS)} FROM next_windows",
-    "strikes": f"SELECT {tables.names(tables.STRIKES)} FROM next_strikes",
+    "current": _optional(
+        tables.in_files(tables.CONTACTS),
+        f"""SELECT {_CONTACTS} FROM contacts ANTI JOIN touched USING (account, contact_id)
+            UNION ALL SELECT {_CONTACTS} FROM upserts""",
+    ),
+    "versions": _optional(tables.in_files(tables.VERSIONS), f"SELECT {tables.names(tables.VERSIONS)} FROM versions"),
+    "rejects": _optional(tables.REJECTS, f"SELECT {tables.names(tables.REJECTS)} FROM next_rejects"),
+    "windows": _optional(tables.WINDOWS, f"SELECT {tables.names(tables.WINDOWS)} FROM next_windows"),
+    "strikes": _optional(tables.STRIKES, f"SELECT {tables.names(tables.STRIKES)} FROM next_strikes"),
 }
 _EVEN_IF_EMPTY = ("current", "versions")
 """So that readers of a new target find the columns."""
@@ -75,7 +88,7 @@ class ParquetSink:
     def prepare(self, publication: Publication) -> Merged:
         """Write the next state beside the target and have it read back; nothing is in the target yet.
 
-        Raises `UsageError` for other filters than the target was made with, `PublishConflict` for a number already taken.
+        Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
         """
         self.discard()
         chain = layout.read(self.path)
@@ -83,7 +96,11 @@ class ParquetSink:
         folder = self._next = staging.next_folder(self.path)
         with self._engine(chain, disk.private_folder(folder / "spill")) as connection:
             merged = merge.prepare(connection, publication)
-            files = [file for content in layout.CONTENTS for file in self._write(connection, folder, content, publication.seq)]
+            files = [
+                file
+                for content in layout.CONTENTS
+                for file in self._write(connection, folder, content, publication.seq)
+            ]
         written = replace(manifest.follow(chain.state, publication, merged), files=tuple(files))
         self._read_back(folder, files, merged, publication)
         disk.private_file(folder / _MANIFEST, manifest.encode(written))

@@ -18,12 +18,11 @@ from etl.sinks import layout
 SinkKind = Literal["duckdb", "parquet"]
 
 
-
 def open_readonly(kind: SinkKind, path: Path) -> duckdb.DuckDBPyConnection:
     """A connection in which `contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of` stand.
 
-    Raises `UsageError` where nothing was published yet, `SinkError` where the file cannot be opened, `TargetCorrupt` where
-    the folder is damaged.
+    Raises `UsageError` where nothing was published yet, `SinkError` where the file cannot be opened, `TargetCorrupt`
+    where the folder is damaged.
     """
     if not path.exists():
         raise UsageError("Nothing was published yet", where=str(path), mend="Run `etl run` first.")
@@ -41,7 +40,7 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     """
     try:
         statements = connection.extract_statements(query)
-        # DESCRIBE, SHOW, SUMMARIZE and FROM are SELECTs too; EXPLAIN is not, because EXPLAIN ANALYZE executes what it explains.
+        # DESCRIBE, SHOW, SUMMARIZE and FROM are SELECTs too. EXPLAIN is refused: EXPLAIN ANALYZE executes.
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise UsageError("Only one reading statement is possible, such as SELECT or DESCRIBE", where="query")
         return connection.sql(query).to_arrow_table()
@@ -58,10 +57,13 @@ def _duckdb(path: Path) -> duckdb.DuckDBPyConnection:
 
 def _parquet(chain: layout.Chain) -> duckdb.DuckDBPyConnection:
     connection = engine.connect()
+    connection.execute("CREATE SCHEMA etl")
     for table, content, columns in (
         ("contacts", "current", tables.CONTACTS),
         ("contact_versions", "versions", tables.VERSIONS),
         ("rejects", "rejects", tables.REJECTS),
+        ("etl.windows", "windows", tables.WINDOWS),
+        ("etl.strikes", "strikes", tables.STRIKES),
     ):
         query = engine.scan(chain.files(content), tables.in_files(columns))
         connection.execute(f"CREATE VIEW {table} AS {query}")

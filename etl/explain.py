@@ -1,0 +1,116 @@
+"""Everything known of one contact (`etl explain`): what it is now and why, what last read it, and its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import duckdb
+
+from etl.config import Config
+from etl.query import rows_of
+from etl.targets import reading
+
+Document = dict[str, object]
+
+_VERSIONS = """
+    select account, seq, observed_at, op, row_hash, created_at, last_seen_at, is_contact
+    from contact_versions where contact_id = ? order by account, seq
+"""
+_PUBLISHED = "select account, seq, observed_at, created_at, last_seen_at, is_contact from contacts where contact_id = ?"
+_STRIKES = "select account, strikes, seq from etl.strikes where contact_id = ?"
+_REJECTS = "select account, seq, observed_at, reason, path from rejects where contact_id = ? order by seq"
+_WINDOW = """
+    select w.seq, w.request, w.field, w.is_contact, w."start", w."end", w.rows, w.attempts, w.level
+    from etl.windows w where w.account = ? and (
+        (w.field = 'createdAt' and ?::timestamptz >= coalesce(w."start", '-infinity')
+            and ?::timestamptz < coalesce(w."end", 'infinity'))
+        or (w.field = 'lastSeenAt' and ?::timestamptz >= coalesce(w."start", '-infinity')
+            and ?::timestamptz < coalesce(w."end", 'infinity')))
+        and w.is_contact is not distinct from coalesce(?, w.is_contact)
+    order by w.seq desc, w.field limit 1
+"""
+
+
+def explain_contact(config: Config, contact_id: str) -> Document:
+    """The `--json` document of `explain`. Raises UsageError before the first run."""
+    with reading(config) as connection:
+        versions = _ask(connection, _VERSIONS, contact_id)
+        published = {str(row["account"]): row for row in _ask(connection, _PUBLISHED, contact_id)}
+        strikes = {str(row["account"]): row for row in _ask(connection, _STRIKES, contact_id)}
+        rejects = _ask(connection, _REJECTS, contact_id)
+        accounts = sorted({str(row["account"]) for row in (*versions, *rejects)})
+        return {
+            "contact_id": contact_id,
+            "accounts": [
+                {
+                    "account": account,
+                    "in_contacts": account in published,
+                    "why": _why(account, published, strikes, versions, rejects),
+                    "last_read_by": _last_read(connection, account, published.get(account) or _last(versions, account)),
+                    "versions": [_version(row) for row in versions if row["account"] == account],
+                    "rejects": [row for row in rejects if row["account"] == account],
+                }
+                for account in accounts
+            ],
+        }
+
+
+def _why(
+    account: str,
+    published: Mapping[str, Document],
+    strikes: Mapping[str, Document],
+    versions: Sequence[Document],
+    rejects: Sequence[Document],
+) -> str:
+    """One sentence on why the contact is, or is not, in `contacts`."""
+    if account in published:
+        absent = f"; absent since run {strikes[account]['seq']}, deleted if absent once more" if account in strikes else ""
+        return f"in contacts as run {published[account]['seq']} wrote it{absent}"
+    last = _last(versions, account)
+    if last is not None and last["op"] == "delete":
+        return f"deleted by run {last['seq']}: absent from accepted windows, or listed as DELETED, in two runs"
+    rejected = [row for row in rejects if row["account"] == account]
+    return f"rejected by run {rejected[-1]['seq']}: {rejected[-1]['reason']}" if rejected else "not in contacts"
+
+
+def _last(versions: Sequence[Document], account: str) -> Document | None:
+    return next((row for row in reversed(versions) if row["account"] == account), None)
+
+
+def _last_read(connection: duckdb.DuckDBPyConnection, account: str, row: Document | None) -> Document | None:
+    """The latest accepted window whose range holds the contact, with the request that proved it."""
+    if row is None:
+        return None
+    created, seen, is_contact = row["created_at"], row["last_seen_at"], row["is_contact"]
+    found = _ask(connection, _WINDOW, account, created, created, seen, seen, is_contact)
+    return found[0] if found else None
+
+
+def _version(row: Document) -> Document:
+    return {name: row[name] for name in ("seq", "observed_at", "op", "row_hash")}
+
+
+def _ask(connection: duckdb.DuckDBPyConnection, query: str, *parameters: object) -> list[Document]:
+    return rows_of(connection.sql(query, params=list(parameters)).to_arrow_table())
+
+
+def render_explanation(document: Document) -> str:
+    """The document as lines for a person."""
+    accounts = document["accounts"]
+    if not isinstance(accounts, list) or not accounts:
+        return f"{document['contact_id']}: no run has ever received it"
+    return "\n".join(line for entry in accounts for line in _lines(str(document["contact_id"]), entry))
+
+
+def _lines(contact_id: str, entry: Mapping[str, object]) -> list[str]:
+    lines = [f"{contact_id} in account {entry['account']}: {entry['why']}"]
+    window = entry["last_read_by"]
+    if isinstance(window, Mapping):
+        lines.append(
+            f"  last read by run {window['seq']}, request {window['request']}: {window['field']} "
+            f"{window['start'] or '...'} to {window['end'] or '...'}, {window['rows']} rows, {window['level']}"
+        )
+    versions = entry["versions"]
+    if isinstance(versions, list):
+        lines += [f"  run {v['seq']:<4} {v['observed_at']}  {v['op']}  {v['row_hash']}" for v in versions]
+    return lines

@@ -1,0 +1,48 @@
+"""What an examination found (`etl doctor`, `etl verify`): one value per thing looked at, each with its mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from etl.errors import OK, EtlError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    where: str
+    detail: str
+    mend: str = ""
+    exit_code: int = OK
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is to be done."""
+        return self.exit_code == OK
+
+    def document(self) -> dict[str, object]:
+        """The finding's entry in the `--json` document."""
+        return {"check": self.check, "where": self.where, "ok": self.ok, "detail": self.detail, "mend": self.mend}
+
+
+def failure(check: str, error: EtlError, *, where: str = "") -> Finding:
+    """An error as a finding."""
+    return Finding(check, where or error.where, error.message, error.mend, error.exit_code)
+
+
+def worst(findings: Sequence[Finding]) -> int:
+    """The exit code of the first finding that is not in order; 0 when all are."""
+    return next((finding.exit_code for finding in findings if not finding.ok), OK)
+
+
+def render_findings(findings: Sequence[Finding]) -> str:
+    """The findings as lines for a person."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:<8} {finding.where}: {finding.detail}")
+        if finding.mend:
+            lines.append(f"     mend: {finding.mend}")
+    return "\n".join(lines)

@@ -1,0 +1,123 @@
+"""The forecast (`etl plan`): how many windows and requests the next run needs, and how long it will take.
+
+It probes the server and reads the last state; it writes nothing, not even a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from time import monotonic, time
+
+from etl.account import Source, history_of, last_run
+from etl.api.client import Client, PageRefused
+from etl.api.http import connect
+from etl.api.request import Query
+from etl.config import Config
+from etl.extract import LEADS_FIRST, History
+from etl.model import Mode
+from etl.plan import requests_of, scrub_span
+from etl.probe import Capabilities, probe
+from etl.sources import sources
+from etl.targets import creation_times, sinks
+
+SWEEP_REQUESTS = 4
+"""A quiet sweep: two time fields, two lists, one request each for the open rest."""
+LONGEST_LIST = 1 << 24
+"""Pages at which counting a list is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the next run of one account will take, if nothing changes."""
+
+    account: str
+    mode: Mode
+    windows: int
+    requests: int
+    seconds: float
+    """At the rate measured while probing."""
+
+    def document(self) -> dict[str, object]:
+        """The account's entry in the `--json` document of `plan`."""
+        return asdict(self)
+
+
+async def forecast(config: Config, *, full: bool) -> list[Forecast]:
+    """One forecast per account. Raises what a run would raise before its first window."""
+    states = [(sink, sink.state()) for sink in sinks(config)]
+    forecasts = []
+    async with sources(config) as found:
+        for source in found:
+            last = last_run([state for _, state in states], source.account)
+            history = history_of(last, creation_times(states[0][0], source.account))
+            forecasts.append(await _forecast(config, source, history, full=full))
+    return forecasts
+
+
+async def _forecast(config: Config, source: Source, history: History, *, full: bool) -> Forecast:
+    concurrency = config.extract.concurrency
+    async with connect(source.base_url, source.token, config.http, concurrency=concurrency) as transport:
+        client = Client(transport, account=source.account, concurrency=concurrency)
+        started = monotonic()
+        found = await probe(client, local_now=int(time() * 1000))
+        probed = client.statistics().sent
+        latency = (monotonic() - started) / probed
+        mode, windows, others = await _work(config, client, found, history, full=full)
+    requests = probed + windows + others
+    return Forecast(source.account, mode, windows, requests, round(requests * latency / concurrency, 1))
+
+
+async def _work(
+    config: Config, client: Client, found: Capabilities, history: History, *, full: bool
+) -> tuple[Mode, int, int]:
+    """Mode, windows, and the requests beside them."""
+    if config.extract.filters:
+        query = [Query(listed, filters=config.extract.filters) for listed in LEADS_FIRST]
+        return "filtered", 0, sum([await count_pages(client, one) for one in query])
+    if not found.windows:
+        return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
+    capacity = max(1, found.page_size - 1)
+    if history.watermark is None:
+        pages = sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
+        return "full", -(-pages * found.page_size // capacity), pages + SWEEP_REQUESTS
+    start, end = None, found.t0
+    if not full:
+        start, end = scrub_span(
+            history.created(None),
+            after=history.scrub_after,
+            end=found.t0,
+            rounds=config.extract.scrub_runs,
+            capacity=capacity,
+        )
+    windows = sum(
+        requests_of(history.created(listed), start=start, end=end, capacity=capacity) for listed in LEADS_FIRST
+    )
+    return ("full" if full else "incremental"), windows, SWEEP_REQUESTS
+
+
+async def count_pages(client: Client, query: Query) -> int:
+    """How many pages `query` has, by doubling and then halving: about 2 log2(pages) requests, as of now."""
+    low, high = 0, 1
+    while high < LONGEST_LIST and await _has_rows(client, query, high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if await _has_rows(client, query, middle) else (low, middle)
+    return low
+
+
+async def _has_rows(client: Client, query: Query, page: int) -> bool:
+    try:
+        return bool((await client.read(query, page)).rows)
+    except PageRefused:
+        return False
+
+
+def render_forecasts(forecasts: Sequence[Forecast]) -> str:
+    """The forecasts as lines for a person."""
+    return "\n".join(
+        f"{f.account}: {f.mode} run, {f.windows:,} windows, about {f.requests:,} requests, {f.seconds:,.1f} s; "
+        "nothing was written"
+        for f in forecasts
+    )

@@ -1,0 +1,159 @@
+"""Verification (`etl verify`): is what was published still whole, and does it still agree with the account?
+
+Offline: manifest chain, file hashes, counts, unique ids, history against state. Live: random windows are read again, and
+every contact in them that existed when the snapshot was taken must be in it. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from time import time
+
+import duckdb
+
+from etl import disk
+from etl.account import Source, last_run
+from etl.api.answer import Page
+from etl.api.client import Client
+from etl.api.http import connect
+from etl.config import Config
+from etl.errors import EtlError, TargetCorrupt, UnprovenError
+from etl.extract import LEADS_FIRST
+from etl.fetch import WindowReader
+from etl.findings import Finding, failure
+from etl.manifest import digest
+from etl.plan import plan_windows
+from etl.probe import probe
+from etl.sinks import SinkKind, layout, open_readonly
+from etl.sources import sources
+from etl.targets import creation_times, sinks, targets
+from etl.window import Window, milliseconds
+from etl.witness import id_text
+
+_CHECKS: dict[str, str] = {
+    "ids": "select count(*) from (select 1 from contacts group by account, contact_id having count(*) > 1)",
+    "counts": """
+        with last as (select * from runs qualify row_number() over (partition by account order by seq desc) = 1)
+        select count(*) from last left join (select account, count(*) as held from contacts group by account)
+        using (account) where contacts <> coalesce(held, 0)""",
+    "sums": "select count(*) from runs where received <> new + changed + unchanged + folded + rejected",
+    "versions": """
+        select count(*) from runs left join
+        (select account, seq, count(*) as held from contact_versions group by account, seq) using (account, seq)
+        where new + changed + deleted <> coalesce(held, 0)""",
+    "history": """
+        select count(*) from (select account, contact_id, row_hash from contacts) c
+        full join (select account, contact_id, row_hash from contacts_as_of(timestamptz '9999-01-01')) v
+        using (account, contact_id) where c.row_hash is distinct from v.row_hash""",
+}
+"""What must be zero: contacts twice, accounts miscounted, runs that do not add up, versions missing, state without history."""
+
+
+def verify_targets(config: Config) -> list[Finding]:
+    """Look at every published target; an error becomes a finding."""
+    findings: list[Finding] = []
+    for kind, path in targets(config):
+        if not path.exists():
+            findings.append(Finding("target", str(path), "nothing was published yet"))
+            continue
+        try:
+            findings.append(_manifests(kind, path))
+            with open_readonly(kind, path) as connection:
+                findings += [_counted(connection, path, check, query) for check, query in _CHECKS.items()]
+        except EtlError as error:
+            findings.append(failure("target", error, where=str(path)))
+    return findings
+
+
+def _counted(connection: duckdb.DuckDBPyConnection, path: Path, check: str, query: str) -> Finding:
+    (wrong,) = connection.execute(query).fetchone() or (0,)
+    if not wrong:
+        return Finding(check, str(path), "in order")
+    return Finding(check, str(path), f"{wrong} do not agree", TargetCorrupt.default_mend, TargetCorrupt.exit_code)
+
+
+def _manifests(kind: SinkKind, path: Path) -> Finding:
+    if kind == "parquet":
+        chain = layout.read(path)
+        files = [file for name in layout.CONTENTS for file in chain.entries(name)]
+        for file in files:
+            if _sha256(path / file.path) != file.sha256:
+                raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(path / file.path))
+        return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {len(files)} files as published")
+    with open_readonly(kind, path) as connection:
+        rows = connection.execute("select digest, document from etl.manifests order by seq").fetchall()
+    previous = ""
+    for recorded, document in rows:
+        if digest(document.encode()) != recorded or f'"previous":"{previous}"' not in document:
+            raise TargetCorrupt("a manifest was altered: the chain of digests is broken", where=str(path))
+        previous = recorded
+    return Finding("manifests", str(path), f"{len(rows)} in a chain")
+
+
+def _sha256(path: Path) -> str:
+    with disk.doing("read", path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def verify_live(config: Config, count: int) -> list[Finding]:
+    """Read `count` random windows of every account again and compare them with the snapshot."""
+    findings: list[Finding] = []
+    try:
+        async with sources(config) as found:
+            for source in found:
+                findings += [finding async for finding in _live(config, source, count)]
+    except EtlError as error:
+        findings.append(failure("live", error))
+    return findings
+
+
+async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Finding]:
+    made = sinks(config)
+    last = last_run([sink.state() for sink in made], source.account)
+    where = f"account {source.account}"
+    if last is None:
+        yield Finding("live", where, "nothing was published yet")
+        return
+    until = round(last.watermark.timestamp() * 1000)
+    seen: set[str] = set()
+
+    async def receive(page: Page) -> None:
+        for row in page.rows:
+            created, contact_id = milliseconds(row.created_at), id_text(bytes(row.contact_id))
+            if contact_id and created is not None and created < until:
+                seen.add(contact_id)
+
+    concurrency = config.extract.concurrency
+    async with connect(source.base_url, source.token, config.http, concurrency=concurrency) as transport:
+        client = Client(transport, account=source.account, concurrency=concurrency)
+        found = await probe(client, local_now=int(time() * 1000))
+        reader = WindowReader(client, found, receive)
+        windows = _chosen(creation_times(made[0], source.account)(None), until, max(1, found.page_size - 1), count)
+        for is_contact in LEADS_FIRST:
+            await reader.read(Window("createdAt", is_contact, window.start, window.end) for window in windows)
+    missing = seen - _known(config, source.account)
+    detail = f"{len(windows)} windows read again, {len(seen)} contacts, {len(missing)} of them missing from the snapshot"
+    if not missing:
+        yield Finding("live", where, detail)
+        return
+    yield Finding("live", where, detail, "Run `etl run --full`, then verify again.", UnprovenError.exit_code)
+
+
+def _chosen(times: Sequence[int], until: int, capacity: int, count: int) -> list[Window]:
+    planned = plan_windows(times, field="createdAt", is_contact=False, start=None, end=until, capacity=capacity)
+    windows = list(planned)
+    return random.sample(windows, min(count, len(windows)))
+
+
+def _known(config: Config, account: str) -> set[str]:
+    """The ids that the snapshot has, those of rejected contacts included."""
+    kind, path = next(target for target in targets(config) if target[1].exists())
+    with open_readonly(kind, path) as connection:
+        rows = connection.execute(
+            "select contact_id from contacts where account = ? union select contact_id from rejects where account = ?",
+            [account, account],
+        ).fetchall()
+    return {contact_id for (contact_id,) in rows}

@@ -1,0 +1,56 @@
+"""One version of one contact, as the oracle and the model of the fold read it from the server's own bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PRESENCE = ("isOnline", "unreadMessages", "websiteVisits")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a version says; times are microseconds since 1970."""
+
+    raw: bytes
+    id: str | None
+    """None where nobody can be known by it: then it goes to the rejects."""
+    created: int | None
+    seen: int | None
+    updated: int | None
+    deleted: bool
+    is_contact: bool
+    content: str
+    """Everything but the fields of presence."""
+
+
+@lru_cache(maxsize=4096)
+def version(raw: bytes) -> Version:
+    """Read one contact."""
+    value = json.loads(raw)
+    key = value.get("_id")
+    return Version(
+        raw,
+        str(key) if isinstance(key, str | int) and not isinstance(key, bool) and key != "" else None,
+        _time(value.get("createdAt")),
+        _time(value.get("lastSeenAt")),
+        _time(value.get("updatedAt")),
+        value.get("status") == "DELETED",
+        value.get("isContact") is True,
+        json.dumps({name: member for name, member in value.items() if name not in _PRESENCE}),
+    )
+
+
+def _time(value: object) -> int | None:
+    """A time in any of the spellings that the simulated server has."""
+    if isinstance(value, int):
+        return value * (1000 if value > 10**11 else 1_000_000)
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,164 @@
+"""Who is simulated: one server, one account, one way of changing, one way of being read; all of it drawn from a seed.
+
+Every trait is drawn by a generator of its own, so that adding a trait or a value of one leaves the others of old seeds alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+from types import MappingProxyType
+from typing import Any
+
+from etl.extract import Timing
+from etl.sandbox.settings import Settings
+
+Value = Any
+SECOND = 1000
+
+TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
+    {
+        # the account
+        "pages": ((3, 2), (4, 5), (4, 9), (2, 16)),
+        "page_size": ((2, 3), (2, 4), (3, 5), (3, 7), (3, 10), (2, 14), (1, 20), (1, 50)),
+        "ties": ((8, 0.0), (2, 0.8), (1, 2.5)),
+        "oddities": ((8, 0.0), (2, 0.1), (1, 0.5)),
+        "undated": ((10, 0.0), (1, 0.1)),
+        # the server
+        "sort": ((5, "created_desc"), (2, "created_asc"), (2, "last_seen_desc"), (2, "shuffled")),
+        "is_contact": ((6, "disjoint"), (2, "overlap"), (1, "same")),
+        "applicable_filters": ((6, "free"), (4, "named")),
+        "start_bound": ((3, "inclusive"), (1, "exclusive")),
+        "end_bound": ((2, "inclusive"), (1, "exclusive")),
+        "granularity": ((10, "ms"), (4, "s"), (1, "day")),
+        "zone_offset_minutes": ((4, 0), (1, 330), (1, -480)),
+        "past_end": ((5, "empty"), (2, "repeat"), (1, "404"), (1, "400")),
+        "page_base": ((6, 1), (1, 0)),
+        "page_zero": ((3, "error"), (1, "first")),
+        "ignore_page": ((15, False), (1, True)),
+        "total": ((4, "none"), (2, "exact"), (1, "wrong"), (1, "zero"), (1, "null"), (1, "per_page"), (1, "text")),
+        "soft_delete": ((4, "none"), (2, "listed"), (1, "hidden")),
+        # what becomes visible late, as shares of the margins that the reader keeps
+        "lateness": ((6, 0.0), (2, 0.3), (2, 0.9)),
+        "lag": ((6, 0.0), (2, 0.3), (2, 0.9)),
+        # how it changes: events a second while it is read, events between runs, and which
+        "rate": ((2, 0.0), (3, 0.5), (5, 2.0), (5, 6.0), (2, 20.0)),
+        "gap_events": ((2, 0), (3, 8), (3, 30), (1, 80)),
+        "gap_seconds": ((2, 5.0), (3, 120.0), (2, 3600.0), (1, 86_400.0)),
+        "mix": (
+            (4, "everything"),
+            (2, "touches"),
+            (2, "deletes"),
+            (2, "inserts"),
+            (2, "flips"),
+            (1, "edits"),
+            (1, "imports"),
+        ),
+        "malice": ((3, 0.0), (1, 0.1), (1, 0.4)),
+        # how it is read
+        "concurrency": ((2, 1), (3, 2), (3, 4), (3, 8), (1, 16)),
+        "latency": ((1, 0.02), (4, 0.2), (2, 1.0)),
+        "visibility_lag": ((3, 2 * SECOND), (1, SECOND), (1, 5 * SECOND)),
+        "lookback": ((2, 5 * SECOND), (2, 60 * SECOND), (1, 1800 * SECOND)),
+        "witness_every": ((2, 0), (3, 10**10)),
+        "scrub_runs": ((2, 1), (2, 2), (2, 3), (1, 30)),
+        "shuffled_tasks": ((1, False), (1, True)),
+        # the runs after the first: i an incremental one, f a full one
+        "chain": ((3, ""), (3, "i"), (3, "ii"), (1, "if"), (1, "f"), (2, "iii"), (1, "iif"), (2, "iiii")),
+        # what goes wrong
+        "faults": (
+            (10, ()),
+            (1, ({"kind": "status", "status": 503, "rate": 0.02},)),
+            (1, ({"kind": "retry_after", "retry_after": "3", "rate": 0.02},)),
+            (1, ({"kind": "reset", "rate": 0.02}, {"kind": "close_mid_body", "rate": 0.01})),
+            (1, ({"kind": "status", "status": 500, "rate": 0.02}, {"kind": "truncated_json", "rate": 0.01})),
+            (1, ({"kind": "delay", "seconds": 20.0, "rate": 0.02},)),
+        ),
+        "page_size_drop": ((10, None), (1, (0.8, 60)), (1, (0.5, 40)), (1, (0.7, 150))),
+    }
+)
+"""The values of every trait with their weights."""
+
+MIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "everything": {"touch": 8, "insert": 4, "delete": 4, "flip": 3, "edit": 3, "presence": 1, "import": 1, "backdated": 1},
+        "touches": {"touch": 1},
+        "deletes": {"delete": 5, "insert": 1},
+        "inserts": {"insert": 8, "delete": 1},
+        "flips": {"flip": 6, "insert": 2, "delete": 1, "touch": 1},
+        "edits": {"edit": 3, "presence": 1, "touch": 1},
+        "imports": {"import": 3, "backdated": 3, "delete": 8, "touch": 6},
+    }
+)
+"""How often which event happens, by the name of the mix."""
+
+ODDITIES = (
+    *("seen_blank", "seen_null", "seen_garbage", "seen_epoch_s", "seen_future", "times_microseconds"),
+    *("times_zoneless", "times_offset", "times_epoch_ms", "id_number", "id_upper", "id_null"),
+)
+"""Odd contacts whose oddity the protocol can feel: in their times and ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Personality:
+    """Everything that a schedule follows from."""
+
+    seed: int
+    traits: Mapping[str, Value]
+    settings: Settings
+    timing: Timing
+    overrides: Mapping[str, Value] = field(default_factory=dict)
+    """Traits that were set and not drawn."""
+
+    def __getitem__(self, name: str) -> Value:
+        """One trait."""
+        return self.traits[name]
+
+    def draw(self, name: str) -> Random:
+        """A generator for one purpose, the same for the same seed."""
+        return Random(f"{self.seed} {name}")
+
+
+def personality(seed: int, **overrides: Value) -> Personality:
+    """The personality of a seed, with some traits set instead of drawn."""
+    traits = {name: _drawn(seed, name, options) for name, options in TRAITS.items()} | overrides
+    timing = Timing(
+        visibility_lag=traits["visibility_lag"],
+        lookback=traits["lookback"],
+        witness_every=traits["witness_every"],
+        scrub_runs=traits["scrub_runs"],
+    )
+    return Personality(seed, traits, _settings(seed, traits, timing), timing, overrides)
+
+
+def _drawn(seed: int, name: str, options: Sequence[tuple[int, Value]]) -> Value:
+    weights = [weight for weight, _ in options]
+    return Random(f"{seed} {name}").choices([value for _, value in options], weights)[0]
+
+
+def _settings(seed: int, traits: Mapping[str, Value], timing: Timing) -> Settings:
+    size = traits["page_size"]
+    contacts = min(250, int(size * traits["pages"] * Random(f"{seed} contacts").uniform(0.4, 1.2)))
+    margin = max(timing.visibility_lag, timing.lookback)
+    own = {name: traits[name] for name in Settings.__dataclass_fields__ if name in traits and name != "faults"}
+    return replace(
+        Settings(small=True, require_all_fields=True),
+        **own | {"ties": min(contacts, int(size * traits["ties"]))},
+        contacts=contacts,
+        seed=seed,
+        nasty_share=traits["oddities"],
+        nasty_kinds=ODDITIES,
+        no_created_at_share=traits["undated"],
+        late=traits["lateness"] * margin / SECOND,
+        lag=traits["lag"] * timing.visibility_lag / SECOND,
+        faults=(*traits["faults"], *_drop(size, traits["page_size_drop"])),
+    )
+
+
+def _drop(size: int, drop: tuple[float, int] | None) -> tuple[dict[str, Any], ...]:
+    """The server lowers its page size for good, from a certain request on."""
+    if drop is None:
+        return ()
+    share, request = drop
+    return ({"kind": "page_size", "size": max(1, int(size * share)), "from": request},)

@@ -1,0 +1,109 @@
+"""What happens in the account while it is read and between runs: events at virtual times, drawn from the seed.
+
+A lead becomes a contact and never the other way round, which is what the exporter promises to cope with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from random import Random
+from types import MappingProxyType
+
+from etl.sandbox.world import World
+from tests.simulation.personality import MIXES, Personality
+
+MOST_EVENTS = 1500
+"""Events of a schedule, after which the account grows quiet."""
+BACKDATED = 40 * 86_400.0
+
+
+class Weather:
+    """Makes events happen in a world; times are seconds since 1970 and never go back."""
+
+    def __init__(self, world: World, personality: Personality) -> None:
+        self.world = world
+        self.happened = 0
+        self._draw = personality.draw("weather")
+        self._malice: float = personality["malice"]
+        self._import_size = max(2, int(personality["page_size"] * self._draw.choice((0.4, 0.9, 1.5, 2.5))))
+        mix = MIXES[personality["mix"]]
+        self._kinds, self._weights = list(mix), list(mix.values())
+        self._flipped: set[str] = set()
+        self._rate = 0.0
+        self._next = math.inf
+
+    def blow(self, rate: float, now: float) -> None:
+        """From `now` on, `rate` events a second."""
+        self.advance(now)
+        self._rate = rate
+        self._next = now + self._pause()
+
+    def advance(self, now: float) -> None:
+        """Let everything happen that is due."""
+        while self._next <= now:
+            at = self._next
+            self._next += self._pause()
+            self._happen(self._draw.choices(self._kinds, self._weights)[0], self._anyone(), at)
+        self.world.advance(now)
+
+    def strike(self, body: bytes, now: float) -> None:
+        """With the chance of the personality's malice, change somebody whom the answer `body` shows at this very moment."""
+        if self._malice and self._draw.random() < self._malice:
+            start = body.find(b'"_id":"', self._draw.randrange(max(1, len(body))))
+            if start > 0:
+                shown = body[start + 7 : body.find(b'"', start + 7)].decode()
+                self._happen(self._draw.choices(self._kinds, self._weights)[0], shown, now)
+
+    def _pause(self) -> float:
+        return self._draw.expovariate(self._rate) if self._rate and self.happened < MOST_EVENTS else math.inf
+
+    def _anyone(self) -> str | None:
+        contact = self.world.account.pick(self._draw.random())
+        return contact.id if contact else None
+
+    def _happen(self, kind: str, whom: str | None, at: float) -> None:
+        self.happened += 1
+        if kind in ARRIVALS:
+            ARRIVALS[kind](self.world, at, self._import_size, self._draw)
+        elif kind == "flip":
+            self._flip(at)
+        elif whom is not None:
+            CHANGES[kind](self.world, whom, at)
+
+    def _flip(self, at: float) -> None:
+        leads = [
+            id
+            for id, contact in self.world.account.living().items()
+            if not contact.is_contact and id not in self._flipped
+        ]
+        if leads:
+            chosen = self._draw.choice(leads)
+            self._flipped.add(chosen)
+            self.world.flip(chosen, at)
+
+
+def _import(world: World, at: float, size: int, draw: Random) -> None:
+    world.advance(at)
+    world.import_many(size, at, at)
+
+
+def _backdated(world: World, at: float, size: int, draw: Random) -> None:
+    world.import_many(size, at - draw.random() * BACKDATED, at)
+
+
+ARRIVALS: Mapping[str, Callable[[World, float, int, Random], object]] = MappingProxyType(
+    {
+        "insert": lambda world, at, size, draw: world.insert(at),
+        "import": _import,
+        "backdated": _backdated,
+    }
+)
+CHANGES: Mapping[str, Callable[[World, str, float], None]] = MappingProxyType(
+    {
+        "touch": World.touch,
+        "edit": World.edit,
+        "delete": World.delete,
+        "presence": World.presence,
+    }
+)

@@ -1,0 +1,122 @@
+"""A loopback server scripted byte by byte: what it says on the wire, and when it falls silent or breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+PAGE = b'{"success":true,"message":"ok","code":200,"data":[{"_id":"65aa0000000000000000a001"}]}'
+
+Turn = Callable[[asyncio.StreamWriter], Awaitable[None]]
+"""What the server does about one request; it may leave the connection open, close it or break it."""
+
+
+@dataclass(slots=True)
+class Wire:
+    """What a scripted server has seen."""
+
+    url: str = ""
+    connections: int = 0
+    requests: list[bytes] = field(default_factory=list)
+    """The head and the body of each request."""
+
+
+def answer(body: bytes = PAGE, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """A whole HTTP answer as bytes; `length` is what `Content-Length` claims, where that is not the truth."""
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def says(data: bytes) -> Turn:
+    """Send `data` and keep the connection open."""
+
+    async def turn(writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await writer.drain()
+
+    return turn
+
+
+def closes(data: bytes = b"") -> Turn:
+    """Send `data`, then close in order (FIN)."""
+
+    async def turn(writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        writer.close()
+
+    return turn
+
+
+def resets(data: bytes = b"") -> Turn:
+    """Send `data`, then break off (RST)."""
+
+    async def turn(writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await writer.drain()
+        # Lingering for zero seconds turns the close into a reset.
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    return turn
+
+
+async def silence(writer: asyncio.StreamWriter) -> None:
+    """Accept the request and never answer."""
+    del writer
+
+
+def repeats(data: bytes, *, first: bytes = b"", pause: float = 0.0) -> Turn:
+    """Send `first`, then `data` again and again until the client leaves."""
+
+    async def turn(writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        with suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(data)
+                await writer.drain()
+                await asyncio.sleep(pause)
+
+    return turn
+
+
+@asynccontextmanager
+async def serve(*turns: Turn, tls: ssl.SSLContext | None = None) -> AsyncIterator[Wire]:
+    """A server on a free loopback port that takes these turns, one a request; the last one is repeated."""
+    wire, tasks = Wire(), set[asyncio.Task[None]]()
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        wire.connections += 1
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while not writer.is_closing():
+                request = await _request(reader)
+                turn = turns[min(len(wire.requests), len(turns) - 1)]
+                wire.requests.append(request)
+                await turn(writer)
+        writer.close()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(converse(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    wire.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield wire
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+    return head + await reader.readexactly(length)
