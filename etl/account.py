@@ -58,15 +58,18 @@ class Reader:
     _pipeline: Pipeline | None = field(default=None, init=False)
 
     async def read(self) -> AccountYield:
-        """Everything the account has to give. Raises the errors of the client, and SourceUnavailable at the deadline."""
+        """Everything the account has to give.
+
+        Raises the errors of the client, and SourceUnavailable at the deadline.
+        """
         started = monotonic()
         limit = self.extract.deadline.total_seconds()
         try:
             with anyio.fail_after(limit):
-                extraction, pipeline, stage = await self._extract()
+                client, extraction, pipeline, stage = await self._extract()
         except TimeoutError:
             raise SourceUnavailable(f"not done within extract.deadline ({limit:.0f} s)", where=self._where) from None
-        record = self._record(extraction, pipeline, monotonic() - started)
+        record = self._record(client, extraction, pipeline, monotonic() - started)
         log.info("account.read", account=self.source.account, mode=record.mode, **asdict(record.requests))
         return AccountYield(
             record,
@@ -83,7 +86,7 @@ class Reader:
         seen = self._client.statistics()
         return Glance(self.source.account, self._pipeline.rows, seen.sent, seen.in_flight, self.expected)
 
-    async def _extract(self) -> tuple[Extraction, Pipeline, Stage]:
+    async def _extract(self) -> tuple[Client, Extraction, Pipeline, Stage]:
         stage = Stage(self.folder)
         pipeline = self._pipeline = Pipeline(Normalizer(self.source.account), stage)
         async with (
@@ -92,9 +95,7 @@ class Reader:
             ) as transport,
             anyio.create_task_group() as tasks,
         ):
-            client = self._client = Client(
-                transport, account=self.source.account, concurrency=self.extract.concurrency
-            )
+            client = self._client = Client(transport, account=self.source.account, concurrency=self.extract.concurrency)
             tasks.start_soon(pipeline.run)
             extraction = await extract(
                 client,
@@ -108,11 +109,10 @@ class Reader:
             )
             await pipeline.parts()
             pipeline.close()
-        return extraction, pipeline, stage
+        return client, extraction, pipeline, stage
 
-    def _record(self, extraction: Extraction, pipeline: Pipeline, seconds: float) -> RunRecord:
-        assert self._client is not None
-        spent = self._client.statistics()
+    def _record(self, client: Client, extraction: Extraction, pipeline: Pipeline, seconds: float) -> RunRecord:
+        spent = client.statistics()
         return RunRecord(
             seq=self.seq,
             run_id=self.run_id,

@@ -17,6 +17,7 @@ import typer
 
 from etl.errors import INTERRUPTED, OK, PUBLISHED_WITH_REJECTS, EtlError, UsageError
 from etl.findings import Finding, render_findings, worst
+
 T = TypeVar("T")
 
 app = typer.Typer(

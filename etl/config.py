@@ -14,11 +14,13 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,11 +41,12 @@ CONFIG_VARIABLE = "ETL_CONFIG"
 DEFAULT_FILE = "etl.toml"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_CENTURY = 100 * 366 * 86400.0
 _SIZES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def _measure(value: object, units: Mapping[str, float], example: str) -> float:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
     if match is None or match[2].lower() not in units:
         message = f"expected text with a unit ({', '.join(units)}), such as {example!r}"
         raise ValueError(message)
@@ -53,7 +56,19 @@ def _measure(value: object, units: Mapping[str, float], example: str) -> float:
 def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
-    return timedelta(seconds=_measure(value, _UNITS, "30m"))
+    seconds = _measure(value, _UNITS, "30m")
+    if seconds > _CENTURY:
+        message = "longer than a hundred years"
+        raise ValueError(message)
+    return timedelta(seconds=seconds)
+
+
+def _some_time(value: timedelta) -> timedelta:
+    """Zero seconds would mean no limit at all."""
+    if not value:
+        message = "a time limit of zero"
+        raise ValueError(message)
+    return value
 
 
 def _size(value: object) -> int:
@@ -61,7 +76,8 @@ def _size(value: object) -> int:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
-Size = Annotated[int, BeforeValidator(_size)]
+TimeLimit = Annotated[Duration, AfterValidator(_some_time)]
+Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
 """Bytes."""
 
 
@@ -103,15 +119,15 @@ class Extract(_Section):
     visibility_lag: Duration = timedelta(seconds=2)
     scrub_runs: int = Field(30, ge=1, le=10_000)
     witness_every: Duration = timedelta(days=7)
-    deadline: Duration = timedelta(hours=6)
+    deadline: TimeLimit = timedelta(hours=6)
     memory_limit: Size = 1_000_000_000
 
 
 class Http(_Section):
     """How the server is spoken to."""
 
-    attempt_timeout: Duration = timedelta(seconds=60)
-    connect_timeout: Duration = timedelta(seconds=5)
+    attempt_timeout: TimeLimit = timedelta(seconds=60)
+    connect_timeout: TimeLimit = timedelta(seconds=5)
     max_body: Size = 64 * 2**20
     proxy_from_environment: bool = False
     ca_bundle: Path | None = None
@@ -266,7 +282,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _assign(document: dict[str, Any], keys: Sequence[str], text: str, *, where: str) -> None:
     """Set the value at `keys` in the raw document; a number among the keys counts the entries of a list."""
     place: Any = document
-    for key, following in zip(keys[:-1], keys[1:], strict=True):
+    for key, following in pairwise(keys):
         empty: Any = [] if following.isdigit() else {}
         if isinstance(place, list) and key.isdigit() and int(key) <= len(place):
             place.extend([empty] if int(key) == len(place) else [])
@@ -326,7 +342,9 @@ _SECTIONS: dict[str, Any] = {
 def _checked_url(value: str) -> str:
     """`value` without a closing slash; https only, and plain http for loopback hosts alone."""
     parts = urlsplit(value)
-    if parts.scheme not in {"https", "http"} or not parts.hostname:
+    # Reading the port refuses a number that is none.
+    _ = parts.port
+    if parts.scheme not in {"https", "http"} or not parts.hostname or any(c.isspace() for c in value):
         message = "expected an address such as https://api-v7.express-chat.com"
         raise ValueError(message)
     if parts.username or parts.password or parts.query or parts.fragment:

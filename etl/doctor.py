@@ -1,4 +1,4 @@
-"""The doctor: what could keep a run from succeeding, looked at one by one, each finding with its mend. Writes nothing."""
+"""The doctor: what could keep a run from succeeding, looked at one by one, each finding with its mend."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ class EtlError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
+        """What, where, and what to do."""
         place = f" ({self.where})" if self.where else ""
         return f"{self.message}{place}. {self.mend}"
 

@@ -64,7 +64,9 @@ def _why(
 ) -> str:
     """One sentence on why the contact is, or is not, in `contacts`."""
     if account in published:
-        absent = f"; absent since run {strikes[account]['seq']}, deleted if absent once more" if account in strikes else ""
+        absent = (
+            f"; absent since run {strikes[account]['seq']}, deleted if absent once more" if account in strikes else ""
+        )
         return f"in contacts as run {published[account]['seq']} wrote it{absent}"
     last = _last(versions, account)
     if last is not None and last["op"] == "delete":

@@ -82,13 +82,11 @@ class WindowReader:
         if self._capabilities.honours_page is not True:
             self._give_up(window, bounds, "it is full, cannot be cut, and the server has no second page")
             return
-        crowd = await read_crowd(self._client, window.query(bounds), self._page_size, self._receive)
+        crowd = await read_crowd(self._client, window.query(bounds), self._receive)
         if crowd is None:
-            self._give_up(window, bounds, f"{ORDERED_READS} reads in order listed different contacts")
+            self._give_up(window, bounds, "reads in order did not agree")
             return
-        self.accepted.append(
-            Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.statistics().sent)
-        )
+        self.accepted.append(Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.statistics().sent))
 
     def _give_up(self, window: Window, bounds: Bounds, reason: str) -> None:
         listed = str(window.is_contact).lower()
@@ -107,40 +105,51 @@ class Crowd:
     reads: int
 
 
-async def read_crowd(client: Client, query: Query, page_size: int, receive: Receive) -> Crowd | None:
+async def read_crowd(client: Client, query: Query, receive: Receive) -> Crowd | None:
     """Read all pages of `query` strictly in order until two reads in a row list the same contacts, each once.
 
-    None when `ORDERED_READS` reads did not agree. Every page with a contact not handed on yet is handed on.
+    None when `ORDERED_READS` reads did not agree, or when the server shows its first page over and over. Every page with
+    a contact not handed on yet is handed on.
     """
     known: set[bytes] = set()
     last: set[bytes] | None = None
     for reads in range(1, ORDERED_READS + 1):
-        ids: list[bytes] = []
-        for page in await read_in_order(client, query, page_size):
-            listed = [bytes(row.contact_id) for row in page.rows]
-            ids.extend(listed)
-            if not known.issuperset(listed):
+        pages = await read_in_order(client, query)
+        ids = [bytes(row.contact_id) for page in pages for row in page.rows]
+        for page in pages:
+            if not page.ids <= known:
                 await receive(page)
-                known.update(listed)
+                known |= page.ids
         if len(set(ids)) == len(ids) and set(ids) == last:
-            return Crowd(len(ids), reads)
+            return Crowd(len(ids), reads) if len(pages) > 1 or not await _repeats(client, query) else None
         last = set(ids)
     return None
 
 
-async def read_in_order(client: Client, query: Query, page_size: int) -> list[Page]:
-    """Pages 1, 2, ... of `query`, each asked when the one before has come, until the list ends."""
+async def read_in_order(client: Client, query: Query) -> list[Page]:
+    """Pages 1, 2, ... of `query`, each asked when the one before has come, until one brings nobody new."""
     pages: list[Page] = []
+    known: set[bytes] = set()
     while True:
         try:
             page = await client.read(query, len(pages) + 1)
         except PageRefused:
-            if pages and (len(pages[-1].rows) < page_size or await _is_refused(client, query, len(pages) + 2)):
+            # Some servers refuse a page past the end; in the middle of the list it would be a fault.
+            if pages and await _is_refused(client, query, len(pages) + 2):
                 return pages
             raise
-        if not page.rows or (pages and page.fingerprint == pages[-1].fingerprint):
+        if page.ids <= known:
             return pages
         pages.append(page)
+        known |= page.ids
+
+
+async def _repeats(client: Client, query: Query) -> bool:
+    """Whether page 2 is page 1 once more: then nobody can tell how many contacts stand behind it."""
+    try:
+        return bool((await client.read(query, 2)).rows)
+    except PageRefused:
+        return False
 
 
 async def _is_refused(client: Client, query: Query, number: int) -> bool:

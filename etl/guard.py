@@ -23,12 +23,14 @@ def check_rejects(record: RunRecord, share: float) -> None:
 
 
 def check_proof(record: RunRecord, *, allow_unproven: bool) -> None:
-    """Raise UnprovenError when something could not be proven and that is not allowed; a filtered export has no proof."""
+    """Raise UnprovenError when something is unproven and that is not allowed; a filtered export has no proof."""
     if record.proof.holds or allow_unproven or record.mode == "filtered":
         return
     first, *more = record.proof.unproven
     rest = f" (and {len(more)} more)" if more else ""
-    raise UnprovenError(f"it cannot be proven that nothing is missing: {first}{rest}", where=f"account {record.account}")
+    raise UnprovenError(
+        f"it cannot be proven that nothing is missing: {first}{rest}", where=f"account {record.account}"
+    )
 
 
 def check_shrink(modes: Mapping[str, str], merged: Merged, share: float) -> dict[str, GuardError]:
@@ -41,6 +43,6 @@ def check_shrink(modes: Mapping[str, str], merged: Merged, share: float) -> dict
             errors[account] = GuardError(
                 f"{losing} of {previous} contacts are gone, more than guard.max_shrink_share ({share:g}) allows",
                 where=f"account {account}",
-                mend="Nothing of this account was published; look at the account, then run with --allow-shrink if it is right.",
+                mend="Nothing of this account was published; look at the account, then run with --allow-shrink.",
             )
     return errors

@@ -41,7 +41,7 @@ class NormalizedBatch:
     rejects: pa.Table
     """schema.REJECT_PART_SCHEMA"""
     counts: Counter[str] = field(default_factory=Counter)
-    """received, rejected, coerced (cells), nulled (cells kept in extra), replaced (texts with U+FFFD), repeated (keys)."""
+    """received, rejected, coerced (cells), nulled (cells kept in extra), replaced (texts), repeated (keys)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,9 @@ async def watch(glance: Callable[[], list[Glance]]) -> None:
     while True:
         await anyio.sleep(REPORT_SECONDS)
         for now in glance():
-            log.info("run.progress", account=now.account, contacts=now.contacts, pages=now.pages, in_flight=now.in_flight)
+            log.info(
+                "run.progress", account=now.account, contacts=now.contacts, pages=now.pages, in_flight=now.in_flight
+            )
 
 
 async def _watch_terminal(glance: Callable[[], list[Glance]]) -> None:
@@ -81,9 +83,7 @@ def _line(now: Glance, seconds: float) -> str:
     left = ""
     if now.expected and rate and now.expected > now.contacts:
         left = f", about {(now.expected - now.contacts) / rate:,.0f} s left"
-    return (
-        f"{now.account}: {now.contacts:,} contacts, {now.pages:,} requests, {rate:,.0f}/s, {now.in_flight} in flight{left}"
-    )
+    return f"{now.account}: {now.contacts:,} contacts, {now.pages:,} requests, {rate:,.0f}/s, {now.in_flight} in flight{left}"
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class Capabilities:
     first_page: int
     """The number of the first page: 1, or 0 on a server that counts from there."""
     honours_page: bool | None
-    """Whether page 2 differs from page 1; None when there is nothing to compare."""
+    """Whether page 2 differs from page 1, or is not needed; None when that cannot be told."""
     past_end: PastEnd
     """What a page far beyond the end answers."""
     newest_first: bool
@@ -77,6 +77,8 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
     async with anyio.create_task_group() as tasks:
         for question in (asked.page_sizes, asked.created_bounds, asked.seen_bounds, asked.beyond_the_end):
             tasks.start_soon(question)
+    if asked.honours_page is None:
+        await asked.whether_one_page()
     date = contacts.date
     return Capabilities(
         t0=(local_now if date is None else date) // 1000 * 1000,
@@ -103,8 +105,7 @@ async def _counts_from_zero(client: Client, first: Page, query: Query) -> bool:
 
 def _overlap(one: Page, other: Page) -> bool:
     """Whether two reads show the same page, give or take what moved between them."""
-    ids = {bytes(row.contact_id) for row in other.rows}
-    return 2 * sum(bytes(row.contact_id) in ids for row in one.rows) > len(one.rows)
+    return 2 * len(one.ids & other.ids) > len(one.ids)
 
 
 class _Questions:
@@ -128,13 +129,26 @@ class _Questions:
                 page = await self._client.read(self._query, number)
             except PageRefused:
                 return
-            if page.rows and page.fingerprint == self.first.fingerprint:
+            if page.rows and page.ids <= self.first.ids:
                 # Either the page is ignored, or this is the end and the last page is repeated.
                 return
             self.honours_page = True
             if not page.rows:
                 return
             self.sizes.append(len(page.rows))
+
+    async def whether_one_page(self) -> None:
+        """Page 2 repeats page 1: harmless if that is all there is, which two halves of time can tell."""
+        times = sorted(t for t in (milliseconds(row.created_at) for row in self.first.rows) if t is not None)
+        if self.created is None or len(times) < len(self.first.rows):
+            return
+        middle = times[len(times) // 2]
+        rows = 0
+        for start, end in ((None, middle), (middle, None)):
+            window = Window("createdAt", self._query.is_contact, start, end)
+            rows += len((await self._client.read(window.query(self.created))).rows)
+        if rows <= len(times):
+            self.honours_page = True
 
     async def created_bounds(self) -> None:
         """How a range of createdAt is read."""
@@ -153,9 +167,7 @@ class _Questions:
             self.past_end = "repeats"
 
 
-async def _bounds(
-    client: Client, field: TimeField, is_contact: bool, rows: Sequence[Row]
-) -> Bounds | None:
+async def _bounds(client: Client, field: TimeField, is_contact: bool, rows: Sequence[Row]) -> Bounds | None:
     """How the server reads a range of `field`; None when it does not honour one in any spelling."""
     if not rows:
         return Bounds()
@@ -207,6 +219,9 @@ class _Known:
     async def granule(self, bounds: Bounds) -> Bounds:
         """`bounds` with the finest step at which the server tells a time inside from one outside."""
         for step in GRANULES:
+            if step < max(bounds.start_pad, bounds.end_pad):
+                # A bound that had to be widened by a second tells no finer times apart.
+                continue
             beyond = step + max(bounds.start_pad, bounds.end_pad)
             if not await self.in_window(bounds, shift=-beyond) and not await self.in_window(bounds, shift=beyond):
                 return replace(bounds, granule=step)
@@ -231,7 +246,7 @@ async def _lists(client: Client, contacts: Page, leads: Page, bounds: Bounds | N
     for is_contact in (False, True):
         window = Window("createdAt", is_contact, middle, times[-1] + 1)
         page = await client.read(window.query(bounds))
-        ids.append({bytes(row.contact_id) for row in page.rows})
+        ids.append(page.ids)
     false_ids, true_ids = ids
     if not true_ids & false_ids:
         return "disjoint"

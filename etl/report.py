@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +20,8 @@ class AccountReport:
     account: str
     record: RunRecord | None = None
     error: EtlError | None = None
+    struck: int = 0
+    """Contacts that were absent for the first time; they are deleted if the next run misses them too."""
 
     def document(self) -> Document:
         """The account's entry in the `--json` document of `run`."""
@@ -62,10 +64,6 @@ class RunReport:
             return self.error.exit_code
         rejected = any(a.record.counts.rejected for a in self.accounts if a.record)
         return PUBLISHED_WITH_REJECTS if rejected else OK
-
-    def failed(self, error: EtlError) -> RunReport:
-        """The same report, ended by `error`."""
-        return replace(self, error=error)
 
     def document(self) -> Document:
         """The `--json` document of `run`."""
@@ -112,15 +110,19 @@ def _account_lines(account: AccountReport) -> Sequence[str]:
     spent = ", ".join(f"{name} {count}" for name, count in purposes.items()) if isinstance(purposes, Mapping) else ""
     rows = (
         ("account", f"{account.account}: {record.mode} export as of {instant(record.t0)}"),
-        ("contacts", f"{counts.contacts:,} ({_changes(counts)})"),
+        ("contacts", f"{counts.contacts:,} ({_changes(counts, account.struck)})"),
         ("received", f"{counts.received:,} ({counts.folded:,} folded, {counts.rejected:,} rejected)"),
         ("requests", f"{requests.sent:,} ({requests.retried:,} retried; {spent})"),
     )
     return [f"{name:<9} {text}" for name, text in rows]
 
 
-def _changes(counts: Counts) -> str:
-    return f"{counts.new:,} new, {counts.changed:,} changed, {counts.unchanged:,} unchanged, {counts.deleted:,} deleted"
+def _changes(counts: Counts, struck: int) -> str:
+    absent = f", {struck:,} absent for the first time" if struck else ""
+    return (
+        f"{counts.new:,} new, {counts.changed:,} changed, {counts.unchanged:,} unchanged, "
+        f"{counts.deleted:,} deleted{absent}"
+    )
 
 
 def _verdict(account: AccountReport) -> str:
@@ -133,4 +135,4 @@ def _verdict(account: AccountReport) -> str:
         return f"filtered export: {contacts} matched (a filtered export has no proof)"
     if not record.proof.holds:
         return f"unproven: {contacts}; {record.proof.unproven[0]}"
-    return f"complete: {contacts}, {windows} read, all proven"
+    return f"complete: {contacts} in {windows}, all proven"

@@ -64,6 +64,7 @@ class _Run:
         self._yields: dict[str, AccountYield] = {}
         self._records: dict[str, RunRecord] = {}
         self._errors: dict[str, EtlError] = {}
+        self._struck: Mapping[str, int] = {}
         self._published: dict[str, SinkReport] = {}
         self._order = [account.name for account in config.accounts]
 
@@ -87,7 +88,8 @@ class _Run:
     def report(self, seconds: float, error: EtlError | None) -> RunReport:
         """What is known now."""
         accounts = tuple(
-            AccountReport(name, self._records.get(name), self._errors.get(name) or error) for name in self._order
+            AccountReport(name, self._records.get(name), self._errors.get(name) or error, self._struck.get(name, 0))
+            for name in self._order
         )
         first = next((self._errors[name] for name in self._order if name in self._errors), None)
         return RunReport(seconds, accounts, self._published, error or first)
@@ -143,6 +145,7 @@ class _Run:
             if prepared is None:
                 return
             publication, merged = prepared
+            self._struck = merged.struck
             for name, counts in merged.counts.items():
                 self._records[name] = replace(self._records[name], counts=counts)
             for sink in sinks:
@@ -153,7 +156,9 @@ class _Run:
             for sink in sinks:
                 sink.discard()
 
-    def _prepare(self, sinks: Sequence[Sink], seq: int, filters: Mapping[str, object]) -> tuple[Publication, Merged] | None:
+    def _prepare(
+        self, sinks: Sequence[Sink], seq: int, filters: Mapping[str, object]
+    ) -> tuple[Publication, Merged] | None:
         """The merge of the accounts that pass the guards, as the first sink counts it; None when none is left."""
         while self._yields:
             brought = tuple(self._yields[name] for name in self._order if name in self._yields)
@@ -173,14 +178,10 @@ class _Run:
             return {}
         modes = {name: brought.record.mode for name, brought in self._yields.items()}
         share = self._config.guard.max_shrink_share
-        return {
-            name: error for one in merged for name, error in guard.check_shrink(modes, one, share).items()
-        }
+        return {name: error for one in merged for name, error in guard.check_shrink(modes, one, share).items()}
 
 
-def _check_same_filters(
-    sinks: Sequence[Sink], states: Sequence[SinkState], filters: Mapping[str, object]
-) -> None:
+def _check_same_filters(sinks: Sequence[Sink], states: Sequence[SinkState], filters: Mapping[str, object]) -> None:
     """A target holds the export of one set of filters; another set would turn it into a mixture."""
     for sink, state in zip(sinks, states, strict=True):
         if state.seq and dict(state.filters) != dict(filters):

@@ -177,9 +177,7 @@ READ: tuple[Column, ...] = tuple(column for column in CONTACTS if column.path)
 """The columns that come straight out of the API's contact."""
 
 CONTENT: tuple[Column, ...] = tuple(
-    column
-    for column in CONTACTS
-    if not column.presence and column.name not in {"account", "contact_id", *STAMPED}
+    column for column in CONTACTS if not column.presence and column.name not in {"account", "contact_id", *STAMPED}
 )
 """The columns whose change makes a new version of a contact."""
 
@@ -200,14 +198,13 @@ REJECTS: tuple[Column, ...] = (
     _column("raw", _T, "", _CONTENT, "the contact as the server sent it"),
 )
 
-REJECT_PART_SCHEMA = pa.schema(
-    [column.arrow for column in REJECTS if column.name not in {"seq", "observed_at"}]
-)
+REJECT_PART_SCHEMA = pa.schema([column.arrow for column in REJECTS if column.name not in {"seq", "observed_at"}])
 
 
 def column_names(columns: tuple[Column, ...] = CONTACTS) -> tuple[str, ...]:
     """The names of `columns`, in order."""
     return tuple(column.name for column in columns)
+
 
 WINDOWS_SCHEMA = pa.schema(
     [

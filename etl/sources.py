@@ -23,8 +23,7 @@ async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
         return
     async with _embedded(config) as standin:
         yield tuple(
-            Source(a.name, a.base_url, tokens[a.name]) if a.base_url else Source(a.name, *standin)
-            for a in accounts
+            Source(a.name, a.base_url, tokens[a.name]) if a.base_url else Source(a.name, *standin) for a in accounts
         )
 
 

@@ -53,4 +53,6 @@ def _cell(run: Row, name: str) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, (4, 12, 11, 24, 10, 8, 8, 8, 8, 10), strict=True)).rstrip()
+    return "  ".join(
+        f"{cell:<{width}}" for cell, width in zip(cells, (4, 12, 11, 24, 10, 8, 8, 8, 8, 10), strict=True)
+    ).rstrip()

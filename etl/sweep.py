@@ -35,4 +35,6 @@ async def _open_rest(reader: WindowReader, window: Window) -> None:
         slices.extend(reversed(parts))
         if not slices:
             return
-    reader.unproven.append(f"contacts change faster than they can be read: {PASSES} slices of {window.field} did not reach the end")
+    reader.unproven.append(
+        f"contacts change faster than they can be read: {PASSES} slices of {window.field} did not reach the end"
+    )

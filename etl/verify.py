@@ -1,7 +1,7 @@
-"""Verification (`etl verify`): is what was published still whole, and does it still agree with the account?
+"""Verification (`etl verify`): whether what was published is still whole, and still agrees with the account.
 
-Offline: manifest chain, file hashes, counts, unique ids, history against state. Live: random windows are read again, and
-every contact in them that existed when the snapshot was taken must be in it. Writes nothing.
+Offline: manifest chain, file hashes, counts, unique ids, history against state. Live: random windows are read again,
+and every contact in them that existed when the snapshot was taken must be in it. Writes nothing.
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
         for is_contact in LEADS_FIRST:
             await reader.read(Window("createdAt", is_contact, window.start, window.end) for window in windows)
     missing = seen - _known(config, source.account)
-    detail = f"{len(windows)} windows read again, {len(seen)} contacts, {len(missing)} of them missing from the snapshot"
+    detail = (
+        f"{len(windows)} windows read again, {len(seen)} contacts, {len(missing)} of them missing from the snapshot"
+    )
     if not missing:
         yield Finding("live", where, detail)
         return

@@ -29,7 +29,8 @@ class Walk:
     end: int | None = None
     """The first page past the end, once known."""
     sizes: dict[int, int] = field(default_factory=dict)
-    first_with: dict[bytes, int] = field(default_factory=dict)
+    known: set[int] = field(default_factory=set)
+    """Hashes of the ids seen: kept only where the last page is repeated, because there nothing else shows the end."""
 
     def next(self) -> int | None:
         """The number of the next page to ask; None when all up to the end were asked."""
@@ -39,18 +40,14 @@ class Walk:
         return self.asked
 
     def take(self, number: int, page: Page) -> bool:
-        """Note page `number`; whether it brings contacts that no page brought before."""
-        if not page.rows:
+        """Note page `number`; whether it is to be handed on."""
+        ids = {hash(contact_id) for contact_id in page.ids} if self.repeats else set()
+        if not page.rows or (self.repeats and ids <= self.known):
             self.ends_before(number)
             return False
+        self.known |= ids
         self.sizes[number] = len(page.rows)
-        twin = self.first_with.setdefault(page.fingerprint, number)
-        if twin == number:
-            return True
-        self.first_with[page.fingerprint] = min(twin, number)
-        if self.repeats:
-            self.ends_before(min(twin, number) + 1)
-        return False
+        return True
 
     def ends_before(self, number: int) -> None:
         """Note that page `number` is past the end."""

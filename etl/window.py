@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from statistics import median_low
 
 from etl.api.answer import Row
@@ -103,7 +104,7 @@ def _cut(window: Window, edges: Sequence[int]) -> tuple[Window, ...]:
     if not edges:
         return ()
     marks = [window.start, *edges, window.end]
-    return tuple(replace(window, start=a, end=b) for a, b in zip(marks, marks[1:], strict=False))
+    return tuple(replace(window, start=start, end=end) for start, end in pairwise(marks))
 
 
 def _halves(window: Window, bounds: Bounds) -> tuple[Window, ...]:

@@ -407,7 +407,8 @@ from publishing import brought, contact, publication
 from etl.errors import SinkError
 from etl.sinks import make_sinks
 path = pathlib.Path(sys.argv[3])
-run = publication(brought(path.parent.parent / "limited", "main", [contact(n, extra=str(n) * 99) for n in range(9000)], seq=2))
+rows = [contact(number, extra=str(number) * 99) for number in range(9000)]
+run = publication(brought(path.parent.parent / "limited", "main", rows, seq=2))
 [sink] = make_sinks(path, None) if sys.argv[2] == "duckdb" else make_sinks(None, path)
 sink.open()
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))

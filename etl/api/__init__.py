@@ -1,1 +1,1 @@
-"""The API: what is asked (`request`), what it answers (`answer`), when to ask again (`retry`), and who asks (`client`)."""
+"""The API: what is asked (`request`), what it answers (`answer`), when to ask again (`retry`), who asks (`client`)."""

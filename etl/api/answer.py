@@ -11,11 +11,10 @@ import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
-from hashlib import blake2b
 from http import HTTPStatus
 
 import msgspec
@@ -33,6 +32,8 @@ class Kind(Enum):
     """Too fast: wait, then ask again."""
     UNAVAILABLE = auto()
     """The server or the way to it failed: ask again."""
+    STALE = auto()
+    """The server had closed the idle connection before the request came: ask again at once."""
     GARBLED = auto()
     """Not an answer of this API (cut off, HTML, empty): ask again, then give up."""
     CONTRACT = auto()
@@ -46,6 +47,8 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    secret: str = field(default="", repr=False)
+    """The token it was asked with: no message may quote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,9 @@ class Page:
     """The number of matches, where the server tells one; never relied on alone."""
 
     @property
-    def fingerprint(self) -> bytes:
-        """The same for two pages that list the same ids in the same order."""
-        return blake2b(b"\0".join(bytes(row.contact_id) for row in self.rows), digest_size=16).digest()
+    def ids(self) -> frozenset[bytes]:
+        """The ids listed, as JSON text."""
+        return frozenset(bytes(row.contact_id) for row in self.rows)
 
 
 class _Envelope(msgspec.Struct, gc=False):
@@ -108,7 +111,7 @@ _BY_STATUS: Mapping[int, tuple[Kind, str]] = {
     429: (Kind.THROTTLED, "too many requests"),
     503: (Kind.THROTTLED, "the server is busy"),
 }
-_MALFORMED_TOKEN = "24 hex characters"
+_MALFORMED_TOKEN = "24 hex characters"  # noqa: S105 - words of an error message
 """KNOWN: a malformed token is answered with 400 and this ObjectId cast error."""
 
 
@@ -117,7 +120,7 @@ def judge(reply: Reply) -> Page | Refusal:
     if reply.status == HTTPStatus.OK:
         return _page(reply)
     kind, message = _by_status(reply.status)
-    said = _said(reply.body)
+    said = _said(reply)
     if reply.status == HTTPStatus.BAD_REQUEST and _MALFORMED_TOKEN in said:
         kind, message = Kind.AUTH, "the token is malformed"
     return Refusal(
@@ -142,11 +145,15 @@ def _by_status(status: int) -> tuple[Kind, str]:
 
 def _page(reply: Reply) -> Page | Refusal:
     body = reply.body.removeprefix(codecs.BOM_UTF8)
+    charset = _foreign_charset(reply, body)
+    if charset:
+        return Refusal(Kind.GARBLED, f"an answer in {charset} instead of UTF-8")
     envelope = _envelope(body)
     if isinstance(envelope, Refusal):
         return envelope
-    if envelope.success is False or envelope.data is msgspec.UNSET:
-        return _told(envelope)
+    code = _code(envelope)
+    if envelope.success is False or envelope.data is msgspec.UNSET or code >= HTTPStatus.BAD_REQUEST:
+        return _told(envelope, code, reply)
     total = envelope.total if type(envelope.total) is int else None
     return Page(body, envelope.data, server_time(reply.headers), total)
 
@@ -182,8 +189,9 @@ def _tolerant_envelope(body: bytes) -> _Envelope | Refusal:
 def _row(item: object) -> Row:
     if not isinstance(item, dict):
         return Row()
-    contact_id = json.dumps(item.get("_id"), ensure_ascii=False).encode("utf-8", errors="replace")
-    return Row(msgspec.Raw(contact_id), item.get("createdAt"), item.get("lastSeenAt"), item.get("isContact"))
+    # A lone surrogate becomes what the normalizer makes of it: ids are compared with what it kept.
+    contact_id = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(item.get("_id"), ensure_ascii=False))
+    return Row(msgspec.Raw(contact_id.encode()), item.get("createdAt"), item.get("lastSeenAt"), item.get("isContact"))
 
 
 def _no_constant(name: str) -> object:
@@ -191,36 +199,56 @@ def _no_constant(name: str) -> object:
     raise ValueError(message)
 
 
-def _told(envelope: _Envelope) -> Refusal:
+def _foreign_charset(reply: Reply, body: bytes) -> str:
+    """The charset that the answer declares, if it is not UTF-8 and the body is not either; else ""."""
+    declared = _CHARSET.search(reply.headers.get("Content-Type", ""))
+    if declared is None or declared[1].lower() in {"utf-8", "utf8"}:
+        return ""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return declared[1]
+    return ""
+
+
+def _code(envelope: _Envelope) -> int:
+    """The HTTP status that the body tells, 0 where it tells none."""
+    return next((int(str(c)) for c in (envelope.code, envelope.status) if str(c).isdecimal()), 0)
+
+
+def _told(envelope: _Envelope, code: int, reply: Reply) -> Refusal:
     """A 200 that says in its body that it is none."""
-    said = _shown(envelope.message)
-    code = next((int(str(c)) for c in (envelope.code, envelope.status) if str(c).isdecimal()), 0)
+    said = _shown(envelope.message, reply.secret)
     if _MALFORMED_TOKEN in said:
         return Refusal(Kind.AUTH, f"the token is malformed: {said}", status=code)
     if code >= HTTPStatus.BAD_REQUEST:
         kind, message = _by_status(code)
-        return Refusal(kind, f"HTTP 200 with code {code}: {message}: {said}", status=code)
+        shown = f"HTTP 200 with code {code}: {message}: {said}"
+        return Refusal(kind, shown, reply.headers.get("Retry-After"), code)
     if envelope.success is False:
         return Refusal(Kind.CONTRACT, f"HTTP 200 with success false: {said}")
     return Refusal(Kind.GARBLED, "an answer without a list of contacts in `data`")
 
 
-def _said(body: bytes) -> str:
+def _said(reply: Reply) -> str:
     try:
-        document = json.loads(body)
+        document = json.loads(reply.body)
     except (ValueError, RecursionError):
         return ""
-    return _shown(document.get("message")) if isinstance(document, dict) else ""
+    return _shown(document.get("message"), reply.secret) if isinstance(document, dict) else ""
 
 
-def _shown(message: object) -> str:
-    """A server's message, short, on one line, and without anything that looks like a person."""
+def _shown(message: object, secret: str) -> str:
+    """A server's message, short, on one line, without the token and without anything that looks like a person."""
     if not isinstance(message, str):
         return ""
-    printable = "".join(c if c.isprintable() else " " for c in message[: 4 * SHOWN])
+    discreet = message.replace(secret, "…") if secret else message
+    printable = "".join(c if c.isprintable() else " " for c in discreet[: 4 * SHOWN])
     return _PERSONAL.sub("…", printable)[:SHOWN]
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CHARSET = re.compile(r"charset=\"?([\w-]{1,40})", re.IGNORECASE)
 _PERSONAL = re.compile(r"[^\s@]{1,64}@[^\s@]{1,255}|\+?\d[\d ()-]{6,30}\d")
 
 
@@ -228,6 +256,6 @@ def server_time(headers: Mapping[str, str]) -> int | None:
     """The `Date` header in milliseconds since the epoch; None when missing or unreadable."""
     try:
         moment = parsedate_to_datetime(headers["Date"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
     return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)

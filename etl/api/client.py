@@ -14,8 +14,9 @@ from typing import NoReturn
 import anyio
 
 from etl.api.answer import Kind, Page, Refusal, Reply, judge, server_time
+from etl.api.pace import Pace
 from etl.api.request import Body, Query
-from etl.api.retry import ATTEMPTS, LONGEST_WAIT, Budget, backoff, retry_after
+from etl.api.retry import ATTEMPTS, BASE_SECONDS, LONGEST_WAIT, Budget, backoff, retry_after
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
 
 Transport = Callable[[Body], Awaitable[Reply]]
@@ -39,6 +40,8 @@ class Statistics:
     retried: int
     in_flight: int
     peak_in_flight: int
+    throttled: int
+    """How often the server said that it was asked too fast, and the pace was cut."""
     waited: float
     """Seconds that requests waited because the server asked for it or a retry was due."""
 
@@ -53,6 +56,7 @@ _ERRORS: dict[Kind, type[EtlError]] = {
     Kind.GARBLED: ContractError,
     Kind.THROTTLED: SourceUnavailable,
     Kind.UNAVAILABLE: SourceUnavailable,
+    Kind.STALE: SourceUnavailable,
 }
 
 
@@ -75,7 +79,8 @@ class Client:
         self._transport = transport
         self._account = account
         self._jitter = jitter
-        self._slots = anyio.Semaphore(concurrency)
+        self._pace = Pace(concurrency)
+        self._slots = anyio.CapacityLimiter(self._pace.at_once)
         self._budget = Budget()
         self._paused_until = -1.0
         self._in_flight = 0
@@ -85,7 +90,7 @@ class Client:
     def statistics(self) -> Statistics:
         """Counters so far."""
         return Statistics(
-            self._budget.sent, self._budget.retried, self._in_flight, self._peak, self._waited
+            self._budget.sent, self._budget.retried, self._in_flight, self._peak, self._pace.throttled, self._waited
         )
 
     async def read(self, query: Query, page: int = 1) -> Page:
@@ -106,47 +111,68 @@ class Client:
         """Page `page` of `query` in one attempt, whatever comes of it; raises SourceUnavailable on an endless wait."""
         body = query.body(page - 1 + self.first_page)
         async with self._slots:
-            await self._pause()
+            await self._turn()
             self._budget.sent += 1
             self._in_flight += 1
             self._peak = max(self._peak, self._in_flight)
+            sent_at = anyio.current_time()
             try:
-                return self._judged(await self._transport(body))
+                reply = await self._transport(body)
+                verdict = judge(reply)
+                self.server_now = server_time(reply.headers) or self.server_now
+                self._adapt(verdict, sent_at)
             except Broken as broken:
                 return broken.refusal
+            else:
+                return verdict
             finally:
                 self._in_flight -= 1
 
-    def _judged(self, reply: Reply) -> Page | Refusal:
-        verdict = judge(reply)
-        self.server_now = server_time(reply.headers) or self.server_now
-        if isinstance(verdict, Refusal) and verdict.kind is Kind.THROTTLED:
-            now = server_time(reply.headers)
-            asked = retry_after(verdict.retry_after, None if now is None else now / 1000)
-            if asked is not None:
-                if asked > LONGEST_WAIT:
-                    raise SourceUnavailable(
-                        f"the server asks to wait {asked:.0f} s, more than {LONGEST_WAIT:.0f} s",
-                        where=f"account {self._account}",
-                    )
-                self._paused_until = max(self._paused_until, anyio.current_time() + asked)
-        return verdict
+    def _adapt(self, verdict: Page | Refusal, sent_at: float) -> None:
+        """Take the answer as a sign of how fast the server can be asked."""
+        if isinstance(verdict, Page):
+            self._pace.succeeded(self._in_flight)
+        elif verdict.kind is Kind.THROTTLED:
+            self._pace.refused(anyio.current_time(), sent_at)
+            self._obey(verdict)
+        self._slots.total_tokens = self._pace.at_once
 
-    async def _pause(self) -> None:
-        """Wait while the server wants the whole client to wait."""
+    def _obey(self, refusal: Refusal) -> None:
+        """Let the whole client wait for as long as the server asks."""
+        now = self.server_now
+        asked = retry_after(refusal.retry_after, None if now is None else now / 1000)
+        if asked is None:
+            # It does not say: whoever is refused waits on its own, and so that the others are not, all wait a little.
+            asked = BASE_SECONDS
+        if asked > LONGEST_WAIT:
+            raise SourceUnavailable(
+                f"the server asks to wait {asked:.0f} s, more than {LONGEST_WAIT:.0f} s",
+                where=f"account {self._account}",
+            )
+        self._paused_until = max(self._paused_until, anyio.current_time() + asked)
+
+    async def _turn(self) -> None:
+        """Wait for this request's turn, and while the server wants the whole client to wait."""
+        await self._wait(self._pace.wait(anyio.current_time()))
         while (seconds := self._paused_until - anyio.current_time()) > 0:
+            await self._wait(seconds)
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds > 0:
             self._waited += seconds
             await anyio.sleep(seconds)
 
     async def _before_retry(self, refusal: Refusal, attempt: int, where: str) -> None:
         if attempt >= ATTEMPTS[refusal.kind]:
             _fail(refusal, where)
+        if refusal.kind is Kind.STALE:
+            # It reached nobody: neither the counters nor the budget nor the backoff need know of it.
+            self._budget.sent -= 1
+            return
         if not self._budget.allows_retry():
             raise SourceUnavailable(f"the retry budget is spent; last: {refusal.message}", where=where)
         self._budget.retried += 1
-        seconds = backoff(attempt, self._jitter())
-        self._waited += seconds
-        await anyio.sleep(seconds)
+        await self._wait(backoff(attempt, self._jitter()))
 
 
 def _fail(refusal: Refusal, where: str) -> NoReturn:

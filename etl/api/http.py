@@ -1,7 +1,8 @@
 """The transport over real HTTP: one aiohttp session per account; the only module that knows aiohttp's client.
 
 TLS is verified and cannot be switched off, redirects are off, a proxy from the environment is used only when asked,
-bodies are read whole and no further than the cap. Every foreign error becomes `Broken` here.
+bodies are read whole and no further than the cap. Every foreign error becomes `Broken` here, and what a broken answer
+said is not quoted: it could be the token, or a contact.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import ContentEncodingError
 from pydantic import SecretStr
 
 from etl.api.answer import Kind, Reply
@@ -21,14 +25,14 @@ from etl.config import Http
 from etl.errors import UsageError
 
 CHUNK = 1 << 18
+IDLE_SECONDS = 4.0
+"""The server closes a connection that is idle for 5 s (API.md): it is given up a little earlier."""
 
 
 @asynccontextmanager
-async def connect(
-    base_url: str, token: SecretStr, settings: Http, *, concurrency: int
-) -> AsyncIterator[Transport]:
+async def connect(base_url: str, token: SecretStr, settings: Http, *, concurrency: int) -> AsyncIterator[Transport]:
     """A transport to `base_url`, open until the block ends."""
-    connector = aiohttp.TCPConnector(limit=concurrency, ssl=_tls(settings))
+    connector = aiohttp.TCPConnector(limit=concurrency, ssl=_tls(settings), keepalive_timeout=IDLE_SECONDS)
     async with aiohttp.ClientSession(
         connector=connector,
         headers=_headers(token),
@@ -36,10 +40,12 @@ async def connect(
         trust_env=settings.proxy_from_environment,
         cookie_jar=aiohttp.DummyCookieJar(),
         json_serialize=lambda body: msgspec.json.encode(body).decode(),
+        trace_configs=[_reuse_trace()],
     ) as session:
 
         async def send(body: Body) -> Reply:
-            return await _send(session, base_url + PATH, body, settings.max_body)
+            reply = await _send(session, base_url + PATH, body, settings.max_body)
+            return replace(reply, secret=token.get_secret_value())
 
         yield send
 
@@ -70,22 +76,62 @@ def _tls(settings: Http) -> ssl.SSLContext | bool:
         raise UsageError(f"cannot read the CA bundle: {error}", where="http.ca_bundle") from None
 
 
+@dataclass(slots=True)
+class _Passage:
+    """The way of one request."""
+
+    reused: bool = False
+    """Whether it went over a connection that had been used before."""
+
+
+def _reuse_trace() -> aiohttp.TraceConfig:
+    async def note(_session: object, context: SimpleNamespace, _event: object) -> None:
+        context.trace_request_ctx.reused = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(note)
+    return trace
+
+
 async def _send(session: aiohttp.ClientSession, url: str, body: Body, cap: int) -> Reply:
+    passage = _Passage()
     try:
-        async with session.post(url, json=body, allow_redirects=False) as response:
-            content = await _whole(response, cap)
-            return Reply(response.status, response.headers, content)
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise Broken(f"the server's certificate is not valid: {error.certificate_error}") from None
-    except TimeoutError:
-        raise Broken("no whole answer within the time limit") from None
+        async with session.post(url, json=body, allow_redirects=False, trace_request_ctx=passage) as response:
+            return Reply(response.status, response.headers, await _whole(response, cap))
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise Broken(f"no whole answer: {type(error).__name__}: {error}") from None
+        raise _broken(error, passage) from None
+
+
+def _broken(error: Exception, passage: _Passage) -> Broken:
+    """What `error` means: local causes in words, and nothing of what the server said."""
+    kind = Kind.UNAVAILABLE
+    match error:
+        case aiohttp.ServerDisconnectedError() if passage.reused:
+            kind, reason = Kind.STALE, "the server had closed the idle connection"
+        case TimeoutError():
+            reason = "no whole answer within the time limit"
+        case aiohttp.ClientConnectorCertificateError():
+            reason = f"the server's certificate is not valid: {error.certificate_error}"
+        case aiohttp.ClientConnectorError():
+            reason = f"no connection: {error}"
+        case aiohttp.ClientHttpProxyError():
+            reason = f"the proxy answered {error.status}"
+        case aiohttp.ClientResponseError():
+            kind, reason = Kind.GARBLED, "an answer that is not valid HTTP"
+        case aiohttp.ClientPayloadError() if isinstance(error.__cause__, ContentEncodingError):
+            kind, reason = Kind.GARBLED, "a body that is not what its Content-Encoding says"
+        case _:
+            reason = f"the connection broke before the whole answer had come ({type(error).__name__})"
+    return Broken(reason, kind=kind)
 
 
 async def _whole(response: aiohttp.ClientResponse, cap: int) -> bytes:
     """The whole body; a body beyond `cap` bytes (decompressed) is given up as soon as it is."""
-    if response.content_length is not None and response.content_length <= cap and not response.headers.get("Content-Encoding"):
+    if (
+        response.content_length is not None
+        and response.content_length <= cap
+        and not response.headers.get("Content-Encoding")
+    ):
         return await response.read()
     chunks, size = [], 0
     async for chunk in response.content.iter_chunked(CHUNK):

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Literal
 
@@ -102,11 +102,18 @@ class Query:
 
 
 def iso(milliseconds: int | None) -> str:
-    """A time as the API spells it, `2025-01-05T10:00:00.000Z`; "" for an open end."""
+    """A time as the API spells it, `2025-01-05T10:00:00.000Z`, in the years 1 to 9999; "" for an open end."""
     if milliseconds is None:
         return ""
-    seconds, rest = divmod(milliseconds, 1000)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{rest:03d}Z"
+    moment = _EPOCH + timedelta(milliseconds=min(max(milliseconds, _EARLIEST), _LATEST))
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST = -62_135_596_800_000
+"""0001-01-01T00:00:00.000Z"""
+_LATEST = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z"""
 
 
 def checked_filters(filters: Mapping[str, object]) -> dict[str, object]:

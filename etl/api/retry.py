@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
-from etl.api.answer import Kind
+from etl.api.answer import Kind, server_time
 
 BASE_SECONDS = 0.5
 CAP_SECONDS = 30.0
@@ -24,6 +23,7 @@ ATTEMPTS: dict[Kind, int] = {
     Kind.GARBLED: 3,
     Kind.THROTTLED: 5,
     Kind.UNAVAILABLE: 5,
+    Kind.STALE: 5,
 }
 """The most attempts of one request, by how the last one failed."""
 
@@ -60,8 +60,5 @@ def retry_after(header: str | None, server_now: float | None) -> float | None:
 
 
 def _until(header: str, server_now: float | None) -> float | None:
-    try:
-        moment = parsedate_to_datetime(header).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return None if server_now is None else max(0.0, moment - server_now)
+    moment = server_time({"Date": header})
+    return None if moment is None or server_now is None else max(0.0, moment / 1000 - server_now)

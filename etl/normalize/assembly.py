@@ -28,9 +28,7 @@ def part_of_rows(account: str, rows: Sequence[Row]) -> pa.Table:
     if not rows:
         return PART_SCHEMA.empty_table()
     *cells, extra, numbers = zip(*rows, strict=True)
-    read = {
-        column.name: pa.array(values, ARROW[column.kind]) for column, values in zip(READ, cells, strict=True)
-    }
+    read = {column.name: pa.array(values, ARROW[column.kind]) for column, values in zip(READ, cells, strict=True)}
     return part(account, read, pa.array(extra, pa.string()), pa.array(numbers, pa.int64()))
 
 

@@ -35,7 +35,7 @@ LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 """Microseconds of 9999-12-31T23:59:59.999999Z."""
 
 _EPOCH_UNITS = ((10**11, 10**6), (10**14, 10**3), (10**17, 1))
-"""Below the first number a time counts seconds (to year 5138), then milliseconds, then microseconds; with the factor to microseconds."""
+"""A number below the first counts seconds (to year 5138), then milliseconds, then microseconds; second, the factor."""
 
 _WORDS = {"true": True, "false": False}
 
@@ -52,8 +52,10 @@ def _exact_integer(value: Json) -> int | None:
     if not isinstance(value, Raw):
         return None
     digits = bytes(value)
+    if len(digits) > _INT64_DIGITS:
+        return None
     try:
-        number = int(digits) if len(digits) <= _INT64_DIGITS else None
+        number = int(digits)
     except ValueError:  # 12.0
         return None
     return number if number in _INT64 else None

@@ -1,8 +1,8 @@
 """The fast path: many contacts at once, decoded and flattened by Arrow, without one Python object for a cell.
 
 It changes no value that it accepts. What it cannot read faithfully it refuses (a whole batch) or leaves out (single
-contacts), and the tolerant path takes over. This module is measured: `""` becomes null by a new validity bitmap over the
-same bytes, and texts are searched in Arrow's buffers.
+contacts), and the tolerant path takes over. This module is measured: `""` becomes null by a new validity bitmap over
+the same bytes, and texts are searched in Arrow's buffers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.json as pj
 from etl.model import RawPage
 from etl.normalize.cells import EARLIEST, LATEST, iso_micros
 from etl.normalize.pages import MAX_CONTACT_BYTES, one_line
-from etl.normalize.shape import ATTRIBUTE_FIELDS, READ_SCHEMA, TREE, Path, Tree
+from etl.normalize.shape import ATTRIBUTE_FIELDS, READ_SCHEMA, TREE, Path, Tree, pickable
 from etl.schema import ARROW, NOTE_FIELDS, TIME, Column, Kind
 
 MAX_BYTES = 2**30
@@ -50,11 +50,12 @@ class Flat:
     """Masks of the contacts whose `extra` gets something from a path."""
 
 
-def flatten_pages(pages: Sequence[RawPage]) -> Flat:
+def flatten_pages(pages: Sequence[RawPage], most_unknown: int) -> Flat:
     """All contacts of `pages` as columns, and where they have fields without a column.
 
-    Relies on the fetcher for what a strict parser sees: the bodies are JSON, and not nested by the thousand, where Arrow
-    overruns its stack. Raises Refused, also where a field without a column has values of several types.
+    Relies on the fetcher for what a strict parser sees: the bodies are JSON, and not nested by the ten thousand, where
+    Arrow overruns its stack. Raises Refused, also where a field without a column has values of several types, and where
+    more than `most_unknown` of them, or some with names that msgspec cannot have, say something.
     """
     if max(len(page.body) for page in pages) > MAX_CONTACT_BYTES:
         raise Refused
@@ -62,7 +63,10 @@ def flatten_pages(pages: Sequence[RawPage]) -> Flat:
     data = table["data"].chunk(0)
     if data.value_lengths().to_pylist() != [page.rows for page in pages]:
         raise Refused
-    return _flat(data.values)
+    flat = _flat(data.values)
+    if len(flat.unknown) > most_unknown or not all(map(pickable, flat.unknown)):
+        raise Refused
+    return flat
 
 
 def flatten_contacts(raws: Sequence[bytes]) -> Flat:
@@ -248,7 +252,7 @@ def _numbered(array: pa.ListArray, keys: pa.StringArray) -> pa.Array:
 
 
 def _some_repeat(array: pa.ListArray, keys: pa.StringArray) -> bool:
-    return pc.count_distinct(_numbered(array, keys)).as_py() != len(keys) - keys.null_count
+    return bool(pc.count_distinct(_numbered(array, keys)).as_py() < len(keys) - keys.null_count)
 
 
 def _rows_with_repeats(array: pa.ListArray, keys: pa.StringArray) -> pa.BooleanArray:

@@ -93,9 +93,9 @@ def _put(extra: dict[str, Json], path: Path, value: Json) -> None:
     """Put `value` at `path`, if it says something."""
     if value is None:
         return
-    *parents, name = path
-    for parent in parents:
+    for parent in path[:-1]:
         below = extra.setdefault(parent, {})
-        assert isinstance(below, dict), f"{path} lies inside another path"
+        if not isinstance(below, dict):
+            raise TypeError(f"{path} lies inside another path")
         extra = below
-    extra[name] = value
+    extra[path[-1]] = value

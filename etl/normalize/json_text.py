@@ -14,7 +14,7 @@ from typing import NoReturn, TypeAlias
 import msgspec
 from msgspec import Raw
 
-Json: TypeAlias = "None | bool | str | Raw | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | str | Raw | list[Json] | dict[str, Json] | None"
 """A decoded value; a number is the Raw of its token."""
 
 _BROKEN = "\udcff"
@@ -37,7 +37,7 @@ codecs.register_error("etl.mark", _mark_broken)
 
 
 class Reader:
-    """Decodes JSON texts and counts what had to be mended: `repeated` keys, and texts with a U+FFFD put in (`replaced`)."""
+    """Decodes JSON and counts what had to be mended: `repeated` keys, and texts with a U+FFFD put in (`replaced`)."""
 
     def __init__(self) -> None:
         self.repeated = 0
@@ -83,7 +83,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def pairs(raw: bytes) -> list[tuple[str, Json]]:
-    """The members of the object `raw` as they stand, repeated ones too; objects inside it are lists of pairs as well."""
+    """The members of the object `raw` as they stand, repeated ones too; objects inside it are lists as well."""
     decode = json.JSONDecoder(object_pairs_hook=list, parse_float=Raw, parse_int=Raw).decode
     found: list[tuple[str, Json]] = decode(raw.decode(errors="etl.mark"))
     return found
@@ -95,7 +95,7 @@ def token(number: Raw) -> str:
 
 
 def text_of(value: Json) -> str:
-    """The JSON text of `value`: compact, keys in the server's order, non-ASCII kept, numbers as the server wrote them."""
+    """The JSON text of `value`: compact, keys in the server's order, non-ASCII and numbers as the server wrote them."""
     return msgspec.json.encode(value).decode()
 
 
@@ -110,7 +110,7 @@ def pruned(value: Json) -> Json:
     Lists are kept as they are: the place of an item may carry meaning.
     """
     if isinstance(value, dict):
-        kept = {key: left for key, item in value.items() if (left := pruned(item)) is not None}
+        kept: dict[str, Json] = {key: left for key, item in value.items() if (left := pruned(item)) is not None}
         return kept or None
     return None if isinstance(value, str | list) and not value else value
 

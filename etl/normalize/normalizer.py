@@ -1,15 +1,15 @@
 """Which contact takes which path, and that none is lost on the way.
 
 1. In bulk: the whole batch through Arrow, which also finds the fields that have no column.
-2. Refused: the contacts are sorted by a strict row type. The clean ones go through Arrow again, which now skips the fields
-   without a column (one of them may have changed its type); the others are read row by row.
+2. Refused: the contacts are sorted by a strict row type. The clean ones go through Arrow again, which now skips the
+   fields without a column (one of them may have changed its type); the others are read row by row.
 A refused batch makes the next ones start with step 2, for a pause that doubles with every refusal in a row.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -21,7 +21,7 @@ from etl.model import NormalizedBatch, RawPage
 from etl.normalize.assembly import in_reading_order, part, part_of_rows, rejects_table
 from etl.normalize.columnar import Flat, Refused, flatten_contacts, flatten_pages
 from etl.normalize.extras import Extras, extras_of_contacts, extras_of_pages
-from etl.normalize.pages import MAX_CONTACT_BYTES, Contacts, contacts_of
+from etl.normalize.pages import MAX_CONTACT_BYTES, Contacts, contacts_of, without_surrogates
 from etl.normalize.rowwise import Reject, read_rows
 from etl.normalize.shape import Path, pickable, strict_decoder
 
@@ -54,6 +54,7 @@ class Normalizer:
     def __init__(self, account: str) -> None:
         self._account = account
         self._known: frozenset[Path] = frozenset()
+        self._mends = False
         self._pause = 0
         self._refusals = 0
 
@@ -73,9 +74,7 @@ class Normalizer:
             self._pause -= 1
             return False
         try:
-            flat = flatten_pages(pages)
-            if len(flat.unknown) > _MAX_KNOWN or not all(map(pickable, flat.unknown)):
-                raise Refused
+            flat, readable, mended = self._flatten(pages)
         except Refused:
             self._pause = min(2**self._refusals, _MAX_PAUSE)
             self._refusals += 1
@@ -83,8 +82,26 @@ class Normalizer:
         self._refusals = 0
         self._learn(flat.unknown)
         wanted = {path: frozenset(_rows(mask)) for path, mask in flat.unknown.items()}
-        self._keep(flat, extras_of_pages(pages, wanted), contacts, work)
+        extras = extras_of_pages(readable, wanted)
+        extras.unread.update(mended)
+        self._keep(flat, extras, contacts, work)
         return True
+
+    def _flatten(self, pages: Sequence[RawPage]) -> tuple[Flat, Sequence[RawPage], Collection[int]]:
+        """The batch as columns, the pages they were read from, and the contacts that these have without lone surrogates.
+
+        Such contacts are the defect that every large account has: a preview cut in the middle of an emoji.
+        """
+        if not self._mends:
+            try:
+                return flatten_pages(pages, _MAX_KNOWN), pages, ()
+            except Refused:
+                pass
+        twins, mended = without_surrogates(pages)
+        if not (self._mends or mended):
+            raise Refused
+        self._mends = bool(mended)
+        return flatten_pages(twins, _MAX_KNOWN), twins, mended
 
     def _read_sorted(self, contacts: Contacts, work: _Work) -> None:
         decoder = strict_decoder(self._known)

@@ -48,6 +48,7 @@ class Contacts:
         return Contacts([self.numbers[row] for row in rows], raws=[self.raws[row] for row in rows] if rows else [])
 
     def __len__(self) -> int:
+        """How many there are; asking does not cut them out."""
         return len(self.numbers)
 
 
@@ -59,6 +60,24 @@ def contacts_of(pages: Sequence[RawPage]) -> Contacts:
 def one_line(text: bytes) -> bytes:
     """`text` without the line breaks between its tokens (inside a string JSON has none)."""
     return text.translate(_LINE_BREAKS) if b"\n" in text or b"\r" in text else text
+
+
+def without_surrogates(pages: Sequence[RawPage]) -> tuple[list[RawPage], list[int]]:
+    """`pages` with U+FFFD for every lone surrogate, and the places of the contacts that had one.
+
+    Raises ContractError as `Contacts.raws` does.
+    """
+    twins: list[RawPage] = []
+    mended: list[int] = []
+    start = 0
+    for page in pages:
+        twin = RawPage(without_lone_surrogates(page.body), page.rows, page.read_no)
+        if twin.body != page.body:
+            pairs = zip(_elements(page), _elements(twin), strict=True)
+            mended += [start + row for row, (old, new) in enumerate(pairs) if old != new]
+        twins.append(twin)
+        start += page.rows
+    return twins, mended
 
 
 def _broken(page: RawPage, message: str) -> ContractError:

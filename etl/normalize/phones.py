@@ -1,8 +1,8 @@
 """E.164 numbers: what the `phonenumbers` library says of "+", the digits of a prefix and the digits of a number.
 
-The library takes as long for one number as everything else takes for a contact. Most numbers need only its metadata: once
-the country code is known, a number is valid if it matches the pattern of one of the code's kinds of numbers. Where that
-alone does not decide (several regions share a code, an unusual national prefix), the library itself is asked.
+The library takes twice as long for one number as everything else takes for a contact. Most numbers need only its
+metadata: once the country code is known, a number is valid if it matches the pattern of one of the code's kinds of
+numbers. Where that alone does not decide (several regions share a code, an unusual national prefix), it is asked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KINDS = (
 
 
 def e164(prefixes: pa.StringArray, numbers: pa.StringArray) -> pa.StringArray:
-    """The E.164 form of each pair of prefix ("91", "+44") and national number; null where it is no valid phone number."""
+    """The E.164 form of each prefix ("91", "+44") and national number; null where they are no valid phone number."""
     pairs = zip(prefixes.to_pylist(), numbers.to_pylist(), strict=True)
     return pa.array(
         [None if prefix is None or number is None else _e164(prefix, number) for prefix, number in pairs], pa.string()
@@ -88,9 +88,10 @@ class _Rules:
         rest = national[stripped.end() :] if stripped else national
         if _matches(self.main, rest):
             return f"+{self.code}{rest}"
-        if _matches(self.others, rest) or (stripped and (_matches(self.main, national) or _matches(self.others, national))):
-            return _ask(f"{self.code}{national}")
-        return None
+        perhaps = _matches(self.others, rest)
+        if stripped:
+            perhaps = perhaps or _matches(self.main, national) or _matches(self.others, national)
+        return _ask(f"{self.code}{national}") if perhaps else None
 
 
 def _matches(patterns: dict[int, re.Pattern[str]], digits: str) -> bool:
@@ -115,7 +116,8 @@ def _rules(code: int) -> _Rules:
 
 def _metadata(code: int, region: str) -> PhoneMetadata:
     found = PhoneMetadata.metadata_for_region_or_calling_code(code, region)
-    assert found is not None, "every region of the library has metadata"
+    if found is None:
+        raise LookupError(f"phonenumbers has no metadata of {region} +{code}")
     return found
 
 
@@ -123,8 +125,9 @@ def _patterns(regions: list[PhoneMetadata]) -> dict[int, re.Pattern[str]]:
     by_length: dict[int, list[str]] = {}
     for region in regions:
         kinds = [kind for name in _KINDS if (kind := getattr(region, name)) is not None]
-        start = f"(?={region.leading_digits or ''})(?=(?:{region.general_desc.national_number_pattern})\\Z)"
-        for length in region.general_desc.possible_length:
+        general = region.general_desc or PhoneNumberDesc()
+        start = f"(?={region.leading_digits or ''})(?=(?:{general.national_number_pattern})\\Z)"
+        for length in general.possible_length:
             either = "|".join(f"(?:{kind.national_number_pattern})" for kind in kinds if _has(kind, length))
             if either:
                 by_length.setdefault(length, []).append(f"{start}(?:{either})")

@@ -6,10 +6,11 @@ It accepts every contact. It is the definition of a normalized contact; the colu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
 from msgspec import Raw
 
 from etl.normalize.cells import EXACT, LOOSE, Cell
@@ -110,7 +111,7 @@ class _Walk:
 
     def contact(self, raw: bytes) -> Row | Reject:
         if len(raw) > MAX_CONTACT_BYTES:
-            return Reject("too_large", None, raw)
+            return Reject("too_large", None, raw, _told_id(raw))
         try:
             return self._contact(raw)
         except RecursionError:
@@ -134,7 +135,9 @@ class _Walk:
         row[_EXTRA] = canonical(extra) if extra else None
         return row
 
-    def _object(self, found: dict[str, Json], steps: dict[str, _Step], above: Path, row: Row, extra: dict[str, Json]) -> None:
+    def _object(
+        self, found: dict[str, Json], steps: dict[str, _Step], above: Path, row: Row, extra: dict[str, Json]
+    ) -> None:
         """Put the fields of one object of the column tree into `row`, the rest into `extra`."""
         for name, value in found.items():
             if value is None or value == "":
@@ -223,6 +226,18 @@ def _only(item: dict[str, Json], names: frozenset[str]) -> bool:
 
 def _is_text(value: Json) -> bool:
     return isinstance(value, str | None)
+
+
+class _Identified(msgspec.Struct):
+    _id: str
+
+
+def _told_id(raw: bytes) -> str | None:
+    """The `_id` of a contact that is not to be decoded whole, if it is a text."""
+    try:
+        return msgspec.json.decode(raw, type=_Identified)._id or None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
 
 
 def _id_fault(contact: dict[str, Json]) -> str | None:

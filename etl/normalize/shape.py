@@ -37,7 +37,8 @@ def _grow(columns: Iterable[Column]) -> Tree:
         node = root
         for name in column.path[:-1]:
             child = node.setdefault(name, {})
-            assert isinstance(child, dict), f"{column.path} lies inside another column"
+            if not isinstance(child, dict):
+                raise TypeError(f"{column.path} lies inside another column")
             node = child
         node[column.path[-1]] = column
     return root
@@ -80,8 +81,8 @@ _STRICT: dict[Kind, object] = {
     Kind.BOOLEAN: bool | None,
     Kind.TIME: str | None,
     Kind.TEXTS: list[str | None] | None,
-    Kind.ATTRIBUTES: list[_Attribute] | None,
-    Kind.NOTES: list[_Note | None] | None,
+    Kind.ATTRIBUTES: list[_Attribute] | None,  # type: ignore[valid-type]  # types made at run time
+    Kind.NOTES: list[_Note | None] | None,  # type: ignore[valid-type]
 }
 
 Branch: TypeAlias = "dict[str, Branch | None]"
@@ -95,7 +96,8 @@ def branch(paths: Iterable[Path]) -> Branch:
         node = root
         for name in path[:-1]:
             below = node.setdefault(name, {})
-            assert below is not None, f"{path} lies inside another path"
+            if below is None:
+                raise ValueError(f"{path} lies inside another path")
             node = below
         node.setdefault(path[-1], None)
     return root
@@ -118,7 +120,7 @@ def strict_decoder(known: frozenset[Path]) -> msgspec.json.Decoder[msgspec.Struc
 
 
 Pick: TypeAlias = "tuple[tuple[str, Path, Pick | None], ...]"
-"""For each attribute of a picked struct: where it stands in the contact, and the plan of what is below, if it is an object."""
+"""For each attribute of a picked struct: where it stands in the contact, and if it is an object, the plan below it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
+import msgspec
+
+from etl.api.answer import Page
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRESENCE = ("isOnline", "unreadMessages", "websiteVisits")
 
@@ -54,3 +58,15 @@ def _time(value: object) -> int | None:
         return None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (aware - _EPOCH) // timedelta(microseconds=1)
+
+
+class _Data(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+_data = msgspec.json.Decoder(_Data).decode
+
+
+def versions(page: Page) -> list[Version]:
+    """The contacts of a page."""
+    return [version(bytes(raw)) for raw in _data(page.body).data]

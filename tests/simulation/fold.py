@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from etl.api.answer import Page
 from etl.extract import Extraction
 from etl.model import Counts
-from tests.simulation.contact import Version, version
+from tests.simulation.contact import Version, versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Outcome:
 class Fold(Protocol):
     """Keeps the snapshot of one account."""
 
-    def prepare(self, pages: Sequence[bytes], run: Extraction) -> Outcome:
+    def prepare(self, pages: Sequence[Page], run: Extraction) -> Outcome:
         """Fold the pages of a run without changing anything yet."""
 
     def publish(self) -> None:
@@ -55,9 +56,9 @@ class Model:
         self._state = State()
         self._next = State()
 
-    def prepare(self, pages: Sequence[Sequence[Version]], run: Extraction) -> Outcome:
+    def prepare(self, pages: Sequence[Page], run: Extraction) -> Outcome:
         """See `Fold`."""
-        rows = [row for page in pages for row in page]
+        rows = [row for page in pages for row in versions(page)]
         kept = [row for row in rows if row.id is not None]
         winners = _winners(kept)
         self._next = State(dict(self._state.contacts), dict(self._state.strikes))

@@ -20,7 +20,7 @@ SECOND = 1000
 TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
     {
         # the account
-        "pages": ((3, 2), (4, 5), (4, 9), (2, 16)),
+        "pages": ((3, 1), (5, 3), (4, 5), (1, 12)),
         "page_size": ((2, 3), (2, 4), (3, 5), (3, 7), (3, 10), (2, 14), (1, 20), (1, 50)),
         "ties": ((8, 0.0), (2, 0.8), (1, 2.5)),
         "oddities": ((8, 0.0), (2, 0.1), (1, 0.5)),
@@ -41,7 +41,7 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "soft_delete": ((4, "none"), (2, "listed"), (1, "hidden")),
         # what becomes visible late, as shares of the margins that the reader keeps
         "lateness": ((6, 0.0), (2, 0.3), (2, 0.9)),
-        "lag": ((6, 0.0), (2, 0.3), (2, 0.9)),
+        "slowness": ((6, 0.0), (2, 0.3), (2, 0.9)),
         # how it changes: events a second while it is read, events between runs, and which
         "rate": ((2, 0.0), (3, 0.5), (5, 2.0), (5, 6.0), (2, 20.0)),
         "gap_events": ((2, 0), (3, 8), (3, 30), (1, 80)),
@@ -58,7 +58,7 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "malice": ((3, 0.0), (1, 0.1), (1, 0.4)),
         # how it is read
         "concurrency": ((2, 1), (3, 2), (3, 4), (3, 8), (1, 16)),
-        "latency": ((1, 0.02), (4, 0.2), (2, 1.0)),
+        "seconds": ((1, 0.02), (4, 0.2), (2, 1.0)),
         "visibility_lag": ((3, 2 * SECOND), (1, SECOND), (1, 5 * SECOND)),
         "lookback": ((2, 5 * SECOND), (2, 60 * SECOND), (1, 1800 * SECOND)),
         "witness_every": ((2, 0), (3, 10**10)),
@@ -151,7 +151,7 @@ def _settings(seed: int, traits: Mapping[str, Value], timing: Timing) -> Setting
         nasty_kinds=ODDITIES,
         no_created_at_share=traits["undated"],
         late=traits["lateness"] * margin / SECOND,
-        lag=traits["lag"] * timing.visibility_lag / SECOND,
+        lag=traits["slowness"] * timing.visibility_lag / SECOND,
         faults=(*traits["faults"], *_drop(size, traits["page_size_drop"])),
     )
 

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from etl.sandbox.world import World
 from tests.simulation.personality import MIXES, Personality
 
-MOST_EVENTS = 1500
-"""Events of a schedule, after which the account grows quiet."""
+MOST_CHANGES = 300
+"""Changed contacts of a schedule, after which the account grows quiet."""
 BACKDATED = 40 * 86_400.0
 
 
@@ -49,21 +49,21 @@ class Weather:
 
     def strike(self, body: bytes, now: float) -> None:
         """With the chance of the personality's malice, change somebody whom the answer `body` shows at this very moment."""
-        if self._malice and self._draw.random() < self._malice:
+        if self.happened < MOST_CHANGES and self._draw.random() < self._malice:
             start = body.find(b'"_id":"', self._draw.randrange(max(1, len(body))))
             if start > 0:
                 shown = body[start + 7 : body.find(b'"', start + 7)].decode()
                 self._happen(self._draw.choices(self._kinds, self._weights)[0], shown, now)
 
     def _pause(self) -> float:
-        return self._draw.expovariate(self._rate) if self._rate and self.happened < MOST_EVENTS else math.inf
+        return self._draw.expovariate(self._rate) if self._rate and self.happened < MOST_CHANGES else math.inf
 
     def _anyone(self) -> str | None:
         contact = self.world.account.pick(self._draw.random())
         return contact.id if contact else None
 
     def _happen(self, kind: str, whom: str | None, at: float) -> None:
-        self.happened += 1
+        self.happened += self._import_size if kind in ("import", "backdated") else 1
         if kind in ARRIVALS:
             ARRIVALS[kind](self.world, at, self._import_size, self._draw)
         elif kind == "flip":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from random import Random
 
 import anyio
 import msgspec
@@ -11,21 +12,26 @@ import msgspec
 from etl.api.answer import Reply
 from etl.api.client import Broken
 from etl.api.request import PATH, Body
+from etl.sandbox.answer import Answer
 from etl.sandbox.service import Request, Service
 from etl.sandbox.settings import Settings
-from tests.simulation.personality import Personality
 from tests.simulation.weather import Weather
 
 START = 1_760_000_000.0
 """When the virtual clock begins, in seconds since 1970."""
-MOST_REQUESTS = 4000
+MOST_REQUESTS = 3000
 """Requests of one run, after which it counts as endless."""
 _HEADERS = {"Authorization": f"Bearer {Settings.token}", "authtype": "Key", "Content-Type": "application/json"}
 _encode = msgspec.json.Encoder().encode
 
 
 class Endless(Exception):
-    """A run asked so often that it would never end."""
+    """A run asked more often than any deadline would let it."""
+
+    def __init__(self, *, still: bool) -> None:
+        self.still = still
+        """Whether nothing happened in the account meanwhile: then the run would never end by itself."""
+        super().__init__(f"more than {MOST_REQUESTS} requests in one run" + (", though nothing happens any more" if still else ""))
 
 
 def now() -> float:
@@ -34,51 +40,56 @@ def now() -> float:
 
 
 class Wire:
-    """Carries requests of one account to its simulated server, and counts what a client must keep."""
+    """Carries requests of one run to the simulated server, and counts what a client must keep."""
 
-    def __init__(self, service: Service, weather: Weather, personality: Personality) -> None:
-        self.service = service
+    def __init__(self, service: Service, weather: Weather, latency: float, draw: Random) -> None:
         self.in_flight = self.peak = self.sent = 0
         self.most_attempts = 0
+        self._service = service
         self._weather = weather
-        self._draw = personality.draw("latency")
-        self._latency: float = personality["latency"]
+        self._latency = latency
+        self._draw = draw
         self._failed: Counter[tuple[object, bytes]] = Counter()
+        self._happened = weather.happened
 
     async def __call__(self, body: Body) -> Reply:
         """Send one request. Raises `Broken` where the simulated connection breaks."""
-        self.sent += 1
-        if self.sent > MOST_REQUESTS:
-            raise Endless(f"{self.sent} requests in one run")
-        self.in_flight += 1
-        self.peak = max(self.peak, self.in_flight)
+        self._count_request()
         payload = _encode(body)
+        arrived: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(self._pause(), self._arrive, payload, arrived)
         try:
-            reply = await self._answered(payload)
-        except Broken:
-            self._count(payload, failed=True)
-            raise
+            answer = await arrived
         finally:
             self.in_flight -= 1
-        self._count(payload, failed=reply.status != 200)
-        return reply
-
-    async def _answered(self, payload: bytes) -> Reply:
-        await anyio.sleep(self._pause())
-        at = now()
-        self._weather.advance(at)
-        answer = self.service.handle(Request("POST", PATH, _HEADERS, payload), at, self.in_flight)
-        self._weather.strike(answer.body, at)
-        await anyio.sleep(self._pause() + answer.wire.delay)
-        if answer.wire.headless or answer.wire.cut is not None:
+        whole = not answer.wire.headless and answer.wire.cut is None
+        self._count_attempt(payload, failed=not whole or answer.status not in (200, 400, 404))
+        if not whole:
             raise Broken("the simulated connection broke")
         return Reply(answer.status, answer.headers, answer.body)
+
+    def _arrive(self, payload: bytes, arrived: asyncio.Future[Answer]) -> None:
+        """The one instant at which the server reads the account; the answer needs its time to come back."""
+        at = now()
+        self._weather.advance(at)
+        answer = self._service.handle(Request("POST", PATH, _HEADERS, payload), at, self.in_flight)
+        self._weather.strike(answer.body, at)
+        asyncio.get_running_loop().call_later(self._pause() + answer.wire.delay, _deliver, arrived, answer)
 
     def _pause(self) -> float:
         """Half of a latency: mostly alike, sometimes ten times as long, so that answers overtake each other."""
         return self._latency * self._draw.uniform(0.2, 1.0) * (10 if self._draw.random() < 0.07 else 1)
 
-    def _count(self, payload: bytes, *, failed: bool) -> None:
+    def _count_request(self) -> None:
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        self.sent += 1
+        if self.sent == MOST_REQUESTS // 2:
+            self._happened = self._weather.happened
+        if self.sent > MOST_REQUESTS:
+            raise Endless(still=self._weather.happened == self._happened)
+
+    def _count_attempt(self, payload: bytes, *, failed: bool) -> None:
         key = (asyncio.current_task(), payload)
         self._failed[key] += 1
         self.most_attempts = max(self.most_attempts, self._failed[key])
@@ -86,3 +97,6 @@ class Wire:
             del self._failed[key]
 
 
+def _deliver(arrived: asyncio.Future[Answer], answer: Answer) -> None:
+    if not arrived.done():
+        arrived.set_result(answer)

@@ -1,0 +1,416 @@
+"""What an answer is: a page or a refusal with its kind, decided without I/O from status, headers and body."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl.api.answer import SHOWN, Kind, Page, Refusal, Reply, Row, judge, server_time
+
+CONTACTS = [
+    {"_id": "65aa0000000000000000a001", "createdAt": "2025-01-01T00:00:00.000Z", "isContact": True},
+    {
+        "_id": "65aa0000000000000000a002",
+        "profile": {"userDetails": {"name": 'Zoë "Z" \\ 😀'}},
+        "tags": ["a", {"b": [1]}],
+    },
+    {"_id": 7, "lastSeenAt": 1736071200, "__v": 0},
+]
+GOOD = {"success": True, "message": "ok", "code": 200, "data": CONTACTS}
+MALFORMED = "Argument passed in must be a single String of 12 bytes or a string of 24 hex characters"
+
+
+def body(**fields: object) -> bytes:
+    """The good answer with these fields instead."""
+    return json.dumps({**GOOD, **fields}, ensure_ascii=False).encode()
+
+
+def judged(content: bytes, status: int = 200, **headers: str) -> Page | Refusal:
+    """What a reply with this body is."""
+    return judge(Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, content))
+
+
+def page(content: bytes, **headers: str) -> Page:
+    """The reply, which is a page."""
+    verdict = judged(content, **headers)
+    assert isinstance(verdict, Page)
+    return verdict
+
+
+def refusal(content: bytes, status: int = 200, **headers: str) -> Refusal:
+    """The reply, which is none."""
+    verdict = judged(content, status, **headers)
+    assert isinstance(verdict, Refusal)
+    return verdict
+
+
+def test_a_good_answer_is_a_page() -> None:
+    """A page keeps the bytes as they came, the rows as far as the fetcher needs them, and the server's clock."""
+    verdict = page(body(), Date="Sun, 05 Jan 2025 10:00:00 GMT")
+    assert verdict.body == body()
+    assert [bytes(row.contact_id) for row in verdict.rows] == [
+        b'"65aa0000000000000000a001"',
+        b'"65aa0000000000000000a002"',
+        b"7",
+    ]
+    assert verdict.rows[0].created_at == "2025-01-01T00:00:00.000Z"
+    assert verdict.rows[0].is_contact is True
+    assert verdict.date == 1_736_071_200_000
+    assert verdict.total is None
+
+
+STATUSES = {
+    201: Kind.GARBLED,
+    204: Kind.GARBLED,
+    301: Kind.CONTRACT,
+    302: Kind.CONTRACT,
+    307: Kind.CONTRACT,
+    308: Kind.CONTRACT,
+    400: Kind.CONTRACT,
+    401: Kind.AUTH,
+    403: Kind.AUTH,
+    404: Kind.CONTRACT,
+    405: Kind.CONTRACT,
+    407: Kind.UNAVAILABLE,
+    408: Kind.THROTTLED,
+    422: Kind.CONTRACT,
+    425: Kind.THROTTLED,
+    429: Kind.THROTTLED,
+    500: Kind.UNAVAILABLE,
+    502: Kind.UNAVAILABLE,
+    503: Kind.THROTTLED,
+    504: Kind.UNAVAILABLE,
+    599: Kind.UNAVAILABLE,
+}
+
+
+@pytest.mark.parametrize(("status", "kind"), STATUSES.items())
+@pytest.mark.parametrize("content", [b"", b"<html>Bad Gateway</html>", b"{}", b"[1]", body(), b"\xff\xfe"])
+def test_a_status_decides_whatever_the_body_says(status: int, kind: Kind, content: bytes) -> None:
+    """Every status but 200 is a refusal of its kind, be the body empty, HTML or a perfect page (A1, A4, A5, N18)."""
+    verdict = refusal(content, status)
+    assert verdict.kind is kind
+    assert verdict.status == status
+    assert str(status) in verdict.message
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 503])
+def test_the_wait_a_server_asks_for_is_kept(status: int) -> None:
+    """`Retry-After` comes along as it stands, to be read against the clock by others (A5)."""
+    assert refusal(b"", status, Retry_After="17").retry_after == "17"
+    assert refusal(b"", status).retry_after is None
+
+
+def test_a_malformed_token_is_an_authentication_failure() -> None:
+    """The 400 with the ObjectId cast error, KNOWN from this API, means the token, not the request (A48)."""
+    for status, code in [(400, 400), (200, 400), (200, 200)]:
+        content = json.dumps({"success": False, "message": MALFORMED, "code": code}).encode()
+        verdict = refusal(content, status)
+        assert verdict.kind is Kind.AUTH
+        assert "malformed" in verdict.message
+
+
+def test_a_lost_authtype_header_is_hinted_at() -> None:
+    """A 401 names the two causes: the token, and the undocumented header that a proxy may strip (A49)."""
+    assert "authtype" in refusal(b"", 401).message
+
+
+TOLD = [
+    ({"success": False, "code": 401}, Kind.AUTH),
+    ({"success": False, "code": 429}, Kind.THROTTLED),
+    ({"success": False, "code": 500}, Kind.UNAVAILABLE),
+    ({"success": False, "code": 422}, Kind.CONTRACT),
+    ({"success": False, "code": 200}, Kind.CONTRACT),
+    ({"success": False, "code": None}, Kind.CONTRACT),
+    ({"success": True, "code": 401, "data": []}, Kind.AUTH),
+    ({"success": True, "code": 500, "data": []}, Kind.UNAVAILABLE),
+    ({"code": "503", "data": []}, Kind.THROTTLED),
+    ({"success": None, "code": None, "status": 403, "data": []}, Kind.AUTH),
+]
+
+
+@pytest.mark.parametrize(("fields", "kind"), TOLD)
+def test_a_200_that_tells_of_a_failure_is_one(fields: dict[str, object], kind: Kind) -> None:
+    """`success: false` or a failing code under status 200 is a refusal, even with an empty list (A11, N8)."""
+    assert refusal(body(**fields)).kind is kind
+
+
+def test_a_throttling_told_under_200_keeps_its_wait() -> None:
+    """A 429 inside a 200 obeys `Retry-After` like any other (A5, A11)."""
+    assert refusal(body(success=False, code=429), Retry_After="9").retry_after == "9"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"  \n",
+        b"{}",
+        b"[]",
+        b"null",
+        b"5",
+        b'"data"',
+        b'{"data":null}',
+        b'{"success":true,"message":"ok","code":200}',
+        b'{"success":true,"data":{"users":[]}}',
+        b'{"success":true,"data":"none"}',
+        json.dumps(CONTACTS).encode(),
+    ],
+)
+def test_json_that_is_no_envelope_is_refused(content: bytes) -> None:
+    """Valid JSON without a list in `data` is asked again and never taken for an empty page (N8, A12, A55)."""
+    assert refusal(content).kind is Kind.GARBLED
+
+
+@pytest.mark.parametrize("content", [b'{"status":200,"message":"ok","data":[]}', b'{"data":[]}'])
+def test_the_known_variants_of_the_envelope_are_pages(content: bytes) -> None:
+    """`{status, message, data}` is the vendor's other envelope; a list in `data` is all that counts (A55)."""
+    assert page(content).rows == []
+
+
+def test_no_prefix_of_a_page_is_a_page() -> None:
+    """A body cut off at any byte is refused as a whole (N5, N7)."""
+    whole = body()
+    assert all(refusal(whole[:length]).kind is Kind.GARBLED for length in range(len(whole)))
+
+
+def test_no_page_has_anything_behind_it() -> None:
+    """Two answers run together, or a page with rubbish behind it, are refused (N7)."""
+    for behind in (b"x", b"{}", b",", body()):
+        assert refusal(body() + behind).kind is Kind.GARBLED
+
+
+@pytest.mark.parametrize("lead", [b"", b"\n  ", b"\xef\xbb\xbf"])
+def test_html_under_200_is_named(lead: bytes) -> None:
+    """A login or maintenance page is told as such, and nothing of it is quoted (N15)."""
+    verdict = refusal(lead + b"<!DOCTYPE html><html>Ada Example</html>", Content_Type="text/html")
+    assert (verdict.kind, verdict.message) == (Kind.GARBLED, "an HTML page instead of JSON")
+
+
+def test_another_content_type_does_no_harm() -> None:
+    """A page is a page by its content: JSON sent as text or as HTML is accepted (N16)."""
+    assert len(page(body(), Content_Type="text/html; charset=utf-8").rows) == 3
+
+
+def test_a_byte_order_mark_is_dropped() -> None:
+    """A page with a BOM is accepted without it (N17)."""
+    assert page(b"\xef\xbb\xbf" + body()).body == body()
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_wide_text_is_refused(charset: str) -> None:
+    """UTF-16 and UTF-32 are refused, declared or not (N17)."""
+    content = body().decode().encode(charset)
+    assert refusal(content).kind is Kind.GARBLED
+    assert refusal(content, Content_Type=f"application/json; charset={charset}").kind is Kind.GARBLED
+
+
+def test_a_declared_latin_1_is_refused() -> None:
+    """Text declared as Latin-1 would be published with every accent broken, so it is refused by name (N17)."""
+    content = body(data=[{"_id": "a", "name": "Zoë"}]).decode().encode("latin-1")
+    verdict = refusal(content, Content_Type='application/json; charset="ISO-8859-1"')
+    assert (verdict.kind, verdict.message) == (Kind.GARBLED, "an answer in ISO-8859-1 instead of UTF-8")
+
+
+def test_utf_8_under_a_wrong_label_is_accepted() -> None:
+    """A proxy that mislabels good UTF-8 does no harm (N16)."""
+    assert len(page(body(), Content_Type="application/json; charset=latin-1").rows) == 3
+
+
+def test_a_stray_byte_does_not_cost_the_page() -> None:
+    """One text that is not UTF-8 leaves the page readable: the normalizer replaces it by U+FFFD (A35)."""
+    content = body().replace("Zoë".encode(), b"Zo\xeb")
+    assert [bytes(row.contact_id) for row in page(content).rows] == [bytes(row.contact_id) for row in page(body()).rows]
+
+
+ODD_IDS = [
+    (b'{"_id":null}', b"null"),
+    (b"{}", b"null"),
+    (b'{"_id":""}', b'""'),
+    (b'{"_id":true}', b"true"),
+    (b'{"_id":["a"]}', b'["a"]'),
+    (b'{"_id":{"$oid":"a"}}', b'{"$oid":"a"}'),
+    (b'{"_id":"\\ud83d"}', '"\N{REPLACEMENT CHARACTER}"'.encode()),
+    (b'{"_id":12345678901234567890123}', b"12345678901234567890123"),
+    (b"5", b"null"),
+    (b"null", b"null"),
+    (b'"contact"', b"null"),
+    (b"[]", b"null"),
+]
+
+
+@pytest.mark.parametrize(("row", "contact_id"), ODD_IDS)
+def test_a_row_without_a_good_id_still_counts(row: bytes, contact_id: bytes) -> None:
+    """Whatever stands in the list counts as a row, so that a page is never short by a bad one (A25, A32)."""
+    rows = page(b'{"success":true,"data":[{"_id":"a"},' + row + b"]}").rows
+    assert len(rows) == 2
+    assert json.loads(bytes(rows[1].contact_id)) == json.loads(contact_id)
+
+
+def test_a_repeated_key_counts_with_its_last_value() -> None:
+    """Of two ids in one contact the last is taken, on the fast way and on the tolerant one (A36)."""
+    for rest in (b'"n":1', b'"n":"\\ud83d"'):
+        rows = page(b'{"success":true,"data":[{"_id":"a","_id":"b",' + rest + b"}]}").rows
+        assert [bytes(row.contact_id) for row in rows] == [b'"b"']
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"01", b"+1", b".5", b"0x10"])
+def test_what_is_no_json_number_is_refused(number: bytes) -> None:
+    """JSON is taken strictly: NaN and its kin are no numbers (A32)."""
+    assert refusal(b'{"success":true,"data":[{"_id":"a","x":' + number + b"}]}").kind is Kind.GARBLED
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-0", b"9223372036854775808", b"9" * 5000, b"1" + b"0" * 400 + b".5"])
+def test_a_number_of_any_size_is_json(number: bytes) -> None:
+    """A number that no machine type holds is left to the normalizer, which keeps its text (A32)."""
+    assert len(page(b'{"success":true,"data":[{"_id":"a","x":' + number + b"}]}").rows) == 1
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"data":[', b'{"data":[{"a":', b'{"message":['])
+def test_deep_nesting_is_refused(opening: bytes) -> None:
+    """A hundred thousand brackets are refused without a crash (A33)."""
+    assert refusal(opening * 100_000).kind is Kind.GARBLED
+    deep = b"[" * 100_000 + b"]" * 100_000
+    assert refusal(b'{"success":true,"data":[{"_id":"a","x":' + deep + b"}]}").kind is Kind.GARBLED
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+contacts = st.dictionaries(
+    st.sampled_from(["_id", "createdAt", "lastSeenAt", "isContact", "x"]), json_values, max_size=4
+)
+
+
+def facts(row: Row) -> tuple[object, ...]:
+    """What two ways of reading a row must agree on, numbers by their text."""
+    values = (row.created_at, row.last_seen_at, row.is_contact)
+    return json.loads(bytes(row.contact_id)), *(
+        json.loads(json.dumps(v), parse_int=str, parse_float=str) for v in values
+    )
+
+
+@given(st.lists(contacts, max_size=4))
+def test_both_ways_of_reading_agree(data: list[dict[str, object]]) -> None:
+    """The tolerant reader, which a stray byte calls for, sees the same rows as the strict one (A35)."""
+    strict = page(json.dumps({"success": True, "data": data}).encode())
+    marked = json.dumps({"success": True, "data": [*data, {"_id": "!"}]}).encode().replace(b'"!"', b'"\xff"')
+    tolerant = page(marked)
+    assert [facts(row) for row in tolerant.rows[:-1]] == [facts(row) for row in strict.rows]
+
+
+@given(st.binary(max_size=200) | st.text(max_size=80).map(str.encode))
+def test_no_body_breaks_the_judge(content: bytes) -> None:
+    """Any bytes at all are a page or a refusal, never an error."""
+    assert isinstance(judged(content), Page | Refusal)
+    assert isinstance(judged(content, 400), Refusal)
+
+
+@given(json_values)
+def test_no_json_breaks_the_judge(document: object) -> None:
+    """Any JSON at all is a page only if it is an object with a list in `data`."""
+    verdict = judged(json.dumps(document).encode())
+    listed = isinstance(document, dict) and isinstance(document.get("data"), list)
+    assert isinstance(verdict, Refusal) or listed
+
+
+@pytest.mark.parametrize(
+    ("total", "told"), [(12, 12), (0, 0), (-1, -1), (None, None), ("12", None), (1.5, None), (True, None), ([12], None)]
+)
+def test_a_total_is_taken_only_as_a_whole_number(total: object, told: int | None) -> None:
+    """A total of another type is none; whether it is true is not believed here (A19)."""
+    assert page(body(total=total)).total == told
+
+
+def test_a_fingerprint_tells_pages_apart_by_their_ids() -> None:
+    """Two pages are the same if they list the same ids in the same order, whatever else changed (A13, N24)."""
+    first, touched, moved = (
+        [{"_id": "a", "n": 1}, {"_id": "b"}],
+        [{"_id": "a", "n": 2}, {"_id": "b"}],
+        [{"_id": "b"}, {"_id": "a"}],
+    )
+    prints = [page(body(data=data)).fingerprint for data in (first, touched, moved, [{"_id": "ab"}], [])]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
+
+
+MESSAGES = [
+    ("no such\r\nfield\x1b[31m\u202e", "no such  field [31m "),
+    ("mail ada@example.com today", "mail … today"),
+    ("call +44 20 7946 0958 or 15550100", "call … or …"),
+    ("x" * 5000, "x" * SHOWN),
+]
+
+
+@pytest.mark.parametrize(("said", "shown"), MESSAGES)
+def test_a_servers_message_is_shown_short_and_clean(said: str, shown: str) -> None:
+    """A message is shown on one line of 200 characters at most, without e-mails and phones (A4, X2, X9)."""
+    for verdict in (refusal(body(message=said), 422), refusal(body(success=False, message=said))):
+        assert verdict.message.endswith(f": {shown}")
+
+
+@pytest.mark.parametrize("message", [None, 5, [], {}, ["name must be text"]])
+def test_a_message_that_is_no_text_is_not_shown(message: object) -> None:
+    """A message of another type is left out, and the failure is told without it."""
+    assert refusal(body(message=message), 400).message == "HTTP 400: the request is refused"
+
+
+def test_the_token_is_never_quoted() -> None:
+    """A server that echoes the token it was sent does not bring it into our message (X1)."""
+    token = "-".join(["canary", "5f0c1e"])
+    for status, fields in [(401, {}), (400, {}), (500, {}), (200, {"success": False}), (200, {"code": 401})]:
+        content = body(message=f"Bearer {token} is not valid: {token}", **fields)
+        reply = Reply(status, {}, content, secret=token)
+        verdict = judge(reply)
+        assert isinstance(verdict, Refusal)
+        assert token not in verdict.message
+        assert "is not valid" in verdict.message
+        assert token not in repr(Reply(status, {}, b"", secret=token))
+
+
+def test_a_token_cut_by_the_limit_leaves_no_piece() -> None:
+    """The token is taken out before the message is shortened, so that no half of it stays (X1)."""
+    token = "canary" * 10
+    verdict = judge(Reply(500, {}, body(message="x" * (SHOWN - 10) + token), secret=token))
+    assert isinstance(verdict, Refusal)
+    assert "canary" not in verdict.message
+
+
+DATES = [
+    ("Sun, 05 Jan 2025 10:00:00 GMT", 1_736_071_200_000),
+    ("Sun, 05 Jan 2025 10:00:00 -0000", 1_736_071_200_000),
+    ("Sun, 05 Jan 2025 12:00:00 +0200", 1_736_071_200_000),
+    ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+    ("Mon, 99 Jan 2025 00:00:00 GMT", None),
+    ("yesterday", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("text", "time"), DATES)
+def test_the_servers_clock_is_read_from_its_date(text: str, time: int | None) -> None:
+    """`Date` is read in any zone; one that cannot be read is none (N25)."""
+    assert server_time({"Date": text}) == time
+
+
+def test_no_date_is_no_clock() -> None:
+    """Without `Date` the server's clock is unknown (N25)."""
+    assert server_time({}) is None
+    assert page(body()).date is None
+
+
+@given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,20} [A-Z][a-z]{2} \d{1,20} \d\d:\d\d:\d\d [+-]\d{4}"))
+def test_no_date_breaks_the_clock(text: str) -> None:
+    """Any text at all in `Date` is a time or none."""
+    time = server_time({"Date": text})
+    assert time is None or isinstance(time, int)
+
+
+def test_every_kind_of_refusal_has_a_status() -> None:
+    """The table above covers every kind but the one that no answer has: a connection that was closed before."""
+    assert set(Kind) - set(STATUSES.values()) == {Kind.STALE}
