@@ -123,7 +123,7 @@ class Reader:
             proof=proof_of(extraction),
             requests=Requests(spent.sent, spent.retried),
             seconds=round(seconds, 3),
-            counts=Counts(received=pipeline.counts["received"], rejected=pipeline.counts["rejected"]),
+            counts=Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")}),
             detail=_detail(extraction, pipeline.counts),
         )
 
@@ -157,6 +157,7 @@ def history_of(record: RunRecord | None, created: Callable[[bool | None], Sequen
         watermark=_milliseconds(record.watermark),
         witness_at=_whole(record.detail, "witness_at"),
         scrub_after=_whole(record.detail, "scrub_after"),
+        undated=record.counts.contacts > len(created(None)),
         created=created,
     )
 
@@ -165,7 +166,7 @@ def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, objec
     return {
         "capabilities": extraction.capabilities.document(),
         "requests": dict(extraction.requests),
-        "cells": {name: count for name, count in sorted(cells.items()) if name not in {"received", "rejected"}},
+        "cells": {name: count for name, count in sorted(cells.items()) if name not in {"received", "folded", "rejected"}},
         "witness_at": extraction.witness_at,
         "scrub_after": extraction.scrub_after,
     }

@@ -50,6 +50,8 @@ class History:
     """None: there was no earlier run."""
     witness_at: int | None = None
     scrub_after: int | None = None
+    undated: bool = False
+    """Whether the snapshot holds contacts without a creation time, which only a walk reaches."""
     created: Callable[[bool | None], Sequence[int]] = field(default=lambda _: ())
     """The sorted creation times (ms) of the previous snapshot, of one list or (None) of both."""
 
@@ -150,7 +152,11 @@ class _Reading:
                 await reader.read(self._plan(created(is_contact), is_contact, None, self.run.watermark))
         await self._sweep(reader, since=self.run.watermark)
         self.run.coverage = ((None, self.run.watermark),)
-        await self._finish(reader, walked=walked)
+        await self._finish(reader, since=self.run.watermark)
+        if walked:
+            with self._counted("witness"):
+                await self._question(reader)
+        self._conclude(reader)
 
     async def incremental(self) -> None:
         """The sweep from before the last watermark, and one share of the windows."""
@@ -158,8 +164,10 @@ class _Reading:
         reader = WindowReader(self.client, self.run.capabilities, self.receive)
         with self._counted("scrub"):
             await self._scrub(reader)
-        await self._sweep(reader, since=(self.history.watermark or 0) - margin)
-        await self._finish(reader, walked=False)
+        since = (self.history.watermark or 0) - margin
+        await self._sweep(reader, since=since)
+        await self._finish(reader, since=since)
+        self._conclude(reader)
 
     async def walk_all(self) -> None:
         """Every page of both lists: all that a server without time filters allows, and no proof."""
@@ -196,7 +204,8 @@ class _Reading:
     async def _walk_witness(self) -> bool:
         """Walk all pages as witness if one is due; contacts without a creation time come from it alone."""
         last = self.run.witness_at
-        if last is not None and self.run.capabilities.t0 - last < self.timing.witness_every:
+        recent = last is not None and self.run.capabilities.t0 - last < self.timing.witness_every
+        if recent and not self.history.undated:
             return False
         with self._counted("witness"):
             for is_contact in self._lists():
@@ -234,11 +243,16 @@ class _Reading:
                 until = now - self.timing.visibility_lag
                 await sweep(reader, name, since=since, until=until, lists=self._lists())
 
-    async def _finish(self, reader: WindowReader, *, walked: bool) -> None:
-        with self._counted("windows"):
-            await reader.confirm_page_size()
-            if walked:
-                await self._question(reader)
+    async def _finish(self, reader: WindowReader, *, since: int) -> None:
+        """Read again what a page size lowered meanwhile may have cut off, in the order that the first reading had."""
+        while doubtful := await reader.doubtful():
+            ranges = {(window.start, window.end) for window in doubtful if window.field == "createdAt" and window.end}
+            with self._counted("windows"):
+                for is_contact in self._lists():
+                    await reader.read(Window("createdAt", is_contact, start, end) for start, end in ranges)
+            await self._sweep(reader, since=since)
+
+    def _conclude(self, reader: WindowReader) -> None:
         self.run.accepted = reader.accepted
         self.run.unproven.extend(reader.unproven)
 

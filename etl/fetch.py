@@ -59,18 +59,18 @@ class WindowReader:
     def _newest_first(self, window: Window) -> bool:
         return window.field == "createdAt" and self._capabilities.newest_first
 
-    async def confirm_page_size(self) -> None:
-        """Read again what a server that lowered its page size during the run may have cut off.
+    async def doubtful(self) -> list[Window]:
+        """The windows that a server may have cut off because it lowered its page size meanwhile; no longer accepted.
 
-        Without a filter page 1 is as full as the server makes it; the windows that held as many rows prove nothing.
+        Without a filter page 1 is as full as the server makes it; a window with as many rows proves nothing.
         """
         sizes = [len((await self._client.read(Query(listed))).rows) for listed in (False, True)]
         if max(sizes) >= self._page_size:
-            return
+            return []
         self._page_size = max(1, *sizes)
-        doubtful = [done.window for done in self.accepted if _may_be_cut(done, self._page_size)]
+        doubtful = [done for done in self.accepted if _may_be_cut(done, self._page_size)]
         self.accepted = [done for done in self.accepted if not _may_be_cut(done, self._page_size)]
-        await self.read(doubtful)
+        return [done.window for done in doubtful]
 
     async def _accept(self, window: Window, page: Page) -> None:
         if page.rows:

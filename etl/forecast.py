@@ -73,8 +73,8 @@ async def _work(
 ) -> tuple[Mode, int, int]:
     """Mode, windows, and the requests beside them."""
     if config.extract.filters:
-        query = [Query(listed, filters=config.extract.filters) for listed in LEADS_FIRST]
-        return "filtered", 0, sum([await count_pages(client, one) for one in query])
+        queries = [Query(listed, filters=config.extract.filters) for listed in LEADS_FIRST]
+        return "filtered", 0, sum([await count_pages(client, query) for query in queries])
     if not found.windows:
         return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
     capacity = max(1, found.page_size - 1)
@@ -108,8 +108,10 @@ async def count_pages(client: Client, query: Query) -> int:
 
 
 async def _has_rows(client: Client, query: Query, page: int) -> bool:
+    """Whether the list has this page; a server that repeats its last page shows nobody new on it."""
     try:
-        return bool((await client.read(query, page)).rows)
+        rows = await client.read(query, page)
+        return bool(rows.rows) and (page == 1 or not rows.ids <= (await client.read(query, page - 1)).ids)
     except PageRefused:
         return False
 

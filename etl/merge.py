@@ -245,7 +245,7 @@ def _count(connection: duckdb.DuckDBPyConnection, publication: Publication) -> M
             changed=changed,
             unchanged=unchanged,
             deleted=deleted,
-            folded=folded.get(account, 0),
+            folded=brought.record.counts.folded + folded.get(account, 0),
             contacts=previous.get(account, 0) + new - deleted,
         )
     return Merged(counts, struck, {account: previous.get(account, 0) for account in counts})

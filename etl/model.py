@@ -131,7 +131,7 @@ class AccountYield:
     """What one account brought into a run, before it is merged."""
 
     record: RunRecord
-    """With `received` and `rejected` set in its counts; the merge fills in the rest."""
+    """With `received`, `rejected` and the `folded` among the rejected in its counts; the merge does the rest."""
     parts: tuple[Path, ...]
     rejects: tuple[Path, ...]
     coverage: tuple[Span, ...]

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 
 import anyio
+import pyarrow as pa
 from anyio import to_thread
 
 from etl.api.answer import Page
@@ -30,6 +33,8 @@ class Pipeline:
         self._normalizer = normalizer
         self._stage = stage
         self._sender, self._receiver = anyio.create_memory_object_stream[RawPage](WAITING_PAGES)
+        self._rejected: set[bytes] = set()
+        """Digests of the contacts rejected so far."""
         self._rows = 0
         self._done = 0
         self._progress = anyio.Condition()
@@ -78,5 +83,18 @@ class Pipeline:
 
     def _work(self, pages: Sequence[RawPage]) -> None:
         batch = self._normalizer(pages)
-        self._stage.append(batch)
+        rejects = self._first_seen(batch.rejects)
+        self._stage.append(replace(batch, rejects=rejects))
         self.counts.update(batch.counts)
+        self.counts["folded"] += batch.rejects.num_rows - rejects.num_rows
+        self.counts["rejected"] -= batch.rejects.num_rows - rejects.num_rows
+
+    def _first_seen(self, rejects: pa.Table) -> pa.Table:
+        """Without those that came before: a contact without an id cannot be folded later, so it is now, by its bytes."""
+        if not rejects.num_rows:
+            return rejects
+        digests = [blake2b(raw.encode(), digest_size=16).digest() for raw in rejects["raw"].to_pylist()]
+        fresh = [index for index, digest in enumerate(digests) if digests.index(digest) == index]
+        fresh = [index for index in fresh if digests[index] not in self._rejected]
+        self._rejected.update(digests)
+        return rejects.take(pa.array(fresh, pa.int64()))

@@ -59,7 +59,8 @@ def scrub_span(
     begin = after if after is not None and after < end else None
     position = 0 if begin is None else bisect_left(times, begin, 0, last)
     share = max(capacity, -(-last // rounds))
-    if position + share >= last:
+    # What came since the round began must not make a round of its own.
+    if position + share + share // 2 >= last:
         return begin, end
     return begin, max(times[position + share], (begin or times[0]) + 1)
 

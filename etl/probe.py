@@ -70,7 +70,7 @@ class Capabilities:
 async def probe(client: Client, *, local_now: int) -> Capabilities:
     """Ask the server about its behaviour. `local_now` (ms) stands in where it sends no `Date`."""
     contacts, leads = await client.read(Query(True)), await client.read(Query(False))
-    if await _counts_from_zero(client, contacts if contacts.rows else leads, Query(bool(contacts.rows))):
+    if await _counts_from_zero(client, contacts, leads):
         client.first_page = 0
         contacts, leads = await client.read(Query(True)), await client.read(Query(False))
     asked = _Questions(client, contacts, leads)
@@ -97,10 +97,15 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
     )
 
 
-async def _counts_from_zero(client: Client, first: Page, query: Query) -> bool:
+async def _counts_from_zero(client: Client, contacts: Page, leads: Page) -> bool:
     """Whether page 0 exists and is another page. API.md knows page 1 as the first; elsewhere it would be lost."""
-    before = await client.ask(query, 0)
-    return isinstance(before, Page) and bool(before.rows) and not _overlap(before, first)
+    for is_contact, first in ((True, contacts), (False, leads)):
+        before = await client.ask(Query(is_contact), 0)
+        if isinstance(before, Page) and before.rows:
+            return not _overlap(before, first)
+        if first.rows:
+            return False
+    return False
 
 
 def _overlap(one: Page, other: Page) -> bool:
@@ -140,7 +145,7 @@ class _Questions:
     async def whether_one_page(self) -> None:
         """Page 2 repeats page 1: harmless if that is all there is, which two halves of time can tell."""
         times = sorted(t for t in (milliseconds(row.created_at) for row in self.first.rows) if t is not None)
-        if self.created is None or len(times) < len(self.first.rows):
+        if self.created is None or not times or len(times) < len(self.first.rows):
             return
         middle = times[len(times) // 2]
         rows = 0

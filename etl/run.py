@@ -81,7 +81,9 @@ class _Run:
                 seq = max(state.seq for state in states) + 1
                 folder = stage_folder(sinks[0].path, self.run_id)
                 held.callback(disk.remove, folder)
-                readers = [self._reader(source, sinks, states, folder, seq) for source in found]
+                readers = [
+                    await to_thread.run_sync(self._reader, source, sinks, states, folder, seq) for source in found
+                ]
                 await self._read(readers)
             await to_thread.run_sync(partial(self._publish, sinks, seq, filters))
 

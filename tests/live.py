@@ -173,7 +173,7 @@ class Job:
         """The rows of a query to the DuckDB file, asked of the engine itself."""
         with duckdb.connect(str(self.duckdb), read_only=True) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            return connection.execute(query).fetchall()
+            return [tuple(row.values()) for row in connection.sql(query).to_arrow_table().to_pylist()]
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the DuckDB file and of every file of the Parquet folder, by path."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,15 +41,18 @@ PLAIN = {
 }
 
 TOKENS = (
-    b"null true false 0 -0 1 12 12.0 1.50 1e400 -7 123456789012345678901234567890 9223372036854775807 9223372036854775808 1735689600 1735689600000 "
-    b'1735689600123456 "" "5" "12" "true" "FALSE" "1735689600" "2025" "2025-01-05" "2025-01-05T10:00:00" '
-    b'"2025-01-05T10:00:00.123456Z" "2025-01-05T10:00:00.1234567+05:30" "2025-02-30T10:00:00Z" "9999-12-31T23:59:59-01:00" '
-    b'"0000-01-01T00:00:00Z" "2025-01-05T24:00:00Z" "\\ud83d" "x\\ude00y" "\\ud83d\\ude00" "\\u0000" "a\\u0041" "\\\\u0000" "\\\\ud83d" '
-    b'"\xff" "\xed\xa0\x80" "\xe2\x82" "\xc3\xa9" "+44" "07911123456" [] {} [null] [""] [1,"a",null,true,{"b":[1.0]}] {"a":1.50,"b":{"c":null}} '
-    b'{"key":"k","value":"v"} [{"key":"k","value":"v"}] [{"key":"k","value":"v"},{"key":"k","value":"w"}] [{"key":"k","value":5}] '
-    b'[{"key":5,"value":"v"}] [{"key":"k","value":"v","more":null}] [{"key":"k","value":"v","more":""}] [{"value":"v"}] [{}] [[]] ["x"] '
-    b'[{"title":"t","description":1,"_id":"n"}] [{"title":"t","at":"2025-01-05"}] {"x":1,"x":2} [{"key":"k","key":"l","value":"v"}] [null,{"title":"t"}] '
-    b'{"z":1,"a":{"y":2}} {"\\ud800":1} {"a\\u0000":[]} "2024-01-01" 2.5 -1e-5'
+    b"null true false 0 -0 1 12 12.0 1.50 1e400 -7 123456789012345678901234567890 9223372036854775807 "
+    b'9223372036854775808 1735689600 1735689600000 1735689600123456 "" "5" "12" "true" "FALSE" "1735689600" '
+    b'"2025" "2025-01-05" "2025-01-05T10:00:00" "2025-01-05T10:00:00.123456Z" "2025-01-05T10:00:00.1234567+05:30" '
+    b'"2025-02-30T10:00:00Z" "9999-12-31T23:59:59-01:00" "0000-01-01T00:00:00Z" "2025-01-05T24:00:00Z" "\\ud83d" '
+    b'"x\\ude00y" "\\ud83d\\ude00" "\\u0000" "a\\u0041" "\\\\u0000" "\\\\ud83d" "\xff" "\xed\xa0\x80" "\xe2\x82" '
+    b'"\xc3\xa9" "+44" "07911123456" [] {} [null] [""] [1,"a",null,true,{"b":[1.0]}] {"a":1.50,"b":{"c":null}} '
+    b'{"key":"k","value":"v"} [{"key":"k","value":"v"}] [{"key":"k","value":"v"},{"key":"k","value":"w"}] '
+    b'[{"key":"k","value":5}] [{"key":5,"value":"v"}] [{"key":"k","value":"v","more":null}] '
+    b'[{"key":"k","value":"v","more":""}] [{"value":"v"}] [{}] [[]] ["x"] '
+    b'[{"title":"t","description":1,"_id":"n"}] [{"title":"t","at":"2025-01-05"}] {"x":1,"x":2} '
+    b'[{"key":"k","key":"l","value":"v"}] [null,{"title":"t"}] {"z":1,"a":{"y":2}} {"\\ud800":1} {"a\\u0000":[]} '
+    b'"2024-01-01" 2.5 -1e-5 '
 ).split()
 """Every kind of JSON value, each without a space in it."""
 
@@ -158,7 +160,7 @@ def assert_same(batch: NormalizedBatch, expected: NormalizedBatch, received: int
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_both_paths_agree(elements: st.SearchStrategy[bytes], data: st.DataObject) -> None:
-    """Whatever it has learned from the batches before, a normalizer gives what row-by-row reading gives (A30-A37, A39, A40)."""
+    """Whatever a normalizer has learned from the batches before, it gives what row-by-row reading gives (A30-A39)."""
     batches = data.draw(
         st.lists(st.lists(st.lists(elements, max_size=9), min_size=1, max_size=3), min_size=1, max_size=4)
     )

@@ -34,7 +34,7 @@ Unknown = Literal["infer", "ignore"]
 _PAGE_SCHEMA = pa.schema([("data", pa.list_(pa.struct(list(READ_SCHEMA))))])
 
 
-class Refused(Exception):  # noqa: N818  (an outcome, not an error: another path reads the batch)
+class Refused(Exception):
     """The batch holds something that Arrow cannot read faithfully."""
 
 
@@ -63,7 +63,10 @@ def flatten_pages(pages: Sequence[RawPage], most_unknown: int) -> Flat:
     data = table["data"].chunk(0)
     if data.value_lengths().to_pylist() != [page.rows for page in pages]:
         raise Refused
-    flat = _flat(data.values)
+    try:
+        flat = _flat(data.values)
+    except RecursionError as error:
+        raise Refused from error
     if len(flat.unknown) > most_unknown or not all(map(pickable, flat.unknown)):
         raise Refused
     return flat

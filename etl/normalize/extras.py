@@ -54,7 +54,12 @@ def extras_of_contacts(raws: Sequence[bytes], wanted: Wanted) -> Extras:
     """`extra` of contacts of `raws`."""
     reading = _Reading(wanted)
     for row in sorted(reading.rows):
-        reading.add(row, reading.picker.of_contact(raws[row]))
+        try:
+            picked = reading.picker.of_contact(raws[row])
+        except (msgspec.DecodeError, RecursionError):
+            reading.extras.unread.add(row)
+        else:
+            reading.add(row, picked)
     return reading.extras
 
 

@@ -9,7 +9,7 @@ A refused batch makes the next ones start with step 2, for a pause that doubles 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,6 +24,7 @@ from etl.normalize.extras import Extras, extras_of_contacts, extras_of_pages
 from etl.normalize.pages import MAX_CONTACT_BYTES, Contacts, contacts_of, without_surrogates
 from etl.normalize.rowwise import Reject, read_rows
 from etl.normalize.shape import Path, pickable, strict_decoder
+from etl.schema import READ
 
 _MAX_KNOWN = 64
 """Fields without a column that are read in bulk; a contact with any other is read on its own."""
@@ -31,6 +32,7 @@ _MAX_PAUSE = 64
 """Batches that start with sorting, at most, before Arrow is tried with a whole one again."""
 _FEW = 4
 """So few contacts are read sooner one by one than by Arrow."""
+_COLUMNS = frozenset(column.path for column in READ)
 
 _StrictDecoder = msgspec.json.Decoder[msgspec.Struct]
 
@@ -81,14 +83,13 @@ class Normalizer:
             return False
         self._refusals = 0
         self._learn(flat.unknown)
-        wanted = {path: frozenset(_rows(mask)) for path, mask in flat.unknown.items()}
-        extras = extras_of_pages(readable, wanted)
-        extras.unread.update(mended)
-        self._keep(flat, extras, contacts, work)
+        odd = _odd_rows(flat).union(mended)
+        wanted = {path: _rows(mask) - odd for path, mask in flat.unknown.items()}
+        self._keep(flat, extras_of_pages(readable, wanted), odd, contacts, work)
         return True
 
     def _flatten(self, pages: Sequence[RawPage]) -> tuple[Flat, Sequence[RawPage], Collection[int]]:
-        """The batch as columns, the pages they were read from, and the contacts that these have without lone surrogates.
+        """The batch as columns, the pages they were read from, and the contacts whose lone surrogates these lack.
 
         Such contacts are the defect that every large account has: a preview cut in the middle of an emoji.
         """
@@ -127,14 +128,15 @@ class Normalizer:
             self._read_halves(contacts.take(range(count // 2)), known, work)
             self._read_halves(contacts.take(range(count // 2, count)), known, work)
         else:
-            wanted = dict.fromkeys(known, frozenset(range(count)))
-            self._keep(flat, extras_of_contacts(contacts.raws, wanted), contacts, work)
+            odd = _odd_rows(flat)
+            wanted = dict.fromkeys(known, frozenset(range(count)) - odd)
+            self._keep(flat, extras_of_contacts(contacts.raws, wanted), odd, contacts, work)
 
-    def _keep(self, flat: Flat, extras: Extras, contacts: Contacts, work: _Work) -> None:
+    def _keep(self, flat: Flat, extras: Extras, odd: Set[int], contacts: Contacts, work: _Work) -> None:
         """Keep what Arrow has read, and read the odd contacts one by one."""
+        odd = odd | extras.unread
         texts = pa.array(map(extras.texts.get, range(len(contacts))), pa.string(), size=len(contacts))
         table = part(self._account, flat.columns, texts, pa.array(contacts.numbers, pa.int64()))
-        odd = extras.unread.union(*map(_rows, flat.odd))
         if odd:
             table = table.take(pa.array(sorted(set(range(len(contacts))) - odd), pa.int64()))
         work.parts.append(table)
@@ -152,7 +154,7 @@ class Normalizer:
 
     def _learn(self, paths: Iterable[Path]) -> None:
         """Remember fields without a column, so that they do not make a contact odd again."""
-        new = sorted(path for path in paths if path not in self._known and pickable(path))
+        new = sorted(path for path in paths if path not in self._known | _COLUMNS and pickable(path))
         self._known |= frozenset(new[: _MAX_KNOWN - len(self._known)])
 
 
@@ -167,10 +169,14 @@ def _is_clean(raw: bytes, decoder: _StrictDecoder) -> bool:
     return True
 
 
-def _rows(mask: pa.BooleanArray) -> Sequence[int]:
+def _rows(mask: pa.BooleanArray) -> frozenset[int]:
     """The places where `mask` is true."""
-    rows: list[int] = pc.indices_nonzero(mask).to_pylist()
-    return rows
+    return frozenset(pc.indices_nonzero(mask).to_pylist())
+
+
+def _odd_rows(flat: Flat) -> frozenset[int]:
+    """The contacts that Arrow has not read faithfully."""
+    return frozenset[int]().union(*map(_rows, flat.odd))
 
 
 def _closed(account: str, work: _Work, received: int) -> NormalizedBatch:

@@ -38,7 +38,8 @@ def _e164(prefix: str, number: str) -> str | None:
         return None
     known = _country(prefix)
     if known is None or not digits.isascii():
-        return _ask(_NOT_A_DIGIT.sub("", prefix) + digits)
+        code = _NOT_A_DIGIT.sub("", prefix)
+        return _ask(code + digits) if code else None
     rules, rest = known
     return rules.e164(rest + digits)
 

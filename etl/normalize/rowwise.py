@@ -229,13 +229,13 @@ def _is_text(value: Json) -> bool:
 
 
 class _Identified(msgspec.Struct):
-    _id: str
+    contact_id: str = msgspec.field(name="_id")
 
 
 def _told_id(raw: bytes) -> str | None:
     """The `_id` of a contact that is not to be decoded whole, if it is a text."""
     try:
-        return msgspec.json.decode(raw, type=_Identified)._id or None
+        return msgspec.json.decode(raw, type=_Identified).contact_id or None
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 

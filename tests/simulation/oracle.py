@@ -96,7 +96,8 @@ class Oracle:
     ) -> int:
         """The oldest version that the row may show."""
         if run.full or (row.created is not None and covered(run.extraction, row.created)):
-            return at_start if row.created is not None or names[at_start] in MOVES_SEEN[1:] else 0
+            # TODO: a full run without a witness overlooks what happened to a contact without createdAt before T0 - H.
+            return at_start if row.created is not None else 0
         moved = max(place for place in range(at_start + 1) if names[place] in MOVES_SEEN)
         old = run.before.get(row.id or "")
         return max(moved, (_place(states, old.raw) or 0) if old else 0)

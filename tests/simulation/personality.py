@@ -13,6 +13,7 @@ from typing import Any
 
 from etl.extract import Timing
 from etl.sandbox.settings import Settings
+from tests.simulation.spared import spared
 
 Value = Any
 SECOND = 1000
@@ -20,13 +21,13 @@ SECOND = 1000
 TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
     {
         # the account
-        "pages": ((3, 1), (5, 3), (4, 5), (1, 12)),
-        "page_size": ((2, 3), (2, 4), (3, 5), (3, 7), (3, 10), (2, 14), (1, 20), (1, 50)),
+        "pages": ((1, 1), (2, 3), (4, 6), (4, 10), (1, 20)),
+        "page_size": ((3, 3), (3, 4), (3, 5), (3, 7), (3, 10), (1, 14), (1, 20), (1, 50)),
         "ties": ((8, 0.0), (2, 0.8), (1, 2.5)),
         "oddities": ((8, 0.0), (2, 0.1), (1, 0.5)),
         "undated": ((10, 0.0), (1, 0.1)),
         # the server
-        "sort": ((5, "created_desc"), (2, "created_asc"), (2, "last_seen_desc"), (2, "shuffled")),
+        "sort": ((5, "created_desc"), (2, "created_asc"), (3, "last_seen_desc"), (2, "shuffled")),
         "is_contact": ((6, "disjoint"), (2, "overlap"), (1, "same")),
         "applicable_filters": ((6, "free"), (4, "named")),
         "start_bound": ((3, "inclusive"), (1, "exclusive")),
@@ -42,30 +43,30 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         # what becomes visible late, as shares of the margins that the reader keeps
         "lateness": ((6, 0.0), (2, 0.3), (2, 0.9)),
         "slowness": ((6, 0.0), (2, 0.3), (2, 0.9)),
-        # how it changes: events a second while it is read, events between runs, and which
-        "rate": ((2, 0.0), (3, 0.5), (5, 2.0), (5, 6.0), (2, 20.0)),
+        # how it changes: the share of it that changes every second while it is read, events between runs, and which
+        "churn": ((2, 0.0), (3, 0.01), (4, 0.03), (6, 0.08), (1, 0.3)),
         "gap_events": ((2, 0), (3, 8), (3, 30), (1, 80)),
         "gap_seconds": ((2, 5.0), (3, 120.0), (2, 3600.0), (1, 86_400.0)),
         "mix": (
             (4, "everything"),
             (2, "touches"),
-            (2, "deletes"),
-            (2, "inserts"),
-            (2, "flips"),
+            (4, "deletes"),
+            (1, "inserts"),
+            (3, "flips"),
             (1, "edits"),
             (1, "imports"),
         ),
         "malice": ((3, 0.0), (1, 0.1), (1, 0.4)),
         # how it is read
-        "concurrency": ((2, 1), (3, 2), (3, 4), (3, 8), (1, 16)),
-        "seconds": ((1, 0.02), (4, 0.2), (2, 1.0)),
+        "concurrency": ((2, 1), (3, 2), (4, 4), (2, 8), (1, 16)),
+        "seconds": ((1, 0.05), (4, 0.3), (4, 0.8), (1, 2.0)),
         "visibility_lag": ((3, 2 * SECOND), (1, SECOND), (1, 5 * SECOND)),
         "lookback": ((2, 5 * SECOND), (2, 60 * SECOND), (1, 1800 * SECOND)),
         "witness_every": ((2, 0), (3, 10**10)),
         "scrub_runs": ((2, 1), (2, 2), (2, 3), (1, 30)),
         "shuffled_tasks": ((1, False), (1, True)),
         # the runs after the first: i an incremental one, f a full one
-        "chain": ((3, ""), (3, "i"), (3, "ii"), (1, "if"), (1, "f"), (2, "iii"), (1, "iif"), (2, "iiii")),
+        "chain": ((2, ""), (3, "i"), (3, "ii"), (1, "if"), (1, "f"), (2, "iii"), (1, "iif"), (2, "iiii")),
         # what goes wrong
         "faults": (
             (10, ()),
@@ -83,11 +84,11 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
 MIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         "everything": {"touch": 8, "insert": 4, "delete": 4, "flip": 3, "edit": 3, "presence": 1, "import": 1, "backdated": 1},
-        "touches": {"touch": 1},
-        "deletes": {"delete": 5, "insert": 1},
-        "inserts": {"insert": 8, "delete": 1},
+        "touches": {"touch": 5, "delete": 1},
+        "deletes": {"delete": 5, "insert": 4},
+        "inserts": {"insert": 4, "delete": 2},
         "flips": {"flip": 6, "insert": 2, "delete": 1, "touch": 1},
-        "edits": {"edit": 3, "presence": 1, "touch": 1},
+        "edits": {"edit": 4, "presence": 1, "touch": 2, "delete": 2},
         "imports": {"import": 3, "backdated": 3, "delete": 8, "touch": 6},
     }
 )
@@ -115,14 +116,20 @@ class Personality:
         """One trait."""
         return self.traits[name]
 
+    @property
+    def rate(self) -> float:
+        """Changes a second while it is read."""
+        return max(0.3, self["churn"] * self.settings.contacts) if self["churn"] else 0.0
+
     def draw(self, name: str) -> Random:
         """A generator for one purpose, the same for the same seed."""
         return Random(f"{self.seed} {name}")
 
 
-def personality(seed: int, **overrides: Value) -> Personality:
-    """The personality of a seed, with some traits set instead of drawn."""
-    traits = {name: _drawn(seed, name, options) for name, options in TRAITS.items()} | overrides
+def personality(seed: int, *, unsparing: bool = False, **overrides: Value) -> Personality:
+    """The personality of a seed, with some traits set instead of drawn; `unsparing` also shows faults known and open."""
+    drawn = {name: _drawn(seed, name, options) for name, options in TRAITS.items()}
+    traits = (drawn if unsparing else spared(drawn)) | overrides
     timing = Timing(
         visibility_lag=traits["visibility_lag"],
         lookback=traits["lookback"],

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-import anyio
-
 from etl import guard
 from etl.api.answer import Page, Row
 from etl.api.client import Client
@@ -24,7 +22,7 @@ from tests.simulation.fold import Fold, Model
 from tests.simulation.oracle import Oracle, Run
 from tests.simulation.personality import Personality
 from tests.simulation.weather import Weather
-from tests.simulation.wire import START, Endless, Wire, now
+from tests.simulation.wire import START, Endless, Wire, let_pass, now
 
 SHRINK_SHARE = 0.05
 """The default of `guard.max_shrink_share`."""
@@ -104,14 +102,8 @@ class Schedule:
         """Every run of the chain, with time passing between them."""
         for kind in "f" + self.personality["chain"]:
             await self._run(full=kind == "f")
-            await self._gap()
+            await let_pass(self.personality, self.weather)
         self.report.events = self.weather.happened
-
-    async def _gap(self) -> None:
-        seconds = self.personality["gap_seconds"]
-        self.weather.blow(self.personality["gap_events"] / seconds, now())
-        await anyio.sleep(seconds)
-        self.weather.advance(now())
 
     async def _run(self, *, full: bool) -> None:
         intake = Intake()
@@ -122,7 +114,7 @@ class Schedule:
             concurrency=self.personality["concurrency"],
             jitter=Random(self._draw.random()).random,
         )
-        self.weather.blow(self.personality["rate"], now())
+        self.weather.blow(self.personality.rate, now())
         try:
             extraction = await self._extract(client, intake, full=full)
         except* EtlError as group:

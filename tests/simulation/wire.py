@@ -15,11 +15,12 @@ from etl.api.request import PATH, Body
 from etl.sandbox.answer import Answer
 from etl.sandbox.service import Request, Service
 from etl.sandbox.settings import Settings
+from tests.simulation.personality import Personality
 from tests.simulation.weather import Weather
 
 START = 1_760_000_000.0
 """When the virtual clock begins, in seconds since 1970."""
-MOST_REQUESTS = 3000
+MOST_REQUESTS = 2500
 """Requests of one run, after which it counts as endless."""
 _HEADERS = {"Authorization": f"Bearer {Settings.token}", "authtype": "Key", "Content-Type": "application/json"}
 _encode = msgspec.json.Encoder().encode
@@ -37,6 +38,14 @@ class Endless(Exception):
 def now() -> float:
     """The virtual time, in seconds since 1970."""
     return START + anyio.current_time()
+
+
+async def let_pass(personality: Personality, weather: Weather) -> None:
+    """The time between two runs, with the changes that it brings."""
+    seconds = personality["gap_seconds"]
+    weather.blow(personality["gap_events"] / seconds, now())
+    await anyio.sleep(seconds)
+    weather.advance(now())
 
 
 class Wire:

@@ -1,0 +1,72 @@
+"""The control arm: a plain page walk under the same schedules. It must lose contacts, or else the oracle is blind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from etl.api.answer import Page
+from etl.api.client import Client
+from etl.api.request import Query
+from etl.sandbox.service import Service
+from etl.sandbox.world import World
+from etl.walk import walk
+from tests.simulation import loop
+from tests.simulation.contact import versions
+from tests.simulation.personality import Personality
+from tests.simulation.weather import Weather
+from tests.simulation.wire import START, Wire, let_pass, now
+
+
+@dataclass(slots=True)
+class Walked:
+    """What plain walks of both lists came to, one for every run of the schedule."""
+
+    contacts: int = 0
+    """Contacts that existed throughout a walk, summed over the walks."""
+    lost: int = 0
+    """Those of them that no page showed."""
+    changes: int = 0
+    """Changes while pages were walked."""
+    seconds: float = 0.0
+
+    @property
+    def lively(self) -> bool:
+        """Whether there was more than one change a second."""
+        return self.changes > self.seconds
+
+
+def control(personality: Personality) -> Walked:
+    """Export a personality's account as often as its schedule has runs, page by page."""
+    shuffle = personality.draw("tasks") if personality["shuffled_tasks"] else None
+    return loop.run(_schedule(World(personality.settings, START), personality), shuffle=shuffle)
+
+
+async def _schedule(world: World, personality: Personality) -> Walked:
+    weather, walked = Weather(world, personality), Walked()
+    wire = Wire(Service(world), weather, personality["seconds"], personality.draw("control"))
+    client = Client(wire, account="main", concurrency=personality["concurrency"])
+    client.first_page = personality["page_base"]
+    for _ in range(1 + len(personality["chain"])):
+        began, happened = now(), weather.happened
+        weather.blow(personality.rate, began)
+        seen = await _walk(client, repeats=personality["past_end"] == "repeat")
+        weather.advance(now())
+        stayed = {id for id in world.existed_throughout(began, now()) if not id.startswith("#")}
+        walked.contacts += len(stayed)
+        walked.lost += len(stayed - seen)
+        walked.changes += weather.happened - happened
+        walked.seconds += now() - began
+        await let_pass(personality, weather)
+    return walked
+
+
+async def _walk(client: Client, *, repeats: bool) -> set[str | None]:
+    """The ids that a walk of both lists shows."""
+    seen: set[str | None] = set()
+
+    async def receive(page: Page) -> None:
+        seen.update(row.id for row in versions(page))
+
+    for is_contact in (False, True):
+        await walk(client, Query(is_contact), receive, repeats=repeats)
+    return seen

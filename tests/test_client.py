@@ -1,0 +1,360 @@
+"""Who asks: the bound on requests in flight, retries, waits and counters, over a function, in virtual time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from email.utils import formatdate
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etl.api.answer import Kind, Page, Refusal, Reply
+from etl.api.client import Broken, Client, PageRefused
+from etl.api.request import Body, Query
+from etl.api.retry import ATTEMPTS, LONGEST_WAIT
+from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
+from tests.simulation.loop import run
+
+EVERYTHING = Query(is_contact=True)
+NOON = 1_736_164_800
+PAGE = json.dumps({"success": True, "data": [{"_id": "a"}]}).encode()
+
+Answer = Reply | Broken | float
+"""What a scripted server does: it answers, breaks off, or is silent for so many seconds and then answers."""
+
+
+def good(**headers: str) -> Reply:
+    """A page."""
+    return Reply(200, headers, PAGE)
+
+
+def bad(status: int, body: bytes = b"", **headers: str) -> Reply:
+    """A failure."""
+    return Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+
+
+@dataclass(slots=True)
+class Script:
+    """A transport that answers as written, the last answer again and again, and notes when it was asked."""
+
+    answers: Sequence[Answer]
+    latency: float = 0.0
+    asked_at: list[float] = field(default_factory=list)
+    bodies: list[Body] = field(default_factory=list)
+    in_flight: int = 0
+    peak: int = 0
+
+    async def __call__(self, body: Body) -> Reply:
+        """The next answer."""
+        answer = self.answers[min(len(self.bodies), len(self.answers) - 1)]
+        self.asked_at.append(anyio.current_time())
+        self.bodies.append(body)
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            await anyio.sleep(answer if isinstance(answer, float) else self.latency)
+        finally:
+            self.in_flight -= 1
+        if isinstance(answer, Broken):
+            raise answer
+        return good() if isinstance(answer, float) else answer
+
+    def client(self, concurrency: int = 4, jitter: float = 0.5) -> Client:
+        """A client over this transport."""
+        return Client(self, account="main", concurrency=concurrency, jitter=lambda: jitter)
+
+
+def read(script: Script, **settings: float) -> Page:
+    """One page over the script."""
+    return run(script.client(**settings).read(EVERYTHING))
+
+
+def failure(script: Script) -> EtlError:
+    """The error in which one page over the script ends."""
+    with pytest.raises(EtlError) as caught:
+        read(script)
+    return caught.value
+
+
+def together(*jobs: Callable[[], Awaitable[object]]) -> Coroutine[object, object, None]:
+    """All jobs at once."""
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for job in jobs:
+                tasks.start_soon(job)
+
+    return main()
+
+
+def test_a_page_comes_with_one_request() -> None:
+    """A good answer is the page, asked once, with nothing waited for."""
+    script = Script([good()])
+    client = script.client()
+    assert run(client.read(EVERYTHING, 3)).body == PAGE
+    assert script.bodies == [EVERYTHING.body(3)]
+    seen = client.statistics()
+    assert (seen.sent, seen.retried, seen.in_flight, seen.peak_in_flight, seen.waited) == (1, 0, 0, 1, 0.0)
+
+
+def test_pages_are_counted_as_the_server_counts() -> None:
+    """Where the probe found a first page 0, page 3 is asked as number 2 (A15)."""
+    script = Script([good()])
+    client = script.client()
+    client.first_page = 0
+    run(client.read(EVERYTHING, 3))
+    assert script.bodies[0]["page"] == 2
+
+
+FAILURES = [
+    (bad(401), Kind.AUTH, AuthError),
+    (bad(403), Kind.AUTH, AuthError),
+    (bad(404), Kind.CONTRACT, PageRefused),
+    (bad(302, Location="https://elsewhere.example.com/"), Kind.CONTRACT, PageRefused),
+    (bad(200, b"<html>"), Kind.GARBLED, ContractError),
+    (bad(200, PAGE[:-2]), Kind.GARBLED, ContractError),
+    (bad(500), Kind.UNAVAILABLE, SourceUnavailable),
+    (bad(429), Kind.THROTTLED, SourceUnavailable),
+    (bad(503), Kind.THROTTLED, SourceUnavailable),
+    (Broken("reset"), Kind.UNAVAILABLE, SourceUnavailable),
+    (Broken("a bomb", kind=Kind.GARBLED), Kind.GARBLED, ContractError),
+    (Broken("closed before", kind=Kind.STALE), Kind.STALE, SourceUnavailable),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind", "error"), FAILURES)
+def test_a_lasting_failure_ends_after_its_attempts(answer: Answer, kind: Kind, error: type[EtlError]) -> None:
+    """Every kind of failure ends as its error after its own number of attempts (N4, N7, N15, A1, A4)."""
+    script = Script([answer])
+    caught = failure(script)
+    assert type(caught) is error
+    assert len(script.bodies) == ATTEMPTS[kind]
+    assert caught.where == f"account main, isContact true, everything, page 1, attempt {ATTEMPTS[kind]}"
+
+
+@pytest.mark.parametrize(("answer", "kind"), [(answer, kind) for answer, kind, _ in FAILURES if ATTEMPTS[kind] > 1])
+def test_a_passing_failure_is_got_over(answer: Answer, kind: Kind) -> None:
+    """A failure that lasts one attempt less than allowed is repaired inside the run (N1, N4, N5, N7, A8)."""
+    script = Script([answer] * (ATTEMPTS[kind] - 1) + [good()])
+    assert read(script).body == PAGE
+    assert all(body == EVERYTHING.body(1) for body in script.bodies)
+
+
+def test_waits_between_attempts_double() -> None:
+    """Attempts are half a second of jitter apart, then twice as much each (N1)."""
+    script = Script([bad(500)])
+    failure(script)
+    gaps = [later - earlier for earlier, later in zip(script.asked_at, script.asked_at[1:], strict=False)]
+    assert gaps == pytest.approx([0.25, 0.5, 1.0, 2.0])
+
+
+def test_a_closed_connection_is_no_failure() -> None:
+    """A request that met a connection closed before it is sent again at once, uncounted (N21)."""
+    stale = Broken("closed before", kind=Kind.STALE)
+    script = Script([stale, good()] * 100)
+
+    async def main(client: Client) -> None:
+        for _ in range(100):
+            await client.read(EVERYTHING)
+        assert anyio.current_time() == 0.0
+
+    client = script.client()
+    run(main(client))
+    assert (client.statistics().sent, client.statistics().retried, client.statistics().waited) == (100, 0, 0.0)
+
+
+def test_retries_are_budgeted_over_the_whole_run() -> None:
+    """A server that fails every second request spends the budget of ten retries and ten percent (A8)."""
+    script = Script([bad(500), good()] * 100)
+    client = script.client()
+
+    async def main() -> None:
+        while True:
+            await client.read(EVERYTHING)
+
+    with pytest.raises(SourceUnavailable, match="retry budget is spent; last: HTTP 500"):
+        run(main())
+    seen = client.statistics()
+    assert seen.retried <= 10 + 0.1 * seen.sent
+    assert seen.sent == len(script.bodies)
+
+
+@given(answers=st.lists(st.sampled_from([good(), bad(500), bad(429), Broken("reset"), bad(200, b"")]), max_size=60))
+@settings(deadline=None)
+def test_the_bounds_hold_whatever_happens(answers: list[Answer]) -> None:
+    """Attempts, retries and requests in flight stay bounded, and all slots are free afterwards (A8)."""
+    script = Script([*answers, good()], latency=0.1)
+    client = script.client(concurrency=3)
+
+    async def job() -> None:
+        for _ in range(5):
+            try:
+                await client.read(EVERYTHING)
+            except EtlError:
+                return
+
+    run(together(*[job] * 6))
+    seen = client.statistics()
+    assert script.peak <= 3
+    assert seen.peak_in_flight == script.peak
+    assert seen.in_flight == 0
+    assert seen.sent == len(script.bodies)
+    assert seen.retried <= 10 + 0.1 * seen.sent
+
+
+def test_no_more_than_the_bound_is_under_way() -> None:
+    """A hundred reads at once keep at most `concurrency` requests in flight, and come to use all of it."""
+    script = Script([good()], latency=1.0)
+    client = script.client(concurrency=7)
+
+    async def job() -> None:
+        await client.read(EVERYTHING)
+
+    run(together(*[job] * 100))
+    assert script.peak == client.statistics().peak_in_flight == 7
+
+
+@pytest.mark.parametrize("header", ["5", "5.0", formatdate(NOON + 5, usegmt=True)])
+def test_a_wait_holds_back_the_whole_client(header: str) -> None:
+    """After a 429 nobody asks before the time the server named, not only the one refused (A5)."""
+    refused = bad(429, Retry_After=header, Date=formatdate(NOON, usegmt=True))
+    script = Script([refused, good()])
+    client = script.client(concurrency=4, jitter=0.0)
+
+    async def job() -> None:
+        await client.read(EVERYTHING)
+
+    async def late() -> None:
+        await anyio.sleep(1)
+        await client.read(EVERYTHING)
+
+    run(together(job, late, late))
+    assert script.asked_at[0] == 0.0
+    assert len(script.asked_at) == 4
+    assert min(script.asked_at[1:]) >= 5.0
+    assert client.statistics().waited >= 5.0
+
+
+@pytest.mark.parametrize("header", ["601", "1000000000", formatdate(NOON + 3600, usegmt=True)])
+def test_an_endless_wait_ends_the_run(header: str) -> None:
+    """A wait of more than ten minutes is not obeyed: the run ends at once and tells the value (A6)."""
+    script = Script([bad(429, Retry_After=header, Date=formatdate(NOON, usegmt=True))])
+    caught = failure(script)
+    assert isinstance(caught, SourceUnavailable)
+    assert f"more than {LONGEST_WAIT:.0f} s" in caught.message
+    assert len(script.bodies) == 1
+
+
+@pytest.mark.parametrize("header", ["-5", "0", "soon", "nan", formatdate(NOON - 60, usegmt=True), "600"])
+def test_an_odd_wait_does_not_stop_the_run(header: str) -> None:
+    """A wait that lies in the past, says nothing or is just bearable leads to another attempt (A6)."""
+    script = Script([bad(429, Retry_After=header, Date=formatdate(NOON, usegmt=True)), good()])
+    assert read(script).body == PAGE
+
+
+def test_the_servers_clock_is_followed() -> None:
+    """The client keeps the `Date` of the last answer, be it a page or a refusal, and past an answer without (N25)."""
+    dates = [formatdate(NOON, usegmt=True), formatdate(NOON + 3, usegmt=True)]
+    script = Script([good(Date=dates[0]), bad(500, Date=dates[1]), good()])
+    client = script.client()
+    clocks = []
+
+    async def main() -> None:
+        for _ in range(3):
+            await client.ask(EVERYTHING)
+            clocks.append(client.server_now)
+
+    run(main())
+    assert clocks == [NOON * 1000, (NOON + 3) * 1000, (NOON + 3) * 1000]
+
+
+def test_asking_once_tells_whatever_came() -> None:
+    """`ask` makes one attempt: a refusal or a broken request is its result, not an error."""
+    client = Script([bad(404), Broken("reset"), good()]).client()
+
+    async def main() -> list[Page | Refusal]:
+        return [await client.ask(EVERYTHING) for _ in range(3)]
+
+    refused, broken, page = run(main())
+    assert isinstance(refused, Refusal)
+    assert refused.kind is Kind.CONTRACT
+    assert isinstance(broken, Refusal)
+    assert broken.message == "reset"
+    assert isinstance(page, Page)
+
+
+@pytest.mark.parametrize("moment", [0.05, 0.1, 0.45, 0.55, 1.0, 2.6])
+def test_cancelling_gives_every_slot_back(moment: float) -> None:
+    """Whether a read is cancelled in flight, in a wait or in the queue, the next reads find all slots (N10, P23)."""
+    script = Script([bad(500), bad(429, Retry_After="2"), *[3.0] * 6, good()], latency=0.5)
+    client = script.client(concurrency=2)
+
+    async def job() -> None:
+        await client.read(EVERYTHING)
+
+    async def main() -> None:
+        with anyio.move_on_after(moment):
+            await together(*[job] * 6)
+        assert client.statistics().in_flight == script.in_flight == 0
+        script.peak = 0
+        await together(*[job] * 6)
+
+    run(main())
+    assert script.peak == 2
+
+
+@dataclass(slots=True)
+class Crowded:
+    """A server that allows so many requests at once, and so many a second; it refuses the rest with 429."""
+
+    at_once: float = float("inf")
+    per_second: float = float("inf")
+    latency: float = 0.05
+    in_flight: int = 0
+    refused: list[int] = field(default_factory=list)
+    served: int = 0
+    _allowance: float = 1.0
+    _since: float = 0.0
+
+    async def __call__(self, body: Body) -> Reply:
+        """A page, or 429 without `Retry-After`."""
+        del body
+        now = anyio.current_time()
+        if self.per_second != float("inf"):
+            self._allowance = min(10.0, self._allowance + (now - self._since) * self.per_second)
+        self._since = now
+        if self.in_flight >= self.at_once or self._allowance < 1:
+            self.refused.append(self.served)
+            return bad(429)
+        if self.per_second != float("inf"):
+            self._allowance -= 1
+        self.in_flight += 1
+        try:
+            await anyio.sleep(self.latency)
+        finally:
+            self.in_flight -= 1
+        self.served += 1
+        return good()
+
+
+@pytest.mark.parametrize(
+    "limits", [{"at_once": 1}, {"at_once": 3}, {"at_once": 10}, {"per_second": 20}, {"per_second": 200}]
+)
+def test_a_hidden_limit_is_found(limits: dict[str, float]) -> None:
+    """A server that refuses without naming a wait slows the client down; it does not spend its retries (A7)."""
+    server = Crowded(**limits)
+    client = Client(server, account="main", concurrency=16, jitter=lambda: 0.5)
+
+    async def job() -> None:
+        for _ in range(50):
+            await client.read(EVERYTHING)
+
+    run(together(*[job] * 16))
+    seen = client.statistics()
+    assert server.served == 800
+    assert seen.throttled
+    assert seen.retried <= 10 + 0.1 * seen.sent
