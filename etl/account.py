@@ -13,10 +13,8 @@ from time import monotonic, time
 
 import anyio
 import pyarrow as pa
-from pydantic import SecretStr
 
 from etl.api.client import Client
-from etl.api.http import connect
 from etl.config import Extract, Http
 from etl.errors import SourceUnavailable
 from etl.extract import Extraction, History, Timing, extract
@@ -25,20 +23,12 @@ from etl.normalize import Normalizer
 from etl.observe import Glance, log
 from etl.pipeline import Pipeline
 from etl.schema import WINDOWS_SCHEMA
+from etl.sources import Source, reach
 from etl.staging import Stage
 from etl.window import Accepted
 from etl.witness import WitnessFiles
 
 MILLISECOND = timedelta(milliseconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where one account is read."""
-
-    account: str
-    base_url: str
-    token: SecretStr
 
 
 @dataclass(slots=True)
@@ -90,12 +80,10 @@ class Reader:
         stage = Stage(self.folder)
         pipeline = self._pipeline = Pipeline(Normalizer(self.source.account), stage)
         async with (
-            connect(
-                self.source.base_url, self.source.token, self.http, concurrency=self.extract.concurrency
-            ) as transport,
+            reach(self.source, self.extract, self.http) as client,
             anyio.create_task_group() as tasks,
         ):
-            client = self._client = Client(transport, account=self.source.account, concurrency=self.extract.concurrency)
+            self._client = client
             tasks.start_soon(pipeline.run)
             extraction = await extract(
                 client,
@@ -166,7 +154,9 @@ def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, objec
     return {
         "capabilities": extraction.capabilities.document(),
         "requests": dict(extraction.requests),
-        "cells": {name: count for name, count in sorted(cells.items()) if name not in {"received", "folded", "rejected"}},
+        "cells": {
+            name: count for name, count in sorted(cells.items()) if name not in {"received", "folded", "rejected"}
+        },
         "witness_at": extraction.witness_at,
         "scrub_after": extraction.scrub_after,
     }

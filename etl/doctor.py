@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from time import time
 
-from etl.account import Source
-from etl.api.client import Client
-from etl.api.http import connect
 from etl.config import Config
 from etl.errors import EtlError, UnprovenError
 from etl.findings import Finding, failure
 from etl.probe import Capabilities, probe
 from etl.sinks import Sink
-from etl.sources import sources
+from etl.sources import Source, reach, sources
 from etl.targets import sinks
 
 
@@ -40,10 +37,8 @@ def _sink(sink: Sink) -> Finding:
 
 
 async def _server(config: Config, source: Source) -> AsyncIterator[Finding]:
-    concurrency = config.extract.concurrency
     try:
-        async with connect(source.base_url, source.token, config.http, concurrency=concurrency) as transport:
-            client = Client(transport, account=source.account, concurrency=concurrency)
+        async with reach(source, config.extract, config.http) as client:
             found = await probe(client, local_now=int(time() * 1000))
     except EtlError as error:
         yield failure("server", error, where=source.base_url)

@@ -108,8 +108,8 @@ class Crowd:
 async def read_crowd(client: Client, query: Query, receive: Receive) -> Crowd | None:
     """Read all pages of `query` strictly in order until two reads in a row list the same contacts, each once.
 
-    None when `ORDERED_READS` reads did not agree, or when the server shows its first page over and over. Every page with
-    a contact not handed on yet is handed on.
+    None when `ORDERED_READS` reads did not agree, or when the server shows its first page over and over. Every page
+    with a contact not handed on yet is handed on.
     """
     known: set[bytes] = set()
     last: set[bytes] | None = None

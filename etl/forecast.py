@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from time import monotonic, time
 
-from etl.account import Source, history_of, last_run
+from etl.account import history_of, last_run
 from etl.api.client import Client, PageRefused
-from etl.api.http import connect
 from etl.api.request import Query
 from etl.config import Config
 from etl.extract import LEADS_FIRST, History
 from etl.model import Mode
 from etl.plan import requests_of, scrub_span
 from etl.probe import Capabilities, probe
-from etl.sources import sources
+from etl.sources import Source, reach, sources
 from etl.targets import creation_times, sinks
 
 SWEEP_REQUESTS = 4
@@ -57,8 +56,7 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
 
 async def _forecast(config: Config, source: Source, history: History, *, full: bool) -> Forecast:
     concurrency = config.extract.concurrency
-    async with connect(source.base_url, source.token, config.http, concurrency=concurrency) as transport:
-        client = Client(transport, account=source.account, concurrency=concurrency)
+    async with reach(source, config.extract, config.http) as client:
         started = monotonic()
         found = await probe(client, local_now=int(time() * 1000))
         probed = client.statistics().sent

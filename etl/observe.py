@@ -83,7 +83,8 @@ def _line(now: Glance, seconds: float) -> str:
     left = ""
     if now.expected and rate and now.expected > now.contacts:
         left = f", about {(now.expected - now.contacts) / rate:,.0f} s left"
-    return f"{now.account}: {now.contacts:,} contacts, {now.pages:,} requests, {rate:,.0f}/s, {now.in_flight} in flight{left}"
+    done = f"{now.account}: {now.contacts:,} contacts, {now.pages:,} requests"
+    return f"{done}, {rate:,.0f}/s, {now.in_flight} in flight{left}"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import anyio
 from anyio import to_thread
 
 from etl import disk, guard
-from etl.account import Reader, Source, history_of, last_run
+from etl.account import Reader, history_of, last_run
 from etl.api.request import checked_filters
 from etl.config import Config
 from etl.errors import EtlError, UsageError
@@ -26,7 +26,7 @@ from etl.model import AccountYield, Merged, Publication, RunRecord, SinkState
 from etl.observe import Glance, bound, log, watch
 from etl.report import AccountReport, RunReport, SinkReport
 from etl.sinks import Sink
-from etl.sources import sources
+from etl.sources import Source, sources
 from etl.staging import Lock, stage_folder
 from etl.targets import creation_times
 from etl.targets import sinks as make_sinks

@@ -4,37 +4,60 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 
 from pydantic import SecretStr
 
-from etl.account import Source
-from etl.config import Account, Config, read_token
+from etl.api.client import Client
+from etl.api.http import Credential, connect
+from etl.config import Account, Config, Extract, Http, read_token
 from etl.errors import UsageError
 from etl.sandbox.settings import Settings
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one account is read."""
+
+    account: str
+    base_url: str
+    credential: Credential
+
+
+@asynccontextmanager
+async def reach(source: Source, extract: Extract, http: Http) -> AsyncIterator[Client]:
+    """A client that speaks to `source`, until the block ends."""
+    credential, concurrency = source.credential, extract.concurrency
+    async with connect(source.base_url, credential, http, concurrency=concurrency) as transport:
+        yield Client(transport, account=source.account, concurrency=concurrency, renew=credential.renew)
+
+
 @asynccontextmanager
 async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
-    """Every account with its address and token; a sandbox lives as long as the block."""
+    """Every account with its address and token; a sandbox lives as long as the block. Raises UsageError."""
     accounts = config.accounts or (Account(name="sandbox"),)
-    tokens = {account.name: read_token(account) for account in accounts if account.base_url}
-    if len(tokens) == len(accounts):
-        yield tuple(Source(a.name, a.base_url, tokens[a.name]) for a in accounts)
+    named = {account.name: _named(account) for account in accounts if account.base_url}
+    if len(named) == len(accounts):
+        yield tuple(named.values())
         return
-    async with _embedded(config) as standin:
-        yield tuple(
-            Source(a.name, a.base_url, tokens[a.name]) if a.base_url else Source(a.name, *standin) for a in accounts
-        )
+    async with _embedded(config) as (url, credential):
+        yield tuple(named.get(account.name) or Source(account.name, url, credential) for account in accounts)
+
+
+def _named(account: Account) -> Source:
+    reread = partial(read_token, account)
+    return Source(account.name, account.base_url, Credential(reread(), reread))
 
 
 @asynccontextmanager
-async def _embedded(config: Config) -> AsyncIterator[tuple[str, SecretStr]]:
+async def _embedded(config: Config) -> AsyncIterator[tuple[str, Credential]]:
     # Only a configuration with a [sandbox] section pays for the server.
     from etl.sandbox.server import serve  # noqa: PLC0415
 
     settings = config.sandbox or Settings()
     try:
         async with serve(settings) as sandbox:
-            yield sandbox.url, SecretStr(settings.token)
+            yield sandbox.url, Credential(SecretStr(settings.token))
     except ValueError as error:
         raise UsageError(str(error), where="[sandbox]") from None

@@ -15,10 +15,8 @@ from time import time
 import duckdb
 
 from etl import disk
-from etl.account import Source, last_run
+from etl.account import last_run
 from etl.api.answer import Page
-from etl.api.client import Client
-from etl.api.http import connect
 from etl.config import Config
 from etl.errors import EtlError, TargetCorrupt, UnprovenError
 from etl.extract import LEADS_FIRST
@@ -28,7 +26,7 @@ from etl.manifest import digest
 from etl.plan import plan_windows
 from etl.probe import probe
 from etl.sinks import SinkKind, layout, open_readonly
-from etl.sources import sources
+from etl.sources import Source, reach, sources
 from etl.targets import creation_times, sinks, targets
 from etl.window import Window, milliseconds
 from etl.witness import id_text
@@ -49,7 +47,7 @@ _CHECKS: dict[str, str] = {
         full join (select account, contact_id, row_hash from contacts_as_of(timestamptz '9999-01-01')) v
         using (account, contact_id) where c.row_hash is distinct from v.row_hash""",
 }
-"""What must be zero: contacts twice, accounts miscounted, runs that do not add up, versions missing, state without history."""
+"""What must be zero: contacts twice, accounts miscounted, runs that do not add up, versions missing, state without one."""
 
 
 def verify_targets(config: Config) -> list[Finding]:
@@ -126,9 +124,7 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
             if contact_id and created is not None and created < until:
                 seen.add(contact_id)
 
-    concurrency = config.extract.concurrency
-    async with connect(source.base_url, source.token, config.http, concurrency=concurrency) as transport:
-        client = Client(transport, account=source.account, concurrency=concurrency)
+    async with reach(source, config.extract, config.http) as client:
         found = await probe(client, local_now=int(time() * 1000))
         reader = WindowReader(client, found, receive)
         windows = _chosen(creation_times(made[0], source.account)(None), until, max(1, found.page_size - 1), count)

@@ -1,4 +1,4 @@
-"""The transport over real sockets: a loopback server scripted byte by byte breaks off, floods, lies and falls silent."""
+"""The transport over real sockets: a loopback server breaks off, floods, lies and falls silent, byte by byte."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from wire import PAGE, Turn, Wire, answer, closes, repeats, resets, says, serve,
 
 from etl.api.answer import Kind, Page, Refusal, Reply
 from etl.api.client import Broken, Client, Transport
-from etl.api.http import connect
+from etl.api.http import Credential, connect
 from etl.api.request import Query
 from etl.config import Http
 from etl.errors import ContractError, SourceUnavailable, UsageError
@@ -46,7 +46,7 @@ async def talk(
     """A server that takes these turns, and a transport to it."""
     async with (
         serve(*turns, tls=tls) as wire,
-        connect(wire.url, SecretStr(CANARY), http or SHORT, concurrency=4) as send,
+        connect(wire.url, Credential(SecretStr(CANARY)), http or SHORT, concurrency=4) as send,
     ):
         yield wire, send
 
@@ -198,7 +198,7 @@ def packed(content: bytes, *, encoding: str = "gzip") -> bytes:
 
 
 async def test_a_compressed_answer_is_unpacked() -> None:
-    """gzip and deflate are understood, at any chunking."""
+    """Both gzip and deflate are understood, at any chunking."""
     for content, encoding in ((gzip.compress(PAGE), "gzip"), (zlib.compress(PAGE), "deflate")):
         async with talk(says(packed(content, encoding=encoding))) as (_, send):
             assert (await send(BODY)).body == PAGE
@@ -275,11 +275,11 @@ MODEST = """
 import asyncio, resource, sys
 from pydantic import SecretStr
 from etl.api.client import Broken
-from etl.api.http import connect
+from etl.api.http import Credential, connect
 from etl.config import Http
 
 async def main():
-    async with connect(sys.argv[1], SecretStr("t"), Http(max_body="16MiB"), concurrency=1) as send:
+    async with connect(sys.argv[1], Credential(SecretStr("t")), Http(max_body="16MiB"), concurrency=1) as send:
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             await send({})
@@ -291,7 +291,7 @@ asyncio.run(main())
 
 
 async def test_a_bomb_does_not_fill_the_memory() -> None:
-    """A quarter of a megabyte that unpacks to 256 takes less than twice the cap of memory before it is given up (N12)."""
+    """A quarter of a megabyte that unpacks to 256 takes less than twice the cap of memory (N12)."""
     async with serve(says(packed(gzip.compress(b" " * 2**28, 6)))) as wire:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", MODEST, wire.url), stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent
@@ -372,14 +372,14 @@ async def test_a_closed_port_is_unavailable() -> None:
     """A refused connection is told with host and port (N1)."""
     async with serve(silence) as wire:
         port = wire.url.rpartition(":")[2]
-    async with connect(wire.url, SecretStr(CANARY), SHORT, concurrency=1) as send:
+    async with connect(wire.url, Credential(SecretStr(CANARY)), SHORT, concurrency=1) as send:
         with pytest.raises(SourceUnavailable, match=f"127.0.0.1:{port}"):
             await client(send).read(EVERYTHING)
 
 
 async def test_a_host_without_an_address_is_named() -> None:
     """A name that cannot be resolved ends as unavailable and tells the name (N2)."""
-    async with connect("https://nowhere.invalid", SecretStr(CANARY), settings(), concurrency=1) as send:
+    async with connect("https://nowhere.invalid", Credential(SecretStr(CANARY)), settings(), concurrency=1) as send:
         with pytest.raises(SourceUnavailable, match=r"nowhere\.invalid"):
             await client(send).read(EVERYTHING)
 
@@ -390,12 +390,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     if OPENSSL is None:
         pytest.skip("needs the openssl command")
     return Authority.found(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(autouse=True)
-def quiet_loop() -> Iterator[None]:
-    """Handshakes that a test breaks are noted by the loop's own logger; that is not what is tested."""
-    yield
 
 
 async def over_tls(tls: ssl.SSLContext, **values: object) -> Page:
@@ -446,7 +440,7 @@ async def test_an_old_protocol_is_refused(authority: Authority) -> None:
     """A server that speaks no TLS newer than 1.1 is not spoken to (N19, X11)."""
     tls = authority.issue("old", "IP:127.0.0.1").context()
     tls.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         tls.minimum_version = tls.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises(SourceUnavailable, match="no connection"):
         await over_tls(tls, ca_bundle=authority.bundle)
@@ -456,7 +450,7 @@ async def test_a_broken_handshake_is_unavailable() -> None:
     """A server that cuts the handshake, or speaks plain text where TLS was asked, is unavailable (N19)."""
     async with serve(closes()) as wire:
         address = wire.url.replace("http:", "https:")
-        async with connect(address, SecretStr(CANARY), SHORT, concurrency=1) as send:
+        async with connect(address, Credential(SecretStr(CANARY)), SHORT, concurrency=1) as send:
             with pytest.raises(SourceUnavailable):
                 await client(send).read(EVERYTHING)
     assert CANARY.encode() not in b"".join(wire.requests)
@@ -467,7 +461,7 @@ async def test_a_bundle_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> 
     (tmp_path / "empty.pem").touch()
     for name in ("missing.pem", "empty.pem"):
         with pytest.raises(UsageError) as caught:
-            async with connect("https://x", SecretStr("t"), settings(ca_bundle=tmp_path / name), concurrency=1):
+            async with connect("https://x", Credential(SecretStr("t")), settings(ca_bundle=tmp_path / name), concurrency=1):
                 pass
         assert caught.value.where == "http.ca_bundle"
 
@@ -492,7 +486,7 @@ async def test_a_proxy_that_fails_is_unavailable(monkeypatch: pytest.MonkeyPatch
         async with serve(says(answer(b"", status=status))) as proxy:
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
             http = settings(proxy_from_environment=True)
-            async with connect("https://x.example.com", SecretStr(CANARY), http, concurrency=1) as send:
+            async with connect("https://x.example.com", Credential(SecretStr(CANARY)), http, concurrency=1) as send:
                 with pytest.raises(SourceUnavailable, match=status[:3]):
                     await client(send).read(EVERYTHING)
         assert CANARY.encode() not in b"".join(proxy.requests)
@@ -519,7 +513,7 @@ async def test_a_server_that_closes_after_each_answer_costs_no_retry() -> None:
 
 
 async def test_a_first_connection_that_closes_is_a_failure() -> None:
-    """Only a connection that was good before counts as closed while idle; a new one that closes is a failure (N4, N21)."""
+    """Only a connection that was good before counts as closed while idle, not a new one (N4, N21)."""
     async with talk(closes(), http=settings()) as (wire, send):
         asking = client(send)
         with pytest.raises(SourceUnavailable):

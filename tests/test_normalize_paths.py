@@ -116,10 +116,17 @@ def contact(changes: Sequence[Change]) -> bytes:
 
 changes = st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(TOKENS), st.booleans()), max_size=3)
 contacts = st.one_of(changes.map(contact), st.just(contact([])), st.sampled_from([b"null", b"5", b"[]", b"{}", b'"x"']))
-mild = st.lists(
-    st.tuples(st.sampled_from(PLACES[-30:]), st.sampled_from(TOKENS), st.just(value=False)), max_size=2
-).map(contact)
-"""Contacts that only have fields without a column: what Arrow reads in bulk."""
+unknown_fields = st.tuples(st.sampled_from(PLACES[-30:]), st.sampled_from(TOKENS), st.just(value=False))
+odd_items: st.SearchStrategy[Change] = st.sampled_from(
+    [
+        (("profile", "notes"), b'[{"title":"t","at":"2025-01-05"},{"title":"u"}]', False),
+        (("profile", "userDetails", "attributes"), b'[{"key":"a","value":"b","by":{"id":1.50}}]', False),
+        (("lastMessage", "at"), b'"2025-01-05T10:00:00"', False),
+        (("lastMessage", "at"), b'"5\xc2\xa0minutes"', False),
+    ]
+)
+mild = st.lists(st.one_of(unknown_fields, unknown_fields, odd_items), max_size=3).map(contact)
+"""Contacts with fields without a column, also in lists, and with times of other forms: what Arrow reads in bulk."""
 
 
 def page(elements: Sequence[bytes], read_no: int = 0, separator: bytes = b",") -> RawPage:

@@ -92,13 +92,17 @@ async def serve(*turns: Turn, tls: ssl.SSLContext | None = None) -> AsyncIterato
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wire.connections += 1
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             while not writer.is_closing():
                 request = await _request(reader)
                 turn = turns[min(len(wire.requests), len(turns) - 1)]
                 wire.requests.append(request)
                 await turn(writer)
-        writer.close()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            if not writer.is_closing():
+                writer.transport.abort()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(converse(reader, writer))
@@ -114,6 +118,8 @@ async def serve(*turns: Turn, tls: ssl.SSLContext | None = None) -> AsyncIterato
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Connections end in the loop's next round.
+        await asyncio.sleep(0)
 
 
 async def _request(reader: asyncio.StreamReader) -> bytes:

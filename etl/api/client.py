@@ -69,8 +69,10 @@ class Client:
         *,
         account: str,
         concurrency: int,
+        renew: Callable[[], bool] = lambda: False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        """`renew` looks for another token when one is refused, and tells whether there is one."""
         self.concurrency = concurrency
         self.first_page = 1
         """The number under which the server knows its first page; the probe corrects it."""
@@ -78,6 +80,9 @@ class Client:
         """The server's clock as of its last answer, milliseconds since the epoch."""
         self._transport = transport
         self._account = account
+        self._renew = renew
+        self._tokens = 1
+        """Tokens used so far."""
         self._jitter = jitter
         self._pace = Pace(concurrency)
         self._slots = anyio.CapacityLimiter(self._pace.at_once)
@@ -100,12 +105,22 @@ class Client:
         """
         attempt = 1
         while True:
+            token = self._tokens
             verdict = await self.ask(query, page)
             if isinstance(verdict, Page):
                 return verdict
+            if verdict.kind is Kind.AUTH and self._is_renewed(token):
+                continue
             where = f"account {self._account}, {_place(query, page)}, attempt {attempt}"
             await self._before_retry(verdict, attempt, where)
             attempt += 1
+
+    def _is_renewed(self, used: int) -> bool:
+        """Whether there is a newer token than number `used`: fetched for another request meanwhile, or now."""
+        if used == self._tokens and self._renew():
+            self._tokens += 1
+            self._budget.retried += 1
+        return used != self._tokens
 
     async def ask(self, query: Query, page: int = 1) -> Page | Refusal:
         """Page `page` of `query` in one attempt, whatever comes of it; raises SourceUnavailable on an endless wait."""

@@ -8,7 +8,7 @@ said is not quoted: it could be the token, or a contact.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -29,13 +29,30 @@ IDLE_SECONDS = 4.0
 """The server closes a connection that is idle for 5 s (API.md): it is given up a little earlier."""
 
 
+@dataclass(slots=True)
+class Credential:
+    """The token in use, and where to look when it is refused."""
+
+    token: SecretStr
+    reread: Callable[[], SecretStr] | None = None
+
+    def renew(self) -> bool:
+        """Look again; whether there is another token now. Raises UsageError when there is none."""
+        if self.reread is None:
+            return False
+        used, self.token = self.token, self.reread()
+        return used != self.token
+
+
 @asynccontextmanager
-async def connect(base_url: str, token: SecretStr, settings: Http, *, concurrency: int) -> AsyncIterator[Transport]:
-    """A transport to `base_url`, open until the block ends."""
+async def connect(
+    base_url: str, credential: Credential, settings: Http, *, concurrency: int
+) -> AsyncIterator[Transport]:
+    """A transport to `base_url`, open until the block ends; every request carries the credential's token of then."""
     connector = aiohttp.TCPConnector(limit=concurrency, ssl=_tls(settings), keepalive_timeout=IDLE_SECONDS)
     async with aiohttp.ClientSession(
         connector=connector,
-        headers=_headers(token),
+        headers=_HEADERS,
         timeout=_timeout(settings),
         trust_env=settings.proxy_from_environment,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -44,20 +61,19 @@ async def connect(base_url: str, token: SecretStr, settings: Http, *, concurrenc
     ) as session:
 
         async def send(body: Body) -> Reply:
-            reply = await _send(session, base_url + PATH, body, settings.max_body)
-            return replace(reply, secret=token.get_secret_value())
+            secret = credential.token.get_secret_value()
+            reply = await _send(session, base_url + PATH, body, secret, settings.max_body)
+            return replace(reply, secret=secret)
 
         yield send
 
 
-def _headers(token: SecretStr) -> dict[str, str]:
-    return {
-        "Authorization": f"Bearer {token.get_secret_value()}",
-        # Not documented for this white label; without it the server answers 401 (API.md).
-        "authtype": "Key",
-        "Accept": "application/json",
-        "User-Agent": "etl",
-    }
+_HEADERS = {
+    # Not documented for this white label; without it the server answers 401 (API.md).
+    "authtype": "Key",
+    "Accept": "application/json",
+    "User-Agent": "etl",
+}
 
 
 def _timeout(settings: Http) -> aiohttp.ClientTimeout:
@@ -93,10 +109,13 @@ def _reuse_trace() -> aiohttp.TraceConfig:
     return trace
 
 
-async def _send(session: aiohttp.ClientSession, url: str, body: Body, cap: int) -> Reply:
+async def _send(session: aiohttp.ClientSession, url: str, body: Body, secret: str, cap: int) -> Reply:
     passage = _Passage()
+    headers = {"Authorization": f"Bearer {secret}"}
     try:
-        async with session.post(url, json=body, allow_redirects=False, trace_request_ctx=passage) as response:
+        async with session.post(
+            url, json=body, headers=headers, allow_redirects=False, trace_request_ctx=passage
+        ) as response:
             return Reply(response.status, response.headers, await _whole(response, cap))
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise _broken(error, passage) from None

@@ -9,7 +9,7 @@ A refused batch makes the next ones start with step 2, for a pause that doubles 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -132,7 +132,7 @@ class Normalizer:
             wanted = dict.fromkeys(known, frozenset(range(count)) - odd)
             self._keep(flat, extras_of_contacts(contacts.raws, wanted), odd, contacts, work)
 
-    def _keep(self, flat: Flat, extras: Extras, odd: Set[int], contacts: Contacts, work: _Work) -> None:
+    def _keep(self, flat: Flat, extras: Extras, odd: frozenset[int], contacts: Contacts, work: _Work) -> None:
         """Keep what Arrow has read, and read the odd contacts one by one."""
         odd = odd | extras.unread
         texts = pa.array(map(extras.texts.get, range(len(contacts))), pa.string(), size=len(contacts))

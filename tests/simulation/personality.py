@@ -58,7 +58,7 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         ),
         "malice": ((3, 0.0), (1, 0.1), (1, 0.4)),
         # how it is read
-        "concurrency": ((2, 1), (3, 2), (4, 4), (2, 8), (1, 16)),
+        "concurrency": ((3, 1), (4, 2), (4, 4), (1, 8), (1, 16)),
         "seconds": ((1, 0.05), (4, 0.3), (4, 0.8), (1, 2.0)),
         "visibility_lag": ((3, 2 * SECOND), (1, SECOND), (1, 5 * SECOND)),
         "lookback": ((2, 5 * SECOND), (2, 60 * SECOND), (1, 1800 * SECOND)),

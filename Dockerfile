@@ -1,0 +1,34 @@
+# The image holds Python, the packages that `etl` needs at run time, and `etl`; no build or development tools.
+#
+#   docker build -t etl .
+#   docker run --rm -v etl-data:/data etl run configs/sandbox.toml
+#   docker run --rm -v etl-data:/data -e ELEAPI_TOKEN etl run configs/eleapi.toml
+
+ARG BASE=python:3.11.14-slim-bookworm
+
+FROM ${BASE} AS build
+WORKDIR /build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+
+# The one lock names development tools too. So everything it names is fetched, each file checked against its hash ...
+COPY requirements.lock ./
+RUN pip download --quiet --only-binary :all: --require-hashes --requirement requirements.lock --dest wheels
+
+# ... and pip picks from these files alone what etl depends on, without a network. The environment itself gets no pip.
+COPY . .
+RUN python -m venv --without-pip /opt/etl \
+    && pip --python /opt/etl/bin/python install --quiet --no-index --find-links wheels .
+
+FROM ${BASE}
+RUN pip uninstall --quiet --yes --root-user-action ignore wheel setuptools pip \
+    && install --directory --owner 10001 --group 10001 --mode 0700 /data
+COPY --from=build /opt/etl /opt/etl
+COPY configs /configs
+ENV PATH=/opt/etl/bin:$PATH PYTHONUNBUFFERED=1
+
+# The paths in configs/ are relative: from the root they lead to the volume.
+WORKDIR /
+VOLUME /data
+USER 10001:10001
+ENTRYPOINT ["etl"]
+CMD ["--help"]

@@ -1,0 +1,81 @@
+"""Many schedules: played in order or by several processes, counted, and the failing seeds kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from tests.simulation.personality import personality
+from tests.simulation.schedule import Report, play
+
+SEEDS = Path(__file__).with_name("seeds.txt")
+"""Seeds that ever failed: replayed before all others, for ever."""
+CHUNK = 20
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of many schedules."""
+
+    schedules: int = 0
+    runs: int = 0
+    proven: int = 0
+    requests: int = 0
+    events: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Runs that claimed nothing, by the beginning of their reason."""
+    failures: list[Report] = field(default_factory=list)
+
+    def add(self, report: Report) -> None:
+        """Count one schedule."""
+        self.schedules += 1
+        self.proven += report.proven
+        self.runs += report.proven + len(report.unproven) + len(report.failed)
+        self.requests += report.requests
+        self.events += report.events
+        self.refused.update(_kind(reason) for reason in (*report.unproven, *report.failed))
+        if report.broken:
+            self.failures.append(report)
+
+
+def _kind(reason: str) -> str:
+    """A reason without its numbers and times."""
+    return "".join("#" if letter.isdigit() else letter for letter in reason)[:100]
+
+
+def one(seed: int, *, unsparing: bool = False) -> Report:
+    """Play the schedule of a seed."""
+    return play(personality(seed, unsparing=unsparing))
+
+
+def many(seeds: Iterable[int], *, processes: int = 1, unsparing: bool = False) -> Iterator[Report]:
+    """Play the schedules of many seeds, in order."""
+    each = partial(one, unsparing=unsparing)
+    if processes == 1:
+        yield from map(each, seeds)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        yield from pool.map(each, seeds, chunksize=CHUNK)
+
+
+def kept_seeds() -> list[int]:
+    """The seeds in the file, in its order."""
+    lines = SEEDS.read_text().splitlines() if SEEDS.exists() else []
+    return [int(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
+
+
+def keep(report: Report) -> None:
+    """Add a failing seed to the file, once, with what it broke."""
+    if report.seed not in kept_seeds():
+        with SEEDS.open("a") as file:
+            file.write(f"{report.seed}  # {report.broken[0][:120]}\n")
+
+
+def told(report: Report) -> str:
+    """A failure in words, with the command that shows it again."""
+    lines = [f"seed {report.seed}: {len(report.broken)} promises broken", *report.broken[:10]]
+    return "\n  ".join(lines) + f"\n  again: python -m tests.simulation --seed {report.seed}"
