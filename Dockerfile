@@ -23,7 +23,7 @@ FROM ${BASE}
 RUN pip uninstall --quiet --yes --root-user-action ignore wheel setuptools pip \
     && install --directory --owner 10001 --group 10001 --mode 0700 /data
 COPY --from=build /opt/etl /opt/etl
-COPY configs /configs
+COPY --chown=10001:10001 configs /configs
 ENV PATH=/opt/etl/bin:$PATH PYTHONUNBUFFERED=1
 
 # The paths in configs/ are relative: from the root they lead to the volume.

@@ -127,7 +127,11 @@ async def read_crowd(client: Client, query: Query, receive: Receive) -> Crowd | 
 
 
 async def read_in_order(client: Client, query: Query) -> list[Page]:
-    """Pages 1, 2, ... of `query`, each asked when the one before has come, until one brings nobody new."""
+    """Pages 1, 2, ... of `query`, each asked when the one before has come, until one brings nobody new.
+
+    That one is the last page repeated, or it is empty; where it is neither, it stays in the list, and the contacts that
+    are then listed twice show that the read was not of one state.
+    """
     pages: list[Page] = []
     known: set[bytes] = set()
     while True:
@@ -139,7 +143,7 @@ async def read_in_order(client: Client, query: Query) -> list[Page]:
                 return pages
             raise
         if page.ids <= known:
-            return pages
+            return pages if not page.rows or page.ids == pages[-1].ids else [*pages, page]
         pages.append(page)
         known |= page.ids
 

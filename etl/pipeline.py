@@ -90,7 +90,7 @@ class Pipeline:
         self.counts["rejected"] -= batch.rejects.num_rows - rejects.num_rows
 
     def _first_seen(self, rejects: pa.Table) -> pa.Table:
-        """Without those that came before: a contact without an id cannot be folded later, so it is here, by its bytes."""
+        """Without those that came before: what has no id cannot be folded later, so it is here, by its bytes."""
         if not rejects.num_rows:
             return rejects
         digests = [blake2b(raw.encode(), digest_size=16).digest() for raw in rejects["raw"].to_pylist()]

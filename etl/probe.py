@@ -21,8 +21,11 @@ FAR_FUTURE = 253_370_764_800_000
 """9999-01-01: no contact is created or seen after it, so an honoured filter answers nothing."""
 DAY = 86_400_000
 GRANULES = (1, 1000, DAY)
-_PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000), (2 * DAY, 2 * DAY))
+_PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000))
+"""Milliseconds by which a start and an end may have to be widened, the likely first."""
 NO_SUCH_PAGE = 1_000_000
+PATIENCE = 3
+"""How often fresh contacts are looked for when those to probe with have moved."""
 
 PastEnd = Literal["empty", "repeats", "refused"]
 Lists = Literal["disjoint", "overlapping", "false holds both", "unknown"]
@@ -157,11 +160,11 @@ class _Questions:
 
     async def created_bounds(self) -> None:
         """How a range of createdAt is read."""
-        self.created = await _bounds(self._client, "createdAt", self._query.is_contact, self.first.rows)
+        self.created = await _bounds(self._client, "createdAt", self._query, self.first)
 
     async def seen_bounds(self) -> None:
         """How a range of lastSeenAt is read."""
-        self.seen = await _bounds(self._client, "lastSeenAt", self._query.is_contact, self.first.rows)
+        self.seen = await _bounds(self._client, "lastSeenAt", self._query, self.first)
 
     async def beyond_the_end(self) -> None:
         """What a page far beyond the end answers."""
@@ -172,21 +175,23 @@ class _Questions:
             self.past_end = "repeats"
 
 
-async def _bounds(client: Client, field: TimeField, is_contact: bool, rows: Sequence[Row]) -> Bounds | None:
+async def _bounds(client: Client, field: TimeField, query: Query, first: Page) -> Bounds | None:
     """How the server reads a range of `field`; None when it does not honour one in any spelling."""
-    if not rows:
+    if not first.rows:
         return Bounds()
     for applicable in (False, True):
         spelled = Bounds(applicable=applicable)
-        future = Window(field, is_contact, FAR_FUTURE, None)
+        future = Window(field, query.is_contact, FAR_FUTURE, None)
         if not await _answers_nothing(client, future.query(spelled)):
             continue
-        for row in _quietest(field, rows):
-            time = milliseconds(getattr(row, ROW_FIELD[field])) or 0
-            known = _Known(client, field, is_contact, row, time)
-            bounds = await known.pads(spelled)
-            if bounds is not None:
-                return await known.granule(bounds)
+        rows = first.rows
+        for _ in range(PATIENCE):
+            for time in _quietest(field, rows):
+                bounds = await _Known(client, field, query.is_contact, time).bounds(spelled)
+                if bounds is not None:
+                    return bounds
+            # All of them may have moved meanwhile: look again who stands where.
+            rows = (await client.read(query)).rows
     return None
 
 
@@ -197,48 +202,59 @@ async def _answers_nothing(client: Client, query: Query) -> bool:
         return False
 
 
-def _quietest(field: TimeField, rows: Sequence[Row]) -> Sequence[Row]:
-    """Up to three contacts with readable times to probe with, the longest unseen first: they hold still."""
-    timed = [row for row in rows if milliseconds(getattr(row, ROW_FIELD[field])) is not None]
-    return sorted(timed, key=lambda row: milliseconds(row.last_seen_at) or 0)[:3]
+def _quietest(field: TimeField, rows: Sequence[Row]) -> Sequence[int]:
+    """Times of up to three contacts to probe with, the longest unseen first: they hold still."""
+    quiet = sorted(rows, key=lambda row: milliseconds(row.last_seen_at) or 0)
+    times = (milliseconds(getattr(row, ROW_FIELD[field])) for row in quiet)
+    return list(dict.fromkeys(time for time in times if time is not None))[:3]
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A contact whose time is known, and so the answer that an honest filter gives around it."""
+    """A time at which a contact stands, and so the answer that an honest filter gives around it."""
 
     client: Client
     field: TimeField
     is_contact: bool
-    row: Row
     time: int
 
-    async def pads(self, bounds: Bounds) -> Bounds | None:
-        """The smallest widening of a one-millisecond window around the contact whose answer holds it."""
+    async def bounds(self, spelled: Bounds) -> Bounds | None:
+        """How the server reads a range; None when nobody stands at the time, any more or because it is not honoured."""
+        padded = await self._pads(spelled)
+        if padded is None:
+            return None
+        found = await self._granule(padded)
+        # That nobody was seen beside the time tells something only if somebody still stands at it.
+        return found if await self._answered(padded, shift=0) else None
+
+    async def _pads(self, bounds: Bounds) -> Bounds | None:
+        """The smallest widening of a one-millisecond window around the time that is answered with who stands there."""
+        widest = replace(bounds, start_pad=2 * DAY, end_pad=2 * DAY)
         for start_pad, end_pad in _PADS:
             tried = replace(bounds, start_pad=start_pad, end_pad=end_pad)
-            if await self.in_window(tried, shift=0):
+            if await self._answered(tried, shift=0):
                 return tried
-        return None
+            if (start_pad, end_pad) == _PADS[0] and not await self._answered(widest, shift=0):
+                return None
+        return widest
 
-    async def granule(self, bounds: Bounds) -> Bounds:
+    async def _granule(self, bounds: Bounds) -> Bounds:
         """`bounds` with the finest step at which the server tells a time inside from one outside."""
-        for step in GRANULES:
-            if step < max(bounds.start_pad, bounds.end_pad):
-                # A bound that had to be widened by a second tells no finer times apart.
-                continue
-            beyond = step + max(bounds.start_pad, bounds.end_pad)
-            if not await self.in_window(bounds, shift=-beyond) and not await self.in_window(bounds, shift=beyond):
+        widened = max(bounds.start_pad, bounds.end_pad)
+        # A bound that had to be widened by a second tells no finer times apart.
+        for step in (step for step in GRANULES if step >= widened):
+            beside = (-step - widened, step + widened)
+            if not any([await self._answered(bounds, shift=shift) for shift in beside]):
                 return replace(bounds, granule=step)
         # Coarser than a day: days of another zone.
         return replace(bounds, granule=2 * DAY)
 
-    async def in_window(self, bounds: Bounds, *, shift: int) -> bool:
-        """Whether the one-millisecond window `shift` away from the contact answers with it."""
+    async def _answered(self, bounds: Bounds, *, shift: int) -> bool:
+        """Whether the one-millisecond window `shift` away from the time answers with somebody who stands at it."""
         start = self.time + shift
         window = Window(self.field, self.is_contact, start, start + 1)
         page = await self.client.read(window.query(bounds))
-        return any(found.contact_id == self.row.contact_id for found in page.rows)
+        return self.time in window.times(page.rows)
 
 
 async def _lists(client: Client, contacts: Page, leads: Page, bounds: Bounds | None) -> Lists:

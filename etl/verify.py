@@ -47,7 +47,7 @@ _CHECKS: dict[str, str] = {
         full join (select account, contact_id, row_hash from contacts_as_of(timestamptz '9999-01-01')) v
         using (account, contact_id) where c.row_hash is distinct from v.row_hash""",
 }
-"""What must be zero: contacts twice, accounts miscounted, runs that do not add up, versions missing, state without one."""
+"""What must be zero: contacts twice, accounts miscounted, runs that do not add up, versions or history missing."""
 
 
 def verify_targets(config: Config) -> list[Finding]:

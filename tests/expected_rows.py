@@ -82,7 +82,7 @@ def _cell(contact: Any, extra: Any, path: list[str], read: Callable[[Any], Any])
         extra = extra.get(key) if isinstance(extra, dict) else None
     value = contact.get(path[-1]) if isinstance(contact, dict) else None
     cell = None if value is None or value == "" else read(value)
-    keeps = cell is UNSAFE or (read is attributes and _repeats(value))
+    keeps = cell is UNSAFE or (read is attributes and _loses(value))
     if not keeps and isinstance(extra, dict):
         extra.pop(path[-1], None)
     return None if cell is UNSAFE else cell
@@ -176,18 +176,16 @@ def texts(value: Any) -> Any:
 
 def attributes(value: Any) -> Any:
     """Key and value; of a repeated key the last."""
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        return UNSAFE
-    if not all(isinstance(item.get("key"), str) for item in value):
-        return UNSAFE
-    return {text(item["key"]): None if item.get("value") in (None, "") else text(item["value"]) for item in value}
-
-
-def _repeats(value: Any) -> bool:
     if not isinstance(value, list):
-        return False
-    keys = [item.get("key") for item in value if isinstance(item, dict)]
-    return any(keys.count(key) > 1 for key in keys)
+        return UNSAFE
+    keyed = [item for item in value if isinstance(item, dict) and isinstance(item.get("key"), str)]
+    return {text(item["key"]): None if item.get("value") in (None, "") else text(item["value"]) for item in keyed}
+
+
+def _loses(value: Any) -> bool:
+    """Whether the map cannot hold everything the list says: a repeated key, or an item without one."""
+    keys = [item.get("key") if isinstance(item, dict) else None for item in value] if isinstance(value, list) else []
+    return len(set(keys) - {None}) < len(keys)
 
 
 def notes(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The product against a live sandbox: a server in a thread of its own, targets in a folder, the command line."""
+"""The product against a live sandbox: a server in a thread of its own, a configuration with its targets, the commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -19,56 +20,63 @@ from typing import Any, TypeVar
 
 import anyio
 import duckdb
+import pyarrow.parquet as pq
 
 from etl.config import load
 from etl.report import RunReport
 from etl.run import Options, execute
-from etl.sandbox.server import Sandbox, serve
+from etl.sandbox.server import serve
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
 
 T = TypeVar("T")
+Row = dict[str, Any]
 TOKEN = Settings().token
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Live:
-    """A sandbox that answers real HTTP from another thread."""
+    """A sandbox that answers real HTTP from another thread, by a clock that tests can set forward."""
 
-    sandbox: Sandbox
-    loop: asyncio.AbstractEventLoop
+    ahead: float = 0.0
+    """Seconds by which its clock is ahead of ours."""
+    url: str = ""
+    world: World | None = None
+    loop: asyncio.AbstractEventLoop | None = None
 
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return self.sandbox.url
+    def clock(self) -> float:
+        """The server's time, in seconds since 1970."""
+        return time.time() + self.ahead
 
     def change(self, act: Callable[[World, float], T]) -> T:
         """Let something happen in the account now, between two requests."""
         done: Future[T] = Future()
-        clock = self.sandbox.world
 
         def happen() -> None:
             try:
-                done.set_result(act(clock, max(clock.now, _now())))
-            except BaseException as error:  # noqa: BLE001 - handed on to the test
+                done.set_result(act(self.world, self.clock()))
+            except Exception as error:  # noqa: BLE001 - the test gets it
                 done.set_exception(error)
 
         self.loop.call_soon_threadsafe(happen)
         return done.result(10)
 
-    def stats(self) -> dict[str, Any]:
-        """`GET /_stats`."""
-        return json.loads(self._get("/_stats"))  # type: ignore[no-any-return]
+    def stats(self) -> Row:
+        """What the server has seen: `GET /_stats`."""
+        return json.loads(self._get("/_stats"))
 
     def truth(self) -> dict[str, bytes]:
         """The living contacts as raw JSON by id, from `GET /_truth`; who has no usable id is under `#...`."""
         lines = self._get("/_truth").splitlines()
         return dict(_told(line) for line in lines if b'"contact":' in line)
 
+    def ids(self) -> list[str]:
+        """The usable ids of the living, in the order of their birth."""
+        return [identity for identity in self.truth() if not identity.startswith("#")]
+
     def _get(self, path: str) -> bytes:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:  # noqa: S310 - loopback
-            return answer.read()  # type: ignore[no-any-return]
+            return answer.read()
 
 
 def _told(line: bytes) -> tuple[str, bytes]:
@@ -76,109 +84,32 @@ def _told(line: bytes) -> tuple[str, bytes]:
     return json.loads(head.removeprefix(b'{"id":')), contact[:-1]
 
 
-def _now() -> float:
-    import time  # noqa: PLC0415
-
-    return time.time()
-
-
 @contextmanager
-def live(settings: Settings | None = None, **values: Any) -> Iterator[Live]:
+def live(**settings: Any) -> Iterator[Live]:
     """A sandbox with these settings while the block lasts."""
-    ready: Future[Live] = Future()
-    stop = threading.Event()
-
-    async def main() -> None:
-        try:
-            async with serve(settings or Settings(**values)) as sandbox:
-                ready.set_result(Live(sandbox, asyncio.get_running_loop()))
-                while not stop.is_set():
-                    await asyncio.sleep(0.01)
-        except BaseException as error:
-            if not ready.done():
-                ready.set_exception(error)
-            raise
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    ready: Future[None] = Future()
+    stopped = threading.Event()
+    server = Live()
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(server, Settings(**settings), ready, stopped)))
     thread.start()
     try:
-        yield ready.result(30)
+        ready.result(30)
+        yield server
     finally:
-        stop.set()
+        stopped.set()
         thread.join(10)
 
 
-@dataclass(slots=True)
-class Job:
-    """A configuration in a folder of its own, run in this process or by the command line."""
-
-    folder: Path
-    urls: Mapping[str, str]
-    """Address by account."""
-    tokens: dict[str, str] = field(default_factory=dict)
-    """Token by account, where it is not the good one."""
-    settings: str = ""
-    """More TOML."""
-    sinks: tuple[str, ...] = ("duckdb", "parquet")
-
-    @property
-    def config(self) -> Path:
-        """The configuration file, as it stands now."""
-        accounts = "".join(
-            f'[[accounts]]\nname = "{name}"\nbase_url = "{url}"\ntoken_env = "TOKEN_{name.upper()}"\n'
-            for name, url in self.urls.items()
-        )
-        paths = {"duckdb": self.duckdb, "parquet": self.parquet}
-        sinks = "".join(f'[sinks.{name}]\npath = "{paths[name]}"\n' for name in self.sinks)
-        path = self.folder / "etl.toml"
-        path.write_text(accounts + sinks + self.settings)
-        return path
-
-    @property
-    def duckdb(self) -> Path:
-        """The DuckDB file."""
-        return self.folder / "data" / "contacts.duckdb"
-
-    @property
-    def parquet(self) -> Path:
-        """The Parquet folder."""
-        return self.folder / "data" / "contacts"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment of the command line, with the tokens."""
-        own = {f"TOKEN_{name.upper()}": self.tokens.get(name, TOKEN) for name in self.urls}
-        return {**os.environ, **own, "PYTHONWARNINGS": "error"}
-
-    def run(self, *assignments: str, **options: bool) -> RunReport:
-        """One run in this process."""
-        os.environ.update(self.environment)
-        config = load(self.config, assignments)
-        return anyio.run(execute, config, Options(**options))
-
-    def cli(self, *arguments: str, timeout: float = 60, **environment: str) -> Ended:
-        """One command in a process of its own; `{config}` stands for the configuration's path."""
-        config = str(self.config)
-        done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-m", "etl", *(word.replace("{config}", config) for word in arguments)],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """The rows of a query to the DuckDB file, asked of the engine itself."""
-        with duckdb.connect(str(self.duckdb), read_only=True) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            return [tuple(row.values()) for row in connection.sql(query).to_arrow_table().to_pylist()]
-
-    def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of the DuckDB file and of every file of the Parquet folder, by path."""
-        files = [self.duckdb, *self.parquet.rglob("*")]
-        return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
+async def _serve(server: Live, settings: Settings, ready: Future[None], stopped: threading.Event) -> None:
+    try:
+        async with serve(settings, clock=server.clock) as sandbox:
+            server.url, server.world, server.loop = sandbox.url, sandbox.world, asyncio.get_running_loop()
+            ready.set_result(None)
+            while not stopped.is_set():
+                await asyncio.sleep(0.01)
+    except Exception as error:
+        ready.set_exception(error)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,5 +122,98 @@ class Ended:
 
     @property
     def document(self) -> Any:
-        """The one JSON document on stdout; any other output there is an error."""
+        """The one JSON document on stdout; anything else beside it is an error."""
         return json.loads(self.out)
+
+
+@dataclass(slots=True)
+class Job:
+    """A configuration with its targets in a folder of its own, run in this process or by the command line."""
+
+    folder: Path
+    urls: Mapping[str, str]
+    """Address by account."""
+    tokens: dict[str, str] = field(default_factory=dict)
+    """Token by account, where it is not the good one."""
+    settings: str = ""
+    """More TOML."""
+    sinks: tuple[str, ...] = ("duckdb", "parquet")
+
+    @property
+    def duckdb(self) -> Path:
+        """The DuckDB file."""
+        return self.folder / "data" / "contacts.duckdb"
+
+    @property
+    def parquet(self) -> Path:
+        """The Parquet folder."""
+        return self.folder / "data" / "contacts"
+
+    @property
+    def temporary(self) -> Path:
+        """Where everything temporary of both targets lives."""
+        return self.folder / "data" / ".etl"
+
+    def config(self) -> Path:
+        """Write the configuration file and tell where it is."""
+        accounts = "".join(
+            f'[[accounts]]\nname = "{name}"\nbase_url = "{url}"\ntoken_env = "{_variable(name)}"\n'
+            for name, url in self.urls.items()
+        )
+        paths = {"duckdb": self.duckdb, "parquet": self.parquet}
+        sinks = "".join(f'[sinks.{name}]\npath = "{paths[name]}"\n' for name in self.sinks)
+        path = self.folder / "job.toml"
+        path.write_text(accounts + sinks + self.settings)
+        return path
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a command: ours, and the tokens."""
+        return {**os.environ, **{_variable(name): self.tokens.get(name, TOKEN) for name in self.urls}}
+
+    def run(self, *assignments: str, **options: bool) -> RunReport:
+        """One run in this process."""
+        config = load(self.config(), assignments)
+        os.environ.update(self.environment())
+        return anyio.run(execute, config, Options(**options))
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+        """A command in a process of its own; `CONFIG` among the words stands for the configuration's path."""
+        config = str(self.config())
+        return subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "etl", *(config if word == "CONFIG" else word for word in words)],
+            cwd=self.folder,
+            env={**self.environment(), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def command(self, *words: str, **environment: str) -> Ended:
+        """The same, to its end."""
+        with self.start(*words, **environment) as process:
+            out, err = process.communicate(timeout=60)
+        return Ended(process.returncode, out.decode(), err.decode())
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """The rows of a query to the DuckDB file, asked of the engine itself."""
+        with duckdb.connect(str(self.duckdb), read_only=True) as connection:
+            table = connection.sql(query).to_arrow_table()
+        return list(zip(*table.to_pydict().values(), strict=True))
+
+    def in_duckdb(self) -> list[Row]:
+        """`contacts` as the DuckDB file has it."""
+        with duckdb.connect(str(self.duckdb), read_only=True) as connection:
+            return connection.sql("select * from contacts").to_arrow_table().to_pylist()
+
+    def in_parquet(self, seq: int) -> list[Row]:
+        """`contacts` as the Parquet files of a manifest have it, read by pyarrow alone."""
+        files = sorted((self.parquet / "current" / f"seq={seq:08d}").glob("*.parquet"))
+        return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of the DuckDB file and of every file of the Parquet folder, by path."""
+        files = [self.duckdb, *self.parquet.rglob("*")]
+        return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
+
+
+def _variable(account: str) -> str:
+    return f"TOKEN_{account.upper()}"

@@ -573,6 +573,12 @@ def test_counts() -> None:
     assert dict(+batch.counts) == {"received": 3, "coerced": 3, "nulled": 1, "replaced": 2, "repeated": 1}
 
 
+def test_nothing_is_counted_twice() -> None:
+    """A contact that is first read in bulk and then on its own counts once (A35)."""
+    batch = normalized('{"_id":"x","lastSeenAt":"soon","new":"\\u0000"}', '{"_id":"y","new":"\\u0000"}')
+    assert dict(+batch.counts) == {"received": 2, "nulled": 1, "replaced": 2}
+
+
 def test_line_breaks_between_tokens() -> None:
     """A page printed over many lines is read as any other, clean contacts and odd ones alike."""
     contacts = [SAMPLE, '{"_id": "x", "websiteVisits": "5", "more": {"a": [1.50, 2]}}'] * 5

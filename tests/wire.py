@@ -42,6 +42,18 @@ def says(data: bytes) -> Turn:
     return turn
 
 
+def drips(*pieces: bytes, pause: float = 0.01) -> Turn:
+    """Send the pieces one by one."""
+
+    async def turn(writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause)
+
+    return turn
+
+
 def closes(data: bytes = b"") -> Turn:
     """Send `data`, then close in order (FIN)."""
 
@@ -124,5 +136,5 @@ async def serve(*turns: Turn, tls: ssl.SSLContext | None = None) -> AsyncIterato
 
 async def _request(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
-    length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
-    return head + await reader.readexactly(length)
+    lengths = [int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    return head + await reader.readexactly(sum(lengths))
