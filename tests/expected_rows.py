@@ -97,21 +97,12 @@ def _clean(value: Any) -> Any:
     return _cleaned(value) if isinstance(value, str) and not isinstance(value, Number) else value
 
 
-CONTAINERS = {
-    *("profile", "profile.userDetails", "profile.userDetails.contact", "profile.userDetails.contact.phone"),
-    *("profile.marketing", "lastMessage", "hasOrdered"),
-}
-
-
-def _without_empty(members: Any, place: str = "") -> Any:
-    """`members` without the fields that say nothing, down through the objects that columns are read from."""
-    kept = {}
-    for key, value in members.items():
-        path = f"{place}.{key}" if place else key
-        inner = _without_empty(value, path) if path in CONTAINERS and isinstance(value, dict) else value
-        if inner not in EMPTY:
-            kept[key] = inner
-    return kept
+def _without_empty(value: Any) -> Any:
+    """`value` without the fields that say nothing, down through all objects."""
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_empty(item) for key, item in value.items()}
+    return {key: item for key, item in kept.items() if item not in EMPTY}
 
 
 # --- one reader per type of column -----------------------------------------------------------------------------------

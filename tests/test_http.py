@@ -299,8 +299,8 @@ asyncio.run(main())
 
 
 async def test_a_bomb_does_not_fill_the_memory() -> None:
-    """A quarter of a megabyte that unpacks to 256 takes less than twice the cap of memory (N12)."""
-    async with serve(says(packed(gzip.compress(b" " * 2**28, 6)))) as wire:
+    """An eighth of a megabyte that unpacks to 128 takes less than twice the cap of memory (N12)."""
+    async with serve(says(packed(gzip.compress(b" " * 2**27, 6)))) as wire:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", MODEST, wire.url), stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent
         )
@@ -454,14 +454,23 @@ async def test_an_old_protocol_is_refused(authority: Authority) -> None:
         await over_tls(tls, ca_bundle=authority.bundle)
 
 
-async def test_a_broken_handshake_is_unavailable() -> None:
-    """A server that cuts the handshake, or speaks plain text where TLS was asked, is unavailable (N19)."""
-    async with serve(closes()) as wire:
-        address = wire.url.replace("http:", "https:")
-        async with connect(address, Credential(SecretStr(CANARY)), SHORT, concurrency=1) as send:
+@pytest.mark.parametrize("says", [b"", b"\x15\x03\x03\x00\x02\x02\x28", answer()], ids=["cut", "alert", "plain http"])
+async def test_a_broken_handshake_is_unavailable(says: bytes) -> None:
+    """A server that cuts or refuses the handshake, or answers in plain text, never hears the token (N19)."""
+    heard: list[bytes] = []
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(2**16))
+        writer.write(says)
+        writer.close()
+
+    async with await asyncio.start_server(converse, "127.0.0.1", 0) as server:
+        address = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connect(address, Credential(SecretStr(CANARY)), settings(), concurrency=1) as send:
             with pytest.raises(SourceUnavailable):
                 await client(send).read(EVERYTHING)
-    assert CANARY.encode() not in b"".join(wire.requests)
+    assert len(heard) == 5
+    assert CANARY.encode() not in b"".join(heard)
 
 
 async def test_a_bundle_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:

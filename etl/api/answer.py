@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
+from functools import lru_cache
 from http import HTTPStatus
 
 import msgspec
@@ -254,8 +255,13 @@ _PERSONAL = re.compile(r"[^\s@]{1,64}@[^\s@]{1,255}|\+?\d[\d ()-]{6,30}\d")
 
 def server_time(headers: Mapping[str, str]) -> int | None:
     """The `Date` header in milliseconds since the epoch; None when missing or unreadable."""
+    return _http_date(headers.get("Date", ""))
+
+
+@lru_cache(maxsize=8)  # all answers of a second carry the same one
+def _http_date(text: str) -> int | None:
     try:
-        moment = parsedate_to_datetime(headers["Date"])
-    except (KeyError, ValueError, TypeError, OverflowError):
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
         return None
     return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)

@@ -95,9 +95,8 @@ class Oracle:
         self, run: Run, at_start: int, states: list[tuple[float, bytes | None]], names: list[str], row: Version
     ) -> int:
         """The oldest version that the row may show."""
-        if run.full or (row.created is not None and covered(run.extraction, row.created)):
-            # TODO: a full run without a witness overlooks what happened to a contact without createdAt before T0 - H.
-            return at_start if row.created is not None else 0
+        if (run.full and row.created is not None) or (row.created and covered(run.extraction, row.created)):
+            return at_start
         moved = max(place for place in range(at_start + 1) if names[place] in MOVES_SEEN)
         old = run.before.get(row.id or "")
         return max(moved, (_place(states, old.raw) or 0) if old else 0)

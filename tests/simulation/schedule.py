@@ -144,6 +144,7 @@ class Schedule:
             watermark=self._last.watermark,
             witness_at=self._last.witness_at,
             scrub_after=self._last.scrub_after,
+            undated=any(row.created is None for row in self.fold.contacts().values()),
             created=self._created,
         )
 

@@ -12,30 +12,9 @@ Traits = Mapping[str, Any]
 
 SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
     (
-        "a server that ignores `page` is believed to have pages when its list moves between two requests",
-        lambda traits: traits["ignore_page"],
-        {"ignore_page": False},
-    ),
-    (
-        "a last page that is repeated in another order, or that changes, is never recognised",
-        lambda traits: traits["past_end"] == "repeat",
-        {"past_end": "empty"},
-    ),
-    (
-        "a second or a day whose both bounds are exclusive is taken for a granule of a millisecond",
-        lambda traits: traits["granularity"] != "ms"
-        and "exclusive" in (traits["start_bound"], traits["end_bound"]),
-        {"start_bound": "inclusive", "end_bound": "inclusive"},
-    ),
-    (
-        "a list of less than one page on a server that counts from 0 is taken for empty",
-        lambda traits: traits["page_base"] == 0,
-        {"page_base": 1},
-    ),
-    (
-        "windows that a lowered page size made doubtful are read again out of order",
-        lambda traits: traits["page_size_drop"] is not None,
-        {"page_size_drop": None},
+        "a passing failure of the probe's page 0 or far page is taken for an answer",
+        lambda traits: bool(traits["faults"]) and (traits["page_base"] == 0 or traits["past_end"] == "repeat"),
+        {"faults": ()},
     ),
 )
 """What is wrong, where it shows, and what stands in for it."""

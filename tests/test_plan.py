@@ -1,0 +1,108 @@
+"""The plan: windows cut from known times tile the range, hold no more than a page, and keep crowds together."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from etl.plan import plan_windows, requests_of, scrub_span
+from etl.window import Window
+
+DAY = 86_400_000
+some_times = st.lists(st.integers(-30, 60) | st.integers(0, 3 * DAY), max_size=120).map(sorted)
+granules = st.sampled_from([1, 7, 1000, DAY])
+
+
+def plan(times: list[int], start: int | None, end: int, capacity: int, granule: int = 1) -> list[Window]:
+    """The windows of a plan."""
+    return list(
+        plan_windows(
+            times, field="createdAt", is_contact=True, start=start, end=end, capacity=capacity, granule=granule
+        )
+    )
+
+
+def held(window: Window, times: list[int]) -> list[int]:
+    """The times in a window."""
+    return [t for t in times if (window.start is None or t >= window.start) and t < window.end]
+
+
+@given(some_times, st.none() | st.integers(-40, DAY), st.integers(-40, 3 * DAY), st.integers(1, 20), granules)
+def test_windows_tile_the_range(times: list[int], start: int | None, end: int, capacity: int, granule: int) -> None:
+    """From the start to the end there is no gap and no overlap, and no window is empty of time."""
+    windows = plan(times, start, end, capacity, granule)
+    if start is not None and start >= end:
+        assert windows == []
+        return
+    assert (windows[0].start, windows[-1].end) == (start, end)
+    assert all(earlier.end == later.start for earlier, later in pairwise(windows))
+    assert all(window.start is None or window.start < window.end for window in windows)
+    assert {(window.field, window.is_contact) for window in windows} == {("createdAt", True)}
+
+
+@given(some_times, st.none() | st.integers(-40, DAY), st.integers(-40, 3 * DAY), st.integers(1, 20), granules)
+@example([5] * 50, None, 100, 10, 1)
+@example([5] * 50 + [6] * 50, 0, 6, 10, 1)
+def test_windows_hold_at_most_their_capacity(
+    times: list[int], start: int | None, end: int, capacity: int, granule: int
+) -> None:
+    """No window holds more than its capacity but a crowd of one granule, which is alone in its window (M5)."""
+    for window in plan(times, start, end, capacity, granule):
+        inside = held(window, times)
+        assert len(inside) <= capacity or len({time // granule for time in inside}) == 1
+
+
+@given(some_times, st.integers(-40, 3 * DAY), st.integers(1, 20), granules)
+def test_cuts_lie_on_granules(times: list[int], end: int, capacity: int, granule: int) -> None:
+    """A server that tells only seconds or days apart is never asked to part them (A21)."""
+    assert all(window.end % granule == 0 for window in plan(times, None, end, capacity, granule)[:-1])
+
+
+@given(some_times, st.integers(1, 20))
+def test_a_plan_is_not_wasteful(times: list[int], capacity: int) -> None:
+    """Without crowds a plan needs one window for every full capacity, and the rest (M1)."""
+    apart = sorted(set(times))
+    windows = plan(apart, None, 4 * DAY, capacity)
+    assert len(windows) <= len(apart) // capacity + 1
+    assert requests_of(apart, start=None, end=4 * DAY, capacity=capacity) == len(windows)
+
+
+def test_an_empty_account_is_one_window() -> None:
+    """Nothing known beforehand is one window over everything (A42)."""
+    assert plan([], None, 100, 49) == [Window("createdAt", True, None, 100)]
+    assert requests_of([], start=None, end=100, capacity=49) == 1
+
+
+def test_what_stands_before_a_crowd_is_read_apart() -> None:
+    """A crowd has a window of its own granule, so that its ordered reads carry nobody else (M5)."""
+    assert [(w.start, w.end) for w in plan([1, 5, 5, 5, 5, 9], None, 20, 3)] == [(None, 5), (5, 6), (6, 20)]
+
+
+@given(
+    some_times.filter(len),
+    st.integers(-40, 3 * DAY),
+    st.integers(1, 40),
+    st.integers(1, 20),
+    st.none() | st.integers(-40, DAY),
+)
+def test_a_scrub_goes_round(times: list[int], end: int, rounds: int, capacity: int, after: int | None) -> None:
+    """Scrub by scrub the whole range is covered without gap, and after the end it begins anew, within its rounds (M10)."""
+    spans = [scrub_span(times, after=after, end=end, rounds=rounds, capacity=capacity)]
+    while spans[-1][1] < end:
+        spans.append(scrub_span(times, after=spans[-1][1], end=end, rounds=rounds, capacity=capacity))
+        assert len(spans) <= len(times) + 2
+    assert spans[0][0] == (after if after is not None and after < end else None)
+    assert all(earlier[1] == later[0] for earlier, later in pairwise(spans))
+    assert all(start is None or start < stop for start, stop in spans)
+    assert spans[-1][1] == end
+    if after is None:
+        assert len(spans) <= rounds
+    assert scrub_span(times, after=end, end=end, rounds=rounds, capacity=capacity)[0] is None
+
+
+def test_a_scrub_of_a_small_account_is_the_whole() -> None:
+    """An account of a few windows is read again whole every time: a share of it would save nothing (M10)."""
+    assert scrub_span(list(range(20)), after=None, end=100, rounds=30, capacity=49) == (None, 100)
+    assert scrub_span([], after=None, end=100, rounds=30, capacity=49) == (None, 100)
