@@ -12,9 +12,10 @@ from typing import Literal
 
 import anyio
 
-from etl.api.answer import Page, Refusal, Row
+from etl.api.answer import Kind, Page, Refusal, Row
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query, TimeField
+from etl.api.retry import backoff
 from etl.window import ROW_FIELD, Bounds, Window, milliseconds
 
 FAR_FUTURE = 253_370_764_800_000
@@ -24,8 +25,8 @@ GRANULES = (1, 1000, DAY)
 _PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000))
 """Milliseconds by which a start and an end may have to be widened, the likely first."""
 NO_SUCH_PAGE = 1_000_000
-PATIENCE = 3
-"""How often fresh contacts are looked for when those to probe with have moved."""
+PATIENCE = 4
+"""How often a question is asked again that a moving contact or a passing failure left open."""
 
 PastEnd = Literal["empty", "repeats", "refused"]
 Lists = Literal["disjoint", "overlapping", "false holds both", "unknown"]
@@ -103,12 +104,22 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
 async def _counts_from_zero(client: Client, contacts: Page, leads: Page) -> bool:
     """Whether page 0 exists and is another page. API.md knows page 1 as the first; elsewhere it would be lost."""
     for is_contact, first in ((True, contacts), (False, leads)):
-        before = await client.ask(Query(is_contact), 0)
+        before = await _asked(client, Query(is_contact), 0)
         if isinstance(before, Page) and before.rows:
             return not _overlap(before, first)
         if first.rows:
             return False
     return False
+
+
+async def _asked(client: Client, query: Query, number: int) -> Page | Refusal:
+    """A page that need not exist: a server may refuse it in any way, but not by a passing failure."""
+    for attempt in range(1, PATIENCE):
+        answer = await client.ask(query, number)
+        if isinstance(answer, Page) or answer.kind is Kind.CONTRACT:
+            return answer
+        await anyio.sleep(backoff(attempt, jitter=0.3))
+    return await client.ask(query, number)
 
 
 def _overlap(one: Page, other: Page) -> bool:
@@ -168,7 +179,7 @@ class _Questions:
 
     async def beyond_the_end(self) -> None:
         """What a page far beyond the end answers."""
-        page = await self._client.ask(self._query, NO_SUCH_PAGE)
+        page = await _asked(self._client, self._query, NO_SUCH_PAGE)
         if isinstance(page, Refusal):
             self.past_end = "refused"
         elif page.rows:

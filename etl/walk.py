@@ -18,6 +18,9 @@ from etl.errors import ContractError
 
 Receive = Callable[[Page], Awaitable[None]]
 
+REPEATS = 3
+"""The same page so many times in a row is the end of any list."""
+
 
 @dataclass(slots=True)
 class Walk:
@@ -31,6 +34,10 @@ class Walk:
     sizes: dict[int, int] = field(default_factory=dict)
     known: set[int] = field(default_factory=set)
     """Hashes of the ids seen: kept only where the last page is repeated, because there nothing else shows the end."""
+    latest: frozenset[bytes] = frozenset()
+    """The ids of the last page taken."""
+    again: int = 0
+    """How often in a row they came again."""
 
     def next(self) -> int | None:
         """The number of the next page to ask; None when all up to the end were asked."""
@@ -41,13 +48,23 @@ class Walk:
 
     def take(self, number: int, page: Page) -> bool:
         """Note page `number`; whether it is to be handed on."""
-        ids = {hash(contact_id) for contact_id in page.ids} if self.repeats else set()
-        if not page.rows or (self.repeats and ids <= self.known):
+        if not page.rows or self._is_known(page):
             self.ends_before(number)
             return False
-        self.known |= ids
         self.sizes[number] = len(page.rows)
         return True
+
+    def _is_known(self, page: Page) -> bool:
+        """Whether the page brings nobody new, so that the list must have ended."""
+        self.again = self.again + 1 if page.ids == self.latest else 0
+        self.latest = page.ids
+        if not self.repeats:
+            # Not known to repeat its last page; but one that shows the same again and again does.
+            return self.again >= REPEATS
+        ids = {hash(contact_id) for contact_id in page.ids}
+        fresh = not ids <= self.known
+        self.known |= ids
+        return not fresh
 
     def ends_before(self, number: int) -> None:
         """Note that page `number` is past the end."""

@@ -1,0 +1,126 @@
+"""The production fold behind the simulation's protocol: normalizer, parts and merge SQL on a DuckDB in memory.
+
+A hundred times as slow as the model on accounts this small, so it serves a share of the schedules; it plays the model
+along and holds the two to the same result, which is what entitles the model to stand in for it in all the others.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from etl import engine, merge
+from etl.api.answer import Page
+from etl.extract import Extraction
+from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
+from etl.normalize import Normalizer
+from etl.pipeline import Pipeline
+from etl.schema import WINDOWS_SCHEMA
+from etl.sinks import duckdb as sink
+from etl.staging import Stage
+from tests.simulation.contact import Version
+from tests.simulation.fold import Model, Outcome
+
+ACCOUNT = "main"
+_KEPT = """
+SELECT contact_id, status, is_contact, epoch_us(created_at), epoch_us(updated_at), unread_messages FROM contacts
+"""
+
+
+class Disagreement(Exception):
+    """The model of the fold and the production fold came to different results."""
+
+
+class Warehouse:
+    """The fold of `etl.merge`, checked against the model at every step."""
+
+    def __init__(self) -> None:
+        self._model = Model()
+        self._seq = 0
+        self._database = duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": "false"})
+        self._database.execute("SET TimeZone = 'UTC'; ATTACH ':memory:' AS target")
+        self._merging: duckdb.DuckDBPyConnection | None = None
+        self._home = tempfile.TemporaryDirectory(prefix="simulation-")
+
+    def prepare(self, pages: Sequence[Page], run: Extraction) -> Outcome:
+        """See `fold.Fold`."""
+        self._seq += 1
+        publication = self._publication(pages, run)
+        self._merging = self._database.cursor()
+        self._merging.execute("USE target")
+        sink._make_tables(self._merging)
+        merged = merge.prepare(self._merging, publication)
+        outcome = Outcome(merged.counts[ACCOUNT], merged.struck[ACCOUNT], merged.previous[ACCOUNT])
+        _same("outcome", self._model.prepare(pages, run), outcome)
+        return outcome
+
+    def publish(self) -> None:
+        """See `fold.Fold`."""
+        assert self._merging is not None
+        for statement in sink._PUBLISH:
+            self._merging.execute(statement)
+        self._model.publish()
+        rows = self._merging.execute(_KEPT).fetchall()
+        _same("contacts", {id: _shown(row) for id, row in self._model.contacts().items()}, {r[0]: r[1:] for r in rows})
+        strikes = dict(self._merging.execute("SELECT contact_id, strikes FROM etl.strikes").fetchall())
+        _same("strikes", dict(self._model.strikes()), strikes)
+        self._merging.close()
+
+    def contacts(self) -> Mapping[str, Version]:
+        """See `fold.Fold`."""
+        return self._model.contacts()
+
+    def strikes(self) -> Mapping[str, int]:
+        """See `fold.Fold`."""
+        return self._model.strikes()
+
+    def close(self) -> None:
+        """Give back memory and disk."""
+        self._database.close()
+        self._home.cleanup()
+
+    def _publication(self, pages: Sequence[Page], run: Extraction) -> Publication:
+        stage, normalizer, number = Stage(Path(self._home.name) / str(self._seq)), Normalizer(ACCOUNT), 0
+        pipeline = Pipeline(normalizer, stage)
+        raw: list[RawPage] = []
+        for page in pages:
+            raw.append(RawPage(page.body, len(page.rows), number))
+            number += len(page.rows)
+        if raw:
+            pipeline._work(raw)
+        stage.close()
+        counts = Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")})
+        moment = _instant(run.capabilities.t0)
+        record = RunRecord(
+            seq=self._seq,
+            run_id=f"run-{self._seq}",
+            account=ACCOUNT,
+            mode=run.mode,
+            t0=moment,
+            watermark=_instant(run.watermark),
+            proof=Proof("windows", len(run.accepted)),
+            requests=Requests(),
+            seconds=0.0,
+            counts=counts,
+        )
+        coverage = tuple(Span(None if start is None else _instant(start), _instant(end)) for start, end in run.coverage)
+        brought = AccountYield(record, stage.parts, stage.rejects, coverage, WINDOWS_SCHEMA.empty_table())
+        return Publication(self._seq, record.run_id, (brought,))
+
+
+def _shown(row: Version) -> tuple[object, ...]:
+    status = "DELETED" if row.deleted else row.status
+    return status, row.is_contact, row.created, row.updated, row.unread
+
+
+def _same(what: str, model: object, warehouse: object) -> None:
+    if model != warehouse:
+        raise Disagreement(f"{what}: the model says {model}, the warehouse {warehouse}")
+
+
+def _instant(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
