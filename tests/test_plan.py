@@ -88,7 +88,7 @@ def test_what_stands_before_a_crowd_is_read_apart() -> None:
     st.none() | st.integers(-40, DAY),
 )
 def test_a_scrub_goes_round(times: list[int], end: int, rounds: int, capacity: int, after: int | None) -> None:
-    """Scrub by scrub the whole range is covered without gap, and after the end it begins anew, within its rounds (M10)."""
+    """Scrub by scrub the range is covered without gap, within its rounds, and then it begins anew (M10)."""
     spans = [scrub_span(times, after=after, end=end, rounds=rounds, capacity=capacity)]
     while spans[-1][1] < end:
         spans.append(scrub_span(times, after=spans[-1][1], end=end, rounds=rounds, capacity=capacity))

@@ -170,7 +170,7 @@ def test_a_crowd_of_one_granule_is_cut_out_and_left_whole(granule: int, *, newes
 
 
 def test_a_full_page_without_readable_times_halves_the_window() -> None:
-    """Rows that tell no time say nothing about where to cut: the middle is taken, or nothing in an open window (A27)."""
+    """Rows that tell no time do not say where to cut: it is the middle, or nowhere in an open window (A27)."""
     window = Window("lastSeenAt", is_contact=True, start=0, end=100)
     assert [(part.start, part.end) for part in split(window, rows(None), Bounds(), newest_first=True)] == [
         (0, 50),
@@ -196,7 +196,7 @@ def test_cutting_ends_with_every_contact_in_one_proven_part(
     chance: object,
     pair: tuple[int | None, int | None],
 ) -> None:
-    """Against any list, sorted anyhow, cutting ends, and each contact is in exactly one part: short, or an uncuttable crowd."""
+    """Against any list in any order cutting ends, with each contact in one part: a short page, or a crowd."""
     window, read = Window("createdAt", True, *pair), Bounds(granule=granule)
     left, done, requests = [window], [], 0
     while left:

@@ -25,10 +25,16 @@ class Version:
     created: int | None
     seen: int | None
     updated: int | None
-    deleted: bool
+    status: str
     is_contact: bool
+    unread: int
     content: str
     """Everything but the fields of presence."""
+
+    @property
+    def deleted(self) -> bool:
+        """Whether it is what a soft deletion leaves."""
+        return self.status == "DELETED"
 
 
 @lru_cache(maxsize=4096)
@@ -42,8 +48,9 @@ def version(raw: bytes) -> Version:
         _time(value.get("createdAt")),
         _time(value.get("lastSeenAt")),
         _time(value.get("updatedAt")),
-        value.get("status") == "DELETED",
+        str(value.get("status", "")),
         value.get("isContact") is True,
+        int(value.get("unreadMessages", 0)),
         json.dumps({name: member for name, member in value.items() if name not in _PRESENCE}),
     )
 

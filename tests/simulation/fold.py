@@ -40,6 +40,9 @@ class Fold(Protocol):
     def strikes(self) -> Mapping[str, int]:
         """The strikes against contacts, by id."""
 
+    def close(self) -> None:
+        """Give back what it holds."""
+
 
 @dataclass(slots=True)
 class State:
@@ -59,8 +62,8 @@ class Model:
     def prepare(self, pages: Sequence[Page], run: Extraction) -> Outcome:
         """See `Fold`."""
         rows = [row for page in pages for row in versions(page)]
-        kept = [row for row in rows if row.id is not None]
-        winners = _winners(kept)
+        winners = _winners([row for row in rows if row.id is not None])
+        rejected = {row.raw for row in rows if row.id is None}
         self._next = State(dict(self._state.contacts), dict(self._state.strikes))
         tally = {"new": 0, "changed": 0, "unchanged": 0, "deleted": 0}
         struck = 0
@@ -79,8 +82,8 @@ class Model:
                 struck += 1
         counts = Counts(
             received=len(rows),
-            folded=len(kept) - len(winners),
-            rejected=len(rows) - len(kept),
+            folded=len(rows) - len(winners) - len(rejected),
+            rejected=len(rejected),
             contacts=len(self._next.contacts),
             **tally,
         )
@@ -97,6 +100,9 @@ class Model:
     def strikes(self) -> Mapping[str, int]:
         """See `Fold`."""
         return self._state.strikes
+
+    def close(self) -> None:
+        """See `Fold`; it holds nothing."""
 
     def _received(self, id: str, row: Version) -> tuple[str, bool]:
         """The verdict on a contact that was received, and whether this is its first strike."""

@@ -209,6 +209,8 @@ def play(personality: Personality, fold: Callable[[], Fold] = Model) -> Report:
         loop.run(schedule.play(), shuffle=shuffle)
     except Exception as error:
         schedule.report.broken.append(f"CRASH {type(error).__name__}: {_first(error)}")
+    finally:
+        schedule.fold.close()
     return schedule.report
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 
 import duckdb
@@ -50,6 +51,7 @@ class Warehouse:
         """See `fold.Fold`."""
         self._seq += 1
         publication = self._publication(pages, run)
+        self._drop()
         self._merging = self._database.cursor()
         self._merging.execute("USE target")
         sink._make_tables(self._merging)
@@ -68,7 +70,7 @@ class Warehouse:
         _same("contacts", {id: _shown(row) for id, row in self._model.contacts().items()}, {r[0]: r[1:] for r in rows})
         strikes = dict(self._merging.execute("SELECT contact_id, strikes FROM etl.strikes").fetchall())
         _same("strikes", dict(self._model.strikes()), strikes)
-        self._merging.close()
+        self._drop()
 
     def contacts(self) -> Mapping[str, Version]:
         """See `fold.Fold`."""
@@ -80,41 +82,50 @@ class Warehouse:
 
     def close(self) -> None:
         """Give back memory and disk."""
+        self._drop()
         self._database.close()
         self._home.cleanup()
 
     def _publication(self, pages: Sequence[Page], run: Extraction) -> Publication:
-        stage, normalizer, number = Stage(Path(self._home.name) / str(self._seq)), Normalizer(ACCOUNT), 0
-        pipeline = Pipeline(normalizer, stage)
-        raw: list[RawPage] = []
-        for page in pages:
-            raw.append(RawPage(page.body, len(page.rows), number))
-            number += len(page.rows)
-        if raw:
-            pipeline._work(raw)
-        stage.close()
-        counts = Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")})
-        moment = _instant(run.capabilities.t0)
+        stage = Stage(Path(self._home.name) / str(self._seq))
         record = RunRecord(
             seq=self._seq,
             run_id=f"run-{self._seq}",
             account=ACCOUNT,
             mode=run.mode,
-            t0=moment,
+            t0=_instant(run.capabilities.t0),
             watermark=_instant(run.watermark),
             proof=Proof("windows", len(run.accepted)),
             requests=Requests(),
             seconds=0.0,
-            counts=counts,
+            counts=_staged(pages, stage),
         )
         coverage = tuple(Span(None if start is None else _instant(start), _instant(end)) for start, end in run.coverage)
         brought = AccountYield(record, stage.parts, stage.rejects, coverage, WINDOWS_SCHEMA.empty_table())
         return Publication(self._seq, record.run_id, (brought,))
 
+    def _drop(self) -> None:
+        """Forget a merge: published, or refused by a guard."""
+        if self._merging is not None:
+            self._merging.close()
+            self._merging = None
+
+
+def _staged(pages: Sequence[Page], stage: Stage) -> Counts:
+    """Normalize the pages into the stage as the production pipeline does, here without its thread."""
+    pipeline = Pipeline(Normalizer(ACCOUNT), stage)
+    starts = accumulate((len(page.rows) for page in pages), initial=0)
+    raw = [RawPage(page.body, len(page.rows), start) for page, start in zip(pages, starts, strict=False)]
+    if raw:
+        pipeline._work(raw)
+    stage.close()
+    pipeline.close()
+    pipeline._receiver.close()
+    return Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")})
+
 
 def _shown(row: Version) -> tuple[object, ...]:
-    status = "DELETED" if row.deleted else row.status
-    return status, row.is_contact, row.created, row.updated, row.unread
+    return row.status or None, row.is_contact, row.created, row.updated, row.unread
 
 
 def _same(what: str, model: object, warehouse: object) -> None:

@@ -1,0 +1,119 @@
+"""The guards: what is not published because it looks wrong, at the very border of each rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl.errors import GuardError, UnprovenError
+from etl.guard import FEWEST, check_proof, check_rejects, check_shrink
+from etl.model import Counts, Merged, Mode, Proof, Requests, RunRecord
+
+NOON = datetime(2025, 1, 6, 12, tzinfo=UTC)
+RECORD = RunRecord(
+    seq=3,
+    run_id="r",
+    account="main",
+    mode="full",
+    t0=NOON,
+    watermark=NOON,
+    proof=Proof("windows", 9),
+    requests=Requests(),
+    seconds=1.0,
+)
+
+
+def rejecting(rejected: int, received: int) -> RunRecord:
+    """A run that could not keep so many of the contacts it received."""
+    return replace(RECORD, counts=Counts(received=received, rejected=rejected))
+
+
+def unproven(*reasons: str, mode: Mode = "full") -> RunRecord:
+    """A run that leaves these things unproven."""
+    return replace(RECORD, mode=mode, proof=Proof("pages", 0, reasons))
+
+
+def losing(deleted: int, struck: int, previous: int) -> Merged:
+    """A merge by which one account loses so many of its contacts."""
+    return Merged({"main": Counts(deleted=deleted)}, {"main": struck}, {"main": previous})
+
+
+@pytest.mark.parametrize(("rejected", "received", "share"), [(0, 0, 0.0), (0, 5, 0.0), (1, 100, 0.01), (5, 5, 1.0)])
+def test_a_share_of_rejects_is_borne(rejected: int, received: int, share: float) -> None:
+    """Rejects up to the share are published with the run (A25)."""
+    check_rejects(rejecting(rejected, received), share)
+
+
+@pytest.mark.parametrize(("rejected", "received", "share"), [(1, 99, 0.01), (1, 10**6, 0.0), (2, 100, 0.01)])
+def test_too_many_rejects_trip_the_guard(rejected: int, received: int, share: float) -> None:
+    """One reject more than the share and nothing of the account is published; the message counts (A25)."""
+    with pytest.raises(GuardError, match=f"{rejected} of {received} contacts") as caught:
+        check_rejects(rejecting(rejected, received), share)
+    assert (caught.value.exit_code, caught.value.where) == (14, "account main")
+
+
+def test_a_proven_run_passes() -> None:
+    """A run that leaves nothing unproven is published."""
+    check_proof(RECORD, allow_unproven=False)
+
+
+def test_an_unproven_run_is_not_published() -> None:
+    """One thing unproven is exit 13, told with the first reason and the number of the others."""
+    with pytest.raises(UnprovenError, match="a crowd") as caught:
+        check_proof(unproven("a crowd", "a walk", "a witness"), allow_unproven=False)
+    assert caught.value.exit_code == 13
+    assert "(and 2 more)" in caught.value.message
+    with pytest.raises(UnprovenError) as caught:
+        check_proof(unproven("a crowd"), allow_unproven=False)
+    assert "more)" not in caught.value.message
+
+
+def test_allowing_it_publishes_an_unproven_run() -> None:
+    """`--allow-unproven` lets an unproven run pass."""
+    check_proof(unproven("a crowd"), allow_unproven=True)
+
+
+def test_a_filtered_export_needs_no_proof() -> None:
+    """A filtered export claims no completeness, so that none is asked of it."""
+    check_proof(unproven("pages are all there is", mode="filtered"), allow_unproven=False)
+
+
+@given(deleted=st.integers(0, 3000), struck=st.integers(0, 3000), previous=st.integers(0, 10**5), share=st.floats(0, 1))
+def test_the_shrink_guard_is_the_larger_of_its_two_rules(
+    deleted: int, struck: int, previous: int, share: float
+) -> None:
+    """Losing or striking more than max(100, share) trips the guard, and nothing less does (S23, A41, A43)."""
+    errors = check_shrink({"main": "full"}, losing(deleted, struck, previous), share)
+    assert bool(errors) == (deleted + struck > max(FEWEST, share * previous))
+
+
+@pytest.mark.parametrize(
+    ("deleted", "struck", "previous", "trips"),
+    [(100, 0, 100, False), (0, 101, 101, True), (60, 41, 101, True), (0, 500, 10_000, False), (0, 501, 10_000, True)],
+)
+def test_a_small_account_may_lose_a_hundred(deleted: int, struck: int, previous: int, *, trips: bool) -> None:
+    """A hundred contacts are never too many; of ten thousand five hundred are the most by default (S23)."""
+    assert bool(check_shrink({"main": "full"}, losing(deleted, struck, previous), 0.05)) == trips
+
+
+def test_a_shrinking_account_is_told_with_its_numbers() -> None:
+    """The error counts what is gone and names the setting and the way to override it (S23)."""
+    error = check_shrink({"main": "incremental"}, losing(200, 300, 1000), 0.05)["main"]
+    assert (error.exit_code, error.where) == (14, "account main")
+    assert "500 of 1000 contacts" in error.message
+    assert "--allow-shrink" in error.mend
+
+
+def test_only_the_shrinking_account_is_refused() -> None:
+    """Of several accounts the guard refuses those that shrink, and no filtered export."""
+    merged = Merged(
+        {name: Counts(deleted=500) for name in ("small", "large", "view")},
+        {},
+        {"small": 600, "large": 10**6, "view": 600},
+    )
+    modes: dict[str, str] = {"small": "full", "large": "full", "view": "filtered"}
+    assert list(check_shrink(modes, merged, 0.05)) == ["small"]

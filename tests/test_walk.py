@@ -1,0 +1,236 @@
+"""The page walk: where a list ends, told without a total, and how far beyond it a concurrent walk may ask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+import anyio
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etl.api.answer import Page, Reply, Row
+from etl.api.client import Broken, Client, PageRefused
+from etl.api.request import Body, Query
+from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
+from etl.walk import Walk, walk
+from tests.simulation.loop import run
+
+QUERY = Query(is_contact=True)
+PastEnd = Literal["empty", "repeats", "refused"]
+PAST_ENDS: tuple[PastEnd, ...] = ("empty", "repeats", "refused")
+
+
+def page_of(*ids: str) -> Page:
+    """A page that lists these ids."""
+    return Page(b"", [Row(msgspec.Raw(json.dumps(one).encode())) for one in ids])
+
+
+def numbered(number: int, size: int) -> list[str]:
+    """The ids of page `number`."""
+    return [f"{number}-{place}" for place in range(size)]
+
+
+# --- the bookkeeping, without I/O -----------------------------------------------------------------------------------
+
+
+@given(
+    sizes=st.lists(st.integers(1, 3), max_size=12),
+    workers=st.integers(1, 9),
+    repeats=st.booleans(),
+    chance=st.randoms(use_true_random=False),
+)
+def test_a_walk_finds_the_end_whatever_arrives_first(
+    sizes: list[int], workers: int, repeats: bool, chance: Random
+) -> None:
+    """In any order of answers everybody is handed on, and no more pages beyond the end asked than workers (A13, N23)."""
+    progress, waiting, handed_on = Walk(repeats), list[int](), set[bytes]()
+
+    def answer(number: int) -> Page:
+        shown = min(number, len(sizes)) if repeats else number
+        return page_of(*numbered(shown, sizes[shown - 1])) if 0 < shown <= len(sizes) else page_of()
+
+    def ask() -> None:
+        while len(waiting) < workers and (number := progress.next()) is not None:
+            waiting.append(number)
+
+    ask()
+    while waiting:
+        number = waiting.pop(chance.randrange(len(waiting)))
+        page = answer(number)
+        if progress.take(number, page):
+            handed_on |= page.ids
+        ask()
+    everything = page_of(*(one for number, size in enumerate(sizes, 1) for one in numbered(number, size)))
+    assert handed_on == everything.ids
+    assert progress.asked <= len(sizes) + workers
+    assert progress.end is not None
+    assert progress.next() is None
+
+
+def test_a_walk_asks_pages_in_order() -> None:
+    """Pages are asked one after the other from 1 until the end is known."""
+    progress = Walk(repeats=False)
+    assert [progress.next() for _ in range(3)] == [1, 2, 3]
+    assert progress.take(1, page_of("a"))
+    assert not progress.take(3, page_of())
+    assert progress.next() is None
+    assert progress.end == 3
+
+
+def test_the_first_end_counts() -> None:
+    """Of several pages past the end the lowest is the end."""
+    progress = Walk(repeats=False)
+    for number in (9, 7, 8):
+        progress.ends_before(number)
+    assert progress.end == 7
+
+
+def test_contacts_seen_twice_end_only_a_server_that_repeats() -> None:
+    """Where pages are not repeated, a page that shows the same contacts again is handed on and ends nothing (A23)."""
+    honest, repeating = Walk(repeats=False), Walk(repeats=True)
+    for progress in (honest, repeating):
+        assert progress.take(1, page_of("a", "b"))
+    assert honest.take(2, page_of("b", "a"))
+    assert honest.end is None
+    assert not repeating.take(2, page_of("b", "a"))
+    assert repeating.end == 2
+
+
+# --- the walk over a transport --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Listing:
+    """A server with so many full pages and a rest on the last; every request takes a random while."""
+
+    pages: int
+    past_end: PastEnd = "empty"
+    size: int = 3
+    rest: int = 3
+    broken: dict[int, Reply | Broken] = field(default_factory=dict)
+    """What the server answers for a page instead."""
+    chance: Random = field(default_factory=lambda: Random(1))
+    asked: list[int] = field(default_factory=list)
+
+    async def __call__(self, body: Body) -> Reply:
+        """The page asked for."""
+        number = body["page"]
+        assert isinstance(number, int)
+        self.asked.append(number)
+        await anyio.sleep(self.chance.random())
+        spoilt = self.broken.get(number)
+        if isinstance(spoilt, Broken):
+            raise spoilt
+        return spoilt or self.answer(number)
+
+    def answer(self, number: int) -> Reply:
+        """A page, or what stands behind the last."""
+        if number > self.pages and self.past_end == "refused":
+            return Reply(404, {}, b"")
+        if self.past_end == "repeats":
+            number = min(number, self.pages)
+        data = [{"_id": one} for one in self.ids(number)]
+        return Reply(200, {}, json.dumps({"success": True, "data": data}).encode())
+
+    def ids(self, number: int) -> list[str]:
+        """The ids on a page."""
+        if not 1 <= number <= self.pages:
+            return []
+        return numbered(number, self.rest if number == self.pages else self.size)
+
+    @property
+    def everybody(self) -> set[bytes]:
+        """All ids, as JSON text."""
+        return {json.dumps(one).encode() for number in range(1, self.pages + 1) for one in self.ids(number)}
+
+
+def walked(listing: Listing, concurrency: int = 4, receive: Callable[[Page], object] = lambda _: None) -> set[bytes]:
+    """The ids that a walk over the listing hands on."""
+    seen: set[bytes] = set()
+
+    async def keep(page: Page) -> None:
+        seen.update(page.ids)
+        receive(page)
+
+    async def main() -> None:
+        client = Client(listing, account="main", concurrency=concurrency, jitter=lambda: 0.5)
+        await walk(client, QUERY, keep, repeats=listing.past_end == "repeats")
+
+    run(main())
+    return seen
+
+
+@given(
+    pages=st.integers(0, 25),
+    past_end=st.sampled_from(PAST_ENDS),
+    rest=st.integers(1, 3),
+    concurrency=st.integers(1, 12),
+    chance=st.randoms(use_true_random=False),
+)
+@settings(deadline=None)
+def test_a_walk_reads_the_whole_list(
+    pages: int, past_end: PastEnd, rest: int, concurrency: int, chance: Random
+) -> None:
+    """Every kind of end is found, nobody is missed, and at most `concurrency` requests go beyond (A13, A14, N23)."""
+    if past_end == "refused":
+        # A server that refuses page 1 of an empty account is not told apart from one that refuses to work.
+        pages = max(pages, 1)
+    listing = Listing(pages, past_end, rest=rest, chance=chance)
+    assert walked(listing, concurrency) == listing.everybody
+    confirming = 1 if past_end == "refused" and rest == listing.size else 0
+    assert len(listing.asked) <= pages + concurrency + confirming
+
+
+@pytest.mark.parametrize("refused", [1, 2, 7, 19])
+@pytest.mark.parametrize("past_end", PAST_ENDS)
+def test_a_page_refused_in_the_middle_breaks_the_contract(refused: int, past_end: PastEnd) -> None:
+    """A refusal with further pages behind it is not the end: the walk fails and says which page (A14, A4)."""
+    listing = Listing(20, past_end, broken={refused: Reply(400, {}, b"")})
+    with pytest.raises((ContractError, ExceptionGroup)) as caught:
+        walked(listing)
+    assert f"page {refused} is refused, but page {refused + 1} is not" in str(caught.value)
+
+
+def test_a_list_that_is_refused_altogether_is_refused() -> None:
+    """A server that refuses page 1 and what follows is not an empty account (A14)."""
+    with pytest.raises(PageRefused):
+        walked(Listing(0, "refused"))
+
+
+ERRORS: Sequence[tuple[Reply | Broken, type[EtlError]]] = [
+    (Reply(401, {}, b""), AuthError),
+    (Reply(200, {}, b"<html>"), ContractError),
+    (Broken("reset"), SourceUnavailable),
+]
+
+
+@pytest.mark.parametrize(("spoilt", "error"), ERRORS)
+def test_a_page_that_cannot_be_had_ends_the_walk(spoilt: Reply | Broken, error: type[EtlError]) -> None:
+    """A page lost for any other reason than a refusal is never skipped: the walk fails (N5, A1)."""
+    listing = Listing(20, broken={5: spoilt})
+    with pytest.raises(BaseExceptionGroup) as caught:
+        walked(listing)
+    assert caught.group_contains(error)
+
+
+def test_a_slow_receiver_slows_the_walk_down() -> None:
+    """Pages are asked no further ahead than `concurrency`, so that memory does not grow with the list (S21)."""
+    listing, received, ahead = Listing(40), list[Page](), list[int]()
+
+    async def receive(page: Page) -> None:
+        await anyio.sleep(10)
+        received.append(page)
+        ahead.append(len(listing.asked) - len(received))
+
+    async def main() -> int:
+        return await walk(Client(listing, account="main", concurrency=4), QUERY, receive)
+
+    assert run(main()) == 40
+    assert len(received) == 40
+    assert max(ahead) <= 4
