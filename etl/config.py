@@ -10,23 +10,19 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
-    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -35,50 +31,11 @@ from pydantic.dataclasses import dataclass as validated
 
 from etl.errors import UsageError
 from etl.sandbox.settings import Settings as SandboxSettings
+from etl.units import Duration, Size, TimeLimit
 
 PREFIX = "ETL_"
 CONFIG_VARIABLE = "ETL_CONFIG"
 DEFAULT_FILE = "etl.toml"
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_CENTURY = 100 * 366 * 86400.0
-_SIZES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def _measure(value: object, units: Mapping[str, float], example: str) -> float:
-    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
-    if match is None or match[2].lower() not in units:
-        message = f"expected text with a unit ({', '.join(units)}), such as {example!r}"
-        raise ValueError(message)
-    return float(match[1]) * units[match[2].lower()]
-
-
-def _duration(value: object) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    seconds = _measure(value, _UNITS, "30m")
-    if seconds > _CENTURY:
-        message = "longer than a hundred years"
-        raise ValueError(message)
-    return timedelta(seconds=seconds)
-
-
-def _some_time(value: timedelta) -> timedelta:
-    """Zero seconds would mean no limit at all."""
-    if not value:
-        message = "a time limit of zero"
-        raise ValueError(message)
-    return value
-
-
-def _size(value: object) -> int:
-    return value if type(value) is int else int(_measure(value, _SIZES, "1GB"))
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-TimeLimit = Annotated[Duration, AfterValidator(_some_time)]
-Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
-"""Bytes."""
 
 
 class _Section(BaseModel):
@@ -168,9 +125,13 @@ class Sinks(_Section):
         return self
 
 
-@validated(frozen=True, config=ConfigDict(extra="forbid"))
+@validated(frozen=True, config=ConfigDict(extra="forbid", coerce_numbers_to_str=True))
 class Sandbox(SandboxSettings):
     """The embedded sandbox: its settings, checked like every other section."""
+
+
+class _SandboxAlone(_Section):
+    sandbox: Sandbox
 
 
 class Config(_Section):
@@ -240,14 +201,14 @@ def load_named(path: Path | None, assignments: Sequence[str] | None) -> Config:
 
 def sandbox_settings(assignments: Sequence[str]) -> SandboxSettings:
     """The settings of a sandbox of its own from `assignments` ("key=value"). Raises UsageError."""
-    document: dict[str, Any] = {}
+    document: dict[str, Any] = {"sandbox": {}}
     for assignment in assignments:
         key, _, value = assignment.partition("=")
-        _assign(document, key.strip().split("."), value, where=f"--set {key}")
+        _assign(document, ["sandbox", *key.strip().split(".")], value, where=f"--set {key}")
     try:
-        return TypeAdapter(Sandbox).validate_python(document)
+        return _SandboxAlone.model_validate(document).sandbox
     except ValidationError as error:
-        raise _usage_error(error, "sandbox") from None
+        raise _usage_error(error, "command line") from None
 
 
 def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> SecretStr:

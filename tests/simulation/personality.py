@@ -27,7 +27,7 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "oddities": ((8, 0.0), (2, 0.1), (1, 0.5)),
         "undated": ((10, 0.0), (1, 0.1)),
         # the server
-        "sort": ((5, "created_desc"), (2, "created_asc"), (3, "last_seen_desc"), (2, "shuffled")),
+        "sort": ((5, "created_desc"), (2, "created_asc"), (3, "last_seen_desc"), (1, "shuffled")),
         "is_contact": ((6, "disjoint"), (2, "overlap"), (1, "same")),
         "applicable_filters": ((6, "free"), (4, "named")),
         "start_bound": ((3, "inclusive"), (1, "exclusive")),

@@ -167,6 +167,7 @@ class Schedule:
             self.report.failed.append("mass shrink")
             return
         self.fold.publish()
+        self.fold.strikes()
         self._last = extraction
         self.report.proven += 1
         rows = (row for page in intake.pages for row in versions(page))

@@ -1,6 +1,6 @@
 """The production fold behind the simulation's protocol: normalizer, parts and merge SQL on a DuckDB in memory.
 
-A hundred times as slow as the model on accounts this small, so it serves a share of the schedules; it plays the model
+A hundred times as slow as the model on accounts this small, so it serves a share of the schedules. `Both` plays the model
 along and holds the two to the same result, which is what entitles the model to stand in for it in all the others.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 
@@ -23,10 +24,11 @@ from etl.pipeline import Pipeline
 from etl.schema import WINDOWS_SCHEMA
 from etl.sinks import duckdb as sink
 from etl.staging import Stage
-from tests.simulation.contact import Version
+from tests.simulation.contact import Version, versions
 from tests.simulation.fold import Model, Outcome
 
 ACCOUNT = "main"
+T = TypeVar("T")
 _KEPT = """
 SELECT contact_id, status, is_contact, epoch_us(created_at), epoch_us(updated_at), unread_messages FROM contacts
 """
@@ -37,11 +39,14 @@ class Disagreement(Exception):
 
 
 class Warehouse:
-    """The fold of `etl.merge`, checked against the model at every step."""
+    """The fold of `etl.merge`."""
 
     def __init__(self) -> None:
-        self._model = Model()
         self._seq = 0
+        self._contacts: dict[str, Version] = {}
+        self._strikes: dict[str, int] = {}
+        self._versions: dict[tuple[object, ...], Version] = {}
+        """Every version that was ever received, by what a row of it shows."""
         self._database = duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": "false"})
         self._database.execute("SET TimeZone = 'UTC'; ATTACH ':memory:' AS target")
         self._merging: duckdb.DuckDBPyConnection | None = None
@@ -56,29 +61,25 @@ class Warehouse:
         self._merging.execute("USE target")
         sink._make_tables(self._merging)
         merged = merge.prepare(self._merging, publication)
-        outcome = Outcome(merged.counts[ACCOUNT], merged.struck[ACCOUNT], merged.previous[ACCOUNT])
-        _same("outcome", self._model.prepare(pages, run), outcome)
-        return outcome
+        self._versions |= {_shown(row): row for page in pages for row in versions(page)}
+        return Outcome(merged.counts[ACCOUNT], merged.struck[ACCOUNT], merged.previous[ACCOUNT])
 
     def publish(self) -> None:
         """See `fold.Fold`."""
         assert self._merging is not None
         for statement in sink._PUBLISH:
             self._merging.execute(statement)
-        self._model.publish()
-        rows = self._merging.execute(_KEPT).fetchall()
-        _same("contacts", {id: _shown(row) for id, row in self._model.contacts().items()}, {r[0]: r[1:] for r in rows})
-        strikes = dict(self._merging.execute("SELECT contact_id, strikes FROM etl.strikes").fetchall())
-        _same("strikes", dict(self._model.strikes()), strikes)
+        self._contacts = {row[0]: self._versions[row] for row in self._merging.execute(_KEPT).fetchall()}
+        self._strikes = dict(self._merging.execute("SELECT contact_id, strikes FROM etl.strikes").fetchall())
         self._drop()
 
     def contacts(self) -> Mapping[str, Version]:
         """See `fold.Fold`."""
-        return self._model.contacts()
+        return self._contacts
 
     def strikes(self) -> Mapping[str, int]:
         """See `fold.Fold`."""
-        return self._model.strikes()
+        return self._strikes
 
     def close(self) -> None:
         """Give back memory and disk."""
@@ -124,13 +125,42 @@ def _staged(pages: Sequence[Page], stage: Stage) -> Counts:
     return Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")})
 
 
+class Both:
+    """The model and the warehouse side by side; raises Disagreement where they differ."""
+
+    def __init__(self) -> None:
+        self._model, self._warehouse = Model(), Warehouse()
+
+    def prepare(self, pages: Sequence[Page], run: Extraction) -> Outcome:
+        """See `fold.Fold`."""
+        return _same("outcome", self._model.prepare(pages, run), self._warehouse.prepare(pages, run))
+
+    def publish(self) -> None:
+        """See `fold.Fold`."""
+        self._model.publish()
+        self._warehouse.publish()
+
+    def contacts(self) -> Mapping[str, Version]:
+        """See `fold.Fold`."""
+        return _same("contacts", self._model.contacts(), self._warehouse.contacts())
+
+    def strikes(self) -> Mapping[str, int]:
+        """See `fold.Fold`."""
+        return _same("strikes", self._model.strikes(), self._warehouse.strikes())
+
+    def close(self) -> None:
+        """See `fold.Fold`."""
+        self._warehouse.close()
+
+
 def _shown(row: Version) -> tuple[object, ...]:
-    return row.status or None, row.is_contact, row.created, row.updated, row.unread
+    return row.id, row.status or None, row.is_contact, row.created, row.updated, row.unread
 
 
-def _same(what: str, model: object, warehouse: object) -> None:
+def _same(what: str, model: T, warehouse: T) -> T:
     if model != warehouse:
         raise Disagreement(f"{what}: the model says {model}, the warehouse {warehouse}")
+    return warehouse
 
 
 def _instant(milliseconds: int) -> datetime:

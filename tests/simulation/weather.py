@@ -13,7 +13,7 @@ from types import MappingProxyType
 from etl.sandbox.world import World
 from tests.simulation.personality import MIXES, Personality
 
-MOST_CHANGES = 200
+MOST_CHANGES = 300
 """Changed contacts of a schedule, after which the account grows quiet."""
 BACKDATED = 40 * 86_400.0
 

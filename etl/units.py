@@ -1,0 +1,52 @@
+"""Quantities as people write them in a configuration: text with a unit, `30m` or `64MiB`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_CENTURY = 100 * 366 * 86400.0
+_SIZES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def _measure(value: object, units: Mapping[str, float], example: str) -> float:
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in units:
+        message = f"expected text with a unit ({', '.join(units)}), such as {example!r}"
+        raise ValueError(message)
+    return float(match[1]) * units[match[2].lower()]
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    seconds = _measure(value, _UNITS, "30m")
+    if seconds > _CENTURY:
+        message = "longer than a hundred years"
+        raise ValueError(message)
+    return timedelta(seconds=seconds)
+
+
+def _some_time(value: timedelta) -> timedelta:
+    """Zero seconds would mean no limit at all."""
+    if not value:
+        message = "a time limit of zero"
+        raise ValueError(message)
+    return value
+
+
+def _size(value: object) -> int:
+    return value if type(value) is int else int(_measure(value, _SIZES, "1GB"))
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+"""A length of time, down to milliseconds; zero is one."""
+TimeLimit = Annotated[Duration, AfterValidator(_some_time)]
+"""A length of time that something may take; zero is none."""
+Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
+"""Bytes."""

@@ -1,0 +1,512 @@
+"""The configuration: where each value comes from, what is refused and how it is told, and where the token is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from etl.config import Account, Config, find_config, load, load_named, read_token, sandbox_settings
+from etl.errors import EtlError, UsageError
+
+SINK = """
+[sinks.duckdb]
+path = "contacts.duckdb"
+"""
+ONE_ACCOUNT = """
+[[accounts]]
+name = "main"
+base_url = "https://api-v7.express-chat.com"
+token_env = "ELEAPI_TOKEN"
+"""
+GOOD = ONE_ACCOUNT + SINK
+
+
+def loaded(text: str = GOOD, *assignments: str, environ: Mapping[str, str] | None = None) -> Config:
+    """The configuration of this text, assignments and environment."""
+    path = Path("etl.toml")
+    path.write_text(text, encoding="utf-8")
+    return load(path, assignments, environ or {})
+
+
+def refused(text: str = GOOD, *assignments: str, environ: Mapping[str, str] | None = None) -> UsageError:
+    """The error that such a configuration is."""
+    with pytest.raises(UsageError) as caught:
+        loaded(text, *assignments, environ=environ)
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+def address(url: str) -> str:
+    """A configuration with this base_url."""
+    return GOOD.replace("https://api-v7.express-chat.com", url)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- defaults and precedence ----------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_the_pinned_ones() -> None:
+    """What users rely on without writing it: concurrency 16, L 30 min, H 2 s, m 30, guards at 5 and 1 percent."""
+    config = loaded()
+    assert config.extract.concurrency == 16
+    assert config.extract.lookback == timedelta(minutes=30)
+    assert config.extract.visibility_lag == timedelta(seconds=2)
+    assert config.extract.scrub_runs == 30
+    assert config.extract.witness_every == timedelta(days=7)
+    assert config.extract.filters == {}
+    assert (config.guard.max_shrink_share, config.guard.max_reject_share) == (0.05, 0.01)
+    assert (config.http.connect_timeout, config.http.attempt_timeout) == (timedelta(seconds=5), timedelta(seconds=60))
+    assert config.http.max_body == 64 * 2**20
+    assert config.http.proxy_from_environment is False
+    assert config.sandbox is None
+
+
+def test_flags_beat_the_environment_beats_the_file() -> None:
+    """Each source lies over the one before, key by key; what none of them names is the default."""
+    text = GOOD + "[extract]\nconcurrency = 1\nscrub_runs = 1\nlookback = '1m'\n"
+    environ = {"ETL_EXTRACT__CONCURRENCY": "2", "ETL_EXTRACT__SCRUB_RUNS": "2"}
+    extract = loaded(text, "extract.concurrency=3", environ=environ).extract
+    assert (extract.concurrency, extract.scrub_runs, extract.lookback) == (3, 2, timedelta(minutes=1))
+    assert extract.visibility_lag == timedelta(seconds=2)
+
+
+def test_the_last_of_two_flags_counts() -> None:
+    """An assignment made twice has its last value."""
+    assert loaded(GOOD, "extract.concurrency=3", "extract.concurrency=4").extract.concurrency == 4
+
+
+def test_a_flag_makes_the_section_it_needs() -> None:
+    """A section that the file does not have is made by an assignment or a variable."""
+    config = loaded(GOOD, "sinks.parquet.path=out", environ={"ETL_SANDBOX__CONTACTS": "7"})
+    assert config.sinks.parquet is not None
+    assert config.sinks.parquet.path == Path("out")
+    assert config.sandbox is not None
+    assert config.sandbox.contacts == 7
+
+
+def test_an_account_is_named_by_its_place() -> None:
+    """A number among the keys counts the accounts; one past the last is a new one."""
+    config = loaded(
+        GOOD,
+        "accounts.0.name=first",
+        "accounts.1.name=second",
+        "accounts.1.base_url=https://x.example.com",
+        "accounts.1.token_env=T",
+        environ={"ETL_ACCOUNTS__0__TOKEN_ENV": "OTHER"},
+    )
+    assert [account.name for account in config.accounts] == ["first", "second"]
+    assert config.accounts[0].token_env == "OTHER"  # noqa: S105 - the name of a variable
+
+
+@pytest.mark.parametrize("name", ["ETL_CONFIG", "ETL_TOKEN", "OTHER__KEY", "etl_extract__concurrency"])
+def test_other_variables_mean_nothing(name: str) -> None:
+    """Only `ETL_SECTION__KEY` is a setting; everything else in the environment is left alone."""
+    assert loaded(environ={name: "99"}) == loaded()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5", 5), ('"5"', "5"), ("true", True), ("[1, 2]", [1, 2]), ("{a = 1}", {"a": 1}), ("a b", "a b"), ("", "")],
+)
+def test_a_value_is_toml_where_it_can_be(text: str, value: object) -> None:
+    """A value on the command line is read as TOML, and as plain text where it is none."""
+    assert loaded(GOOD, f"extract.filters.searchText={text}").extract.filters == {"searchText": value}
+
+
+def test_a_value_may_hold_an_equals_sign() -> None:
+    """Only the first equals sign parts key and value."""
+    assert loaded(GOOD, "sinks.duckdb.path=a=b.duckdb").sinks.duckdb is not None
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+MISTYPED = [
+    ("extract.concurency=3", "extract.concurency; did you mean concurrency?"),
+    ("extrct.concurrency=3", "extrct; did you mean extract?"),
+    ("guard.max_shrink=0.1", "guard.max_shrink; did you mean max_shrink_share?"),
+    ("http.max_bod=1", "http.max_bod; did you mean max_body?"),
+    ("sinks.duckbd.path=x", "sinks.duckbd; did you mean duckdb?"),
+    ("sinks.duckdb.pth=x", "sinks.duckdb.pth; did you mean path?"),
+    ("accounts.0.token=x", "accounts.0.token; did you mean token_env?"),
+    ("sandbox.contcts=5", "sandbox.contcts; did you mean contacts?"),
+]
+
+
+@pytest.mark.parametrize(("assignment", "told"), MISTYPED)
+def test_an_unknown_key_names_the_nearest(assignment: str, told: str) -> None:
+    """A mistyped key is never ignored: it is an error that tells what was meant."""
+    assert f"unknown key {told}" in refused(GOOD, assignment).message
+
+
+def test_all_errors_are_told_at_once() -> None:
+    """Whoever corrects a configuration sees everything that is wrong with it."""
+    message = refused(
+        GOOD, "extract.concurency=3", "extract.lookback=5", "guard.max_reject_share=2", "http.max_body=0"
+    ).message
+    for part in ("concurency", "extract.lookback", "guard.max_reject_share", "http.max_body"):
+        assert part in message
+
+
+@pytest.mark.parametrize("text", ["", "[extract]", ONE_ACCOUNT, ONE_ACCOUNT + "[sinks]"])
+def test_a_configuration_without_a_sink_is_refused(text: str) -> None:
+    """There must be somewhere to put the contacts."""
+    assert "sinks" in refused(text).message
+
+
+def test_a_configuration_without_an_account_is_refused() -> None:
+    """There must be somewhere to get contacts from, if only the sandbox."""
+    assert "name at least one account" in refused(SINK).message
+    assert loaded(SINK + "[sandbox]").accounts == ()
+    assert "has no base_url" in refused('[[accounts]]\nname = "x"\n' + SINK).message
+
+
+def test_two_accounts_of_one_name_are_refused() -> None:
+    """The name is the key of everything an account has published."""
+    assert "two accounts have the same name" in refused(ONE_ACCOUNT + GOOD).message
+
+
+def test_several_accounts_keep_their_order() -> None:
+    """Accounts stand in the order of the file, which decides the exit code."""
+    config = loaded(ONE_ACCOUNT.replace("main", "b") + ONE_ACCOUNT.replace("main", "a") + SINK)
+    assert [account.name for account in config.accounts] == ["b", "a"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "a\\b", "-x", ".x", "a b", "a\0", "a\n", "é", "x" * 65])
+def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
+    """An account's name is a folder name, so that it cannot lead out of the folder (X6)."""
+    with pytest.raises(ValueError, match="name"):
+        Account(name=name)
+
+
+@pytest.mark.parametrize("name", ["main", "a.b-c_9", "0", "x" * 64])
+def test_a_plain_name_is_taken(name: str) -> None:
+    """Letters, digits, dots, dashes and underlines make a name."""
+    assert Account(name=name).name == name
+
+
+NO_TOML = ["x = [", "x", "\0", '[[accounts]]\nname = "a"\nname = "b"']
+
+
+@pytest.mark.parametrize("text", NO_TOML)
+def test_a_file_that_is_no_toml_is_refused(text: str) -> None:
+    """A syntax error is told with its place in the file."""
+    assert refused(text).message.startswith("not valid TOML: ")
+
+
+def test_a_file_that_cannot_be_read_is_told(folder: Path) -> None:
+    """A missing file, a folder and bytes that are no text are usage errors that name the file (P12)."""
+    (folder / "latin.toml").write_bytes(b"x = '\xff'")
+    for path in (Path("missing.toml"), folder, folder / "latin.toml"):
+        with pytest.raises(UsageError) as caught:
+            load(path, (), {})
+        assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    "assignment", ["extract.concurrency", "", "accounts.5.name=x", "accounts.name=x", "accounts.x.name=y"]
+)
+def test_an_assignment_that_leads_nowhere_is_refused(assignment: str) -> None:
+    """An assignment without a value, or past the end of a list, is told with the flag it came from."""
+    assert "--set" in str(refused(GOOD, assignment))
+
+
+def test_an_assignment_into_a_value_is_refused() -> None:
+    """A key below a plain value leads to no setting."""
+    assert "does not lead to a setting" in refused(GOOD, "extract.concurrency=5", "extract.concurrency.x=5").message
+
+
+@given(st.lists(st.text(max_size=30), max_size=3), st.text(max_size=60))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_input_breaks_the_reading(assignments: list[str], text: str) -> None:
+    """Any file, flag or variable is a configuration or a usage error."""
+    for file, flags, environ in ((GOOD, assignments, {}), (text, (), {}), (GOOD, (), {"ETL_EXTRACT__LOOKBACK": text})):
+        try:
+            loaded(file, *flags, environ=environ)
+        except UsageError as error:
+            assert error.message  # noqa: PT017
+
+
+# --- values with a unit ---------------------------------------------------------------------------------------------
+
+DURATIONS = [
+    ("30m", 1800.0),
+    ("2s", 2.0),
+    ("250ms", 0.25),
+    ("1.5h", 5400.0),
+    ("1d", 86400.0),
+    ("2w", 1209600.0),
+    (" 5 s ", 5.0),
+    ("5S", 5.0),
+    ("0s", 0.0),
+]
+
+
+@pytest.mark.parametrize(("text", "seconds"), DURATIONS)
+def test_a_duration_is_text_with_a_unit(text: str, seconds: float) -> None:
+    """Durations are read in every unit from milliseconds to weeks."""
+    assert loaded(GOOD, f'extract.lookback="{text}"').extract.lookback.total_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["30", "5", "-5s", "5 minutes", "s", "", "1e3s", "5s5s", "inf s", "nan", "true", "[5]", "∞s"]
+)
+def test_a_duration_without_a_unit_is_refused(text: str) -> None:
+    """A bare number is not guessed to be seconds; the message shows how to write it."""
+    assert "extract.lookback: expected text with a unit" in refused(GOOD, f"extract.lookback={text}").message
+
+
+@pytest.mark.parametrize("text", ["99999999999w", "999999999999999d", "101000000000s", "9" * 400 + "s"])
+def test_a_duration_beyond_reason_is_refused(text: str) -> None:
+    """A duration too long for a calendar is told like any other mistake."""
+    assert "extract.lookback" in refused(GOOD, f"extract.lookback={text}").message
+
+
+@pytest.mark.parametrize("key", ["extract.deadline", "http.attempt_timeout", "http.connect_timeout"])
+def test_a_time_limit_of_zero_is_refused(key: str) -> None:
+    """Zero would switch a time limit off, silently (N9, N10)."""
+    assert refused(GOOD, f"{key}=0s").message == f"{key}: a time limit of zero"
+
+
+@pytest.mark.parametrize(("text", "size"), [("64MiB", 2**26), ("1GB", 10**9), ("512 kib", 2**19), ("1000000", 10**6)])
+def test_a_size_has_a_unit_or_counts_bytes(text: str, size: int) -> None:
+    """Sizes are read in decimal and binary units."""
+    assert loaded(GOOD, f"http.max_body={text}").http.max_body == size
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "64M", "1 TB", "true", "0MB", "9" * 400 + "GB"])
+def test_a_size_that_is_none_is_refused(text: str) -> None:
+    """A size of nothing, or in an unknown unit, is refused."""
+    assert "http.max_body" in refused(GOOD, f"http.max_body={text}").message
+
+
+LIMITS = [
+    ("extract.concurrency", ("0", "257", "-1", "many", "1.5")),
+    ("extract.scrub_runs", ("0", "-1")),
+    ("guard.max_shrink_share", ("-0.1", "1.1", "nan", "inf")),
+    ("guard.max_reject_share", ("-0.1", "2")),
+]
+
+
+@pytest.mark.parametrize(("key", "text"), [(key, text) for key, texts in LIMITS for text in texts])
+def test_a_number_out_of_range_is_refused(key: str, text: str) -> None:
+    """Numbers have their limits, and the message names the key."""
+    assert key in refused(GOOD, f"{key}={text}").message
+
+
+# --- addresses ------------------------------------------------------------------------------------------------------
+
+ALLOWED = [
+    "https://api-v7.express-chat.com",
+    "HTTPS://api.v7.botpenguin.com",
+    "https://host:8443",
+    "https://host/behind/a/path",
+    "http://localhost:8080",
+    "http://LOCALHOST",
+    "http://127.0.0.1:1",
+    "http://127.9.9.9",
+    "http://[::1]:8080",
+]
+
+
+@pytest.mark.parametrize("url", ALLOWED)
+def test_https_and_loopback_are_allowed(url: str) -> None:
+    """Any host over https, and loopback hosts over plain http; a closing slash makes no difference."""
+    assert loaded(address(url)).accounts[0].base_url == loaded(address(url + "/")).accounts[0].base_url == url
+
+
+FORBIDDEN = [
+    "http://api-v7.express-chat.com",
+    "http://10.0.0.1",
+    "http://0.0.0.0",
+    "http://localhost.example.com",
+    "http://127.0.0.1.example.com",
+    "http://127.1",
+    "http://[::2]",
+    "http://128.0.0.1",
+]
+
+
+@pytest.mark.parametrize("url", FORBIDDEN)
+def test_plain_http_to_another_machine_is_refused(url: str) -> None:
+    """The token never travels unprotected (X10)."""
+    assert "plain http would send the token unprotected" in refused(address(url)).message
+
+
+NO_ADDRESS = [
+    "ftp://host",
+    "host",
+    "//host",
+    "https://",
+    "https:///path",
+    "https://host:99999",
+    "https://host:port",
+    "https://[::1",
+    "https://ho st",
+    "https://host/a b",
+    "https://user@host",
+    "https://user:password@host",
+    "http://localhost@host",
+    "https://host?token=1",
+    "https://host#x",
+]
+
+
+@pytest.mark.parametrize("url", NO_ADDRESS)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    """An address is a scheme and a host, without credentials or a query (X10)."""
+    assert "accounts.0.base_url: " in refused(address(url)).message
+
+
+@given(st.text(max_size=40))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_text_slips_through_as_an_address(text: str) -> None:
+    """Whatever stands behind http:// is refused unless it is a loopback host (X10)."""
+    for scheme in ("http://", "https://", ""):
+        try:
+            url = Account(base_url=scheme + text, token_env="T").base_url  # noqa: S106 - the name of a variable
+        except ValueError:
+            continue
+        assert not url or url.lower().startswith("https://") or "localhost" in url.lower() or "1" in url
+
+
+# --- the token ------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_has_one_source() -> None:
+    """An account with an address names a variable or a file, not both and not neither."""
+    told = "give exactly one of token_env and token_file"
+    assert told in refused(GOOD.replace('token_env = "ELEAPI_TOKEN"', "")).message
+    assert told in refused(GOOD, "accounts.0.token_file=token").message
+    assert loaded(GOOD, "accounts.0.token_env=", "accounts.0.token_file=token").accounts[0].token_file == Path("token")
+
+
+def test_a_token_comes_from_its_variable() -> None:
+    """The token is the variable's value without the blanks around it, wrapped so that it does not print."""
+    token = read_token(Account(token_env="T"), {"T": " canary-1 \n"})  # noqa: S106 - the name of a variable
+    assert token.get_secret_value() == "canary-1"
+    assert "canary" not in repr(token) + str(token)
+
+
+def test_a_token_comes_from_its_file(folder: Path) -> None:
+    """A file may end with a line break, as editors leave it."""
+    (folder / "token").write_text("canary-1\n")
+    assert read_token(Account(token_file=folder / "token"), {}).get_secret_value() == "canary-1"
+
+
+@pytest.mark.parametrize("environ", [{}, {"T": ""}, {"T": "  \n"}])
+def test_a_missing_token_names_its_variable(environ: dict[str, str]) -> None:
+    """A missing or empty token is exit 2 and names the variable and what to do."""
+    with pytest.raises(UsageError, match="the variable T holds no token") as caught:
+        read_token(Account(name="a", token_env="T"), environ)  # noqa: S106 - the name of a variable
+    assert (caught.value.exit_code, caught.value.where) == (2, "account a")
+    assert "export T=" in caught.value.mend
+
+
+def test_a_missing_token_file_is_told(folder: Path) -> None:
+    """A file that is missing, empty, a folder or no text is exit 2 and named."""
+    (folder / "empty").touch()
+    (folder / "binary").write_bytes(b"\xff\xfe canary")
+    for name in ("missing", "empty", "binary", "."):
+        with pytest.raises(UsageError, match="token") as caught:
+            read_token(Account(token_file=folder / name), {})
+        assert str(folder) in caught.value.message
+        assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["ca\nnary", "ca\r\nX-Evil: 1", "ca\0nary", "canäry", "ca\x7fnary"])
+def test_a_token_with_odd_characters_is_refused_unquoted(token: str) -> None:
+    """A token that could break out of its header is refused, and not shown (X1)."""
+    with pytest.raises(UsageError) as caught:
+        read_token(Account(token_env="T"), {"T": token})  # noqa: S106 - the name of a variable
+    assert "nary" not in str(caught.value)
+
+
+# --- which file -----------------------------------------------------------------------------------------------------
+
+
+def test_a_named_configuration_is_taken(folder: Path) -> None:
+    """A name on the command line beats `ETL_CONFIG`, which beats `etl.toml` here."""
+    (folder / "etl.toml").touch()
+    assert find_config(Path("a.toml"), {"ETL_CONFIG": "b.toml"}) == Path("a.toml")
+    assert find_config(None, {"ETL_CONFIG": "b.toml"}) == Path("b.toml")
+    assert find_config(None, {"ETL_CONFIG": ""}) == Path("etl.toml")
+    assert find_config(None, {}) == Path("etl.toml")
+
+
+def test_no_configuration_at_all_is_told() -> None:
+    """Where nothing is named and nothing stands here, the message tells the three ways to name one."""
+    with pytest.raises(UsageError) as caught:
+        find_config(None, {})
+    assert caught.value.exit_code == 2
+    for way in ("etl run", "ETL_CONFIG", "etl.toml"):
+        assert way in caught.value.mend
+
+
+def test_a_command_loads_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command reads `etl.toml` of the working folder with its flags laid over."""
+    for name in ("ETL_CONFIG", "ETL_EXTRACT__CONCURRENCY"):
+        monkeypatch.delenv(name, raising=False)
+    Path("etl.toml").write_text(GOOD)
+    assert load_named(None, ["extract.concurrency=5"]).extract.concurrency == 5
+    assert load_named(None, None).extract.concurrency == 16
+
+
+# --- the sandbox ----------------------------------------------------------------------------------------------------
+
+
+def test_the_sandbox_is_a_section_like_others() -> None:
+    """The sandbox's settings are typed, checked and told like every other key."""
+    config = loaded(SINK + '[sandbox]\ncontacts = 5\nsort = "shuffled"\nfaults = [{kind = "status", status = 500}]\n')
+    assert config.sandbox is not None
+    assert (config.sandbox.contacts, config.sandbox.sort, config.sandbox.page_size) == (5, "shuffled", 50)
+    assert config.sandbox.faults == ({"kind": "status", "status": 500},)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("sandbox.page_size=0", "page_size must be 1 or more"),
+        ("sandbox.nasty_share=2", "nasty_share must be between 0 and 1"),
+        ("sandbox.sort=random", "sandbox.sort"),
+        ("sandbox.contacts=many", "sandbox.contacts"),
+        ("sandbox.faults=5", "sandbox.faults"),
+    ],
+)
+def test_a_wrong_sandbox_is_refused(assignment: str, told: str) -> None:
+    """A value of the sandbox that is out of range is a usage error."""
+    assert told in refused(GOOD, assignment).message
+
+
+def test_the_sandbox_command_takes_the_same_settings() -> None:
+    """`etl sandbox --set` knows the keys of `[sandbox]`, with the same errors."""
+    settled = sandbox_settings(["contacts=5", 'past_end="404"', "retry_after=2"])
+    assert (settled.contacts, settled.past_end, settled.retry_after) == (5, "404", "2")
+    for assignments, told in ((["contcts=5"], "did you mean contacts"), (["page_size=0"], "1 or more")):
+        with pytest.raises(UsageError, match=told):
+            sandbox_settings(assignments)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    """What was read once stays as it was read."""
+    config = loaded()
+    for section in (config, config.extract, config.accounts[0]):
+        with pytest.raises(ValueError, match="frozen"):
+            section.name = "other"  # type: ignore[union-attr]
+
+
+def test_an_error_is_a_document() -> None:
+    """A refused configuration becomes the `error` object of `--json`: code, message, where and mend."""
+    error: EtlError = refused(GOOD, "foo=1")
+    assert error.document().keys() == {"code", "message", "where", "mend"}
+    assert error.document()["code"] == 2

@@ -1,0 +1,306 @@
+"""Runs after the first: what changes in `contacts`, in the history, in `runs`, and when contacts are deleted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import expected_rows
+import pytest
+from live import Job, Live, Row, live
+
+from etl.report import RunReport
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+@pytest.fixture
+def server() -> Iterator[Live]:
+    """An account of 300 contacts without oddities."""
+    with live(contacts=300, nasty_share=0, small=True) as running:
+        yield running
+
+
+@pytest.fixture
+def job(server: Live, tmp_path: Path) -> Job:
+    """A job for that account, with the first run behind it."""
+    first = Job(tmp_path, {"main": server.url})
+    assert counted(first.run())["new"] == 300
+    return first
+
+
+def counted(report: RunReport) -> Row:
+    """The counts of a good run of one account."""
+    document = report.document()
+    assert report.error is None, document["error"]
+    [account] = document["accounts"]  # type: ignore[misc, attr-defined]
+    return {"mode": account["mode"], **account["counts"]}
+
+
+def each(act: str, ids: list[str]) -> Callable[[Any, float], None]:
+    """One thing that happens to several contacts."""
+
+    def happen(world: Any, now: float) -> None:
+        for identity in ids:
+            getattr(world, act)(identity, now)
+
+    return happen
+
+
+def versions(job: Job, identity: str) -> list[tuple[int, str, str]]:
+    """Seq, op and status of every version of a contact."""
+    return job.rows(f"select seq, op, status from contact_versions where contact_id = '{identity}' order by seq")
+
+
+def test_a_run_without_changes_adds_its_row_to_runs_and_nothing_else(job: Job) -> None:
+    """The contacts, their stamps and their history stay as they are."""
+    before = job.rows("select contact_id, seq, observed_at, row_hash from contacts order by 1")
+    found = counted(job.run())
+    assert (found["mode"], found["new"], found["changed"], found["deleted"], found["contacts"]) == ("incremental", 0, 0, 0, 300)
+    assert job.rows("select contact_id, seq, observed_at, row_hash from contacts order by 1") == before
+    assert job.rows("select count(*) from contact_versions") == [(300,)]
+    assert job.rows("select seq, mode from runs order by seq") == [(1, "full"), (2, "incremental")]
+
+
+def test_the_second_run_asks_only_for_what_it_must(job: Job, server: Live) -> None:
+    """An incremental run costs the probe, a sweep and one share of the windows, not another full run."""
+    first = server.stats()["requests"]
+    job.run()
+    assert server.stats()["requests"] - first < 40
+
+
+def test_new_and_changed_contacts_get_one_version_each(job: Job, server: Live) -> None:
+    """Touched contacts are replaced, new ones inserted; everyone else keeps the row of the first run."""
+    ids = server.ids()
+    server.change(each("touch", ids[:10]))
+    server.change(each("edit", ids[:5]))
+    new = server.change(lambda w, now: [w.insert(now) for _ in range(4)])
+    found = counted(job.run())
+    assert (found["new"], found["changed"], found["contacts"]) == (4, 10, 304)
+    assert dict(job.rows("select seq, count(*) from contacts group by 1")) == {1: 290, 2: 14}
+    assert [op for _, op, _ in versions(job, ids[0])] == ["upsert", "upsert"]
+    assert [seq for seq, *_ in versions(job, new[0])] == [2]
+
+
+def test_presence_alone_is_no_version(job: Job, server: Live) -> None:
+    """Unread messages move: `contacts` has the new number, the history has nothing, and the run counts it as unchanged."""
+    [identity] = server.ids()[:1]
+    before = job.rows(f"select unread_messages, row_hash from contacts where contact_id = '{identity}'")
+    server.change(each("presence", [identity]))
+    found = counted(job.run(full=True))
+    assert (found["changed"], found["unchanged"]) == (0, 300)
+    [(unread, fingerprint)] = job.rows(f"select unread_messages, row_hash from contacts where contact_id = '{identity}'")
+    assert (unread, fingerprint) == (before[0][0] + 1, before[0][1])
+    assert len(versions(job, identity)) == 1
+
+
+def test_an_edit_that_moves_no_time_is_found_by_a_full_run(job: Job, server: Live) -> None:
+    """M10: the sweep cannot see it; `--full` does."""
+    [identity] = server.ids()[:1]
+    server.change(each("edit", [identity]))
+    assert counted(job.run(full=True))["changed"] == 1
+    assert len(versions(job, identity)) == 2
+
+
+def test_an_edit_that_moves_no_time_is_found_within_one_round_of_the_scrub(job: Job, server: Live) -> None:
+    """M10: with `scrub_runs = 3` three incremental runs have read every window again."""
+    job.settings = "[extract]\nscrub_runs = 3\n"
+    ids = server.ids()
+    server.change(each("edit", ids[::10]))
+    changed = [counted(job.run())["changed"] for _ in range(4)]
+    assert sum(changed) == len(ids[::10])
+    assert changed[3] == 0
+
+
+def test_a_contact_is_deleted_by_its_second_strike(job: Job, server: Live) -> None:
+    """M2, A45: absent once it stays; absent twice it is gone, with a tombstone and its last values."""
+    gone = server.ids()[:3]
+    server.change(each("delete", gone))
+    first, second = counted(job.run(full=True)), counted(job.run(full=True))
+    assert (first["deleted"], first["contacts"], second["deleted"], second["contacts"]) == (0, 300, 3, 297)
+    assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids())
+    assert {row["contact_id"] for row in job.in_parquet(3)} == set(server.ids())
+    assert [(seq, op) for seq, op, _ in versions(job, gone[0])] == [(1, "upsert"), (3, "delete")]
+
+
+def test_a_contact_that_comes_back_loses_its_strike(job: Job, server: Live) -> None:
+    """M9, A45: absent, there, absent is not twice absent."""
+    [flapping] = server.ids()[:1]
+    for act in ("delete", "restore", "delete"):
+        server.change(each(act, [flapping]))
+        assert counted(job.run(full=True))["deleted"] == 0
+    assert counted(job.run(full=True))["deleted"] == 1
+
+
+def test_a_deleted_contact_that_comes_back_is_a_new_version(job: Job, server: Live) -> None:
+    """M9: it is in `contacts` again."""
+    [undead] = server.ids()[:1]
+    server.change(each("delete", [undead]))
+    job.run(full=True)
+    job.run(full=True)
+    server.change(each("restore", [undead]))
+    assert counted(job.run(full=True))["new"] == 1
+    assert [op for _, op, _ in versions(job, undead)] == ["upsert", "delete", "upsert"]
+
+
+def test_deletes_become_tombstones_within_two_rounds_of_the_scrub(job: Job, server: Live) -> None:
+    """M2: incremental runs alone find them, because a scrubbed window is an accepted one."""
+    job.settings = "[extract]\nscrub_runs = 2\n"
+    gone = server.ids()[::30]
+    server.change(each("delete", gone))
+    assert sum(counted(job.run())["deleted"] for _ in range(5)) == len(gone)
+
+
+@pytest.mark.parametrize("how", ["listed", "hidden"])
+def test_a_soft_delete_is_a_delete(how: str, tmp_path: Path) -> None:
+    """A54: status DELETED, still listed or hidden by default, strikes like absence."""
+    with live(contacts=100, nasty_share=0, small=True, soft_delete=how) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        job.run()
+        gone = server.ids()[:2]
+        server.change(each("delete", gone))
+        deleted = [counted(job.run(full=True))["deleted"] for _ in range(3)]
+        assert deleted == [0, 2, 0]
+        assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids())
+
+
+def test_a_mass_shrink_publishes_nothing(tmp_path: Path) -> None:
+    """A41, S23: more than max(100, 5 %) gone is exit 14 and an unchanged target, unless it is allowed."""
+    with live(contacts=300, nasty_share=0, small=True) as server:
+        job = Job(tmp_path, {"main": server.url})
+        job.run()
+        before = job.fingerprint()
+        server.change(each("delete", server.ids()[:101]))
+        assert job.run(full=True).exit == 14
+        assert job.fingerprint() == before
+        assert counted(job.run(full=True, allow_shrink=True))["deleted"] == 0
+        assert job.run(full=True).exit == 14
+        assert counted(job.run(full=True, allow_shrink=True))["deleted"] == 101
+
+
+def test_up_to_a_hundred_may_go_at_once(job: Job, server: Live) -> None:
+    """S23: the guard never trips at 100 contacts or fewer."""
+    server.change(each("delete", server.ids()[:100]))
+    assert [counted(job.run(full=True))["deleted"] for _ in range(2)] == [0, 100]
+
+
+@pytest.mark.parametrize("kind", ["empty_list", "short_page"])
+def test_a_sudden_nothing_is_not_believed(kind: str, job: Job) -> None:
+    """A42, A43: valid answers without (most) contacts strike so many that nothing is published."""
+    before = job.fingerprint()
+    with live(contacts=300, nasty_share=0, small=True, faults=({"kind": kind, "drop": 40},)) as server:
+        job.urls = {"main": server.url}
+        assert job.run(full=True).exit in {12, 13, 14}
+    assert job.fingerprint() == before
+
+
+def test_contacts_as_of_is_the_state_of_the_last_run_before(job: Job, server: Live) -> None:
+    """`observed_at` is the run's T0 by the server's clock, and time travel goes by it."""
+    ids = server.ids()
+    states = [{row["contact_id"]: row["updated_at"] for row in job.in_duckdb()}]
+    for changed in (ids[:5], ids[3:8]):
+        server.ahead += HOUR
+        server.change(each("touch", changed))
+        server.change(lambda w, now: w.insert(now))
+        counted(job.run())
+        states.append({row["contact_id"]: row["updated_at"] for row in job.in_duckdb()})
+    times: list[datetime] = [t0 for (t0,) in job.rows("select observed_at from runs order by seq")]
+    assert [round((b - a) / timedelta(hours=1)) for a, b in zip(times, times[1:], strict=False)] == [1, 1]
+    for t0, state in zip(times, states, strict=True):
+        for moment in (t0, t0 + timedelta(minutes=30)):
+            as_of = f"select contact_id, updated_at from contacts_as_of(timestamptz '{moment.isoformat()}')"
+            assert dict(job.rows(as_of)) == state
+    early = (times[0] - timedelta(seconds=1)).isoformat()
+    assert job.rows(f"select count(*) from contacts_as_of(timestamptz '{early}')") == [(0,)]
+
+
+def test_a_late_contact_is_found_by_the_next_run(tmp_path: Path) -> None:
+    """A44, A53: a lead that becomes visible 15 minutes late, with its old creation time, is not lost."""
+    with live(contacts=200, nasty_share=0, small=True, late=15 * MINUTE) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        late = server.change(lambda w, now: w.insert(now))
+        job.run()
+        server.ahead += 10 * MINUTE
+        assert counted(job.run())["new"] == 0
+        server.ahead += 10 * MINUTE
+        assert counted(job.run())["new"] == 1
+        assert versions(job, late)[0][0] == 3
+
+
+def test_a_contact_of_the_future_does_not_move_the_watermark(job: Job, server: Live) -> None:
+    """A28: lastSeenAt in 2999 is kept as it is; what comes later is still found."""
+    raw = b'{"_id":"future","createdAt":"2025-01-01T00:00:00.000Z","lastSeenAt":"2999-01-01T00:00:00.000Z"}'
+    server.change(lambda w, now: w.adopt(raw, now))
+    assert counted(job.run())["new"] == 1
+    server.ahead += HOUR
+    server.change(lambda w, now: w.insert(now))
+    assert counted(job.run())["new"] == 1
+
+
+def test_a_sink_added_later_gets_everything(server: Live, tmp_path: Path) -> None:
+    """A target that never saw the account makes the next run a full one; both then hold the same."""
+    job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+    job.run()
+    job.sinks = ("duckdb", "parquet")
+    assert counted(job.run())["mode"] == "full"
+    assert {row["contact_id"] for row in job.in_parquet(2)} == set(server.ids())
+
+
+def test_rejects_of_a_later_run_are_added_with_its_number(job: Job, server: Live) -> None:
+    """A25, exit 40: published, with the rejected contact kept apart."""
+    job.settings = "[guard]\nmax_reject_share = 1\n"
+    server.change(lambda w, now: w.adopt(b'{"_id":null,"createdAt":"2025-01-01T00:00:00.000Z"}', now))
+    report = job.run(full=True)
+    assert report.exit == 40
+    assert job.rows("select seq, raw from rejects") == [(2, '{"_id":null,"createdAt":"2025-01-01T00:00:00.000Z"}')]
+
+
+CHURN = {"touches": 15.0, "inserts": 6.0, "deletes": 3.0, "flips": 3.0}
+
+
+def test_a_chain_of_runs_over_a_live_account_loses_nobody(tmp_path: Path) -> None:
+    """M1, M2, M3, M13: while 27 contacts a second change, whoever existed throughout a run is in its result, fresh enough."""
+    settings = {"contacts": 600, "nasty_share": 0.02, "nasty_kinds": ("surrogate", "tags_mixed"), "latency": 0.01}
+    with live(**settings, small=True, **CHURN) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        for number in range(6):
+            before = server.clock()
+            assert job.run(full=number == 3).exit == 0
+            after = server.clock()
+            assert_nobody_is_missing(job, server, before, after)
+
+
+def assert_nobody_is_missing(job: Job, server: Live, before: float, after: float) -> None:
+    """The promise "Complete", by the truth log: there, and as fresh as at T0 - H."""
+    settled = before - 4  # T0 is floored to the second, H is two seconds
+    there = server.change(lambda w, now: (w.advance(now), w.existed_throughout(settled, after))[1])
+    rows = {row["contact_id"]: row for row in job.in_duckdb()}
+    assert there <= rows.keys(), f"{len(there - rows.keys())} contacts are missing"
+    old = server.change(lambda w, _: {identity: w.version_at(identity, settled) for identity in there})
+    for identity, raw in old.items():
+        assert rows[identity]["last_seen_at"] >= expected_rows.row(raw, "main")["last_seen_at"], identity
+
+
+def test_a_storm_on_one_contact_does_not_keep_the_sweep_from_ending(tmp_path: Path) -> None:
+    """M4: touched all the time, it is present, and the run ends."""
+    with live(contacts=100, nasty_share=0, small=True, latency=0.01) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        [restless] = server.ids()[:1]
+        stop = threading.Event()
+
+        def storm() -> None:
+            while not stop.is_set():
+                server.change(each("touch", [restless]))
+                time.sleep(0.002)
+
+        thread = threading.Thread(target=storm)
+        thread.start()
+        try:
+            assert counted(job.run())["contacts"] == 100
+        finally:
+            stop.set()
+            thread.join()

@@ -1,0 +1,156 @@
+"""`etl sql` and `etl status`: what was exported, asked by the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import duckdb
+import pytest
+from live import Ended, Job, live
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+
+
+@pytest.fixture(scope="module", params=["duckdb", "parquet"])
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """Two runs over an account of 60 contacts, in one sink."""
+    with live(contacts=60, nasty_share=0, seed=2) as server:
+        done = Job(tmp_path_factory.mktemp("sql"), {"main": server.url}, sinks=(request.param,))
+        assert [done.run().exit, done.run().exit] == [0, 0]
+        yield done
+
+
+def ask(job: Job, query: str) -> Ended:
+    """A query, answered as JSON."""
+    return job.command("sql", "CONFIG", query, "--json")
+
+
+def test_sql_answers_with_a_list_of_row_objects(job: Job) -> None:
+    """Times are ISO 8601 with `Z`, maps and structs objects, lists lists, integers and booleans themselves."""
+    [row] = ask(job, "select * from contacts where len(notes) > 0 and len(urls_visited) > 0 limit 1").document
+    assert TIME.fullmatch(row["created_at"])
+    assert TIME.fullmatch(row["observed_at"])
+    assert all(isinstance(key, str) and isinstance(value, str) for key, value in row["attributes"].items())
+    assert row["attributes"]["order_number"].isdigit()
+    assert row["notes"][0].keys() == {"title", "description", "_id"}
+    assert isinstance(row["urls_visited"][0], str)
+    assert (type(row["website_visits"]), type(row["is_contact"]), row["seq"]) == (int, bool, 1)
+
+
+def test_every_table_and_the_time_travel_stand_in_every_sink(job: Job) -> None:
+    """`contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of`."""
+    counts = ", ".join(f"(select count(*) from {table})" for table in ("contacts", "contact_versions", "runs", "rejects"))
+    as_of = "(select count(*) from contacts_as_of(timestamptz '2999-01-01'))"
+    [row] = ask(job, f"select {counts}, {as_of}").document
+    assert list(row.values()) == [60, 60, 2, 0, 60]
+
+
+def test_no_rows_are_an_empty_list(job: Job) -> None:
+    """Not null, and not an error."""
+    assert ask(job, "select * from contacts where false").document == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "delete from contacts",
+        "update contacts set name = 'x'",
+        "insert into rejects select * from rejects",
+        "drop table contacts",
+        "create table mine as select 1",
+        "copy contacts to 'stolen.csv'",
+        "attach 'other.duckdb' as other",
+        "install httpfs",
+        "set enable_external_access = true",
+        "pragma database_list; select 1",
+        "select 1; select 2",
+        "select * from read_csv('/etc/passwd')",
+        "select * from '/etc/passwd'",
+        "explain analyze delete from contacts",
+        "selekt 1",
+        "select nothing from contacts",
+        "",
+    ],
+)
+def test_a_writing_or_broken_query_is_exit_2_and_harms_nothing(query: str, job: Job) -> None:
+    """X4, `sql` is read-only: one document with the engine's message, and the target stays byte by byte."""
+    before = {path: path.read_bytes() for path in (job.folder / "data").rglob("*") if path.is_file()}
+    ended = ask(job, query)
+    assert (ended.code, ended.document["error"]["code"]) == (2, 2)
+    assert ended.document["error"]["message"]
+    assert "Traceback" not in ended.err
+    assert {path: path.read_bytes() for path in (job.folder / "data").rglob("*") if path.is_file()} == before
+    assert not list(job.folder.glob("stolen*"))
+
+
+def test_the_engine_says_what_is_wrong(job: Job) -> None:
+    """Its message names the column that does not exist."""
+    assert "nothing" in ask(job, "select nothing from contacts").document["error"]["message"]
+
+
+def test_sql_for_people_is_a_table(job: Job) -> None:
+    """Text on stdout, nothing on stderr."""
+    ended = job.command("sql", "CONFIG", "select count(*) as everyone from contacts")
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(r"everyone", ended.out)
+    assert re.search(r"\b60\b", ended.out)
+
+
+def test_odd_types_become_json(job: Job) -> None:
+    """What JSON does not know is text; not-a-number is no bare word; nothing is lost to rounding."""
+    query = (
+        "select 170141183460469231731687303715884105727::hugeint as big, 'nan'::double as nan, date '2025-01-01' as day,"
+        " 'ab'::blob as bytes, {'a': [timestamptz '2025-01-01 00:00:00+00']} as nested, null as nothing, 1.5::decimal(9,2) as price,"
+        " interval 3 days as wait, uuid '00000000-0000-0000-0000-000000000001' as id, map {'k': 1} as pairs, '\"' as quote"
+    )
+    [row] = ask(job, query).document
+    assert row["big"] == 2**127 - 1
+    assert row["nested"] == {"a": ["2025-01-01T00:00:00Z"]}
+    assert (row["day"], row["nothing"], row["price"], row["pairs"]) == ("2025-01-01", None, 1.5, {"k": 1})
+    assert isinstance(row["nan"], str | None)
+    assert row["id"] == "00000000-0000-0000-0000-000000000001"
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+def test_status_tells_the_last_run_of_every_account_and_the_history(job: Job) -> None:
+    """`accounts` with watermark, seq and last_run; `runs`, the newest first."""
+    document = job.command("status", "CONFIG", "--json").document
+    assert document.keys() == {"accounts", "runs"}
+    [account] = document["accounts"]
+    assert account.keys() >= {"account", "watermark", "seq", "last_run"}
+    assert (account["account"], account["seq"]) == ("main", 2)
+    assert TIME.fullmatch(account["watermark"])
+    assert [run["seq"] for run in document["runs"]] == [2, 1]
+    assert account["last_run"] == document["runs"][0]
+    assert document["runs"][1]["mode"] == "full"
+
+
+def test_status_for_people_names_every_run(job: Job) -> None:
+    """A line for each."""
+    ended = job.command("status", "CONFIG")
+    assert ended.code == 0
+    assert "incremental" in ended.out
+    assert "full" in ended.out
+
+
+def test_before_the_first_run_status_is_empty_and_sql_says_what_to_do(job: Job) -> None:
+    """Status exits 0, sql 2; neither makes anything."""
+    fresh = Job(job.folder / "fresh", job.urls, sinks=job.sinks)
+    fresh.folder.mkdir()
+    ended = fresh.command("status", "CONFIG", "--json")
+    assert (ended.code, ended.document) == (0, {"accounts": [], "runs": []})
+    assert fresh.command("status", "CONFIG").code == 0
+    asked = ask(fresh, "select 1")
+    assert (asked.code, asked.document["error"]["code"]) == (2, 2)
+    assert "etl run" in asked.document["error"]["mend"]
+    assert not (fresh.folder / "data").exists()
+
+
+def test_the_file_can_be_asked_while_somebody_reads_it(job: Job) -> None:
+    """S1: readers do not exclude each other."""
+    if "duckdb" in job.sinks:
+        with duckdb.connect(str(job.duckdb), read_only=True):
+            assert ask(job, "select 1 as one").document == [{"one": 1}]
