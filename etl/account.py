@@ -56,10 +56,10 @@ class Reader:
         limit = self.extract.deadline.total_seconds()
         try:
             with anyio.fail_after(limit):
-                client, extraction, pipeline, stage = await self._extract()
+                extraction, pipeline, stage = await self._extract()
         except TimeoutError:
             raise SourceUnavailable(f"not done within extract.deadline ({limit:.0f} s)", where=self._where) from None
-        record = self._record(client, extraction, pipeline, monotonic() - started)
+        record = self._record(extraction, pipeline, monotonic() - started)
         log.info("account.read", account=self.source.account, mode=record.mode, **asdict(record.requests))
         return AccountYield(
             record,
@@ -76,31 +76,35 @@ class Reader:
         seen = self._client.statistics()
         return Glance(self.source.account, self._pipeline.rows, seen.sent, seen.in_flight, self.expected)
 
-    async def _extract(self) -> tuple[Client, Extraction, Pipeline, Stage]:
-        stage = Stage(self.folder)
-        pipeline = self._pipeline = Pipeline(Normalizer(self.source.account), stage)
-        async with (
-            reach(self.source, self.extract, self.http) as client,
-            anyio.create_task_group() as tasks,
-        ):
-            self._client = client
-            tasks.start_soon(pipeline.run)
-            extraction = await extract(
-                client,
-                self.history,
-                _timing(self.extract),
-                pipeline.receive,
-                WitnessFiles(self.folder, pipeline.parts),
-                full=self.full,
-                filters=self.extract.filters,
-                local_now=int(time() * 1000),
-            )
-            await pipeline.parts()
-            pipeline.close()
-        return client, extraction, pipeline, stage
+    def spent(self) -> Requests:
+        """The requests sent so far, also by a reader that failed."""
+        if self._client is None:
+            return Requests()
+        seen = self._client.statistics()
+        return Requests(seen.sent, seen.retried)
 
-    def _record(self, client: Client, extraction: Extraction, pipeline: Pipeline, seconds: float) -> RunRecord:
-        spent = client.statistics()
+    async def _extract(self) -> tuple[Extraction, Pipeline, Stage]:
+        stage = Stage(self.folder)
+        with Pipeline(Normalizer(self.source.account), stage) as pipeline:
+            self._pipeline = pipeline
+            async with reach(self.source, self.extract, self.http) as client, anyio.create_task_group() as tasks:
+                self._client = client
+                tasks.start_soon(pipeline.run)
+                extraction = await extract(
+                    client,
+                    self.history,
+                    _timing(self.extract),
+                    pipeline.receive,
+                    WitnessFiles(self.folder, pipeline.parts),
+                    full=self.full,
+                    filters=self.extract.filters,
+                    local_now=int(time() * 1000),
+                )
+                await pipeline.parts()
+                pipeline.close()
+        return extraction, pipeline, stage
+
+    def _record(self, extraction: Extraction, pipeline: Pipeline, seconds: float) -> RunRecord:
         return RunRecord(
             seq=self.seq,
             run_id=self.run_id,
@@ -109,7 +113,7 @@ class Reader:
             t0=_instant(extraction.capabilities.t0),
             watermark=_instant(extraction.watermark),
             proof=proof_of(extraction),
-            requests=Requests(spent.sent, spent.retried),
+            requests=self.spent(),
             seconds=round(seconds, 3),
             counts=Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")}),
             detail=_detail(extraction, pipeline.counts),

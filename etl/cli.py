@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-from etl.errors import INTERRUPTED, OK, PUBLISHED_WITH_REJECTS, EtlError, UsageError
+from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, UsageError
 from etl.findings import Finding, render_findings, worst
 
 T = TypeVar("T")
@@ -229,14 +229,14 @@ def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
     except EtlError as error:
         _complain(error)
         if as_json:
-            _print({"exit": error.exit_code, "error": error.document()}, "", as_json=True)
+            _print(_failure(error), "", as_json=True)
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is wrong with the work.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
         return OK
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return Interrupted.exit_code
     except Exception as caught:  # noqa: BLE001 - the last border: a bug is one line and exit 70, never a screenful
         bug = caught
     return _guarded(lambda: _report_bug(bug), as_json=as_json)
@@ -247,6 +247,15 @@ def _report_bug(error: Exception) -> NoReturn:
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
     raise EtlError(f"internal error: {type(error).__name__}", where=where)
+
+
+def _failure(error: EtlError) -> dict[str, object]:
+    """The document of a command that failed; that of `run` has all its keys even then."""
+    from etl.report import RunReport  # noqa: PLC0415
+
+    if "run" in sys.argv[1:2]:
+        return RunReport(0.0, error=error).document()
+    return {"exit": error.exit_code, "error": error.document()}
 
 
 def _in_loop(main: Callable[[], Awaitable[T]]) -> T:

@@ -10,7 +10,9 @@
     ├── SinkError            20   disk, rights or space
     ├── PublishConflict      21   somebody else published first
     ├── TargetCorrupt        22   the target is damaged or not ours
-    └── TargetLocked         30   another run works on it
+    ├── TargetLocked         30   another run works on it
+    ├── Interrupted         130   stopped by SIGINT (Ctrl-C)
+    └── Terminated          143   stopped by SIGTERM
 
 A message is built from fields, so that logs and `--json` carry the fields and a person reads the sentence.
 This module knows nothing else of the package.
@@ -23,8 +25,6 @@ from typing import ClassVar
 OK = 0
 PUBLISHED_WITH_REJECTS = 40
 INTERNAL = 70
-INTERRUPTED = 130
-TERMINATED = 143
 
 
 class EtlError(Exception):
@@ -122,3 +122,17 @@ class TargetLocked(EtlError):
 
     exit_code = 30
     default_mend = "Wait for it to end; nothing was done."
+
+
+class Interrupted(EtlError):
+    """A person stopped the program."""
+
+    exit_code = 130
+    default_mend = "Nothing was published by a run that had not yet said so; run again."
+
+
+class Terminated(EtlError):
+    """The system stopped the program."""
+
+    exit_code = 143
+    default_mend = "Nothing was published by a run that had not yet said so; run again."

@@ -180,7 +180,7 @@ class _Reading:
     async def walk_filtered(self, filters: Mapping[str, object]) -> None:
         """Every page that matches the user's filters."""
         self.run.walked = True
-        if self.run.capabilities.honours_page is None:
+        if not (self.run.capabilities.honours_page or self.run.capabilities.one_page):
             raise ContractError(
                 "the server answers page 2 with page 1, so a filtered export would stop there",
                 where="extract.filters",

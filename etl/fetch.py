@@ -108,8 +108,8 @@ class Crowd:
 async def read_crowd(client: Client, query: Query, receive: Receive) -> Crowd | None:
     """Read all pages of `query` strictly in order until two reads in a row list the same contacts, each once.
 
-    None when `ORDERED_READS` reads did not agree, or when the server shows its first page over and over. Every page
-    with a contact not handed on yet is handed on.
+    None when `ORDERED_READS` reads did not agree. Every page with a contact not handed on yet is handed on. Only for a
+    server that is known to honour `page`: another shows its first page for every one, and that agrees as well.
     """
     known: set[bytes] = set()
     last: set[bytes] | None = None
@@ -121,7 +121,7 @@ async def read_crowd(client: Client, query: Query, receive: Receive) -> Crowd | 
                 await receive(page)
                 known |= page.ids
         if len(set(ids)) == len(ids) and set(ids) == last:
-            return Crowd(len(ids), reads) if len(pages) > 1 or not await _repeats(client, query) else None
+            return Crowd(len(ids), reads)
         last = set(ids)
     return None
 
@@ -146,14 +146,6 @@ async def read_in_order(client: Client, query: Query) -> list[Page]:
             return pages if not page.rows or page.ids == pages[-1].ids else [*pages, page]
         pages.append(page)
         known |= page.ids
-
-
-async def _repeats(client: Client, query: Query) -> bool:
-    """Whether page 2 is page 1 once more: then nobody can tell how many contacts stand behind it."""
-    try:
-        return bool((await client.read(query, 2)).rows)
-    except PageRefused:
-        return False
 
 
 async def _is_refused(client: Client, query: Query, number: int) -> bool:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Self
 
 import anyio
 import pyarrow as pa
@@ -51,14 +52,13 @@ class Pipeline:
 
     async def run(self) -> None:
         """Normalize what is received until `close`."""
-        async with self._receiver:
-            async for page in self._receiver:
-                pages = [page]
-                await self._gather(pages)
-                await to_thread.run_sync(self._work, pages)
-                async with self._progress:
-                    self._done += sum(raw.rows for raw in pages)
-                    self._progress.notify_all()
+        async for page in self._receiver:
+            pages = [page]
+            await self._gather(pages)
+            await to_thread.run_sync(self._work, pages)
+            async with self._progress:
+                self._done += sum(raw.rows for raw in pages)
+                self._progress.notify_all()
 
     async def _gather(self, pages: list[RawPage]) -> None:
         """Wait a moment for more pages: a batch costs as much as three pages, whatever is in it."""
@@ -77,6 +77,15 @@ class Pipeline:
     def close(self) -> None:
         """Nothing more will be received."""
         self._sender.close()
+
+    def __enter__(self) -> Self:
+        """Both ends of the stream are closed when the block ends, however it does."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close both ends."""
+        self._sender.close()
+        self._receiver.close()
 
     @property
     def rows(self) -> int:

@@ -25,6 +25,8 @@ GRANULES = (1, 1000, DAY)
 _PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000))
 """Milliseconds by which a start and an end may have to be widened, the likely first."""
 NO_SUCH_PAGE = 1_000_000
+LISTS = (True, False)
+NOBODY = Page(b"", ())
 PATIENCE = 4
 """How often a question is asked again that a moving contact or a passing failure left open."""
 
@@ -46,7 +48,9 @@ class Capabilities:
     first_page: int
     """The number of the first page: 1, or 0 on a server that counts from there."""
     honours_page: bool | None
-    """Whether page 2 differs from page 1, or is not needed; None when that cannot be told."""
+    """Whether page 2 differs from page 1; None when that cannot be told."""
+    one_page: bool
+    """Whether page 1 was all there is; told only where `honours_page` is not."""
     past_end: PastEnd
     """What a page far beyond the end answers."""
     newest_first: bool
@@ -73,16 +77,15 @@ class Capabilities:
 
 async def probe(client: Client, *, local_now: int) -> Capabilities:
     """Ask the server about its behaviour. `local_now` (ms) stands in where it sends no `Date`."""
-    contacts, leads = await client.read(Query(True)), await client.read(Query(False))
-    if await _counts_from_zero(client, contacts, leads):
-        client.first_page = 0
-        contacts, leads = await client.read(Query(True)), await client.read(Query(False))
+    contacts, leads = await _first_pages(client)
     asked = _Questions(client, contacts, leads)
     async with anyio.create_task_group() as tasks:
         for question in (asked.page_sizes, asked.created_bounds, asked.seen_bounds, asked.beyond_the_end):
             tasks.start_soon(question)
     if asked.honours_page is None:
         await asked.whether_one_page()
+    if asked.seen is None:
+        await asked.whether_nobody_was_seen()
     date = contacts.date
     return Capabilities(
         t0=(local_now if date is None else date) // 1000 * 1000,
@@ -91,6 +94,7 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
         page_size_agreed=len(asked.sizes) > 2 and len(set(asked.sizes[:3])) == 1,
         first_page=client.first_page,
         honours_page=asked.honours_page,
+        one_page=asked.one_page,
         past_end=asked.past_end,
         newest_first=_falling(asked.first.rows),
         created=asked.created,
@@ -101,9 +105,20 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
     )
 
 
+async def _first_pages(client: Client) -> tuple[Page, Page]:
+    """Page 1 of contacts and of leads, after finding out under which number the server knows it."""
+    asked = [await _asked(client, Query(is_contact), 1) for is_contact in LISTS]
+    pages = [answer if isinstance(answer, Page) else NOBODY for answer in asked]
+    if await _counts_from_zero(client, *pages):
+        client.first_page = 0
+    elif all(isinstance(answer, Page) for answer in asked):
+        return pages[0], pages[1]
+    return await client.read(Query(True)), await client.read(Query(False))
+
+
 async def _counts_from_zero(client: Client, contacts: Page, leads: Page) -> bool:
     """Whether page 0 exists and is another page. API.md knows page 1 as the first; elsewhere it would be lost."""
-    for is_contact, first in ((True, contacts), (False, leads)):
+    for is_contact, first in zip(LISTS, (contacts, leads), strict=True):
         before = await _asked(client, Query(is_contact), 0)
         if isinstance(before, Page) and before.rows:
             return not _overlap(before, first)
@@ -135,11 +150,13 @@ class _Questions:
         self.first = contacts if is_contact else leads
         self.sizes = [len(self.first.rows)]
         self.honours_page: bool | None = None
+        self.one_page = False
         self.past_end: PastEnd = "empty"
         self.created: Bounds | None = None
         self.seen: Bounds | None = None
         self._client = client
         self._query = Query(is_contact)
+        self._rows = [*contacts.rows, *leads.rows]
 
     async def page_sizes(self) -> None:
         """Row counts of pages 2 and 3, and whether they are pages of their own."""
@@ -148,7 +165,7 @@ class _Questions:
                 page = await self._client.read(self._query, number)
             except PageRefused:
                 return
-            if page.rows and page.ids <= self.first.ids:
+            if page.rows and _overlap(page, self.first):
                 # Either the page is ignored, or this is the end and the last page is repeated.
                 return
             self.honours_page = True
@@ -166,8 +183,15 @@ class _Questions:
         for start, end in ((None, middle), (middle, None)):
             window = Window("createdAt", self._query.is_contact, start, end)
             rows += len((await self._client.read(window.query(self.created))).rows)
-        if rows <= len(times):
-            self.honours_page = True
+        self.one_page = rows <= len(times)
+
+    async def whether_nobody_was_seen(self) -> None:
+        """Nobody to probe lastSeenAt with: it is read as createdAt is, if a range of it is honoured at all."""
+        if self.created is None or any(milliseconds(row.last_seen_at) is not None for row in self._rows):
+            return
+        future = Window("lastSeenAt", self._query.is_contact, FAR_FUTURE, None)
+        if await _answers_nothing(self._client, future.query(self.created)):
+            self.seen = self.created
 
     async def created_bounds(self) -> None:
         """How a range of createdAt is read."""

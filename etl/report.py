@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError
-from etl.model import Counts, RunRecord
+from etl.model import Counts, Requests, RunRecord
 
 Document = dict[str, object]
 
@@ -20,6 +20,8 @@ class AccountReport:
     account: str
     record: RunRecord | None = None
     error: EtlError | None = None
+    requests: Requests = field(default_factory=Requests)
+    """Requests sent, also for an account that failed before there was a record."""
     struck: int = 0
     """Contacts that were absent for the first time; they are deleted if the next run misses them too."""
 
@@ -34,7 +36,7 @@ class AccountReport:
             "watermark": instant(record.watermark) if record and published else None,
             "proof": _proof(record),
             "counts": asdict(record.counts if record else Counts()),
-            "requests": asdict(record.requests) if record else {"sent": 0, "retried": 0},
+            "requests": asdict(record.requests if record else self.requests),
             "error": self.error.document() if self.error else None,
         }
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import anyio
 from anyio import to_thread
@@ -22,8 +23,9 @@ from etl.account import Reader, history_of, last_run
 from etl.api.request import checked_filters
 from etl.config import Config
 from etl.errors import EtlError, UsageError
-from etl.model import AccountYield, Merged, Publication, RunRecord, SinkState
+from etl.model import AccountYield, Publication, SinkState
 from etl.observe import Glance, bound, log, watch
+from etl.publish import publish
 from etl.report import AccountReport, RunReport, SinkReport
 from etl.sinks import Sink
 from etl.sources import Source, sources
@@ -61,48 +63,40 @@ class _Run:
         self.run_id = run_id
         self._config = config
         self._options = options
+        self._accounts = {account.name: AccountReport(account.name) for account in config.accounts}
         self._yields: dict[str, AccountYield] = {}
-        self._records: dict[str, RunRecord] = {}
-        self._errors: dict[str, EtlError] = {}
-        self._struck: Mapping[str, int] = {}
         self._published: dict[str, SinkReport] = {}
-        self._order = [account.name for account in config.accounts]
 
     async def execute(self) -> None:
+        """Lock, open, read, publish."""
         filters = checked_filters(self._config.extract.filters)
         sinks = make_sinks(self._config)
         with ExitStack() as held:
             async with sources(self._config) as found:
-                self._order = [source.account for source in found]
+                self._accounts = {source.account: AccountReport(source.account) for source in found}
                 for sink in sinks:
                     held.enter_context(Lock(sink.path))
                 states = [await to_thread.run_sync(sink.open) for sink in sinks]
                 _check_same_filters(sinks, states, filters)
-                seq = max(state.seq for state in states) + 1
                 folder = stage_folder(sinks[0].path, self.run_id)
                 held.callback(disk.remove, folder)
-                readers = [
-                    await to_thread.run_sync(self._reader, source, sinks, states, folder, seq) for source in found
-                ]
-                await self._read(readers)
-            await to_thread.run_sync(partial(self._publish, sinks, seq, filters))
+                seq = max(state.seq for state in states) + 1
+                read_one = partial(self._reader, sinks[0], states, folder, seq)
+                await self._read([await to_thread.run_sync(read_one, source) for source in found])
+            brought = tuple(self._yields[name] for name in self._accounts if name in self._yields)
+            await self._publish(sinks, Publication(seq, self.run_id, brought, filters))
 
     def report(self, seconds: float, error: EtlError | None) -> RunReport:
-        """What is known now."""
-        accounts = tuple(
-            AccountReport(name, self._records.get(name), self._errors.get(name) or error, self._struck.get(name, 0))
-            for name in self._order
-        )
-        first = next((self._errors[name] for name in self._order if name in self._errors), None)
-        return RunReport(seconds, accounts, self._published, error or first)
+        """What is known now; `error` is what ended the whole run."""
+        accounts = [replace(account, error=account.error or error) for account in self._accounts.values()]
+        first = next((account.error for account in accounts if account.error), None)
+        return RunReport(seconds, tuple(accounts), self._published, error or first)
 
-    def _reader(
-        self, source: Source, sinks: Sequence[Sink], states: Sequence[SinkState], folder: Path, seq: int
-    ) -> Reader:
+    def _reader(self, sink: Sink, states: Sequence[SinkState], folder: Path, seq: int, source: Source) -> Reader:
         last = last_run(states, source.account)
         return Reader(
             source=source,
-            history=history_of(last, creation_times(sinks[0], source.account)),
+            history=history_of(last, creation_times(sink, source.account)),
             folder=folder / source.account,
             extract=self._config.extract,
             http=self._config.http,
@@ -127,60 +121,33 @@ class _Run:
         name = reader.source.account
         try:
             brought = await reader.read()
-            self._records[name] = brought.record
+            self._note(name, record=brought.record)
             guard.check_rejects(brought.record, self._config.guard.max_reject_share)
             guard.check_proof(brought.record, allow_unproven=self._options.allow_unproven)
         except* EtlError as group:
-            self._fail(name, _first(group))
+            self._note(name, error=_first(group), requests=reader.spent())
         else:
             self._yields[name] = brought
 
-    def _fail(self, name: str, error: EtlError) -> None:
-        self._errors[name] = error
-        self._yields.pop(name, None)
-        log.error("account.failed", account=name, **error.document())
+    async def _publish(self, sinks: Sequence[Sink], publication: Publication) -> None:
+        def published(sink: Sink) -> None:
+            self._published[sink.name] = SinkReport(sink.path, publication.seq)
+            log.info("sink.published", sink=sink.name, seq=publication.seq)
 
-    def _publish(self, sinks: Sequence[Sink], seq: int, filters: Mapping[str, object]) -> None:
-        """Merge beside every target, guard, then publish to each; on any error nothing prepared is left."""
-        try:
-            prepared = self._prepare(sinks, seq, filters)
-            if prepared is None:
-                return
-            publication, merged = prepared
-            self._struck = merged.struck
-            for name, counts in merged.counts.items():
-                self._records[name] = replace(self._records[name], counts=counts)
-            for sink in sinks:
-                sink.publish(publication)
-                self._published[sink.name] = SinkReport(sink.path, seq)
-                log.info("sink.published", sink=sink.name, seq=seq)
-        finally:
-            for sink in sinks:
-                sink.discard()
+        share = None if self._options.allow_shrink else self._config.guard.max_shrink_share
+        work = partial(publish, sinks, publication, shrink_share=share, published=published)
+        outcome = await to_thread.run_sync(work)
+        for name, error in outcome.refused.items():
+            self._note(name, error=error)
+        if outcome.merged is not None:
+            for name, counts in outcome.merged.counts.items():
+                record = replace(self._yields[name].record, counts=counts)
+                self._note(name, record=record, struck=outcome.merged.struck.get(name, 0))
 
-    def _prepare(
-        self, sinks: Sequence[Sink], seq: int, filters: Mapping[str, object]
-    ) -> tuple[Publication, Merged] | None:
-        """The merge of the accounts that pass the guards, as the first sink counts it; None when none is left."""
-        while self._yields:
-            brought = tuple(self._yields[name] for name in self._order if name in self._yields)
-            publication = Publication(seq, self.run_id, brought, filters)
-            merged = [sink.prepare(publication) for sink in sinks]
-            refused = self._refused(merged)
-            if not refused:
-                return publication, merged[0]
-            for name, error in refused.items():
-                self._fail(name, error)
-            for sink in sinks:
-                sink.discard()
-        return None
-
-    def _refused(self, merged: Sequence[Merged]) -> dict[str, EtlError]:
-        if self._options.allow_shrink:
-            return {}
-        modes = {name: brought.record.mode for name, brought in self._yields.items()}
-        share = self._config.guard.max_shrink_share
-        return {name: error for one in merged for name, error in guard.check_shrink(modes, one, share).items()}
+    def _note(self, name: str, **known: Any) -> None:
+        report = self._accounts[name] = replace(self._accounts[name], **known)
+        if "error" in known and report.error is not None:
+            log.error("account.failed", account=name, **report.error.document())
 
 
 def _check_same_filters(sinks: Sequence[Sink], states: Sequence[SinkState], filters: Mapping[str, object]) -> None:

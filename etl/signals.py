@@ -9,18 +9,16 @@ from typing import NoReturn, TypeVar
 
 import anyio
 
+from etl.errors import EtlError, Interrupted, Terminated
+
 T = TypeVar("T")
 
 
-class Stopped(SystemExit):
-    """The work was stopped by a signal: exit code 130 or 143."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
+_ERRORS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 
 
 async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
-    """The result of `work`; raises Stopped when a signal cancelled it."""
+    """The result of `work`; raises Interrupted or Terminated when a signal cancelled it."""
     caught: list[int] = []
 
     async def watch(scope: anyio.CancelScope) -> NoReturn:
@@ -39,4 +37,4 @@ async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
             tasks.cancel_scope.cancel()
             return result
         tasks.cancel_scope.cancel()
-    raise Stopped(caught[0])
+    raise _ERRORS[caught[0]](f"stopped by {signal.Signals(caught[0]).name}")

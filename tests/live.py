@@ -13,8 +13,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ import anyio
 import duckdb
 import pyarrow.parquet as pq
 
+from etl.cli import main
 from etl.config import load
 from etl.report import RunReport
 from etl.run import Options, execute
@@ -192,6 +194,26 @@ class Job:
         with self.start(*words, **environment) as process:
             out, err = process.communicate(timeout=60)
         return Ended(process.returncode, out.decode(), err.decode())
+
+    def call(self, *words: str, **environment: str) -> Ended:
+        """The same in this process, which saves a second; for commands that need no process of their own."""
+        config, kept = str(self.config()), (sys.argv, os.environ.copy(), Path.cwd())
+        sys.argv = ["etl", *(config if word == "CONFIG" else word for word in words)]
+        os.environ.update(self.environment() | environment)
+        os.chdir(self.folder)
+        code: object = None
+        try:
+            with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+                main()
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            sys.argv, _, _ = kept
+            os.environ.clear()
+            os.environ.update(kept[1])
+            os.chdir(kept[2])
+        assert isinstance(code, int)
+        return Ended(code, out.getvalue(), err.getvalue())
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a query to the DuckDB file, asked of the engine itself."""

@@ -38,10 +38,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("what is asked, what is answered, how fast", "api.request api.answer api.pace"),
     ("what is told", "report findings observe"),
     ("what is configured", "config"),
-    (
-        "tools of their own: disk, SQL engine, signals, work that grows, quantities",
-        "disk engine signals worklist units",
-    ),
+    ("tools that know nothing of contacts", "disk engine signals worklist units"),
     ("values, columns and errors, which know nothing else", "model schema errors"),
 )
 FAMILIES = ("normalize", "sinks")
@@ -65,19 +62,7 @@ PURE = (
     *("api.request", "api.answer", "api.retry", "api.pace"),
 )
 """Decisions and values: no clock, no chance, no waiting, no sockets, no processes."""
-IMPURE = {
-    "anyio",
-    "asyncio",
-    "time",
-    "random",
-    "secrets",
-    "socket",
-    "subprocess",
-    "threading",
-    "aiohttp",
-    "os",
-    "shutil",
-}
+IMPURE = {*("anyio asyncio time random secrets socket subprocess threading aiohttp os shutil").split()}
 
 EDGES: dict[str, set[str]] = {
     "account": {"time"},
@@ -93,6 +78,7 @@ EDGES: dict[str, set[str]] = {
 
 The sandbox draws from seeded generators everywhere, which repeat.
 """
+
 MODULE_LINES = 350
 FUNCTION_LINES = 60
 
@@ -140,8 +126,6 @@ def family(name: str) -> str:
 
 
 DEPTH = {entry: depth for depth, (_, row) in enumerate(LAYERS) for entry in row.split()}
-
-
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -271,8 +255,9 @@ def test_no_module_is_a_drawer() -> None:
 
 
 def test_everything_imported_is_declared() -> None:
-    """A library that the product imports is a dependency of the project (X15)."""
+    """The libraries that the product imports are the dependencies of the project, no more and no less (X15)."""
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {text.partition(">")[0] for text in project["dependencies"]}
     used = {library for name in SOURCES for library in libraries(name)} - sys.stdlib_module_names
-    assert used - {"etl", "_duckdb"} == declared
+    # DuckDB's wheel carries its own second module, and asks for pytz when it hands out times.
+    assert used - {"etl", "_duckdb"} == declared - {"pytz"}

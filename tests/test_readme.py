@@ -24,7 +24,7 @@ from etl.config import DuckDBTarget, Extract, Guard, Http, ParquetTarget, load
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = get_command(app).commands
-CODES = {errors.OK, errors.PUBLISHED_WITH_REJECTS, errors.INTERNAL, errors.INTERRUPTED, errors.TERMINATED} | {
+CODES = {0, errors.PUBLISHED_WITH_REJECTS, errors.INTERNAL} | {
     kind.exit_code for kind in errors.EtlError.__subclasses__()
 }
 SERVICE = "https://api-v7.express-chat.com"
@@ -106,13 +106,13 @@ def recipe(command: str) -> list[str]:
         return [f"make -s -C {ROOT} help"]
     planned = subprocess.run(["make", "-n", *command.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603, S607
     lines = [line for line in planned.stdout.splitlines() if line.startswith(".venv/bin/") and " pip " not in line]
-    return ["true" if "pytest" in line else f"echo '{line}' && {line}" for line in lines]
+    return [f"echo '{line}'" if "pytest" in line else f"echo '{line}' && {line}" for line in lines]
 
 
 def label(line: str) -> tuple[str, ...]:
-    """The words of a line of output before its first figure; the rules of a table have none."""
+    """The words of a line of output before its first figure; rules are no words."""
     words = re.split(r"\d", line)[0].split()
-    return tuple(word for word in words if "─" not in word)
+    return tuple(word for word in words if word.strip("─┌┬┐├┼┤└┴┘="))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def ask(job: Job, query: str) -> Ended:
     """A query, answered as JSON."""
-    return job.command("sql", "CONFIG", query, "--json")
+    return job.call("sql", "CONFIG", query, "--json")
 
 
 def test_sql_answers_with_a_list_of_row_objects(job: Job) -> None:
@@ -91,7 +91,7 @@ def test_the_engine_says_what_is_wrong(job: Job) -> None:
 
 def test_sql_for_people_is_a_table(job: Job) -> None:
     """Text on stdout, nothing on stderr."""
-    ended = job.command("sql", "CONFIG", "select count(*) as everyone from contacts")
+    ended = job.call("sql", "CONFIG", "select count(*) as everyone from contacts")
     assert (ended.code, ended.err) == (0, "")
     assert re.search(r"everyone", ended.out)
     assert re.search(r"\b60\b", ended.out)
@@ -117,7 +117,7 @@ def test_odd_types_become_json(job: Job) -> None:
 
 def test_status_tells_the_last_run_of_every_account_and_the_history(job: Job) -> None:
     """`accounts` with watermark, seq and last_run; `runs`, the newest first."""
-    document = job.command("status", "CONFIG", "--json").document
+    document = job.call("status", "CONFIG", "--json").document
     assert document.keys() == {"accounts", "runs"}
     [account] = document["accounts"]
     assert account.keys() >= {"account", "watermark", "seq", "last_run"}
@@ -130,7 +130,7 @@ def test_status_tells_the_last_run_of_every_account_and_the_history(job: Job) ->
 
 def test_status_for_people_names_every_run(job: Job) -> None:
     """A line for each."""
-    ended = job.command("status", "CONFIG")
+    ended = job.call("status", "CONFIG")
     assert ended.code == 0
     assert "incremental" in ended.out
     assert "full" in ended.out
@@ -140,9 +140,9 @@ def test_before_the_first_run_status_is_empty_and_sql_says_what_to_do(job: Job) 
     """Status exits 0, sql 2; neither makes anything."""
     fresh = Job(job.folder / "fresh", job.urls, sinks=job.sinks)
     fresh.folder.mkdir()
-    ended = fresh.command("status", "CONFIG", "--json")
+    ended = fresh.call("status", "CONFIG", "--json")
     assert (ended.code, ended.document) == (0, {"accounts": [], "runs": []})
-    assert fresh.command("status", "CONFIG").code == 0
+    assert fresh.call("status", "CONFIG").code == 0
     asked = ask(fresh, "select 1")
     assert (asked.code, asked.document["error"]["code"]) == (2, 2)
     assert "etl run" in asked.document["error"]["mend"]

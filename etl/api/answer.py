@@ -33,6 +33,8 @@ class Kind(Enum):
     """Too fast: wait, then ask again."""
     UNAVAILABLE = auto()
     """The server or the way to it failed: ask again."""
+    NO_HOST = auto()
+    """The host's name is not known: asking again is of no use."""
     STALE = auto()
     """The server had closed the idle connection before the request came: ask again at once."""
     GARBLED = auto()

@@ -56,6 +56,7 @@ _ERRORS: dict[Kind, type[EtlError]] = {
     Kind.GARBLED: ContractError,
     Kind.THROTTLED: SourceUnavailable,
     Kind.UNAVAILABLE: SourceUnavailable,
+    Kind.NO_HOST: SourceUnavailable,
     Kind.STALE: SourceUnavailable,
 }
 

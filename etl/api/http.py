@@ -7,10 +7,11 @@ said is not quoted: it could be the token, or a contact.
 
 from __future__ import annotations
 
+import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -37,10 +38,12 @@ class Credential:
     reread: Callable[[], SecretStr] | None = None
 
     def renew(self) -> bool:
-        """Look again; whether there is another token now. Raises UsageError when there is none."""
+        """Look again; whether there is another token now."""
         if self.reread is None:
             return False
-        used, self.token = self.token, self.reread()
+        used = self.token
+        with suppress(UsageError):
+            self.token = self.reread()
         return used != self.token
 
 
@@ -133,6 +136,8 @@ def _broken(error: Exception, passage: _Passage) -> Broken:
             reason = "no whole answer within the time limit"
         case aiohttp.ClientConnectorCertificateError():
             reason = f"the server's certificate is not valid: {error.certificate_error}"
+        case aiohttp.ClientConnectorDNSError() if _is_unknown(error):
+            kind, reason = Kind.NO_HOST, f"no host of that name: {error.host}"
         case aiohttp.ClientConnectorError():
             reason = f"no connection: {error}"
         case aiohttp.ClientHttpProxyError():
@@ -144,6 +149,11 @@ def _broken(error: Exception, passage: _Passage) -> Broken:
         case _:
             reason = f"the connection broke before the whole answer had come ({type(error).__name__})"
     return Broken(reason, kind=kind)
+
+
+def _is_unknown(error: aiohttp.ClientConnectorDNSError) -> bool:
+    """Whether the name service knows no such host, rather than being out of reach for now."""
+    return error.os_error.errno in {socket.EAI_NONAME, socket.EAI_NODATA}
 
 
 async def _whole(response: aiohttp.ClientResponse, cap: int) -> bytes:

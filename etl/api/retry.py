@@ -23,6 +23,7 @@ ATTEMPTS: dict[Kind, int] = {
     Kind.GARBLED: 3,
     Kind.THROTTLED: 5,
     Kind.UNAVAILABLE: 5,
+    Kind.NO_HOST: 1,
     Kind.STALE: 5,
 }
 """The most attempts of one request, by how the last one failed."""

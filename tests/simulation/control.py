@@ -48,7 +48,7 @@ async def _schedule(world: World, personality: Personality) -> Walked:
     client.first_page = personality["page_base"]
     for _ in range(1 + len(personality["chain"])):
         began, happened = now(), weather.happened
-        weather.blow(personality.rate, began)
+        weather.blow(personality.rate, began, personality.most)
         seen = await _walk(client, repeats=personality["past_end"] == "repeat")
         weather.advance(now())
         stayed = {id for id in world.existed_throughout(began, now()) if not id.startswith("#")}

@@ -87,7 +87,7 @@ MIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "touches": {"touch": 5, "delete": 1},
         "deletes": {"delete": 5, "insert": 4},
         "inserts": {"insert": 4, "delete": 2},
-        "flips": {"flip": 6, "insert": 2, "delete": 1, "touch": 1},
+        "flips": {"flip": 6, "lead": 5, "delete": 2, "touch": 1},
         "edits": {"edit": 4, "presence": 1, "touch": 2, "delete": 2},
         "imports": {"import": 3, "backdated": 3, "delete": 8, "touch": 6},
     }
@@ -120,6 +120,11 @@ class Personality:
     def rate(self) -> float:
         """Changes a second while it is read."""
         return max(0.3, self["churn"] * self.settings.contacts) if self["churn"] else 0.0
+
+    @property
+    def most(self) -> int:
+        """Changes of one run, after which the account holds still."""
+        return 40 + 2 * self.settings.contacts
 
     def draw(self, name: str) -> Random:
         """A generator for one purpose, the same for the same seed."""

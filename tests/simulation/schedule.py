@@ -114,7 +114,7 @@ class Schedule:
             concurrency=self.personality["concurrency"],
             jitter=Random(self._draw.random()).random,
         )
-        self.weather.blow(self.personality.rate, now())
+        self.weather.blow(self.personality.rate, now(), self.personality.most)
         try:
             extraction = await self._extract(client, intake, full=full)
         except* EtlError as group:

@@ -13,9 +13,8 @@ from types import MappingProxyType
 from etl.sandbox.world import World
 from tests.simulation.personality import MIXES, Personality
 
-MOST_CHANGES = 300
-"""Changed contacts of a schedule, after which the account grows quiet."""
 BACKDATED = 40 * 86_400.0
+"""Seconds by which the `createdAt` of a backdated import lies in the past at most."""
 
 
 class Weather:
@@ -29,14 +28,17 @@ class Weather:
         self._import_size = max(2, int(personality["page_size"] * self._draw.choice((0.4, 0.9, 1.5, 2.5))))
         mix = MIXES[personality["mix"]]
         self._kinds, self._weights = list(mix), list(mix.values())
+        self._fewest, self._most = personality.settings.contacts * 0.7, personality.settings.contacts * 1.5 + 15
         self._flipped: set[str] = set()
         self._rate = 0.0
         self._next = math.inf
+        self._lull = 0
 
-    def blow(self, rate: float, now: float) -> None:
-        """From `now` on, `rate` events a second."""
+    def blow(self, rate: float, now: float, most: int) -> None:
+        """From `now` on, `rate` events a second, and after `most` of them a lull."""
         self.advance(now)
         self._rate = rate
+        self._lull = self.happened + most
         self._next = now + self._pause()
 
     def advance(self, now: float) -> None:
@@ -49,27 +51,36 @@ class Weather:
 
     def strike(self, body: bytes, now: float) -> None:
         """With the chance of the personality's malice, change somebody whom the answer `body` shows at this very moment."""
-        if self.happened < MOST_CHANGES and self._draw.random() < self._malice:
+        if self.happened < self._lull and self._draw.random() < self._malice:
             start = body.find(b'"_id":"', self._draw.randrange(max(1, len(body))))
             if start > 0:
                 shown = body[start + 7 : body.find(b'"', start + 7)].decode()
                 self._happen(self._draw.choices(self._kinds, self._weights)[0], shown, now)
 
     def _pause(self) -> float:
-        return self._draw.expovariate(self._rate) if self._rate and self.happened < MOST_CHANGES else math.inf
+        return self._draw.expovariate(self._rate) if self._rate and self.happened < self._lull else math.inf
 
     def _anyone(self) -> str | None:
         contact = self.world.account.pick(self._draw.random())
         return contact.id if contact else None
 
     def _happen(self, kind: str, whom: str | None, at: float) -> None:
-        self.happened += self._import_size if kind in ("import", "backdated") else 1
+        kind = self._possible(kind)
         if kind in ARRIVALS:
-            ARRIVALS[kind](self.world, at, self._import_size, self._draw)
-        elif kind == "flip":
+            self.happened += ARRIVALS[kind](self.world, at, self._import_size, self._draw)
+            return
+        self.happened += 1
+        if kind == "flip":
             self._flip(at)
         elif whom is not None:
             CHANGES[kind](self.world, whom, at)
+
+    def _possible(self, kind: str) -> str:
+        """The kind of event, or a touch where it would let the account die out or grow for ever."""
+        living = len(self.world.account.living())
+        dies = kind == "delete" and living < self._fewest
+        grows = kind in ARRIVALS and living > self._most
+        return "touch" if dies or grows else kind
 
     def _flip(self, at: float) -> None:
         leads = [
@@ -83,22 +94,29 @@ class Weather:
             self.world.flip(chosen, at)
 
 
-def _import(world: World, at: float, size: int, draw: Random) -> None:
+def _insert(world: World, at: float, size: int, draw: Random) -> int:
+    world.insert(at)
+    return 1
+
+
+def _insert_lead(world: World, at: float, size: int, draw: Random) -> int:
+    world.insert(at, is_contact=False)
+    return 1
+
+
+def _import(world: World, at: float, size: int, draw: Random) -> int:
     world.advance(at)
-    world.import_many(size, at, at)
+    return len(world.import_many(size, at, at))
 
 
-def _backdated(world: World, at: float, size: int, draw: Random) -> None:
-    world.import_many(size, at - draw.random() * BACKDATED, at)
+def _backdated(world: World, at: float, size: int, draw: Random) -> int:
+    return len(world.import_many(size, at - draw.random() * BACKDATED, at))
 
 
-ARRIVALS: Mapping[str, Callable[[World, float, int, Random], object]] = MappingProxyType(
-    {
-        "insert": lambda world, at, size, draw: world.insert(at),
-        "import": _import,
-        "backdated": _backdated,
-    }
+ARRIVALS: Mapping[str, Callable[[World, float, int, Random], int]] = MappingProxyType(
+    {"insert": _insert, "lead": _insert_lead, "import": _import, "backdated": _backdated}
 )
+"""Events that bring somebody, and how many."""
 CHANGES: Mapping[str, Callable[[World, str, float], None]] = MappingProxyType(
     {
         "touch": World.touch,

@@ -43,7 +43,7 @@ def now() -> float:
 async def let_pass(personality: Personality, weather: Weather) -> None:
     """The time between two runs, with the changes that it brings."""
     seconds = personality["gap_seconds"]
-    weather.blow(personality["gap_events"] / seconds, now())
+    weather.blow(personality["gap_events"] / seconds, now(), 2 * personality["gap_events"])
     await anyio.sleep(seconds)
     weather.advance(now())
 

@@ -1,0 +1,4 @@
+"""Speed and memory, measured side by side with the bare pipeline: `python -m tests.bench` (`make bench`).
+
+Every figure is of a whole process, cold start included, so nothing here runs inside the process that measures.
+"""

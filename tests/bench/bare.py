@@ -1,0 +1,203 @@
+"""The bare pipeline: what the same libraries reach when nothing is proven, retried or remembered.
+
+aiohttp, bodies joined every 20 pages, `pyarrow.json` with an explicit schema in one worker thread, and Parquet (zstd) or
+DuckDB (append, then drop the older of repeated contacts). It fits these contacts and no others: any oddity ends it.
+It prints `{"received": rows, "stored": rows}`; who reads it compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+import pyarrow as pa
+import pyarrow.json as pj
+
+CONCURRENCY = 16
+PAGES = 20
+"""Pages in a batch."""
+EMPTY = 200
+"""Bytes below which a page holds no contact."""
+
+_FILTERS: dict[str, object] = {
+    "searchText": "",
+    **dict.fromkeys(("tags", "status", "segments", "applicableFilters", "lastMessageBy", "_agentAssigned"), []),
+    **dict.fromkeys(("_botWebsite", "_botWhatsapp", "_botTelegram", "_botFacebook", "_botAutomation"), []),
+    **dict.fromkeys(("isOnline", "userInteracted", "isLiveChatActive"), False),
+    **dict.fromkeys(("lastSeenAt", "createdAt"), {"startAt": "", "endsAt": ""}),
+    "hasOrdered": {"status": False, "lastAt": ""},
+    "isExport": "none",
+}
+
+_TEXT, _TEXTS, _FLAG, _NUMBER, _TIME = pa.string(), pa.list_(pa.string()), pa.bool_(), pa.int64(), pa.timestamp("ms")
+
+
+def _struct(**fields: pa.DataType) -> pa.StructType:
+    return pa.struct(list(fields.items()))
+
+
+def _fields(names: str, kind: pa.DataType) -> dict[str, pa.DataType]:
+    return dict.fromkeys(names.split(), kind)
+
+
+_DETAILS = _struct(
+    **_fields("name userProvidedName whatsAppNumber telegramUserName instagramProfileId facebookProfileId", _TEXT),
+    **_fields("picture city country gender", _TEXT),
+    contact=_struct(email=_TEXT, phone=_struct(prefix=_TEXT, number=_TEXT)),
+    tags=_TEXTS,
+    attributes=pa.list_(_struct(key=_TEXT, value=_TEXT)),
+)
+_CONTACT = _struct(
+    **_fields("_id uuid _agency _customer _agentAssigned status", _TEXT),
+    **_fields("platform secondaryPlatform segments unreadMessage", _TEXTS),
+    **_fields("isSubscriber isOnline userInteracted isContact isImported isMigrated isLiveChatActive isPaid", _FLAG),
+    **_fields("websiteVisits unreadMessages __v", _NUMBER),
+    **_fields("lastSeenAt createdAt updatedAt", _TIME),
+    profile=_struct(
+        userDetails=_DETAILS,
+        marketing=_struct(urlsVisited=_TEXTS),
+        notes=pa.list_(_struct(title=_TEXT, description=_TEXT, _id=_TEXT)),
+    ),
+    lastMessage=_struct(by=_TEXT, at=_TIME, text=_TEXT),
+    hasOrdered=_struct(status=_FLAG, lastAt=_TIME),
+)
+_PAGE = pj.ParseOptions(explicit_schema=pa.schema({"data": pa.list_(_CONTACT)}), unexpected_field_behavior="ignore")
+_DEPTH = 4
+"""How deep objects are nested."""
+
+
+class Target(Protocol):
+    """Where batches go."""
+
+    def append(self, batch: pa.Table) -> None:
+        """Keep a batch."""
+
+    def close(self) -> int:
+        """Finish; returns the rows that are stored."""
+
+
+class Parquet:
+    """One file."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - only where it is used: start-up is measured
+
+        self._writer = pq.ParquetWriter(path, _flat(pa.array([], _CONTACT)).schema, compression="zstd")
+        self._rows_of = lambda: int(pq.read_metadata(path).num_rows)
+
+    def append(self, batch: pa.Table) -> None:
+        """Write a row group."""
+        self._writer.write_table(batch)
+
+    def close(self) -> int:
+        """Finish the file."""
+        self._writer.close()
+        return self._rows_of()
+
+
+class DuckDB:
+    """One table in one file, filled in one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        import duckdb  # noqa: PLC0415 - only where it is used: start-up is measured
+
+        self._database = duckdb.connect(path)
+        empty = _flat(pa.array([], _CONTACT))  # noqa: F841 - DuckDB finds it by its name
+        self._database.execute("BEGIN; CREATE TABLE contacts AS FROM empty")
+
+    def append(self, batch: pa.Table) -> None:
+        """Insert the rows."""
+        self._database.execute("INSERT INTO contacts FROM batch")
+
+    def close(self) -> int:
+        """Drop all but the newest of each contact, and commit."""
+        self._database.execute("""
+            DELETE FROM contacts WHERE rowid IN (
+                SELECT rowid FROM contacts
+                QUALIFY row_number() OVER (PARTITION BY _id ORDER BY updatedAt DESC) > 1);
+            COMMIT; CHECKPOINT""")
+        stored = self._database.execute("SELECT count(*) FROM contacts").fetchone()
+        self._database.close()
+        return int(stored[0]) if stored else 0
+
+
+def _read(bodies: Sequence[bytes]) -> pa.Table:
+    """The contacts in `bodies` as flat columns."""
+    blob = b"\n".join(bodies)
+    options = pj.ReadOptions(use_threads=False, block_size=len(blob) + 1)
+    pages = pj.read_json(pa.BufferReader(blob), read_options=options, parse_options=_PAGE)
+    return _flat(pages["data"].chunk(0).flatten())
+
+
+def _flat(contacts: pa.StructArray) -> pa.Table:
+    table = pa.Table.from_struct_array(contacts)
+    for _ in range(_DEPTH):
+        table = table.flatten()
+    return table
+
+
+class Bare:
+    """One export."""
+
+    def __init__(self, session: aiohttp.ClientSession, target: Target) -> None:
+        self.received = 0
+        self._session = session
+        self._target = target
+        self._thread = ThreadPoolExecutor(1)
+        self._bodies: list[bytes] = []
+        self._work: list[asyncio.Future[None]] = []
+
+    async def run(self) -> int:
+        """Everything in both lists; returns the rows that are stored."""
+        for is_contact in (False, True):
+            pages = count(1)
+            await asyncio.gather(*(self._walk(is_contact, pages) for _ in range(CONCURRENCY)))
+        self._hand_over()
+        await asyncio.gather(*self._work)
+        return self._target.close()
+
+    async def _walk(self, is_contact: bool, pages: Iterator[int]) -> None:
+        for page in pages:
+            request = {**_FILTERS, "isContact": is_contact, "page": page}
+            async with self._session.post("/inbox/users", json=request) as response:
+                body = await response.read()
+            if len(body) < EMPTY:
+                return
+            self._bodies.append(body)
+            if len(self._bodies) == PAGES:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        bodies, self._bodies = self._bodies, []
+        self._work.append(asyncio.get_running_loop().run_in_executor(self._thread, self._load, bodies))
+
+    def _load(self, bodies: Sequence[bytes]) -> None:
+        if bodies:
+            batch = _read(bodies)
+            self.received += batch.num_rows
+            self._target.append(batch)
+
+
+async def _main(url: str, token: str, target: Target) -> None:
+    headers = {"Authorization": f"Bearer {token}", "authtype": "Key"}
+    async with aiohttp.ClientSession(url, headers=headers) as session:
+        bare = Bare(session, target)
+        stored = await bare.run()
+    print(json.dumps({"received": bare.received, "stored": stored}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.bare")
+    parser.add_argument("url")
+    parser.add_argument("token")
+    parser.add_argument("sink", choices=("parquet", "duckdb"))
+    parser.add_argument("path", type=Path)
+    asked = parser.parse_args()
+    asyncio.run(_main(asked.url, asked.token, (Parquet if asked.sink == "parquet" else DuckDB)(asked.path)))

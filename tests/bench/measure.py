@@ -1,0 +1,60 @@
+"""One command as a process of its own: how long it took, and what it used.
+
+CPU time and peak memory are the kernel's (`wait4`), with those of the children that the command waited for. A child's
+peak begins with that of the process which started it, so this process stays small.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+PYTHON = sys.executable
+LIMIT = 600.0
+"""Seconds after which a command is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one command took."""
+
+    started: float
+    """Seconds since 1970."""
+    seconds: float
+    cpu: float
+    """Seconds of all cores, user and system."""
+    peak_mb: float
+    """Largest resident memory, MiB."""
+    out: str
+    err: str
+
+
+class Failed(Exception):  # noqa: N818 - what a measured command did
+    """A measured command did not do its work."""
+
+
+def measured(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Cost:
+    """Run `command` to its end; raises Failed with its last words unless it exits with 0."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        started, clock = time.time(), time.perf_counter()
+        process = subprocess.Popen(  # noqa: S603 - our own programs
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, **(environment or {})}
+        )
+        watchdog = threading.Timer(LIMIT, process.kill)
+        watchdog.start()
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - clock
+        watchdog.cancel()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        said, complained = out.read().decode(), err.read().decode()
+    if process.returncode:
+        raise Failed(f"{' '.join(command)} ended with {process.returncode}: {(complained or said)[-2000:]}")
+    return Cost(started, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, said, complained)
