@@ -17,6 +17,7 @@ import typer
 
 from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, UsageError
 from etl.findings import Finding, render_findings, worst
+from etl.streams import harden
 
 T = TypeVar("T")
 
@@ -208,6 +209,7 @@ def _hint(config: Path | None, code: int) -> str:
 def main() -> NoReturn:
     """The console script: runs a command and exits with its code."""
     os.umask(0o077)
+    harden()
     arguments = sys.argv[1:]
     sys.exit(_guarded(lambda: _dispatch(arguments), as_json="--json" in arguments))
 
@@ -231,10 +233,6 @@ def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
         if as_json:
             _print(_failure(error), "", as_json=True)
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing is wrong with the work.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-        return OK
     except KeyboardInterrupt:
         return Interrupted.exit_code
     except Exception as caught:  # noqa: BLE001 - the last border: a bug is one line and exit 70, never a screenful
@@ -244,6 +242,8 @@ def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
 
 def _report_bug(error: Exception) -> NoReturn:
     """A bug as an error: the place in the code, not the message, which could hold a contact's values."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
     raise EtlError(f"internal error: {type(error).__name__}", where=where)

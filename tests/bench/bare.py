@@ -56,7 +56,7 @@ _DETAILS = _struct(
 )
 _CONTACT = _struct(
     **_fields("_id uuid _agency _customer _agentAssigned status", _TEXT),
-    **_fields("platform secondaryPlatform segments unreadMessage", _TEXTS),
+    **_fields("platform secondaryPlatform segments", _TEXTS),
     **_fields("isSubscriber isOnline userInteracted isContact isImported isMigrated isLiveChatActive isPaid", _FLAG),
     **_fields("websiteVisits unreadMessages __v", _NUMBER),
     **_fields("lastSeenAt createdAt updatedAt", _TIME),

@@ -21,8 +21,8 @@ SECOND = 1000
 TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
     {
         # the account
-        "pages": ((1, 1), (2, 3), (4, 6), (4, 10), (1, 20)),
-        "page_size": ((3, 3), (3, 4), (3, 5), (3, 7), (3, 10), (1, 14), (1, 20), (1, 50)),
+        "pages": ((1, 1), (1, 3), (3, 6), (5, 10), (1, 20)),
+        "page_size": ((4, 3), (4, 4), (4, 5), (4, 7), (2, 10), (1, 14), (1, 20), (1, 50)),
         "ties": ((8, 0.0), (2, 0.8), (1, 2.5)),
         "oddities": ((8, 0.0), (2, 0.1), (1, 0.5)),
         "undated": ((10, 0.0), (1, 0.1)),
@@ -59,7 +59,7 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "malice": ((3, 0.0), (1, 0.1), (1, 0.4)),
         # how it is read
         "concurrency": ((3, 1), (4, 2), (4, 4), (1, 8), (1, 16)),
-        "seconds": ((1, 0.05), (4, 0.3), (4, 0.8), (1, 2.0)),
+        "seconds": ((1, 0.05), (4, 0.3), (5, 0.8), (1, 2.0)),
         "visibility_lag": ((3, 2 * SECOND), (1, SECOND), (1, 5 * SECOND)),
         "lookback": ((2, 5 * SECOND), (2, 60 * SECOND), (1, 1800 * SECOND)),
         "witness_every": ((2, 0), (3, 10**10)),
@@ -124,7 +124,7 @@ class Personality:
     @property
     def most(self) -> int:
         """Changes of one run, after which the account holds still."""
-        return 40 + 2 * self.settings.contacts
+        return 40 + self.settings.contacts
 
     def draw(self, name: str) -> Random:
         """A generator for one purpose, the same for the same seed."""
@@ -151,7 +151,7 @@ def _drawn(seed: int, name: str, options: Sequence[tuple[int, Value]]) -> Value:
 
 def _settings(seed: int, traits: Mapping[str, Value], timing: Timing) -> Settings:
     size = traits["page_size"]
-    contacts = min(250, int(size * traits["pages"] * Random(f"{seed} contacts").uniform(0.4, 1.2)))
+    contacts = min(160, int(size * traits["pages"] * Random(f"{seed} contacts").uniform(0.4, 1.2)))
     margin = max(timing.visibility_lag, timing.lookback)
     own = {name: traits[name] for name in Settings.__dataclass_fields__ if name in traits and name != "faults"}
     return replace(
