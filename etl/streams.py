@@ -9,7 +9,7 @@ from typing import TextIO
 
 def harden() -> None:
     """Let text that cannot be written be lost, now and when the interpreter ends, instead of ending the program."""
-    sys.stdout = _Lossy(sys.stdout)  # type: ignore[assignment]
+    sys.stdout = _Lossy(sys.stdout)
     sys.stderr = _Lossy(sys.stderr)
 
 

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("what each command does", "run verify forecast doctor explain status"),
     ("a question in SQL to what was published", "query"),
     ("one account's share of a run", "account"),
-    ("where it begins and ends: servers, targets, parts on the way", "sources targets pipeline witness"),
+    ("where it begins and ends: servers, targets, parts on the way", "sources targets publish pipeline witness"),
     ("one account, from the probe to the proof", "extract"),
     ("what came since a moment", "sweep"),
     ("windows and crowds, read until they are proven", "fetch"),
@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("what is asked, what is answered, how fast", "api.request api.answer api.pace"),
     ("what is told", "report findings observe"),
     ("what is configured", "config"),
-    ("tools that know nothing of contacts", "disk engine signals worklist units"),
+    ("tools that know nothing of contacts", "disk engine signals streams worklist units"),
     ("values, columns and errors, which know nothing else", "model schema errors"),
 )
 FAMILIES = ("normalize", "sinks")
@@ -62,7 +62,10 @@ PURE = (
     *("api.request", "api.answer", "api.retry", "api.pace"),
 )
 """Decisions and values: no clock, no chance, no waiting, no sockets, no processes."""
-IMPURE = {*("anyio asyncio time random secrets socket subprocess threading aiohttp os shutil").split()}
+IMPURE = {
+    *("anyio", "asyncio", "time", "random", "secrets", "socket"),
+    *("subprocess", "threading", "aiohttp", "os", "shutil"),
+}
 
 EDGES: dict[str, set[str]] = {
     "account": {"time"},

@@ -122,6 +122,7 @@ FAILURES = [
     (bad(503), Kind.THROTTLED, SourceUnavailable),
     (Broken("reset"), Kind.UNAVAILABLE, SourceUnavailable),
     (Broken("a bomb", kind=Kind.GARBLED), Kind.GARBLED, ContractError),
+    (Broken("no such host", kind=Kind.NO_HOST), Kind.NO_HOST, SourceUnavailable),
     (Broken("closed before", kind=Kind.STALE), Kind.STALE, SourceUnavailable),
 ]
 
@@ -305,6 +306,63 @@ def test_cancelling_gives_every_slot_back(moment: float) -> None:
 
     run(main())
     assert script.peak == 2
+
+
+@dataclass(slots=True)
+class Gate:
+    """A server that accepts one token and forgets it after so many requests; a request takes a second."""
+
+    accepted: int = 1
+    lasts: int = 3
+    used: int = 1
+    """The token that the client holds."""
+    sent: int = 0
+    looked: int = 0
+
+    async def __call__(self, body: Body) -> Reply:
+        """A page, or 401."""
+        del body
+        self.sent += 1
+        if self.sent > self.lasts:
+            self.accepted = 2
+        shown = self.used
+        await anyio.sleep(1)
+        return good() if shown == self.accepted else bad(401)
+
+    def renew(self) -> bool:
+        """Look at the source of the token, which holds the second one by then."""
+        self.looked += 1
+        before, self.used = self.used, 2
+        return before != self.used
+
+
+@pytest.mark.parametrize("lasts", range(12))
+def test_an_expired_token_is_read_again_once(lasts: int) -> None:
+    """At whatever request the token expires, its source is read once and everybody goes on (A2, A3)."""
+    gate = Gate(lasts=lasts)
+    client = Client(gate, account="main", concurrency=4, renew=gate.renew, jitter=lambda: 0.5)
+
+    async def job() -> None:
+        for _ in range(3):
+            await client.read(EVERYTHING)
+
+    run(together(*[job] * 4))
+    assert gate.looked == 1
+    assert gate.sent <= 12 + 4 + 1
+
+
+def test_a_token_that_did_not_change_is_refused_for_good() -> None:
+    """Where the source holds the same token the run ends, and nobody storms the server (A1, A2, A3)."""
+    gate = Gate(accepted=3, lasts=100, used=2)
+    client = Client(gate, account="main", concurrency=4, renew=gate.renew)
+
+    async def job() -> None:
+        await client.read(EVERYTHING)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(together(*[job] * 10))
+    assert caught.group_contains(AuthError)
+    assert gate.sent <= 4
 
 
 @dataclass(slots=True)

@@ -105,7 +105,7 @@ def contents(folder: Path) -> str:
 
 
 async def test_no_failing_run_tells_the_token(tmp_path: Path) -> None:
-    """However a server fails, stdout, stderr, the JSON document and every file are free of token and contact (X1, X2)."""
+    """However a server fails, stdout, stderr, the JSON and every file are free of token and contact (X1, X2)."""
 
     async def fail(number: int, content: bytes, code: int) -> None:
         folder = tmp_path / f"{number}"

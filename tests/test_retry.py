@@ -31,13 +31,14 @@ def test_jitter_is_full(attempt: int, jitter: float) -> None:
 
 
 def test_hopeless_refusals_are_not_repeated() -> None:
-    """A refused token or request is asked once, rubbish three times, everything else five times (A1, A4, N7)."""
+    """What cannot change is asked once, rubbish three times, everything else five times (A1, A4, N2, N7)."""
     assert ATTEMPTS == {
         Kind.AUTH: 1,
         Kind.CONTRACT: 1,
         Kind.GARBLED: 3,
         Kind.THROTTLED: 5,
         Kind.UNAVAILABLE: 5,
+        Kind.NO_HOST: 1,
         Kind.STALE: 5,
     }
 

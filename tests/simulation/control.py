@@ -13,7 +13,7 @@ from etl.walk import walk
 from tests.simulation import loop
 from tests.simulation.contact import versions
 from tests.simulation.personality import Personality
-from tests.simulation.weather import Weather
+from tests.simulation.weather import Weather, peopled
 from tests.simulation.wire import START, Wire, let_pass, now
 
 
@@ -38,7 +38,7 @@ class Walked:
 def control(personality: Personality) -> Walked:
     """Export a personality's account as often as its schedule has runs, page by page."""
     shuffle = personality.draw("tasks") if personality["shuffled_tasks"] else None
-    return loop.run(_schedule(World(personality.settings, START), personality), shuffle=shuffle)
+    return loop.run(_schedule(peopled(personality, START), personality), shuffle=shuffle)
 
 
 async def _schedule(world: World, personality: Personality) -> Walked:

@@ -24,6 +24,7 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "pages": ((1, 1), (1, 3), (3, 6), (5, 10), (1, 20)),
         "page_size": ((4, 3), (4, 4), (4, 5), (4, 7), (2, 10), (1, 14), (1, 20), (1, 50)),
         "ties": ((8, 0.0), (2, 0.8), (1, 2.5)),
+        "leads": ((3, 0.0), (3, 0.4)),
         "oddities": ((8, 0.0), (2, 0.1), (1, 0.5)),
         "undated": ((10, 0.0), (1, 0.1)),
         # the server

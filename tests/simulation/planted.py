@@ -222,10 +222,6 @@ async def _nobody_doubtful(reader: WindowReader) -> list[Window]:
     return []
 
 
-async def _nothing_repeats(client: Client, query: Query) -> bool:
-    return False
-
-
 def _unchecked(window: Window, rows: Sequence[Row], bounds: Bounds) -> None:
     """Whatever comes is taken."""
 
@@ -313,7 +309,7 @@ PLANTS = (
     Plant(
         "the watermark is the end of the run",
         (_extracting(after=_end_of_run),),
-        {**_CHAIN, "seconds": 2.0, "mix": "everything", "lookback": 1000, "visibility_lag": 1000},
+        {**_TOUCHED, "seconds": 2.0, "lookback": 1000, "visibility_lag": 1000, "gap_events": 0},
     ),
     Plant("a full page is accepted", (_reader(_accept_full),), _LIVELY),
     Plant("a full window is resumed at its next page", (_reader(_resume), _NO_WITNESS), {**_LIVELY, "mix": "deletes"}),
@@ -322,7 +318,7 @@ PLANTS = (
     Plant(
         "contacts are read before leads",
         ((etl.extract, "LEADS_FIRST", lambda _: (True, False)), _NO_WITNESS),
-        {**_LIVELY, "mix": "flips", "is_contact": "disjoint", "churn": 0.3},
+        {**_LIVELY, "mix": "flips", "is_contact": "disjoint", "churn": 0.3, "leads": 0.4},
     ),
     Plant("one list is taken for both", (_probing(lists="false holds both"),), {**_LIVELY, "is_contact": "disjoint"}),
     Plant("nothing is swept", ((etl.extract, "sweep", lambda _: _no_sweep),), _CHAIN),
@@ -355,7 +351,7 @@ PLANTS = (
     ),
     Plant(
         "a crowd is believed on a server without pages",
-        (_probing(honours_page=True), (etl.fetch, "_repeats", lambda _: _nothing_repeats), _NO_WITNESS),
+        (_probing(honours_page=True), _NO_WITNESS),
         {**_CROWDED, "ignore_page": True},
     ),
     Plant("split leaves out a millisecond", ((etl.fetch, "split", _gap), _NO_WITNESS), _LIVELY),

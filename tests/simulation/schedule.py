@@ -14,14 +14,13 @@ from etl.errors import EtlError
 from etl.extract import Extraction, History, Suspect, extract
 from etl.model import Merged
 from etl.sandbox.service import Service
-from etl.sandbox.world import World
 from etl.window import milliseconds
 from tests.simulation import loop
 from tests.simulation.contact import versions
 from tests.simulation.fold import Fold, Model
 from tests.simulation.oracle import Oracle, Run
 from tests.simulation.personality import Personality
-from tests.simulation.weather import Weather
+from tests.simulation.weather import Weather, peopled
 from tests.simulation.wire import START, Endless, Wire, let_pass, now
 
 SHRINK_SHARE = 0.05
@@ -89,7 +88,7 @@ class Schedule:
 
     def __init__(self, personality: Personality, fold: Callable[[], Fold] = Model) -> None:
         self.personality = personality
-        self.world = World(personality.settings, START)
+        self.world = peopled(personality, START)
         self.weather = Weather(self.world, personality)
         self.service = Service(self.world)
         self.fold = fold()

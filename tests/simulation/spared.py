@@ -16,6 +16,11 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         lambda traits: bool(traits["faults"]) and (traits["page_base"] == 0 or traits["past_end"] == "repeat"),
         {"faults": ()},
     ),
+    (
+        "a server that ignores `page` is believed to have pages when its list moves between two requests",
+        lambda traits: traits["ignore_page"],
+        {"ignore_page": False},
+    ),
 )
 """What is wrong, where it shows, and what stands in for it."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
 from types import MappingProxyType
 
@@ -15,6 +16,15 @@ from tests.simulation.personality import MIXES, Personality
 
 BACKDATED = 40 * 86_400.0
 """Seconds by which the `createdAt` of a backdated import lies in the past at most."""
+
+
+def peopled(personality: Personality, start: float) -> World:
+    """The account at the start; one contact in five is a lead, and so are as many more as the personality says."""
+    world, draw = World(personality.settings, start), personality.draw("leads")
+    for contact in world.account.living().values():
+        if draw.random() < personality["leads"]:
+            world.account.put("flip", replace(contact, is_contact=False), start)
+    return world
 
 
 class Weather:

@@ -1,0 +1,173 @@
+"""The two sides of a comparison as jobs against one server, each reconciled with what the server holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tests.bench.measure import PYTHON, Cost, Failed, measured
+
+PAGE = 50
+"""Contacts on a full page."""
+CONCURRENCY = 16
+_COUNT = "import duckdb, sys; print(*duckdb.sql(sys.argv[1]).fetchone())"
+_STORED = {
+    "parquet": "SELECT count(*), count(DISTINCT contact_id) FROM '{path}/current/seq={seq:08d}/*.parquet'",
+    "duckdb": "ATTACH '{path}' (READ_ONLY); SELECT count(*), count(DISTINCT contact_id) FROM {path.stem}.contacts",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What the server saw during one job."""
+
+    requests: Sequence[tuple[float, str]]
+    """When each came, seconds since 1970, and what it restricts: `createdAt`, `lastSeenAt` or `page`."""
+    cpu: float
+    """Seconds the server itself worked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running `tests.bench.server`."""
+
+    url: str
+    token: str
+    contacts: int
+    latency: float
+
+    def log(self) -> Log:
+        """What was asked since the last call."""
+        told = json.loads(self._ask("/_log"))
+        return Log([(at, kind) for at, kind in told["requests"]], told["cpu"])
+
+    def touch(self, every: int) -> int:
+        """Change one contact of each `every`; returns how many that are."""
+        return int(json.loads(self._ask("/_touch", json.dumps({"every": every}).encode()))["touched"])
+
+    def _ask(self, path: str, body: bytes | None = None) -> bytes:
+        with urllib.request.urlopen(self.url + path, body, timeout=300) as answer:  # noqa: S310 - loopback
+            return bytes(answer.read())
+
+
+@contextmanager
+def serving(contacts: int, *, latency: float = 0.0, odd: float = 0.0) -> Iterator[Server]:
+    """A server with so many contacts, of which the share `odd` are odd, while the block lasts."""
+    command = [PYTHON, "-m", "tests.bench.server", *_flags(contacts=contacts, latency=latency, odd=odd)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own program
+        try:
+            ready = json.loads((process.stdout.readline() if process.stdout else b"") or b"{}")
+            if not ready:
+                raise Failed("the server did not start")
+            yield Server(ready["url"], ready["token"], contacts, latency)
+        finally:
+            process.kill()
+
+
+def _flags(**values: float) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One job that is done, its counts reconciled."""
+
+    cost: Cost
+    log: Log
+    document: Mapping[str, object]
+    """What the job printed."""
+    purposes: Mapping[str, int]
+    """Requests by what they were for, as the run itself counted; empty for the bare pipeline."""
+    read_seconds: float = 0.0
+    """From the start to the last page read."""
+
+
+def bare(server: Server, sink: str, folder: Path) -> Ran:
+    """The bare pipeline into a new file in `folder`."""
+    path = _fresh(folder / f"bare.{sink}")
+    cost = measured([PYTHON, "-m", "tests.bench.bare", server.url, server.token, sink, str(path)])
+    counted = json.loads(cost.out)
+    _reconcile("bare", server, counted["received"], counted["stored"])
+    return Ran(cost, server.log(), counted, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Etl:
+    """`etl run` into one sink."""
+
+    server: Server
+    sink: str
+    folder: Path
+
+    def first(self) -> Ran:
+        """A first run: with a witness walk, its windows planned from what that saw."""
+        _fresh(self.path)
+        return self.run()
+
+    def run(self, *flags: str) -> Ran:
+        """One run; raises Failed unless the target then holds every contact of the server once."""
+        self.server.log()
+        cost = measured([PYTHON, "-m", "etl", "run", str(self._config()), "--json", *flags], self._environment)
+        log, document = self.server.log(), json.loads(cost.out)
+        [account] = document["accounts"]
+        rejected = account["counts"]["rejected"]
+        rows, distinct = self._stored(account["seq"])
+        _reconcile(f"etl into {self.sink}", self.server, rows + rejected, distinct + rejected)
+        return Ran(cost, log, account, self._purposes(), _read_seconds(cost))
+
+    @property
+    def path(self) -> Path:
+        """The target."""
+        return self.folder / ("contacts.duckdb" if self.sink == "duckdb" else "contacts")
+
+    @property
+    def _environment(self) -> Mapping[str, str]:
+        return {"BENCH_TOKEN": self.server.token}
+
+    def _config(self) -> Path:
+        config = self.folder / "etl.toml"
+        config.write_text(
+            f'[[accounts]]\nbase_url = "{self.server.url}"\ntoken_env = "BENCH_TOKEN"\n'
+            f"[extract]\nconcurrency = {CONCURRENCY}\n[guard]\nmax_reject_share = 1.0\n"
+            f'[sinks.{self.sink}]\npath = "{self.path}"\n'
+        )
+        return config
+
+    def _stored(self, seq: int) -> tuple[int, int]:
+        query = _STORED[self.sink].format(path=self.path, seq=seq)
+        rows, distinct = measured([PYTHON, "-c", _COUNT, query]).out.split()
+        return int(rows), int(distinct)
+
+    def _purposes(self) -> Mapping[str, int]:
+        query = "SELECT detail->'requests' AS requests FROM runs ORDER BY seq DESC LIMIT 1"
+        command = [PYTHON, "-m", "etl", "sql", str(self._config()), query, "--json"]
+        [row] = json.loads(measured(command, self._environment).out)
+        told = row["requests"]
+        return dict(json.loads(told) if isinstance(told, str) else told)
+
+
+def _read_seconds(cost: Cost) -> float:
+    """Seconds until the account was read, by the events of the run."""
+    events = [json.loads(line) for line in cost.err.splitlines() if line.startswith("{")]
+    read = [event["timestamp"] for event in events if event.get("event") == "account.read"]
+    return datetime.fromisoformat(read[-1]).timestamp() - cost.started if read else 0.0
+
+
+def _reconcile(who: str, server: Server, rows: int, distinct: int) -> None:
+    if not rows == distinct == server.contacts:
+        raise Failed(f"{who}: {rows} rows of {distinct} contacts, but the server holds {server.contacts}")
+
+
+def _fresh(path: Path) -> Path:
+    """`path` with nothing there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    shutil.rmtree(path.parent / ".etl", ignore_errors=True)
+    return path

@@ -1,0 +1,79 @@
+"""The rows of the result, as a table for people and as a document for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure: medians over its runs."""
+
+    case: str
+    what: str
+    runs: int
+    contacts: int = 0
+    """How many one run handles; 0 where the row is not about contacts."""
+    seconds: float | None = None
+    cpu: float | None = None
+    """Seconds of all cores."""
+    peak_mb: float | None = None
+    speed: float | None = None
+    """Contacts a second, as a multiple of the bare pipeline's in the same round."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """What else was found, by its name with its unit."""
+
+    @property
+    def rate(self) -> float | None:
+        """Contacts a second."""
+        return self.contacts / self.seconds if self.contacts and self.seconds else None
+
+    @property
+    def cpu_each(self) -> float | None:
+        """Microseconds of CPU for one contact."""
+        return self.cpu / self.contacts * 1e6 if self.contacts and self.cpu is not None else None
+
+    def document(self) -> dict[str, object]:
+        """For JSON."""
+        return {**asdict(self), "contacts_per_second": self.rate, "cpu_us_per_contact": self.cpu_each}
+
+
+_COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("", lambda row: row.case),
+    ("what", lambda row: row.what),
+    ("runs", lambda row: str(row.runs)),
+    ("contacts", lambda row: _number(row.contacts or None, 0)),
+    ("seconds", lambda row: _number(row.seconds, 2)),
+    ("contacts/s", lambda row: _number(row.rate, 0)),
+    ("CPU us each", lambda row: _number(row.cpu_each, 1)),
+    ("peak MB", lambda row: _number(row.peak_mb, 0)),
+    ("x bare", lambda row: _number(row.speed, 2)),
+    ("", lambda row: ", ".join(f"{name} {_number(value, 2)}" for name, value in row.facts.items())),
+)
+_LEFT = (0, 1, len(_COLUMNS) - 1)
+"""Columns of text; the others are numbers."""
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.{0 if value == int(value) and digits < 3 else digits}f}" if value else "0"
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The rows under their headings, aligned; a line between cases."""
+    cells = [[name for name, _ in _COLUMNS], *([cell(row) for _, cell in _COLUMNS] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(_padded(row, widths)).rstrip() for row in cells]
+    rule = "-" * max(map(len, lines))
+    cases = ["", *(row.case for row in rows)]
+    ruled = [line if case == before else f"{rule}\n{line}" for line, case, before in zip(lines, cases, ["", *cases])]  # noqa: B905
+    return "\n".join(ruled)
+
+
+def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [
+        cell.ljust(width) if column in _LEFT else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
