@@ -107,13 +107,20 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
 
 async def _first_pages(client: Client) -> tuple[Page, Page]:
     """Page 1 of contacts and of leads, after finding out under which number the server knows it."""
-    asked = [await _asked(client, Query(is_contact), 1) for is_contact in LISTS]
-    pages = [answer if isinstance(answer, Page) else NOBODY for answer in asked]
-    if await _counts_from_zero(client, *pages):
+    contacts, leads = [await _page_or_nobody(client, is_contact) for is_contact in LISTS]
+    if await _counts_from_zero(client, contacts, leads):
         client.first_page = 0
-    elif all(isinstance(answer, Page) for answer in asked):
-        return pages[0], pages[1]
+    elif NOBODY not in (contacts, leads):
+        return contacts, leads
     return await client.read(Query(True)), await client.read(Query(False))
+
+
+async def _page_or_nobody(client: Client, is_contact: bool) -> Page:
+    """Page 1 of a list, or nobody where the server refuses it: there may be a page 0 alone."""
+    try:
+        return await client.read(Query(is_contact))
+    except PageRefused:
+        return NOBODY
 
 
 async def _counts_from_zero(client: Client, contacts: Page, leads: Page) -> bool:
@@ -131,7 +138,7 @@ async def _asked(client: Client, query: Query, number: int) -> Page | Refusal:
     """A page that need not exist: a server may refuse it in any way, but not by a passing failure."""
     for attempt in range(1, PATIENCE):
         answer = await client.ask(query, number)
-        if isinstance(answer, Page) or answer.kind is Kind.CONTRACT:
+        if isinstance(answer, Page) or answer.kind in {Kind.CONTRACT, Kind.AUTH}:
             return answer
         await anyio.sleep(backoff(attempt, jitter=0.3))
     return await client.ask(query, number)

@@ -99,7 +99,8 @@ def render_run(report: RunReport) -> str:
     lines = [line for account in report.accounts for line in _account_lines(account)]
     lines += [f"{name:<9} {sink.path} (state {sink.seq})" for name, sink in report.sinks.items()]
     lines.append(f"{'seconds':<9} {report.seconds:.1f}")
-    lines += [_verdict(account) for account in report.accounts]
+    several = len(report.accounts) > 1
+    lines += [f"{account.account}: " * several + _verdict(account) for account in report.accounts]
     return "\n".join(lines)
 
 

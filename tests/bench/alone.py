@@ -65,9 +65,7 @@ def planner(contacts: int) -> Iterator[Done]:
     gaps = (serial * 7919 % 3000 for serial in range(contacts))
     times = array("q", accumulate(gaps))
     began = time.process_time()
-    windows = plan_windows(
-        times, field="createdAt", is_contact=True, start=None, end=times[-1] + 1, capacity=CAPACITY
-    )
+    windows = plan_windows(times, field="createdAt", is_contact=True, start=None, end=times[-1] + 1, capacity=CAPACITY)
     count = sum(1 for _ in windows)
     yield Done("planner, creation times", contacts, time.process_time() - began, count)
 

@@ -1,7 +1,7 @@
 """The bare pipeline: what the same libraries reach when nothing is proven, retried or remembered.
 
-aiohttp, bodies joined every 20 pages, `pyarrow.json` with an explicit schema in one worker thread, and Parquet (zstd) or
-DuckDB (append, then drop the older of repeated contacts). It fits these contacts and no others: any oddity ends it.
+aiohttp, bodies joined every 20 pages, `pyarrow.json` with an explicit schema in one worker thread, and Parquet (zstd)
+or DuckDB (append, then drop the older of repeated contacts). It fits these contacts and no others: any oddity ends it.
 It prints `{"received": rows, "stored": rows}`; who reads it compares.
 """
 
@@ -28,10 +28,11 @@ EMPTY = 200
 
 _FILTERS: dict[str, object] = {
     "searchText": "",
-    **dict.fromkeys(("tags", "status", "segments", "applicableFilters", "lastMessageBy", "_agentAssigned"), []),
-    **dict.fromkeys(("_botWebsite", "_botWhatsapp", "_botTelegram", "_botFacebook", "_botAutomation"), []),
+    **dict.fromkeys(("tags", "status", "segments", "applicableFilters", "lastMessageBy", "_agentAssigned"), ()),
+    **dict.fromkeys(("_botWebsite", "_botWhatsapp", "_botTelegram", "_botFacebook", "_botAutomation"), ()),
     **dict.fromkeys(("isOnline", "userInteracted", "isLiveChatActive"), False),
-    **dict.fromkeys(("lastSeenAt", "createdAt"), {"startAt": "", "endsAt": ""}),
+    "lastSeenAt": {"startAt": "", "endsAt": ""},
+    "createdAt": {"startAt": "", "endsAt": ""},
     "hasOrdered": {"status": False, "lastAt": ""},
     "isExport": "none",
 }
@@ -109,11 +110,12 @@ class DuckDB:
         import duckdb  # noqa: PLC0415 - only where it is used: start-up is measured
 
         self._database = duckdb.connect(path)
-        empty = _flat(pa.array([], _CONTACT))  # noqa: F841 - DuckDB finds it by its name
-        self._database.execute("BEGIN; CREATE TABLE contacts AS FROM empty")
+        self._database.register("batch", _flat(pa.array([], _CONTACT)))
+        self._database.execute("BEGIN; CREATE TABLE contacts AS FROM batch")
 
     def append(self, batch: pa.Table) -> None:
         """Insert the rows."""
+        self._database.register("batch", batch)
         self._database.execute("INSERT INTO contacts FROM batch")
 
     def close(self) -> int:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from statistics import median
 
+from tests.bench.compare import Side, compared, interleaved, row_of, spent
 from tests.bench.jobs import CONCURRENCY, PAGE, Etl, Ran, Server, bare, serving
-from tests.bench.measure import PYTHON, Cost, Failed, measured
+from tests.bench.measure import PYTHON, Failed, measured
 from tests.bench.table import Row
 
 BARE, FIRST, PLANNED = "bare pipeline", "etl, first run, with witness", "etl, second full run, planned"
+PURPOSES = ("probe", "witness", "windows", "sweep")
 LATENCY = 0.2
 """Seconds, in W2."""
 
@@ -40,43 +41,36 @@ class Plan:
     """Creation times in PLAN."""
 
 
-Side = Callable[[], Ran]
-
-
 def w1(plan: Plan) -> Iterator[Row]:
-    """A server that answers at once: how fast the exporter is."""
+    """A server that answers at once: how fast the exporter is, and what its proof costs in requests."""
     with serving(plan.contacts) as server:
         for sink in ("parquet", "duckdb"):
-            rounds = _interleaved(plan, _sides(server, sink, plan.folder))
-            yield from _compared("W1", sink, server.contacts, rounds)
-            if sink == "parquet":
-                requests = [_requests(what, server.contacts, rounds[what][-1]) for what in (FIRST, PLANNED)]
-    yield from requests
+            rounds = interleaved(_sides(server, sink, plan.folder), plan.runs, plan.seconds)
+            for what, row in compared("W1", sink, server.contacts, rounds).items():
+                told = sink == "parquet" and what != BARE
+                yield replace(row, facts=_requests(rounds[what][-1], server.contacts)) if told else row
 
 
 def w2(plan: Plan) -> Iterator[Row]:
     """A server that takes its time: how well the waiting overlaps."""
     with serving(plan.slow, latency=LATENCY) as server:
-        rounds = _interleaved(plan, _sides(server, "parquet", plan.folder))
-        ideal = server.contacts / PAGE * LATENCY / CONCURRENCY
-        for row in _compared("W2", "200 ms", server.contacts, rounds):
-            yield _with_facts(row, _waiting(rounds[row.what.partition(":")[2].strip()], ideal))
+        rounds = interleaved(_sides(server, "parquet", plan.folder), plan.runs, plan.seconds)
+    ideal = plan.slow / PAGE * LATENCY / CONCURRENCY
+    for what, row in compared("W2", "200 ms, parquet", plan.slow, rounds).items():
+        reading = median(_reading_seconds(ran) for ran in rounds[what])
+        facts = {"reading s": reading, "ideal s": ideal, "reading / ideal": reading / ideal}
+        yield replace(row, facts=facts | (_requests(rounds[what][-1], plan.slow) if what != BARE else {}))
 
 
 def w3(plan: Plan) -> Iterator[Row]:
     """An account several times as large: what grows with it."""
-    smaller: dict[str, Ran] = {}
+    smaller: dict[str, Row] = {}
     for contacts in (plan.contacts, plan.larger):
         with serving(contacts) as server:
-            sides = {
-                f"parquet: {BARE}": lambda: bare(server, "parquet", plan.folder),  # noqa: B023 - called here
-                f"parquet: {FIRST}": Etl(server, "parquet", plan.folder).first,
-                f"duckdb: {FIRST}": Etl(server, "duckdb", plan.folder).first,
-            }
-            for what, side in sides.items():
-                ran = side()
-                smaller.setdefault(what, ran)
-                yield _with_facts(_row("W3", what, contacts, [ran]), _growth(smaller[what], ran, contacts / plan.contacts))
+            for what, side in _single_sides(server, plan.folder).items():
+                row = row_of("W3", what, contacts, [side()])
+                yield replace(row, facts=_growth(smaller[what], row)) if what in smaller else row
+                smaller[what] = row
 
 
 def incremental(plan: Plan) -> Iterator[Row]:
@@ -89,16 +83,17 @@ def incremental(plan: Plan) -> Iterator[Row]:
             ran = etl.run()
             if ran.counts["changed"] != touched:
                 raise Failed(f"incremental into {sink}: {touched} contacts changed, {ran.counts}")
-            facts = {"load s": ran.cost.seconds - ran.read_seconds, "requests": len(ran.log.requests), "changed": touched}
-            yield _with_facts(_row("INC", f"{sink}: etl, 1 % changed", server.contacts, [ran]), facts)
+            loading = ran.cost.seconds - ran.read_seconds
+            facts = {"changed": touched, "requests": len(ran.log.requests), "after the last page s": loading}
+            yield replace(row_of("INC", f"{sink}: etl, 1 % changed", server.contacts, [ran]), facts=facts)
 
 
 def odd(plan: Plan) -> Iterator[Row]:
     """Real accounts hold oddities: what one contact in a hundred costs."""
     with serving(plan.contacts, odd=0.01) as server:
         ran = Etl(server, "parquet", plan.folder).first()
-        row = _row("ODD", f"parquet: {FIRST}, 1 % odd", server.contacts, [ran])
-        yield _with_facts(row, {"rejected": ran.counts["rejected"]})
+    row = row_of("ODD", f"parquet: {FIRST}, 1 % odd", plan.contacts, [ran])
+    yield replace(row, facts={"rejected": ran.counts["rejected"]})
 
 
 def normalizer(plan: Plan) -> Iterator[Row]:
@@ -113,8 +108,7 @@ def planner(plan: Plan) -> Iterator[Row]:
 
 def start(plan: Plan) -> Iterator[Row]:
     """How long it takes until something happens."""
-    helps = [measured([PYTHON, "-m", "etl", "--help"]) for _ in range(2 * plan.runs)]
-    yield _spent("START", "etl --help", helps)
+    yield spent("START", "etl --help", [measured([PYTHON, "-m", "etl", "--help"]) for _ in range(2 * plan.runs)])
     with serving(PAGE) as server:
         rans = [Etl(server, "parquet", plan.folder).first() for _ in range(plan.runs)]
     waits = [ran.log.requests[0][0] - ran.cost.started for ran in rans]
@@ -138,38 +132,40 @@ def _sides(server: Server, sink: str, folder: Path) -> dict[str, Side]:
     return {BARE: lambda: bare(server, sink, folder), FIRST: etl.first, PLANNED: lambda: etl.run("--full")}
 
 
-def _interleaved(plan: Plan, sides: Mapping[str, Side]) -> dict[str, list[Ran]]:
-    """A B C A B C: what slows the machine down for a while slows all of them down."""
-    rounds: dict[str, list[Ran]] = {what: [] for what in sides}
-    began = time.monotonic()
-    for done in range(plan.runs):
-        if done and (time.monotonic() - began) * (done + 1) / done > plan.seconds:
-            break
-        for what, side in sides.items():
-            rounds[what].append(side())
-    return rounds
+def _single_sides(server: Server, folder: Path) -> dict[str, Side]:
+    return {
+        f"parquet: {BARE}": lambda: bare(server, "parquet", folder),
+        f"parquet: {FIRST}": Etl(server, "parquet", folder).first,
+        f"duckdb: {FIRST}": Etl(server, "duckdb", folder).first,
+    }
 
 
-def _compared(case: str, label: str, contacts: int, rounds: Mapping[str, Sequence[Ran]]) -> Iterator[Row]:
-    """Medians; the ratio is the median of the ratios within each round."""
-    for what, rans in rounds.items():
-        pairs = zip(rounds[BARE], rans, strict=True)
-        speed = median(base.cost.seconds / ran.cost.seconds for base, ran in pairs)
-        yield _row(case, f"{label}: {what}", contacts, rans, speed)
+def _requests(ran: Ran, contacts: int) -> dict[str, float]:
+    """Requests by purpose, and as multiples of the pages that hold all contacts."""
+    pages, known = contacts / PAGE, {name: ran.purposes.get(name, 0) for name in PURPOSES}
+    return known | {"windows / pages": known["windows"] / pages, "all / pages": sum(ran.purposes.values()) / pages}
 
 
-def _row(case: str, what: str, contacts: int, rans: Sequence[Ran], speed: float | None = None) -> Row:
-    return _spent(case, what, [ran.cost for ran in rans], contacts, speed)
+def _reading_seconds(ran: Ran) -> float:
+    """From the first request for the data itself to the last answer; probe, witness and sweep are not of it.
+
+    Of the bare pipeline that is everything; of `etl` the windows on `createdAt` between the witness and the sweep.
+    """
+    before = ran.purposes.get("probe", 0) + ran.purposes.get("witness", 0)
+    asked = ran.log.requests[before:]
+    times = [at for at, kind in takewhile(lambda request: request[1] == asked[0][1], asked)]
+    return times[-1] - times[0] + LATENCY
 
 
-def _spent(case: str, what: str, costs: Sequence[Cost], contacts: int = 0, speed: float | None = None) -> Row:
-    return Row(
-        case,
-        what,
-        len(costs),
-        contacts,
-        seconds=median(cost.seconds for cost in costs),
-        cpu=median(cost.cpu for cost in costs),
-        peak_mb=median(cost.peak_mb for cost in costs),
-        speed=speed,
-    )
+def _growth(small: Row, large: Row) -> dict[str, float]:
+    peak = (large.peak_mb or 0) / (small.peak_mb or 1)
+    return {"peak / smaller": peak, "contacts/s / smaller": (large.rate or 0) / (small.rate or 1)}
+
+
+def _alone(case: str, part: str, contacts: int) -> Iterator[Row]:
+    """The seconds of these rows are of CPU: they are about one core."""
+    cost = measured([PYTHON, "-m", "tests.bench.alone", part, str(contacts)])
+    for done in json.loads(cost.out):
+        facts = {"windows": done["windows"]} if done["windows"] else {}
+        cpu = done["cpu"]
+        yield Row(case, done["what"], 1, done["contacts"], cpu, cpu, cost.peak_mb, facts=facts)

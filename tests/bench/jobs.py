@@ -17,7 +17,7 @@ from tests.bench.measure import PYTHON, Cost, Failed, measured
 PAGE = 50
 """Contacts on a full page."""
 CONCURRENCY = 16
-_COUNT = "import duckdb, sys; print(*duckdb.sql(sys.argv[1]).fetchone())"
+_COUNT = "import duckdb, sys; print(*duckdb.connect().execute(sys.argv[1]).fetchone())"
 _STORED = {
     "parquet": "SELECT count(*), count(DISTINCT contact_id) FROM '{path}/current/seq={seq:08d}/*.parquet'",
     "duckdb": "ATTACH '{path}' (READ_ONLY); SELECT count(*), count(DISTINCT contact_id) FROM {path.stem}.contacts",
@@ -81,10 +81,10 @@ class Ran:
 
     cost: Cost
     log: Log
-    document: Mapping[str, object]
-    """What the job printed."""
     purposes: Mapping[str, int]
     """Requests by what they were for, as the run itself counted; empty for the bare pipeline."""
+    counts: Mapping[str, int]
+    """What the job says it did."""
     read_seconds: float = 0.0
     """From the start to the last page read."""
 
@@ -95,7 +95,7 @@ def bare(server: Server, sink: str, folder: Path) -> Ran:
     cost = measured([PYTHON, "-m", "tests.bench.bare", server.url, server.token, sink, str(path)])
     counted = json.loads(cost.out)
     _reconcile("bare", server, counted["received"], counted["stored"])
-    return Ran(cost, server.log(), counted, {})
+    return Ran(cost, server.log(), {}, counted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +115,12 @@ class Etl:
         """One run; raises Failed unless the target then holds every contact of the server once."""
         self.server.log()
         cost = measured([PYTHON, "-m", "etl", "run", str(self._config()), "--json", *flags], self._environment)
-        log, document = self.server.log(), json.loads(cost.out)
-        [account] = document["accounts"]
+        log = self.server.log()
+        [account] = json.loads(cost.out)["accounts"]
         rejected = account["counts"]["rejected"]
         rows, distinct = self._stored(account["seq"])
         _reconcile(f"etl into {self.sink}", self.server, rows + rejected, distinct + rejected)
-        return Ran(cost, log, account, self._purposes(), _read_seconds(cost))
+        return Ran(cost, log, self._purposes(), account["counts"], _read_seconds(cost))
 
     @property
     def path(self) -> Path:

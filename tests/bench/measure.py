@@ -35,7 +35,7 @@ class Cost:
     err: str
 
 
-class Failed(Exception):  # noqa: N818 - what a measured command did
+class Failed(Exception):
     """A measured command did not do its work."""
 
 

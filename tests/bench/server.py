@@ -107,7 +107,8 @@ def _response(status: int, body: bytes) -> bytes:
 async def serve(settings: Settings) -> None:
     """Print `{"url": ..., "token": ..., "contacts": ...}` when ready, and serve until killed."""
     routes = Routes(World(settings, time.time()))
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(routes, settings.latency), "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(routes, settings.latency), "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     print(json.dumps({"url": f"http://{host}:{port}", "token": settings.token}), flush=True)
     await server.serve_forever()

@@ -49,7 +49,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("CPU us each", lambda row: _number(row.cpu_each, 1)),
     ("peak MB", lambda row: _number(row.peak_mb, 0)),
     ("x bare", lambda row: _number(row.speed, 2)),
-    ("", lambda row: ", ".join(f"{name} {_number(value, 2)}" for name, value in row.facts.items())),
+    ("", lambda row: ", ".join(f"{name} {_fact(value)}" for name, value in row.facts.items())),
 )
 _LEFT = (0, 1, len(_COLUMNS) - 1)
 """Columns of text; the others are numbers."""
@@ -58,7 +58,11 @@ _LEFT = (0, 1, len(_COLUMNS) - 1)
 def _number(value: float | None, digits: int) -> str:
     if value is None:
         return ""
-    return f"{value:,.{0 if value == int(value) and digits < 3 else digits}f}" if value else "0"
+    return f"{value:,.{digits}f}"
+
+
+def _fact(value: float) -> str:
+    return _number(value, 2 if isinstance(value, float) else 0)
 
 
 def render(rows: Sequence[Row]) -> str:

@@ -46,6 +46,8 @@ class Oracle:
     """In how many good runs a contact that is gone was gone at the end."""
     _chances: Counter[str] = field(default_factory=Counter)
     """In how many good runs a contact that is gone was gone from the start, and would have been noticed."""
+    _rounds: Counter[str] = field(default_factory=Counter)
+    """In how many good runs a contact that is gone was gone from the start."""
 
     def check(self, run: Run) -> list[str]:
         """Every broken promise, in words; empty for a good run."""
@@ -109,11 +111,15 @@ class Oracle:
             if self._absent_runs[id] < 2:
                 yield f"DELETED {id}: after {self._absent_runs[id]} runs without it"
         for id, row in run.after.items():
-            if id not in gone or row.created is None or gone[id] > t0 or not covered(run.extraction, row.created):
+            if id not in gone or row.created is None or gone[id] > t0:
                 continue
-            self._chances[id] += 1
+            self._rounds[id] += 1
+            self._chances[id] += covered(run.extraction, row.created)
             if self._chances[id] >= 2:
                 yield f"UNDEAD {id}: gone for {self._chances[id]} runs that read where it was"
+            # The share of a scrub is measured before the account has grown, so that a round may take one run more.
+            elif self._rounds[id] > 2 * (self.timing.scrub_runs + 1):
+                yield f"UNDEAD {id}: gone for two rounds of the scrub, {self._rounds[id]} runs"
         for id in run.after.keys() - set(self.world.truth.ids()):
             yield f"INVENTED {id}"
 

@@ -67,7 +67,7 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "scrub_runs": ((2, 1), (2, 2), (2, 3), (1, 30)),
         "shuffled_tasks": ((1, False), (1, True)),
         # the runs after the first: i an incremental one, f a full one
-        "chain": ((2, ""), (3, "i"), (3, "ii"), (1, "if"), (1, "f"), (2, "iii"), (1, "iif"), (2, "iiii")),
+        "chain": ((2, ""), (3, "i"), (3, "ii"), (1, "if"), (1, "f"), (2, "iii"), (1, "iif"), (2, "iiii"), (1, "iiiiii")),
         # what goes wrong
         "faults": (
             (10, ()),
@@ -125,7 +125,7 @@ class Personality:
     @property
     def most(self) -> int:
         """Changes of one run, after which the account holds still."""
-        return 40 + self.settings.contacts
+        return 60 + 2 * self.settings.contacts
 
     def draw(self, name: str) -> Random:
         """A generator for one purpose, the same for the same seed."""

@@ -294,11 +294,11 @@ def _sql(old: str, new: str) -> Change:
 
 
 _CALM = {"undated": 0.0, "faults": (), "page_size_drop": None, "sort": "created_desc", "past_end": "empty", "ignore_page": False}
-_LIVELY = {**_CALM, "churn": 0.1, "gap_events": 30, "concurrency": 4, "seconds": 0.3}
+_LIVELY = {**_CALM, "churn": 0.06, "gap_events": 30, "concurrency": 4, "seconds": 0.3}
 _CHAIN = {**_LIVELY, "chain": "iii", "lookback": 5000}
 _TOUCHED = {**_CHAIN, "mix": "touches", "pages": 10, "gap_events": 80, "gap_seconds": 120.0, "scrub_runs": 30, "page_size": 4}
 _LATE = {**_CHAIN, "lookback": 60_000, "lateness": 0.9, "mix": "inserts"}
-_CROWDED = {**_LIVELY, "ties": 2.5, "churn": 0.3}
+_CROWDED = {**_LIVELY, "ties": 2.5}
 _UNWITNESSED = {"chain": "f", "witness_every": 10**10}
 _POISON = {"kind": "status", "status": 500, "covers": "2025-03-01T00:00:00.000Z"}
 
@@ -309,7 +309,7 @@ PLANTS = (
     Plant(
         "the watermark is the end of the run",
         (_extracting(after=_end_of_run),),
-        {**_TOUCHED, "seconds": 2.0, "lookback": 1000, "visibility_lag": 1000, "gap_events": 0},
+        {**_TOUCHED, "churn": 0.03, "lookback": 1000, "visibility_lag": 1000, "gap_events": 0, "slowness": 0.0},
     ),
     Plant("a full page is accepted", (_reader(_accept_full),), _LIVELY),
     Plant("a full window is resumed at its next page", (_reader(_resume), _NO_WITNESS), {**_LIVELY, "mix": "deletes"}),
@@ -318,7 +318,7 @@ PLANTS = (
     Plant(
         "contacts are read before leads",
         ((etl.extract, "LEADS_FIRST", lambda _: (True, False)), _NO_WITNESS),
-        {**_LIVELY, "mix": "flips", "is_contact": "disjoint", "churn": 0.3, "leads": 0.4},
+        {**_LIVELY, "mix": "flips", "is_contact": "disjoint", "leads": 0.4, "slowness": 0.0},
     ),
     Plant("one list is taken for both", (_probing(lists="false holds both"),), {**_LIVELY, "is_contact": "disjoint"}),
     Plant("nothing is swept", ((etl.extract, "sweep", lambda _: _no_sweep),), _CHAIN),
@@ -341,13 +341,13 @@ PLANTS = (
     ),
     Plant(
         "the page size is not looked at again",
-        ((WindowReader, "doubtful", lambda _: _nobody_doubtful),),
-        {**_LIVELY, "page_size_drop": (0.5, 40), "pages": 10},
+        ((WindowReader, "doubtful", lambda _: _nobody_doubtful), _NO_WITNESS),
+        {**_LIVELY, "page_size_drop": (0.5, 30), "pages": 10},
     ),
     Plant(
         "a crowd is read once",
-        ((etl.fetch, "read_crowd", lambda _: _one_read), _NO_WITNESS),
-        {**_CROWDED, "mix": "deletes", "seconds": 0.8},
+        ((etl.fetch, "read_crowd", lambda _: _one_read), _probing(honours_page=True), _NO_WITNESS),
+        {**_CROWDED, "mix": "deletes", "ties": 8.0, "pages": 20, "page_size": 3, "churn": 0.05, "is_contact": "same", "lateness": 0.0, "slowness": 0.0},
     ),
     Plant(
         "a crowd is believed on a server without pages",
@@ -355,15 +355,27 @@ PLANTS = (
         {**_CROWDED, "ignore_page": True},
     ),
     Plant("split leaves out a millisecond", ((etl.fetch, "split", _gap), _NO_WITNESS), _LIVELY),
-    Plant("the plan leaves out a millisecond", ((etl.extract, "plan_windows", _plan_gap),), _LIVELY),
+    Plant(
+        "the plan leaves out a millisecond",
+        ((etl.extract, "plan_windows", _plan_gap), _NO_WITNESS),
+        {**_LIVELY, "chain": "ff"},
+    ),
     Plant(
         "the plan ends at the last contact known",
         ((etl.extract, "plan_windows", _plan_short),),
         {**_LIVELY, **_UNWITNESSED, "mix": "inserts"},
     ),
-    Plant("a row outside its window is let through", ((Window, "check", lambda _: _unchecked), _NO_WITNESS), {**_LIVELY, "faults": ({"kind": "duplicate_page", "rate": 0.05, "from": 30},)}),
+    Plant(
+        "a row outside its window is let through",
+        ((Window, "check", lambda _: _unchecked), _NO_WITNESS),
+        {**_LIVELY, "faults": ({"kind": "duplicate_page", "rate": 0.05, "from": 30},)},
+    ),
     Plant("absence counts where nothing was read", (_extracting(after=_everywhere),), {**_CHAIN, "scrub_runs": 30}),
-    Plant("the scrub never goes on", (_extracting(after=_never_onwards),), {**_CHAIN, "chain": "iiiiiii", "scrub_runs": 2, "mix": "deletes", "churn": 0.01, "pages": 10}),
+    Plant(
+        "the scrub never goes on",
+        (_extracting(after=_never_onwards),),
+        {**_CHAIN, "chain": "iiiiiiii", "scrub_runs": 2, "mix": "deletes", "pages": 10, "gap_seconds": 5.0},
+    ),
     Plant(
         "the first strike deletes",
         (
@@ -374,7 +386,6 @@ PLANTS = (
         Warehouse,
     ),
     Plant("the fold keeps the first answer", (_sql("arg_max(read_no", "arg_min(read_no"),), _TOUCHED, Warehouse),
-    Plant("the fold keeps the last answer", (_sql("coalesce(updated_at, '-infinity'::TIMESTAMPTZ)", "read_no"),), {**_LIVELY, "granularity": "s", "mix": "edits", "churn": 0.3}, Warehouse),
     Plant(
         "retries have no budget",
         ((etl.api.retry.Budget, "allows_retry", lambda _: lambda budget: True),),

@@ -1,0 +1,101 @@
+"""The command: `python -m tests.bench [--only W1,W2] [--quick] [--large] [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.bench.cases import CASES, Plan
+from tests.bench.measure import Failed
+from tests.bench.table import Row, render
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is asked for and print it; 1 when a count does not fit or a job fails."""
+    asked = _parser().parse_args(arguments)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="etl-bench-") as folder:
+        plan = _plan(asked, Path(folder))
+        rows: list[Row] = []
+        for case in asked.only:
+            print(f"{case}: {CASES[case].__doc__}", file=sys.stderr, flush=True)
+            try:
+                rows += CASES[case](plan)
+            except Failed as failed:
+                print(f"{case} failed: {failed}", file=sys.stderr)
+                return 1
+    seconds = time.monotonic() - began
+    if asked.json:
+        print(json.dumps({"machine": _machine(), "seconds": seconds, "rows": [row.document() for row in rows]}))
+    else:
+        print(render(rows), f"{seconds:.0f} s on {_sentence()}", sep="\n\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    cases = "\n".join(f"  {name:<6} {case.__doc__}" for name, case in CASES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description=f"{sys.modules['tests.bench'].__doc__}\n{cases}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", type=_cases, default=list(CASES), help="cases, with commas between them")
+    parser.add_argument("--contacts", type=int, default=100_000, help="in the account, but for larger ones (100000)")
+    parser.add_argument("--runs", type=int, default=3, help="rounds of a comparison at most (3)")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the contacts, one round: under a minute")
+    parser.add_argument("--large", action="store_true", help="W3 and INC with 1,000,000 contacts (6 GB, minutes more)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+def _cases(text: str) -> list[str]:
+    names = text.upper().split(",")
+    if unknown := set(names) - CASES.keys():
+        raise argparse.ArgumentTypeError(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    return names
+
+
+def _plan(asked: argparse.Namespace, folder: Path) -> Plan:
+    contacts = asked.contacts // 10 if asked.quick else asked.contacts
+    return Plan(
+        folder,
+        contacts,
+        runs=1 if asked.quick else asked.runs,
+        seconds=45.0,
+        larger=1_000_000 if asked.large else 3 * contacts,
+        incremental=1_000_000 if asked.large else contacts,
+        slow=min(contacts, 10_000),
+        planned=100 * contacts,
+    )
+
+
+def _machine() -> dict[str, object]:
+    packages = {name: version(name) for name in ("aiohttp", "duckdb", "pyarrow")}
+    cores, load = os.cpu_count(), round(os.getloadavg()[0], 1)
+    return {
+        "cores": cores,
+        "load": load,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        **packages,
+    }
+
+
+def _sentence() -> str:
+    told = _machine()
+    versions = ", ".join(f"{name} {told[name]}" for name in ("aiohttp", "duckdb", "pyarrow"))
+    return (
+        f"{told['cores']} cores ({told['system']}), Python {told['python']}, {versions}; load at the end {told['load']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Comparing jobs: in rounds, so that what slows the machine down for a while slows all of them down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+from tests.bench.jobs import Ran
+from tests.bench.measure import Cost
+from tests.bench.table import Row
+
+Side = Callable[[], Ran]
+
+
+def interleaved(sides: Mapping[str, Side], rounds: int, seconds: float) -> dict[str, list[Ran]]:
+    """A B C A B C: at least one round, and no further one that would not be done after `seconds`."""
+    found: dict[str, list[Ran]] = {what: [] for what in sides}
+    began = time.monotonic()
+    for done in range(rounds):
+        if done and (time.monotonic() - began) * (done + 1) / done > seconds:
+            break
+        for what, side in sides.items():
+            found[what].append(side())
+    return found
+
+
+def compared(case: str, label: str, contacts: int, rounds: Mapping[str, Sequence[Ran]]) -> dict[str, Row]:
+    """A row for each side, with its speed against the first one: the median of the ratios within each round."""
+    base = next(iter(rounds.values()))
+    rows: dict[str, Row] = {}
+    for what, rans in rounds.items():
+        speeds = [first.cost.seconds / ran.cost.seconds for first, ran in zip(base, rans, strict=True)]
+        rows[what] = row_of(case, f"{label}: {what}", contacts, rans, median(speeds))
+    return rows
+
+
+def row_of(case: str, what: str, contacts: int, rans: Sequence[Ran], speed: float | None = None) -> Row:
+    """The medians of some runs."""
+    return spent(case, what, [ran.cost for ran in rans], contacts, speed)
+
+
+def spent(case: str, what: str, costs: Sequence[Cost], contacts: int = 0, speed: float | None = None) -> Row:
+    """The medians of what some commands took."""
+    return Row(
+        case,
+        what,
+        len(costs),
+        contacts,
+        seconds=median(cost.seconds for cost in costs),
+        cpu=median(cost.cpu for cost in costs),
+        peak_mb=median(cost.peak_mb for cost in costs),
+        speed=speed,
+    )
