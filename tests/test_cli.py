@@ -85,6 +85,30 @@ def test_flags_win_over_the_environment_over_the_file(job: Job) -> None:
     assert flag.exists()
 
 
+def test_an_account_may_come_from_the_environment_alone(job: Job) -> None:
+    """Entries of a list by their number."""
+    config = job.config()
+    text = config.read_text()
+    config.write_text(text[text.index("[sinks") :])
+    settings = {"NAME": "main", "BASE_URL": job.urls["main"], "TOKEN_ENV": "TOKEN_MAIN"}
+    environment = {f"ETL_ACCOUNTS__0__{name}": value for name, value in settings.items()} | {"ETL_CONFIG": str(config)}
+    run = [sys.executable, "-m", "etl", "run"]
+    ended = subprocess.run(run, env=job.environment() | environment, capture_output=True, check=False)  # noqa: S603
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_paths_may_hold_whatever_a_path_can(server: Live, tmp_path: Path) -> None:
+    """X4, X6: quotes, brackets, stars, blanks and letters of any script are no SQL and no pattern."""
+    folder = tmp_path / "it's [a] *test* ü? #1"
+    folder.mkdir()
+    job = Job(folder, {"main": server.url})
+    assert job.run().exit == 0
+    assert job.run().exit == 0
+    assert job.call("sql", "CONFIG", "select count(*) as everyone from contacts", "--json").document == [{"everyone": 60}]
+    job.sinks = ("parquet",)
+    assert job.call("sql", "CONFIG", "select count(*) as everyone from contacts", "--json").document == [{"everyone": 60}]
+
+
 def test_a_token_may_come_from_a_file(job: Job) -> None:
     """With a line end, as editors leave it."""
     secret = job.folder / "token"

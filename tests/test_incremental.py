@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import expected_rows
 import pytest
 from live import Job, Live, Row, live
@@ -125,6 +128,7 @@ def test_a_contact_is_deleted_by_its_second_strike(job: Job, server: Live) -> No
     assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids())
     assert {row["contact_id"] for row in job.in_parquet(3)} == set(server.ids())
     assert [(seq, op) for seq, op, _ in versions(job, gone[0])] == [(1, "upsert"), (3, "delete")]
+    assert job.rows("select count(*) from contacts_as_of(timestamptz '2999-01-01')") == [(297,)]
 
 
 def test_a_contact_that_comes_back_loses_its_strike(job: Job, server: Live) -> None:
@@ -248,6 +252,68 @@ def test_a_sink_added_later_gets_everything(server: Live, tmp_path: Path) -> Non
     job.sinks = ("duckdb", "parquet")
     assert counted(job.run())["mode"] == "full"
     assert {row["contact_id"] for row in job.in_parquet(2)} == set(server.ids())
+
+
+def test_who_fails_or_is_left_out_keeps_the_last_state(server: Live, tmp_path: Path) -> None:
+    """A failing account, and one taken out of the configuration, stay in every later state as they were."""
+    job = Job(tmp_path, {"one": server.url, "two": server.url})
+    job.run()
+    server.change(lambda w, now: [w.insert(now) for _ in range(3)])
+    job.tokens["one"] = "0" * 24
+    assert job.run().exit == 10
+    assert accounts(job, 2) == {"one": 300, "two": 303}
+    job.tokens.clear()
+    job.urls = {"two": server.url}
+    assert job.run().exit == 0
+    assert accounts(job, 3) == {"one": 300, "two": 303}
+    job.urls = {"one": server.url, "two": server.url}
+    assert job.run().exit == 0
+    assert accounts(job, 4) == {"one": 303, "two": 303}
+
+
+def accounts(job: Job, seq: int) -> dict[str, int]:
+    """Contacts by account, on which both sinks agree."""
+    found = Counter(row["account"] for row in job.in_duckdb())
+    assert Counter(row["account"] for row in job.in_parquet(seq)) == found
+    return dict(found)
+
+
+def test_parquet_keeps_three_states_and_the_whole_history(job: Job, server: Live) -> None:
+    """S22: older complete states go, versions and manifests stay, and each manifest's state can be read by itself."""
+    for number in range(4):
+        server.change(lambda w, now: w.insert(now))
+        assert counted(job.run())["contacts"] == 301 + number
+    assert [f.name for f in sorted((job.parquet / "current").iterdir())] == [f"seq={n:08d}" for n in (3, 4, 5)]
+    assert [f.name for f in sorted((job.parquet / "manifests").iterdir())] == [f"{n:08d}.json" for n in range(1, 6)]
+    assert [len(job.in_parquet(seq)) for seq in (3, 4, 5)] == [302, 303, 304]
+    assert len([f for f in (job.parquet / "versions").iterdir() if f.name.startswith("seq=")]) == 5
+
+
+def test_a_witness_walks_again_after_a_week(job: Job, server: Live) -> None:
+    """DESIGN "The flow" 7: the first full run has one, a full run the next day has none, after a week it has."""
+    server.ahead += DAY
+    job.run(full=True)
+    server.ahead += 7 * DAY
+    job.run(full=True)
+    purposes = [json.loads(detail)["requests"] for (detail,) in job.rows("select detail from runs order by seq")]
+    assert ["witness" in purpose for purpose in purposes] == [True, False, True]
+
+
+def test_a_target_changed_by_somebody_else_during_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    """S1, P17: exit 21, and what the other one wrote is still there."""
+    with live(contacts=300, nasty_share=0, small=True, latency=0.05) as server:
+        job = Job(tmp_path, {"main": server.url})
+        job.run()
+        with job.start("run", "CONFIG", "--json", "--full") as running:
+            requests = server.stats()["requests"]
+            while server.stats()["requests"] < requests + 5:
+                time.sleep(0.01)
+            with duckdb.connect(str(job.duckdb)) as connection:
+                connection.execute("create table mine as select 1 as one")
+            out, _ = running.communicate(timeout=60)
+    assert running.returncode == 21
+    assert json.loads(out)["error"]["code"] == 21
+    assert job.rows("select one, (select max(seq) from runs) from mine") == [(1, 1)]
 
 
 def test_rejects_of_a_later_run_are_added_with_its_number(job: Job, server: Live) -> None:

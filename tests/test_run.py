@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,32 @@ def test_a_filtered_export_is_a_snapshot_of_what_matches(server: Live, tmp_path:
     assert job.run().exit == 0
     assert {row["contact_id"] for row in job.in_duckdb()} == opened - set(closing)
     assert {row["contact_id"] for row in job.in_parquet(2)} == opened - set(closing)
+
+
+FILTERS: dict[str, tuple[str, Any]] = {
+    "list": ('status = ["OPEN", "CLOSED"]', lambda row: row["status"] in {"OPEN", "CLOSED"}),
+    "tag": ('tags = ["vip"]', lambda row: "vip" in row["tags"]),
+    "flag": ("isSubscriber = true", lambda row: row["is_subscriber"]),
+    "flag false": ("userInteracted = false", lambda row: not row["user_interacted"]),
+    "list of leads": ("isContact = false", lambda row: not row["is_contact"]),
+    "text": ('searchText = "ada"', lambda row: "ada" in f"{row['name']} {row['user_provided_name']} {row['email']}".lower()),
+    "time": ('createdAt = { startAt = "2025-06-01T00:00:00.000Z", endsAt = "" }', lambda row: row["created_at"] >= JUNE),
+    "two": ('status = ["OPEN"]\ntags = ["vip"]', lambda row: row["status"] == "OPEN" and "vip" in row["tags"]),
+}
+JUNE = datetime(2025, 6, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("applicable", ["free", "named"])
+def test_a_filtered_export_holds_what_matches_and_nothing_else(name: str, applicable: str, tmp_path: Path) -> None:
+    """Every kind of filter, on servers that want it named in `applicableFilters` and on others."""
+    toml, matches = FILTERS[name]
+    with live(contacts=400, nasty_share=0, applicable_filters=applicable, lists_named=applicable == "named") as server:
+        job = Job(tmp_path, {"main": server.url}, settings=f"[extract.filters]\n{toml}\n", sinks=("duckdb",))
+        assert job.run().exit == 0
+        wanted = {identity for identity, row in expected(server.truth()).items() if matches(row)}
+    assert 0 < len(wanted) < 400
+    assert {row["contact_id"] for row in job.in_duckdb()} == wanted
 
 
 @pytest.mark.parametrize("later", ["", '[extract.filters]\nstatus = ["CLOSED"]\n'])

@@ -21,6 +21,11 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         lambda traits: traits["ignore_page"],
         {"ignore_page": False},
     ),
+    (
+        "a server whose page 0 is page 1 is believed to count from 0 when its list moves between two requests",
+        lambda traits: traits["page_zero"] == "first",
+        {"page_zero": "error"},
+    ),
 )
 """What is wrong, where it shows, and what stands in for it."""
 
