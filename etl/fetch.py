@@ -82,7 +82,7 @@ class WindowReader:
         if self._capabilities.honours_page is not True:
             self._give_up(window, bounds, "it is full, cannot be cut, and the server has no second page")
             return
-        crowd = await read_crowd(self._client, window.query(bounds), self._receive)
+        crowd = await read_crowd(self._client, window.query(bounds), self._page_size, self._receive)
         if crowd is None:
             self._give_up(window, bounds, "reads in order did not agree")
             return
@@ -105,7 +105,7 @@ class Crowd:
     reads: int
 
 
-async def read_crowd(client: Client, query: Query, receive: Receive) -> Crowd | None:
+async def read_crowd(client: Client, query: Query, page_size: int, receive: Receive) -> Crowd | None:
     """Read all pages of `query` strictly in order until two reads in a row list the same contacts, each once.
 
     None when `ORDERED_READS` reads did not agree. Every page with a contact not handed on yet is handed on. Only for a
@@ -114,7 +114,7 @@ async def read_crowd(client: Client, query: Query, receive: Receive) -> Crowd | 
     known: set[bytes] = set()
     last: set[bytes] | None = None
     for reads in range(1, ORDERED_READS + 1):
-        pages = await read_in_order(client, query)
+        pages = await read_in_order(client, query, page_size)
         ids = [bytes(row.contact_id) for page in pages for row in page.rows]
         for page in pages:
             if not page.ids <= known:
@@ -126,11 +126,11 @@ async def read_crowd(client: Client, query: Query, receive: Receive) -> Crowd | 
     return None
 
 
-async def read_in_order(client: Client, query: Query) -> list[Page]:
+async def read_in_order(client: Client, query: Query, page_size: int) -> list[Page]:
     """Pages 1, 2, ... of `query`, each asked when the one before has come, until one brings nobody new.
 
-    That one is the last page repeated, or it is empty; where it is neither, it stays in the list, and the contacts that
-    are then listed twice show that the read was not of one state.
+    That one is empty, or the last page repeated, which a short page alone can be: a full one may stand for all that the
+    server does not show. Where it is neither it stays in the list, and the contacts then listed twice void the read.
     """
     pages: list[Page] = []
     known: set[bytes] = set()
@@ -143,7 +143,8 @@ async def read_in_order(client: Client, query: Query) -> list[Page]:
                 return pages
             raise
         if page.ids <= known:
-            return pages if not page.rows or page.ids == pages[-1].ids else [*pages, page]
+            ended = not page.rows or (page.ids == pages[-1].ids and len(page.rows) < page_size)
+            return pages if ended else [*pages, page]
         pages.append(page)
         known |= page.ids
 

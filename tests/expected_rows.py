@@ -183,7 +183,10 @@ def notes(value: Any) -> Any:
     """Title, description and id of every note."""
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         return UNSAFE
-    return [{name: text(item[name]) if item.get(name) else None for name in ("title", "description", "_id")} for item in value]
+    return [
+        {name: text(item[name]) if item.get(name) else None for name in ("title", "description", "_id")}
+        for item in value
+    ]
 
 
 def e164(prefix: str | None, number: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""The product against a live sandbox: a server in a thread of its own, a configuration with its targets, the commands."""
+"""The product against a live sandbox: a server in a thread of its own, a configuration with targets, the commands."""
 
 from __future__ import annotations
 
@@ -89,29 +89,24 @@ def _told(line: bytes) -> tuple[str, bytes]:
 @contextmanager
 def live(**settings: Any) -> Iterator[Live]:
     """A sandbox with these settings while the block lasts."""
-    ready: Future[None] = Future()
-    stopped = threading.Event()
+    ready: Future[asyncio.Event] = Future()
     server = Live()
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(server, Settings(**settings), ready, stopped)))
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(server, Settings(**settings), ready)))
     thread.start()
+    stop = ready.result(30)
     try:
-        ready.result(30)
         yield server
     finally:
-        stopped.set()
+        server.loop.call_soon_threadsafe(stop.set)
         thread.join(10)
 
 
-async def _serve(server: Live, settings: Settings, ready: Future[None], stopped: threading.Event) -> None:
-    try:
-        async with serve(settings, clock=server.clock) as sandbox:
-            server.url, server.world, server.loop = sandbox.url, sandbox.world, asyncio.get_running_loop()
-            ready.set_result(None)
-            while not stopped.is_set():
-                await asyncio.sleep(0.01)
-    except Exception as error:
-        ready.set_exception(error)
-        raise
+async def _serve(server: Live, settings: Settings, ready: Future[asyncio.Event]) -> None:
+    stop = asyncio.Event()
+    async with serve(settings, clock=server.clock) as sandbox:
+        server.url, server.world, server.loop = sandbox.url, sandbox.world, asyncio.get_running_loop()
+        ready.set_result(stop)
+        await stop.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +210,10 @@ class Job:
         assert isinstance(code, int)
         return Ended(code, out.getvalue(), err.getvalue())
 
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
+    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """The rows of a query to the DuckDB file, asked of the engine itself."""
         with duckdb.connect(str(self.duckdb), read_only=True) as connection:
-            table = connection.sql(query).to_arrow_table()
+            table = connection.sql(query, params=parameters).to_arrow_table()
         return list(zip(*table.to_pydict().values(), strict=True))
 
     def in_duckdb(self) -> list[Row]:

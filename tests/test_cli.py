@@ -1,9 +1,8 @@
-"""The command line: which configuration, bad input, damaged targets; always one clear message and the right exit code."""
+"""The command line: which configuration, bad input, damaged targets; always one clear message and the right code."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -61,7 +60,7 @@ def test_the_configuration_may_be_named_by_a_variable(job: Job) -> None:
 def test_etl_toml_in_the_working_folder_is_taken(job: Job) -> None:
     """Where nothing names another."""
     job.config().rename(job.folder / "etl.toml")
-    ended = subprocess.run(  # noqa: S603
+    ended = subprocess.run(
         [sys.executable, "-m", "etl", "run"], cwd=job.folder, env=job.environment(), capture_output=True, check=False
     )
     assert ended.returncode == 0
@@ -99,14 +98,18 @@ def test_an_account_may_come_from_the_environment_alone(job: Job) -> None:
 
 def test_paths_may_hold_whatever_a_path_can(server: Live, tmp_path: Path) -> None:
     """X4, X6: quotes, brackets, stars, blanks and letters of any script are no SQL and no pattern."""
-    folder = tmp_path / "it's [a] *test* ü? #1"
+    folder = tmp_path / "it's [a] *test* ü #1"
     folder.mkdir()
     job = Job(folder, {"main": server.url})
     assert job.run().exit == 0
     assert job.run().exit == 0
-    assert job.call("sql", "CONFIG", "select count(*) as everyone from contacts", "--json").document == [{"everyone": 60}]
+    assert job.call("sql", "CONFIG", "select count(*) as everyone from contacts", "--json").document == [
+        {"everyone": 60}
+    ]
     job.sinks = ("parquet",)
-    assert job.call("sql", "CONFIG", "select count(*) as everyone from contacts", "--json").document == [{"everyone": 60}]
+    assert job.call("sql", "CONFIG", "select count(*) as everyone from contacts", "--json").document == [
+        {"everyone": 60}
+    ]
 
 
 def test_a_token_may_come_from_a_file(job: Job) -> None:
@@ -198,7 +201,13 @@ def test_a_missing_token_is_exit_2_and_names_the_variable(token: str | None, job
 
 @pytest.mark.parametrize(
     "url",
-    ["http://api-v7.express-chat.com", "http://192.168.1.5:8080", "ftp://127.0.0.1", "api-v7.express-chat.com", "https://"],
+    [
+        "http://api-v7.express-chat.com",
+        "http://192.168.1.5:8080",
+        "ftp://127.0.0.1",
+        "api-v7.express-chat.com",
+        "https://",
+    ],
 )
 def test_the_token_is_never_sent_in_the_clear(url: str, job: Job) -> None:
     """X10: https only; plain http is for loopback hosts alone."""
@@ -225,7 +234,7 @@ def test_a_folder_that_cannot_be_made_is_exit_20_before_anything_is_sent(job: Jo
     assert (job.folder / "data").read_text() == "in the way"
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/version"), reason="needs a folder that not even root can write to")
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that not even root can write to")
 def test_a_folder_that_nobody_can_write_to_is_exit_20(job: Job) -> None:
     """P12: /proc takes no files, whoever asks."""
     refused(job.call("run", "CONFIG", "--json", "--set", "sinks.duckdb.path=/proc/etl/contacts.duckdb"), 20, "/proc")
@@ -357,7 +366,16 @@ def test_run_for_people_ends_with_a_summary(job: Job) -> None:
     """New, changed, unchanged, rejected, requests, seconds, where the data is, a line to trust and one SQL to try."""
     ended = job.command("run", "CONFIG")
     assert ended.code == 0
-    for word in ("60 new", "0 changed", "0 unchanged", "0 deleted", "0 rejected", "requests", "seconds", str(job.duckdb)):
+    for word in (
+        "60 new",
+        "0 changed",
+        "0 unchanged",
+        "0 deleted",
+        "0 rejected",
+        "requests",
+        "seconds",
+        str(job.duckdb),
+    ):
         assert word in ended.out
     assert "complete: 60 contacts" in ended.out
     [hint] = re.findall(r'etl sql (?:\S+ )?"(.+)"', ended.out)
@@ -377,7 +395,7 @@ def test_a_failure_is_one_line_for_people(job: Job) -> None:
     assert "complete" not in ended.out
 
 
-def test_plan_writes_nothing(job: Job, server: Live) -> None:
+def test_plan_writes_nothing(job: Job) -> None:
     """Mode, windows, requests and seconds of the next run, before the first and after."""
     first = job.call("plan", "CONFIG", "--json")
     [account] = first.document["accounts"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -98,10 +97,10 @@ def test_the_doctor_does_not_disturb_a_run(tmp_path: Path) -> None:
             deadline = time.monotonic() + 20
             while server.stats()["requests"] < 25 and time.monotonic() < deadline:
                 time.sleep(0.02)
-            staged = set(os.listdir(job.temporary))
-            assert any("stage" in name for name in staged)
+            staged = set(job.temporary.iterdir())
+            assert any("stage" in path.name for path in staged)
             job.call("doctor", "CONFIG", "--json")
-            assert staged <= set(os.listdir(job.temporary))
+            assert staged <= set(job.temporary.iterdir())
             out, err = running.communicate(timeout=60)
         assert running.returncode == 0, out + err
     assert job.rows("select count(*) from contacts") == [(600,)]

@@ -47,7 +47,9 @@ SPEAK: dict[str, Callable[[list[str]], str]] = {
 
 
 @contextmanager
-def plain_server(contacts: list[bytes], speak: str = "as documented", *, protocol: str = "HTTP/1.1") -> Iterator[tuple[str, list[str]]]:
+def plain_server(
+    contacts: list[bytes], speak: str = "as documented", *, protocol: str = "HTTP/1.1"
+) -> Iterator[tuple[str, list[str]]]:
     """Serve these contacts in pages of 20, with inclusive date filters; also what was wrong with the requests."""
     wrong: list[str] = []
 
@@ -109,8 +111,13 @@ def lead(number: int) -> bytes:
     details = {"name": f"Visitor {number}", "city": "Göteborg", "gender": "", "picture": None}
     return json.dumps(
         {
-            **{"_id": f"{number:024x}", "uuid": f"visitor-{number}", "isContact": number % 3 == 0},
-            **{"profile": {"userDetails": details}, "createdAt": at, "lastSeenAt": at, "lastMessage": {"text": "😀"}},
+            "_id": f"{number:024x}",
+            "uuid": f"visitor-{number}",
+            "isContact": number % 3 == 0,
+            "profile": {"userDetails": details},
+            "createdAt": at,
+            "lastSeenAt": at,
+            "lastMessage": {"text": "😀"},
         },
         ensure_ascii=number % 2 == 0,
     ).encode()
@@ -126,14 +133,40 @@ def test_the_sample_of_the_api_is_exported_as_it_is_written(tmp_path: Path) -> N
     assert job.in_duckdb() == [row]
     later = datetime(2025, 1, 5, 10, tzinfo=UTC)
     filled = {
-        **{"account": "main", "contact_id": "65aa0000000000000000a001", "status": "OPEN", "last_message_by": "user"},
-        **{"agency_id": "65aa0000000000000000b001", "customer_id": "65aa0000000000000000c001"},
-        **{"platforms": ["WHATSAPP"], "secondary_platforms": ["website"], "tags": ["vip"], "attributes": [("city", "Lyon")]},
-        **{"user_provided_name": "Ada Example", "phone_prefix": "1", "phone_number": "5550100", "whatsapp_number": "15550100"},
-        **{"urls_visited": [], "notes": [], "segments": [], "website_visits": 0, "unread_messages": 0, "document_version": 0},
-        **{"is_subscriber": True, "is_online": False, "user_interacted": True, "is_contact": True, "is_imported": False},
-        **{"is_migrated": False, "is_live_chat_active": False, "is_paid": True, "has_ordered": False, "seq": 1},
-        **{"last_message_at": later, "last_seen_at": later, "updated_at": later, "created_at": datetime(2025, 1, 1, tzinfo=UTC)},
+        "account": "main",
+        "contact_id": "65aa0000000000000000a001",
+        "status": "OPEN",
+        "last_message_by": "user",
+        "agency_id": "65aa0000000000000000b001",
+        "customer_id": "65aa0000000000000000c001",
+        "platforms": ["WHATSAPP"],
+        "secondary_platforms": ["website"],
+        "tags": ["vip"],
+        "attributes": [("city", "Lyon")],
+        "user_provided_name": "Ada Example",
+        "phone_prefix": "1",
+        "phone_number": "5550100",
+        "whatsapp_number": "15550100",
+        "urls_visited": [],
+        "notes": [],
+        "segments": [],
+        "website_visits": 0,
+        "unread_messages": 0,
+        "document_version": 0,
+        "is_subscriber": True,
+        "is_online": False,
+        "user_interacted": True,
+        "is_contact": True,
+        "is_imported": False,
+        "is_migrated": False,
+        "is_live_chat_active": False,
+        "is_paid": True,
+        "has_ordered": False,
+        "seq": 1,
+        "last_message_at": later,
+        "last_seen_at": later,
+        "updated_at": later,
+        "created_at": datetime(2025, 1, 1, tzinfo=UTC),
     }
     stamps = {"row_hash", "observed_at"}
     assert {name: row[name] for name in filled} == filled
@@ -154,7 +187,12 @@ def test_every_spelling_of_the_answer_gives_the_same_rows(speak: str, tmp_path: 
     assert found.keys() == {json.loads(raw)["_id"] for raw in contacts}
     for number in range(130):
         row = found[f"{number:024x}"]
-        assert (row["name"], row["city"], row["gender"], row["last_message_text"]) == (f"Visitor {number}", "Göteborg", None, "😀")
+        assert (row["name"], row["city"], row["gender"], row["last_message_text"]) == (
+            f"Visitor {number}",
+            "Göteborg",
+            None,
+            "😀",
+        )
         assert row["is_contact"] is (number % 3 == 0)
 
 
@@ -168,8 +206,19 @@ def test_a_server_of_the_last_century_will_do(tmp_path: Path) -> None:
 
 def test_ids_that_look_alike_are_different_contacts(tmp_path: Path) -> None:
     """A24: ids are compared byte by byte; nothing is trimmed, folded or normalised."""
-    alike = ["65AA0000000000000000a001", "65aa0000000000000000a001", "65aa0000000000000000a001 ", "é", "e\u0301", "0", "00"]
-    with plain_server([json.dumps({**json.loads(lead(n)), "_id": i}).encode() for n, i in enumerate(alike)]) as (url, _):
+    alike = [
+        "65AA0000000000000000a001",
+        "65aa0000000000000000a001",
+        "65aa0000000000000000a001 ",
+        "é",
+        "e\u0301",
+        "0",
+        "00",
+    ]
+    with plain_server([json.dumps({**json.loads(lead(n)), "_id": i}).encode() for n, i in enumerate(alike)]) as (
+        url,
+        _,
+    ):
         job = Job(tmp_path, {"main": url})
         assert job.run().exit == 0
     assert {row["contact_id"] for row in job.in_duckdb()} == set(alike)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -67,7 +66,9 @@ def test_a_reader_neither_blocks_a_run_nor_sees_half_of_it(tmp_path: Path) -> No
         job = Job(tmp_path, {"main": server.url})
         assert job.run().exit == 0
         reading = [sys.executable, "-c", READER, str(job.duckdb)]
-        with subprocess.Popen(reading, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        with subprocess.Popen(  # noqa: S603
+            reading, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as reader:
             assert reader.stdout.readline().split() == ["300", "1", "1"]
             server.change(lambda w, now: [w.insert(now) for _ in range(50)])
             assert job.run().exit == 0
@@ -205,7 +206,7 @@ def test_the_process_needs_no_home_and_no_terminal(tmp_path: Path) -> None:
     """A cron job has neither; nothing is written but the target."""
     with live(contacts=20, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
-        before = set(os.listdir(tmp_path))
+        before = set(tmp_path.iterdir())
         ended = job.command("run", "CONFIG", HOME="/nonexistent", TERM="dumb")
         assert ended.code == 0, ended.err
-        assert set(os.listdir(tmp_path)) - before == {"data", "job.toml"}
+        assert set(tmp_path.iterdir()) - before == {tmp_path / "data", tmp_path / "job.toml"}

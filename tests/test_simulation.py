@@ -62,13 +62,13 @@ def test_the_production_fold_keeps_the_promises_too(batch: int) -> None:
 
 
 def test_plain_paging_loses_contacts_under_the_same_schedules() -> None:
-    """The control arm: of the schedules with more than one change a second, a page walk is lossy in most (M1)."""
+    """The control arm: of the schedules whose rows move more than once a second, a page walk is lossy in most (M1)."""
     spared = {"faults": (), "past_end": "empty"}
     walks = [control(personality(seed, **spared)) for seed in range(WALKED)]
     lively = [walked for walked in walks if walked.lively]
     lossy = sum(walked.lost > 0 for walked in lively)
     print(f"plain paging: {lossy} of {len(lively)} lively schedules are lossy")
-    assert len(lively) > WALKED // 3
+    assert len(lively) > WALKED // 4
     assert lossy > len(lively) / 2
 
 

@@ -40,10 +40,9 @@ def test_sql_answers_with_a_list_of_row_objects(job: Job) -> None:
 
 def test_every_table_and_the_time_travel_stand_in_every_sink(job: Job) -> None:
     """`contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of`."""
-    counts = ", ".join(f"(select count(*) from {table})" for table in ("contacts", "contact_versions", "runs", "rejects"))
-    as_of = "(select count(*) from contacts_as_of(timestamptz '2999-01-01'))"
-    [row] = ask(job, f"select {counts}, {as_of}").document
-    assert list(row.values()) == [60, 60, 2, 0, 60]
+    relations = ("contacts", "contact_versions", "runs", "rejects", "contacts_as_of(timestamptz '2999-01-01')")
+    counts = [ask(job, f"select count(*) as n from {relation}").document for relation in relations]  # noqa: S608
+    assert counts == [[{"n": 60}], [{"n": 60}], [{"n": 2}], [{"n": 0}], [{"n": 60}]]
 
 
 def test_no_rows_are_an_empty_list(job: Job) -> None:
@@ -100,9 +99,10 @@ def test_sql_for_people_is_a_table(job: Job) -> None:
 def test_odd_types_become_json(job: Job) -> None:
     """What JSON does not know is text; not-a-number is no bare word; nothing is lost to rounding."""
     query = (
-        "select 170141183460469231731687303715884105727::hugeint as big, 'nan'::double as nan, date '2025-01-01' as day,"
-        " 'ab'::blob as bytes, {'a': [timestamptz '2025-01-01 00:00:00+00']} as nested, null as nothing, 1.5::decimal(9,2) as price,"
-        " interval 3 days as wait, uuid '00000000-0000-0000-0000-000000000001' as id, map {'k': 1} as pairs, '\"' as quote"
+        "select 170141183460469231731687303715884105727::hugeint as big, 'nan'::double as nan, '\"' as quote,"
+        " date '2025-01-01' as day, {'a': [timestamptz '2025-01-01 00:00:00+00']} as nested, map {'k': 1} as pairs,"
+        " 1.5::decimal(9,2) as price, interval 3 days as wait, 'ab'::blob as bytes, null as nothing,"
+        " uuid '00000000-0000-0000-0000-000000000001' as id"
     )
     [row] = ask(job, query).document
     assert row["big"] == 2**127 - 1

@@ -11,7 +11,7 @@ from typing import Any
 import expected_rows
 import phonenumbers
 import pytest
-from live import Job, Row, live
+from live import Job, Live, Row, live
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NEW_YEAR = datetime(2025, 1, 1, tzinfo=UTC)
@@ -108,7 +108,15 @@ CELLS: list[tuple[str, str, str, Any, str | None]] = [
     ("loyalty", "{}", "uuid", None, None),
     ("unreadMessage", "[]", "uuid", None, None),
 ]
-REJECTED = ["", '"_id":null,', '"_id":"",', '"_id":true,', '"_id":{"$oid":"x"},', '"_id":["x"],', '"_id":"x","_id":"y",']
+REJECTED = [
+    "",
+    '"_id":null,',
+    '"_id":"",',
+    '"_id":true,',
+    '"_id":{"$oid":"x"},',
+    '"_id":["x"],',
+    '"_id":"x","_id":"y",',
+]
 
 
 def contact(number: int, path: str, value: str) -> bytes:
@@ -119,24 +127,31 @@ def contact(number: int, path: str, value: str) -> bytes:
     return f'{{"_id":"{number:024x}",{created}{seen}{member}}}'.encode("utf-8", "surrogateescape")
 
 
+def adopt(server: Live, *contacts: bytes) -> None:
+    """The account has these contacts, exactly as they are written."""
+    server.change(lambda world, now: [world.adopt(raw, now) for raw in contacts])
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Row], dict[str, Row], Job]]:
     """Every case as a contact of one account, exported once: rows by id from DuckDB and Parquet."""
     with live(contacts=0) as server:
-        for number, (path, value, *_) in enumerate(CELLS, 1):
-            server.change(lambda w, now, raw=contact(number, path, value): w.adopt(raw, now))
-        for number, spelled in enumerate(REJECTED):
-            raw = f'{{{spelled}"createdAt":"2024-01-01T00:00:{number:02d}.000Z","name":"kept raw"}}'
-            server.change(lambda w, now, raw=raw.encode(): w.adopt(raw, now))
-        server.change(lambda w, now: w.adopt(b'{"_id":77,"createdAt":"2024-02-01T00:00:00.000Z"}', now))
+        adopt(server, *(contact(number, path, value) for number, (path, value, *_) in enumerate(CELLS, 1)))
+        nobody = '{{{}"createdAt":"2024-01-01T00:00:{:02d}.000Z","name":"kept raw"}}'
+        adopt(server, *(nobody.format(spelled, number).encode() for number, spelled in enumerate(REJECTED)))
+        adopt(server, b'{"_id":77,"createdAt":"2024-02-01T00:00:00.000Z"}')
         job = Job(tmp_path_factory.mktemp("values"), {"main": server.url}, settings="[guard]\nmax_reject_share = 1\n")
         assert job.run().exit == 40
         rows = ({row["contact_id"]: row for row in source} for source in (job.in_duckdb(), job.in_parquet(1)))
         yield *rows, job
 
 
-@pytest.mark.parametrize("number", range(len(CELLS)), ids=lambda n: f"{CELLS[n][0]}={CELLS[n][1]}".encode("utf-8", "replace").decode())
-def test_an_odd_value_is_kept_as_the_design_says(number: int, exported: tuple[dict[str, Row], dict[str, Row], Job]) -> None:
+@pytest.mark.parametrize(
+    "number", range(len(CELLS)), ids=lambda n: f"{CELLS[n][0]}={CELLS[n][1]}".encode("utf-8", "replace").decode()
+)
+def test_an_odd_value_is_kept_as_the_design_says(
+    number: int, exported: tuple[dict[str, Row], dict[str, Row], Job]
+) -> None:
     """A30, A31, A32, A35, A37, A39, A40: the cell, and what `extra` keeps, in DuckDB and in Parquet."""
     path, _, column, cell, kept = CELLS[number]
     for rows in exported[:2]:
@@ -147,7 +162,9 @@ def test_an_odd_value_is_kept_as_the_design_says(number: int, exported: tuple[di
         assert extra == (None if kept is None else nested(path, expected_rows.parse(kept.encode())))
 
 
-def test_who_has_no_usable_id_is_rejected_once_with_its_raw_json(exported: tuple[dict[str, Row], dict[str, Row], Job]) -> None:
+def test_who_has_no_usable_id_is_rejected_once_with_its_raw_json(
+    exported: tuple[dict[str, Row], dict[str, Row], Job],
+) -> None:
     """A25: each row of `rejects` has reason, path and the contact as it was sent; a numeric id is kept as its text."""
     rows, _, job = exported
     rejects = job.rows("select account, seq, contact_id, reason, path, raw from rejects")
@@ -170,7 +187,7 @@ def test_a_contact_beyond_16_mib_is_rejected(tmp_path: Path) -> None:
     """A34: it goes to `rejects`; the others of its page are kept."""
     huge = b'{"_id":"huge","createdAt":"2024-01-01T00:00:00.000Z","name":"' + b"x" * (16 * 2**20) + b'"}'
     with live(contacts=5, small=True) as server:
-        server.change(lambda w, now: w.adopt(huge, now))
+        adopt(server, huge)
         job = Job(tmp_path, {"main": server.url}, settings="[guard]\nmax_reject_share = 1\n")
         assert job.run().exit == 40
         assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids()) - {"huge"}
@@ -187,10 +204,8 @@ PHONES = [
 def test_phone_e164_agrees_with_the_phonenumbers_library(tmp_path: Path) -> None:
     """What the library parses from prefix and number and calls valid, in its E.164 spelling; else null."""
     with live(contacts=0) as server:
-        for number, (prefix, national) in enumerate(PHONES):
-            phone = json.dumps({"prefix": prefix, "number": national})
-            raw = contact(number, f"{USER}.contact.phone", phone)
-            server.change(lambda w, now, raw=raw: w.adopt(raw, now))
+        phones = [json.dumps({"prefix": prefix, "number": national}) for prefix, national in PHONES]
+        adopt(server, *(contact(number, f"{USER}.contact.phone", phone) for number, phone in enumerate(phones)))
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         job.run()
     found = dict(job.rows("select contact_id, phone_e164 from contacts"))

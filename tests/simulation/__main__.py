@@ -28,7 +28,10 @@ def main() -> int:
 def _one(seed: int, *, unsparing: bool) -> int:
     who, report = personality(seed, unsparing=unsparing), one(seed, unsparing=unsparing)
     usual = {name: options[0][1] for name, options in TRAITS.items()}
-    print(f"{who.settings.contacts} contacts,", {name: value for name, value in who.traits.items() if value != usual[name]})
+    print(
+        f"{who.settings.contacts} contacts,",
+        {name: value for name, value in who.traits.items() if value != usual[name]},
+    )
     print(f"{report.requests} requests, {report.events} changes, {report.proven} proven runs")
     for reason in (*report.unproven, *report.failed):
         print(f"claimed nothing: {reason}")

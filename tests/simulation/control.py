@@ -26,12 +26,12 @@ class Walked:
     lost: int = 0
     """Those of them that no page showed."""
     changes: int = 0
-    """Changes while pages were walked."""
+    """Changes while pages were walked that moved rows of the lists."""
     seconds: float = 0.0
 
     @property
     def lively(self) -> bool:
-        """Whether there was more than one change a second."""
+        """Whether rows moved more often than once a second."""
         return self.changes > self.seconds
 
 
@@ -42,22 +42,34 @@ def control(personality: Personality) -> Walked:
 
 
 async def _schedule(world: World, personality: Personality) -> Walked:
-    weather, walked = Weather(world, personality), Walked()
+    weather, walked, moving = Weather(world, personality), Walked(), _moving(personality)
     wire = Wire(Service(world), weather, personality["seconds"], personality.draw("control"))
     client = Client(wire, account="main", concurrency=personality["concurrency"])
     client.first_page = personality["page_base"]
     for _ in range(1 + len(personality["chain"])):
-        began, happened = now(), weather.happened
+        began, before = now(), len(world.truth.events)
         weather.blow(personality.rate, began, personality.most)
         seen = await _walk(client, repeats=personality["past_end"] == "repeat")
         weather.advance(now())
-        stayed = {id for id in world.existed_throughout(began, now()) if not id.startswith("#")}
+        stayed = {key for key in world.existed_throughout(began, now()) if not key.startswith("#")}
         walked.contacts += len(stayed)
         walked.lost += len(stayed - seen)
-        walked.changes += weather.happened - happened
+        walked.changes += sum(event.kind in moving for event in world.truth.events[before:])
         walked.seconds += now() - began
         await let_pass(personality, weather)
     return walked
+
+
+def _moving(personality: Personality) -> set[str]:
+    """The events that move rows of this server's lists: an edit does not, nor does a deletion that stays listed."""
+    kinds = {"insert"}
+    if personality["soft_delete"] != "listed":
+        kinds.add("delete")
+    if personality["is_contact"] != "same":
+        kinds.add("flip")
+    if personality["sort"] == "last_seen_desc":
+        kinds.add("touch")
+    return kinds
 
 
 async def _walk(client: Client, *, repeats: bool) -> set[str | None]:

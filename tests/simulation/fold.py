@@ -1,11 +1,12 @@
 """What becomes of what a run read: the snapshot and the strikes, in two ways that must come to the same.
 
-`Model` says in a screen of Python what the production SQL does; it is a hundred times as fast on small accounts, so that
+`Model` says in a screen of Python what the production SQL does; on small accounts it is a hundred times as fast, so that
 thousands of schedules fit into a test run. `warehouse.Warehouse` is the production SQL behind the same protocol.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -62,31 +63,22 @@ class Model:
     def prepare(self, pages: Sequence[Page], run: Extraction) -> Outcome:
         """See `Fold`."""
         rows = [row for page in pages for row in versions(page)]
-        winners = _winners([row for row in rows if row.id is not None])
+        winners = _winners(rows)
         rejected = {row.raw for row in rows if row.id is None}
         self._next = State(dict(self._state.contacts), dict(self._state.strikes))
-        tally = {"new": 0, "changed": 0, "unchanged": 0, "deleted": 0}
-        struck = 0
-        for id, row in winners.items():
-            verdict, first = self._received(id, row)
-            tally["unchanged" if verdict in ("deleted", "buried") else verdict] += 1
-            tally["deleted"] += verdict == "deleted"
-            struck += first
-        for id in self._absent(winners, run):
-            if id in self._state.strikes:
-                self._next.strikes[id] = 2
-                del self._next.contacts[id]
-                tally["deleted"] += 1
-            else:
-                self._next.strikes[id] = 1
-                struck += 1
+        verdicts = Counter(self._received(key, row) for key, row in winners.items())
+        verdicts.update(self._absent(key) for key in self._missing(winners, run))
         counts = Counts(
             received=len(rows),
+            new=verdicts["new"] + verdicts["new, struck"],
+            changed=verdicts["changed"] + verdicts["changed, struck"],
+            unchanged=sum(verdicts[name] for name in ("same", "same, struck", "deleted as listed", "buried")),
+            deleted=verdicts["deleted"] + verdicts["deleted as listed"],
             folded=len(rows) - len(winners) - len(rejected),
             rejected=len(rejected),
             contacts=len(self._next.contacts),
-            **tally,
         )
+        struck = verdicts["struck"] + verdicts["changed, struck"] + verdicts["same, struck"]
         return Outcome(counts, struck, len(self._state.contacts))
 
     def publish(self) -> None:
@@ -104,41 +96,48 @@ class Model:
     def close(self) -> None:
         """See `Fold`; it holds nothing."""
 
-    def _received(self, id: str, row: Version) -> tuple[str, bool]:
-        """The verdict on a contact that was received, and whether this is its first strike."""
-        old = self._state.contacts.get(id)
-        self._next.strikes.pop(id, None)
+    def _received(self, key: str, row: Version) -> str:
+        """Take in what was received of a contact; the verdict on it."""
+        old = self._state.contacts.get(key)
+        self._next.strikes.pop(key, None)
+        if row.deleted and key in self._state.strikes:
+            self._next.strikes[key] = 2
+            self._next.contacts.pop(key, None)
+            return "deleted as listed" if old else "buried"
+        self._next.contacts[key] = row
+        verdict = "new" if old is None else "same" if old.content == row.content else "changed"
         if row.deleted:
-            self._next.strikes[id] = 2 if id in self._state.strikes else 1
-            if id in self._state.strikes:
-                self._next.contacts.pop(id, None)
-                return ("buried" if old is None else "deleted"), False
-        self._next.contacts[id] = row
-        if old is None:
-            return "new", False
-        return ("unchanged" if old.content == row.content else "changed"), row.deleted
+            self._next.strikes[key] = 1
+            return verdict + ", struck"
+        return verdict
 
-    def _absent(self, winners: Mapping[str, Version], run: Extraction) -> list[str]:
-        return [
-            id
-            for id, old in self._state.contacts.items()
-            if id not in winners and old.created is not None and covered(run, old.created)
-        ]
+    def _absent(self, key: str) -> str:
+        """Strike a contact that was not received; the verdict on it."""
+        if key not in self._state.strikes:
+            self._next.strikes[key] = 1
+            return "struck"
+        self._next.strikes[key] = 2
+        del self._next.contacts[key]
+        return "deleted"
+
+    def _missing(self, winners: Mapping[str, Version], run: Extraction) -> list[str]:
+        """The contacts that were not received where absence counts."""
+        unseen = ((key, old.created) for key, old in self._state.contacts.items() if key not in winners)
+        return [key for key, created in unseen if created is not None and covered(run, created)]
 
 
 def covered(run: Extraction, created: int) -> bool:
     """Whether a creation time (microseconds) lies where absence means deletion."""
-    return any(
-        (start is None or created >= start * 1000) and created < end * 1000 for start, end in run.coverage
-    )
+    return any((start is None or created >= start * 1000) and created < end * 1000 for start, end in run.coverage)
 
 
 def _winners(rows: Sequence[Version]) -> dict[str, Version]:
+    """Of each contact the version that was changed last, of equals the one that came last."""
     winners: dict[str, Version] = {}
     for row in rows:
-        best = winners.get(row.id or "")
-        if best is None or _rank(row) >= _rank(best):
-            winners[row.id or ""] = row
+        if row.id is not None:
+            best = winners.get(row.id)
+            winners[row.id] = best if best is not None and _rank(best) > _rank(row) else row
     return winners
 
 

@@ -6,7 +6,7 @@ It takes nothing from production code but what a run says of itself (T0, waterma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from etl.extract import Extraction, Timing
@@ -15,7 +15,7 @@ from etl.sandbox.world import World
 from tests.simulation.contact import Version, version
 from tests.simulation.fold import covered
 
-MOVES_SEEN = ("start", "insert", "touch", "restore")
+MOVES_SEEN = ("start", "insert", "touch")
 """Events that an incremental run is bound to notice at once: they set `lastSeenAt` or `createdAt`."""
 
 
@@ -24,14 +24,45 @@ class Run:
     """A run that claims success, with the snapshot before and after it."""
 
     extraction: Extraction
-    full: bool
     t1: float
     """When it ended, in seconds since 1970."""
     before: Mapping[str, Version]
     after: Mapping[str, Version]
+    strikes: Mapping[str, int]
     received: Mapping[str, int]
     """The latest `updatedAt` received of each contact, microseconds."""
     counts: Counts
+
+    @property
+    def full(self) -> bool:
+        """Whether it read everything."""
+        return self.extraction.mode == "full"
+
+    @property
+    def t0(self) -> float:
+        """When it began, by the server's clock, in seconds since 1970."""
+        return self.extraction.capabilities.t0 / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Everything that became of one contact, in order."""
+
+    states: Sequence[tuple[float, bytes | None]]
+    kinds: Sequence[str]
+    """What made each of the states."""
+
+    def at(self, moment: float) -> int:
+        """The place of the state that held at a moment."""
+        return max(place for place, (at, _) in enumerate(self.states) if at <= moment)
+
+    def place(self, raw: bytes) -> int | None:
+        """The last place of a version; None when it never was."""
+        return max((place for place, (_, shown) in enumerate(self.states) if shown == raw), default=None)
+
+    def moved(self, last: int) -> int:
+        """The last place up to `last` at which a time that the sweep reads was set."""
+        return max(place for place in range(last + 1) if self.kinds[place] in MOVES_SEEN)
 
 
 @dataclass(slots=True)
@@ -40,93 +71,96 @@ class Oracle:
 
     world: World
     timing: Timing
-    _since: int | None = None
+    _since: int = 0
     """The earliest time (ms) the next incremental run reads from."""
-    _absent_runs: Counter[str] = field(default_factory=Counter)
+    _without: Counter[str] = field(default_factory=Counter)
     """In how many good runs a contact that is gone was gone at the end."""
     _chances: Counter[str] = field(default_factory=Counter)
-    """In how many good runs a contact that is gone was gone from the start, and would have been noticed."""
+    """In how many good runs a contact that is gone was gone from the start, and its place was read."""
     _rounds: Counter[str] = field(default_factory=Counter)
     """In how many good runs a contact that is gone was gone from the start."""
 
     def check(self, run: Run) -> list[str]:
         """Every broken promise, in words; empty for a good run."""
-        t0 = run.extraction.capabilities.t0 / 1000
+        gone = {key: at for key, at in self.world.truth.deleted().items() if at <= run.t1}
+        self._without.update(key for key in gone if key in run.before or key in run.after)
         broken = [
-            *self._complete(run, t0 - self.timing.visibility_lag / 1000),
-            *self._alive(run, t0),
+            *self._complete(run),
+            *self._deleted_too_soon(run),
+            *self._not_deleted(run, gone),
             *_conserved(run),
+            *_struck(run),
             *_freshest(run),
         ]
         margin = max(self.timing.lookback, self.timing.visibility_lag)
-        self._since = int(t0 * 1000) - self.timing.visibility_lag - margin
+        self._since = int(run.t0 * 1000) - self.timing.visibility_lag - margin
         return broken
 
-    def _complete(self, run: Run, since: float) -> Iterator[str]:
-        """Every contact visible throughout has a row, at least as fresh as it must be."""
+    def _complete(self, run: Run) -> Iterator[str]:
+        """Every contact visible throughout [T0 - H, T1] has a row, at least as fresh as it must be."""
+        since = run.t0 - self.timing.visibility_lag / 1000
+        kinds = self._kinds()
+        for key in sorted(self.world.existed_throughout(since, run.t1)):
+            states, row = self.world.truth.versions(key), run.after.get(key)
+            happened = kinds.get(key, [])
+            life = Life(states, ["start"] * (len(states) - len(happened)) + happened)
+            if row is not None:
+                yield from self._fresh(run, row, life, life.at(since))
+            elif self._promised(run, key, states[life.at(since)][1]):
+                yield f"LOST {key}: {'it was there before' if key in run.before else 'never read'}"
+        for key in run.after.keys() - set(self.world.truth.ids()):
+            yield f"INVENTED {key}"
+
+    def _kinds(self) -> dict[str, list[str]]:
+        """What happened to each contact after the start."""
         kinds: dict[str, list[str]] = {}
         for event in self.world.truth.events:
             kinds.setdefault(event.id, []).append(event.kind)
-        for id in sorted(self.world.existed_throughout(since, run.t1)):
-            states = self.world.truth.versions(id)
-            at_start = max(place for place, (at, _) in enumerate(states) if at <= since)
-            row = run.after.get(id)
-            if row is None:
-                if self._reachable(run, id, states[at_start][1]):
-                    yield f"LOST {id}: {'it was there before' if id in run.before else 'never read'}"
-                continue
-            known = _place(states, row.raw)
-            names = [*["start"] * (len(states) - len(kinds.get(id, ()))), *kinds.get(id, ())]
-            if known is None:
-                yield f"FOREIGN {id}: its row shows what never was"
-            elif known < self._needed(run, at_start, states, names, row):
-                yield f"STALE {id}: shows version {known} of {len(states)}, {at_start} was there before the run"
+        return kinds
 
-    def _reachable(self, run: Run, id: str, raw: bytes | None) -> bool:
-        """Whether the promise covers a contact: not those without an id, nor those that no time filter can find."""
+    def _promised(self, run: Run, key: str, raw: bytes | None) -> bool:
+        """Whether a contact must be there: not if it has no id, nor if no time filter can find it."""
         if raw is None or version(raw).id is None:
             return False
-        if id in run.before:
+        if key in run.before:
             return True
-        if run.full or self._since is None:
+        if run.full:
             return version(raw).created is not None
-        times = (version(raw).created, version(raw).seen)
-        return any(time is not None and time >= self._since * 1000 for time in times)
+        return any(time is not None and time >= self._since * 1000 for time in (version(raw).created, version(raw).seen))
 
-    def _needed(
-        self, run: Run, at_start: int, states: list[tuple[float, bytes | None]], names: list[str], row: Version
-    ) -> int:
-        """The oldest version that the row may show."""
-        if (run.full and row.created is not None) or (row.created and covered(run.extraction, row.created)):
+    def _fresh(self, run: Run, row: Version, life: Life, at_start: int) -> Iterator[str]:
+        """A row shows what was there before the run, or what an incremental run may still show."""
+        known = life.place(row.raw)
+        if known is None:
+            yield f"FOREIGN {row.id}: its row shows what never was"
+        elif known < self._needed(run, row, life, at_start):
+            yield f"STALE {row.id}: shows version {known} of {len(life.states)}, {at_start} was there before the run"
+
+    def _needed(self, run: Run, row: Version, life: Life, at_start: int) -> int:
+        """The oldest version that the row may show: edits wait for the scrub, and nothing ever goes back."""
+        if row.created is not None and (run.full or covered(run.extraction, row.created)):
             return at_start
-        moved = max(place for place in range(at_start + 1) if names[place] in MOVES_SEEN)
         old = run.before.get(row.id or "")
-        return max(moved, (_place(states, old.raw) or 0) if old else 0)
+        return max(life.moved(at_start), (life.place(old.raw) or 0) if old else 0)
 
-    def _alive(self, run: Run, t0: float) -> Iterator[str]:
-        """Whoever is gone is gone from the snapshot after two runs that could notice, and not before two that did."""
-        gone = {id: at for id, at in self.world.truth.deleted().items() if at <= run.t1}
-        self._absent_runs.update(id for id in gone if id in run.before or id in run.after)
-        for id in run.before.keys() - run.after.keys():
-            if self._absent_runs[id] < 2:
-                yield f"DELETED {id}: after {self._absent_runs[id]} runs without it"
-        for id, row in run.after.items():
-            if id not in gone or row.created is None or gone[id] > t0:
+    def _deleted_too_soon(self, run: Run) -> Iterator[str]:
+        """Nobody leaves the snapshot before two good runs were without them."""
+        for key in run.before.keys() - run.after.keys():
+            if self._without[key] < 2:
+                yield f"DELETED {key}: after {self._without[key]} runs without it"
+
+    def _not_deleted(self, run: Run, gone: Mapping[str, float]) -> Iterator[str]:
+        """Whoever is gone leaves the snapshot after two runs that read their place, and after two rounds of the scrub."""
+        for key, row in run.after.items():
+            if row.created is None or gone.get(key, run.t1) > run.t0:
                 continue
-            self._rounds[id] += 1
-            self._chances[id] += covered(run.extraction, row.created)
-            if self._chances[id] >= 2:
-                yield f"UNDEAD {id}: gone for {self._chances[id]} runs that read where it was"
+            self._rounds[key] += 1
+            self._chances[key] += covered(run.extraction, row.created)
+            if self._chances[key] >= 2:
+                yield f"UNDEAD {key}: gone for {self._chances[key]} runs that read its place"
             # The share of a scrub is measured before the account has grown, so that a round may take one run more.
-            elif self._rounds[id] > 2 * (self.timing.scrub_runs + 1):
-                yield f"UNDEAD {id}: gone for two rounds of the scrub, {self._rounds[id]} runs"
-        for id in run.after.keys() - set(self.world.truth.ids()):
-            yield f"INVENTED {id}"
-
-
-def _place(states: list[tuple[float, bytes | None]], raw: bytes) -> int | None:
-    """The last place of a version in a contact's history."""
-    return max((place for place, (_, shown) in enumerate(states) if shown == raw), default=None)
+            elif self._rounds[key] > 2 * (self.timing.scrub_runs + 1):
+                yield f"UNDEAD {key}: gone for two rounds of the scrub, {self._rounds[key]} runs"
 
 
 def _conserved(run: Run) -> Iterator[str]:
@@ -138,9 +172,16 @@ def _conserved(run: Run) -> Iterator[str]:
         yield f"CONSERVATION {len(run.before)} contacts before, {len(run.after)} after, {counts}"
 
 
+def _struck(run: Run) -> Iterator[str]:
+    """Two strikes and somebody is out, one and they are in."""
+    for key, strikes in run.strikes.items():
+        if (strikes < 2) is not (key in run.after):
+            yield f"STRIKES {key}: {strikes}, and {'in' if key in run.after else 'not in'} the snapshot"
+
+
 def _freshest(run: Run) -> Iterator[str]:
     """Of several answers for a contact the one that was changed last is kept."""
-    for id, updated in run.received.items():
-        row = run.after.get(id)
+    for key, updated in run.received.items():
+        row = run.after.get(key)
         if row is not None and (row.updated or 0) < updated:
-            yield f"FOLDED {id}: a later version of it was received"
+            yield f"FOLDED {key}: a later version of it was received"

@@ -22,7 +22,7 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
     {
         # the account
         "pages": ((1, 1), (1, 3), (3, 6), (5, 10), (1, 20)),
-        "page_size": ((4, 3), (4, 4), (4, 5), (4, 7), (2, 10), (1, 14), (1, 20), (1, 50)),
+        "page_size": ((2, 3), (3, 4), (4, 5), (4, 7), (3, 10), (1, 14), (1, 20), (1, 50)),
         "ties": ((8, 0.0), (2, 0.8), (1, 2.5)),
         "leads": ((3, 0.0), (3, 0.4)),
         "oddities": ((8, 0.0), (2, 0.1), (1, 0.5)),
@@ -64,10 +64,10 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "visibility_lag": ((3, 2 * SECOND), (1, SECOND), (1, 5 * SECOND)),
         "lookback": ((2, 5 * SECOND), (2, 60 * SECOND), (1, 1800 * SECOND)),
         "witness_every": ((2, 0), (3, 10**10)),
-        "scrub_runs": ((2, 1), (2, 2), (2, 3), (1, 30)),
+        "scrub_runs": ((1, 1), (2, 2), (3, 3), (2, 30)),
         "shuffled_tasks": ((1, False), (1, True)),
         # the runs after the first: i an incremental one, f a full one
-        "chain": ((2, ""), (3, "i"), (3, "ii"), (1, "if"), (1, "f"), (2, "iii"), (1, "iif"), (2, "iiii"), (1, "iiiiii")),
+        "chain": (*((4, ""), (5, "i"), (3, "ii"), (1, "f"), (1, "if"), (1, "iif"), (1, "iii"), (1, "iiii")),),
         # what goes wrong
         "faults": (
             (10, ()),
@@ -77,14 +77,23 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
             (1, ({"kind": "status", "status": 500, "rate": 0.02}, {"kind": "truncated_json", "rate": 0.01})),
             (1, ({"kind": "delay", "seconds": 20.0, "rate": 0.02},)),
         ),
-        "page_size_drop": ((10, None), (1, (0.8, 60)), (1, (0.5, 40)), (1, (0.7, 150))),
+        "page_size_drop": ((20, None), (1, (0.8, 60)), (1, (0.5, 40)), (1, (0.7, 150))),
     }
 )
 """The values of every trait with their weights."""
 
 MIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
-        "everything": {"touch": 8, "insert": 4, "delete": 4, "flip": 3, "edit": 3, "presence": 1, "import": 1, "backdated": 1},
+        "everything": {
+            "touch": 8,
+            "insert": 4,
+            "delete": 4,
+            "flip": 3,
+            "edit": 3,
+            "presence": 1,
+            "import": 1,
+            "backdated": 1,
+        },
         "touches": {"touch": 5, "delete": 1},
         "deletes": {"delete": 5, "insert": 4},
         "inserts": {"insert": 4, "delete": 2},
@@ -125,7 +134,7 @@ class Personality:
     @property
     def most(self) -> int:
         """Changes of one run, after which the account holds still."""
-        return 60 + 2 * self.settings.contacts
+        return 50 + self.settings.contacts
 
     def draw(self, name: str) -> Random:
         """A generator for one purpose, the same for the same seed."""

@@ -81,7 +81,9 @@ def _extracting(
     """`extract` with other arguments, or with an extraction that was tampered with."""
 
     def spoil(sound: Callable[..., Awaitable[Extraction]]) -> Callable[..., Awaitable[Extraction]]:
-        async def extract(client: Client, history: History, timing: Timing, receive: Any, *rest: Any, **more: Any) -> Extraction:
+        async def extract(
+            client: Client, history: History, timing: Timing, receive: Any, *rest: Any, **more: Any
+        ) -> Extraction:
             pages: list[Page] = []
 
             async def keep(page: Page) -> None:
@@ -293,10 +295,25 @@ def _sql(old: str, new: str) -> Change:
     return etl.merge, "_STEPS", spoil
 
 
-_CALM = {"undated": 0.0, "faults": (), "page_size_drop": None, "sort": "created_desc", "past_end": "empty", "ignore_page": False}
+_CALM = {
+    "undated": 0.0,
+    "faults": (),
+    "page_size_drop": None,
+    "sort": "created_desc",
+    "past_end": "empty",
+    "ignore_page": False,
+}
 _LIVELY = {**_CALM, "churn": 0.06, "gap_events": 30, "concurrency": 4, "seconds": 0.3}
 _CHAIN = {**_LIVELY, "chain": "iii", "lookback": 5000}
-_TOUCHED = {**_CHAIN, "mix": "touches", "pages": 10, "gap_events": 80, "gap_seconds": 120.0, "scrub_runs": 30, "page_size": 4}
+_TOUCHED = {
+    **_CHAIN,
+    "mix": "touches",
+    "pages": 10,
+    "gap_events": 80,
+    "gap_seconds": 120.0,
+    "scrub_runs": 30,
+    "page_size": 4,
+}
 _LATE = {**_CHAIN, "lookback": 60_000, "lateness": 0.9, "mix": "inserts"}
 _CROWDED = {**_LIVELY, "ties": 2.5}
 _UNWITNESSED = {"chain": "f", "witness_every": 10**10}
@@ -304,7 +321,9 @@ _POISON = {"kind": "status", "status": 500, "covers": "2025-03-01T00:00:00.000Z"
 
 PLANTS = (
     Plant("the padding of an exclusive end is lost", (_unpadded(end_pad=0),), {**_CROWDED, "end_bound": "exclusive"}),
-    Plant("the padding of an exclusive start is lost", (_unpadded(start_pad=0),), {**_LIVELY, "start_bound": "exclusive"}),
+    Plant(
+        "the padding of an exclusive start is lost", (_unpadded(start_pad=0),), {**_LIVELY, "start_bound": "exclusive"}
+    ),
     Plant("the watermark is the largest lastSeenAt", (_extracting(after=_latest_seen),), {**_CHAIN, "oddities": 0.5}),
     Plant(
         "the watermark is the end of the run",
@@ -329,7 +348,9 @@ PLANTS = (
     ),
     Plant("the sweep forgets lastSeenAt", ((etl.extract, "sweep", _only("createdAt")),), _TOUCHED),
     Plant("the sweep reads its open slice first", ((etl.extract, "sweep", lambda _: _open_first),), _TOUCHED),
-    Plant("the sweep reads its open slices side by side", ((etl.sweep, "_open_rest", lambda _: _all_at_once),), _TOUCHED),
+    Plant(
+        "the sweep reads its open slices side by side", ((etl.sweep, "_open_rest", lambda _: _all_at_once),), _TOUCHED
+    ),
     Plant("the sweep reads its open slice once", ((etl.sweep, "_open_rest", lambda _: _one_pass),), _TOUCHED),
     Plant("the closed sweep ends in the future", ((etl.extract, "sweep", _sweeping(until=60_000)),), _TOUCHED),
     Plant("no lookback", (_extracting(before=_lookback(0.0)),), _LATE),
@@ -347,7 +368,17 @@ PLANTS = (
     Plant(
         "a crowd is read once",
         ((etl.fetch, "read_crowd", lambda _: _one_read), _probing(honours_page=True), _NO_WITNESS),
-        {**_CROWDED, "mix": "deletes", "ties": 8.0, "pages": 20, "page_size": 3, "churn": 0.05, "is_contact": "same", "lateness": 0.0, "slowness": 0.0},
+        {
+            **_CROWDED,
+            "mix": "deletes",
+            "ties": 8.0,
+            "pages": 20,
+            "page_size": 3,
+            "churn": 0.05,
+            "is_contact": "same",
+            "lateness": 0.0,
+            "slowness": 0.0,
+        },
     ),
     Plant(
         "a crowd is believed on a server without pages",
@@ -391,5 +422,7 @@ PLANTS = (
         ((etl.api.retry.Budget, "allows_retry", lambda _: lambda budget: True),),
         {**_CALM, "faults": ({"kind": "status", "rate": 0.4},)},
     ),
-    Plant("more requests are in flight than allowed", ((schedule, "Client", _generous),), {**_LIVELY, "concurrency": 2}),
+    Plant(
+        "more requests are in flight than allowed", ((schedule, "Client", _generous),), {**_LIVELY, "concurrency": 2}
+    ),
 )

@@ -6,10 +6,7 @@ A lead becomes a contact and never the other way round, which is what the export
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from random import Random
-from types import MappingProxyType
 
 from etl.sandbox.contacts import Contact
 from etl.sandbox.world import World
@@ -17,6 +14,10 @@ from tests.simulation.personality import MIXES, Personality
 
 BACKDATED = 40 * 86_400.0
 """Seconds by which the `createdAt` of a backdated import lies in the past at most."""
+MORTALS = 2
+"""One contact in so many can be deleted: the others stay, and whatever the oracle can miss is among them."""
+CHANGES = ("touch", "edit", "delete", "presence")
+"""Events that happen to one contact; the others bring contacts or turn a lead into one."""
 
 
 def peopled(personality: Personality, start: float) -> World:
@@ -28,10 +29,6 @@ def peopled(personality: Personality, start: float) -> World:
     return world
 
 
-MORTALS = 2
-"""One contact in so many can be deleted: the others stay, and whatever the oracle can miss is among them."""
-
-
 class Weather:
     """Makes events happen in a world; times are seconds since 1970 and never go back."""
 
@@ -41,9 +38,9 @@ class Weather:
         self._draw = personality.draw("weather")
         self._malice: float = personality["malice"]
         self._import_size = max(2, int(personality["page_size"] * self._draw.choice((0.4, 0.9, 1.5, 2.5))))
+        self._crowded = personality.settings.contacts * 1.3 + 10
         mix = MIXES[personality["mix"]]
         self._kinds, self._weights = list(mix), list(mix.values())
-        self._most = personality.settings.contacts * 1.5 + 15
         self._flipped: set[str] = set()
         self._rate = 0.0
         self._next = math.inf
@@ -61,72 +58,52 @@ class Weather:
         while self._next <= now:
             at = self._next
             self._next += self._pause()
-            self._happen(self._draw.choices(self._kinds, self._weights)[0], self.world.account.pick(self._draw.random()), at)
+            self._happen(self._kind(), self.world.account.pick(self._draw.random()), at)
         self.world.advance(now)
 
     def strike(self, body: bytes, now: float) -> None:
-        """With the chance of the personality's malice, change somebody whom the answer `body` shows at this very moment."""
+        """With the chance of the personality's malice, change somebody whom the answer `body` shows, at that very moment."""
         if self.happened < self._lull and self._draw.random() < self._malice:
             start = body.find(b'"_id":"', self._draw.randrange(max(1, len(body))))
             if start > 0:
                 shown = body[start + 7 : body.find(b'"', start + 7)].decode()
-                self._happen(self._draw.choices(self._kinds, self._weights)[0], self.world.account.find(shown), now)
+                self._happen(self._kind(), self.world.account.find(shown), now)
 
     def _pause(self) -> float:
         return self._draw.expovariate(self._rate) if self._rate and self.happened < self._lull else math.inf
 
+    def _kind(self) -> str:
+        return self._draw.choices(self._kinds, self._weights)[0]
+
     def _happen(self, kind: str, whom: Contact | None, at: float) -> None:
-        if kind in ARRIVALS and len(self.world.account.living()) < self._most:
-            self.happened += ARRIVALS[kind](self.world, at, self._import_size, self._draw)
-            return
         self.happened += 1
         if kind == "flip":
             self._flip(at)
+        elif kind not in CHANGES and len(self.world.account.living()) < self._crowded:
+            self._arrive(kind, at)
         elif whom is not None:
-            # Whoever is to be deleted and may not, and whoever is there when the account is crowded, is active instead.
-            possible = kind in CHANGES and (kind != "delete" or whom.serial % MORTALS == 0)
-            CHANGES[kind if possible else "touch"](self.world, whom.id, at)
+            self._change(kind, whom, at)
+
+    def _change(self, kind: str, whom: Contact, at: float) -> None:
+        """Whoever is to be deleted and may not, and whoever is there when the account is crowded, is active instead."""
+        if kind == "delete" and whom.serial % MORTALS == 0:
+            self.world.delete(whom.id, at)
+        elif kind in ("edit", "presence"):
+            self.world.change(kind, whom.id, at)
+        else:
+            self.world.touch(whom.id, at)
 
     def _flip(self, at: float) -> None:
-        leads = [
-            id
-            for id, contact in self.world.account.living().items()
-            if not contact.is_contact and id not in self._flipped
-        ]
+        living = self.world.account.living().items()
+        leads = [key for key, contact in living if not contact.is_contact and key not in self._flipped]
         if leads:
             chosen = self._draw.choice(leads)
             self._flipped.add(chosen)
             self.world.flip(chosen, at)
 
-
-def _insert(world: World, at: float, size: int, draw: Random) -> int:
-    world.insert(at)
-    return 1
-
-
-def _insert_lead(world: World, at: float, size: int, draw: Random) -> int:
-    world.insert(at, is_contact=False)
-    return 1
-
-
-def _import(world: World, at: float, size: int, draw: Random) -> int:
-    world.advance(at)
-    return len(world.import_many(size, at, at))
-
-
-def _backdated(world: World, at: float, size: int, draw: Random) -> int:
-    return len(world.import_many(size, at - draw.random() * BACKDATED, at))
-
-
-ARRIVALS: Mapping[str, Callable[[World, float, int, Random], int]] = MappingProxyType(
-    {"insert": _insert, "lead": _insert_lead, "import": _import, "backdated": _backdated}
-)
-"""Events that bring somebody, and how many."""
-CHANGES: Mapping[str, Callable[[World, str, float], None]] = MappingProxyType(
-    {
-        "touch": World.touch,
-        "edit": World.edit,
-        "delete": World.delete,
-        "presence": World.presence,
-    }
-)
+    def _arrive(self, kind: str, at: float) -> None:
+        if kind in ("insert", "lead"):
+            self.world.insert(at, is_contact=False if kind == "lead" else None)
+            return
+        created = at - self._draw.random() * BACKDATED if kind == "backdated" else at
+        self.happened += len(self.world.import_many(self._import_size, created, at)) - 1

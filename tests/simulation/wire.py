@@ -32,7 +32,9 @@ class Endless(Exception):
     def __init__(self, *, still: bool) -> None:
         self.still = still
         """Whether nothing happened in the account meanwhile: then the run would never end by itself."""
-        super().__init__(f"more than {MOST_REQUESTS} requests in one run" + (", though nothing happens any more" if still else ""))
+        super().__init__(
+            f"more than {MOST_REQUESTS} requests in one run" + (", though nothing happens any more" if still else "")
+        )
 
 
 def now() -> float:

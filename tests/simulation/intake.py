@@ -1,0 +1,58 @@
+"""What a run receives, and what its witness saw: in memory, as production keeps it on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from etl.api.answer import Page, Row
+from etl.extract import Suspect
+from etl.window import milliseconds
+from tests.simulation.contact import versions
+
+
+class Witness:
+    """A witness log in memory (see `extract.WitnessLog`)."""
+
+    def __init__(self, received: set[bytes]) -> None:
+        self._received = received
+        self._seen: dict[bytes, Suspect] = {}
+        self._created: dict[bool, list[int]] = {False: [], True: []}
+
+    async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
+        """Note contacts that the walk saw."""
+        for row in rows:
+            created = milliseconds(row.created_at)
+            if created is not None:
+                self._seen[bytes(row.contact_id)] = Suspect(created, is_contact)
+                self._created[is_contact].append(created)
+
+    def created(self, is_contact: bool) -> Sequence[int]:
+        """The sorted creation times (ms)."""
+        return sorted(self._created[is_contact])
+
+    async def missing(self, before: int) -> Sequence[Suspect]:
+        """Those created before `before` (ms) that were not received."""
+        missing = (suspect for key, suspect in self._seen.items() if key not in self._received)
+        return [suspect for suspect in missing if suspect.created < before]
+
+
+class Intake:
+    """Takes the accepted pages of one run."""
+
+    def __init__(self) -> None:
+        self.pages: list[Page] = []
+        self.ids: set[bytes] = set()
+
+    async def receive(self, page: Page) -> None:
+        """Keep a page."""
+        self.pages.append(page)
+        self.ids.update(bytes(row.contact_id) for row in page.rows)
+
+    def latest(self) -> dict[str, int]:
+        """The latest `updatedAt` (microseconds) received of each contact."""
+        latest: dict[str, int] = {}
+        for page in self.pages:
+            for row in versions(page):
+                if row.id is not None:
+                    latest[row.id] = max(latest.get(row.id, 0), row.updated or 0)
+        return latest

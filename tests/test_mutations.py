@@ -1,0 +1,224 @@
+"""The account changes while it is read, and the change is put between every two requests in turn (FAULTS.md, group M).
+
+One request is one instant here, and the world stands still but for the planted change, so every placement is tried and
+each is exact. What random worlds find beside it is in tests/simulation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from etl.api.answer import Page, Reply, Row
+from etl.api.client import Client
+from etl.api.request import Body
+from etl.errors import ContractError
+from etl.extract import Extraction, History, Suspect, Timing, extract
+from etl.merge import prepare
+from etl.sandbox.settings import Settings
+from etl.sandbox.world import World
+from etl.window import milliseconds
+from etl.witness import id_text
+from tests.publishing import brought, contact, day, publication
+
+START = 1_700_000_000.0
+TIMING = Timing(visibility_lag=2_000, lookback=1_800_000, witness_every=604_800_000, scrub_runs=1)
+Change = Callable[[World, float], object]
+
+
+class Memory:
+    """A witness log, and everything that arrived, in plain sets."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Suspect] = {}
+        self.arrived: dict[str, Row] = {}
+
+    async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
+        """Note what the walk saw."""
+        for row in rows:
+            created, name = milliseconds(row.created_at), id_text(bytes(row.contact_id))
+            if created is not None and name is not None:
+                self.seen[name] = Suspect(created, is_contact)
+
+    def created(self, is_contact: bool) -> list[int]:
+        """The creation times seen in one list."""
+        return sorted(one.created for one in self.seen.values() if one.is_contact is is_contact)
+
+    async def missing(self, before: int) -> list[Suspect]:
+        """What was seen and did not arrive."""
+        return [one for name, one in self.seen.items() if name not in self.arrived and one.created < before]
+
+    async def receive(self, page: Page) -> None:
+        """Take an accepted page."""
+        for row in page.rows:
+            name = id_text(bytes(row.contact_id))
+            if name is not None:
+                self.arrived[name] = row
+
+
+class Account:
+    """A small account whose requests take 10 ms each; `change` strikes just before request number `at`."""
+
+    def __init__(self, change: Change | None = None, at: int = -1, **settings: object) -> None:
+        self.world = World(Settings(**{"contacts": 30, "small": True, "page_size": 6, **settings}), START)  # type: ignore[arg-type]
+        self.now = START + 60
+        self.world.advance(self.now)
+        self.sent: list[Body] = []
+        self._change, self._at = change, at
+
+    async def answer(self, body: Body) -> Reply:
+        """One atomic read."""
+        if len(self.sent) == self._at and self._change is not None:
+            self._change(self.world, self.now)
+        self.sent.append(body)
+        self.now += 0.01
+        answer = self.world.answer(body, self.now)
+        return Reply(answer.status, answer.headers, answer.body)
+
+    async def read(self, memory: Memory, history: History, filters: Mapping[str, object]) -> Extraction:
+        """Extract once."""
+        client = Client(self.answer, account="a", concurrency=1, jitter=lambda: 0.0)
+        return await extract(
+            client,
+            history,
+            TIMING,
+            memory.receive,
+            memory,
+            full=True,
+            filters=filters,
+            local_now=int(self.now * 1000),
+        )
+
+
+async def run(account: Account, **filters: object) -> tuple[Extraction, Memory, set[str]]:
+    """A first full run: what it says, what it brought, and who was there all the time."""
+    memory, begin = Memory(), account.now
+    extraction = await account.read(memory, History(), filters)
+    account.world.advance(account.now)
+    return extraction, memory, account.world.existed_throughout(begin, account.now)
+
+
+def oldest(world: World, now: float) -> str:
+    """The contact created first: a deletion there moves every rank before it in no list, and all after it in one."""
+    return min(world.contacts(now))
+
+
+def swap(world: World, now: float) -> None:
+    """One contact goes and another comes in its place, so that every count stays the same."""
+    world.delete(oldest(world, now), now)
+    world.insert(now)
+
+
+def backdated(world: World, now: float) -> None:
+    """An import whose creation times lie inside windows already read."""
+    world.import_many(8, START - 40 * 86_400, now)
+
+
+def flipped(world: World, now: float) -> None:
+    """Five leads become contacts."""
+    leads = [name for name, raw in world.contacts(now).items() if b'"isContact":false' in raw]
+    for name in sorted(leads)[:5]:
+        world.flip(name, now)
+
+
+def returned(world: World, now: float) -> None:
+    """A contact is deleted and at once restored with its old times."""
+    name = oldest(world, now)
+    world.delete(name, now)
+    world.restore(name, now)
+
+
+@pytest.mark.parametrize("change", [swap, backdated, flipped, returned], ids=lambda change: change.__name__)
+async def test_a_change_between_any_two_requests_loses_nobody(change: Change) -> None:
+    """M6, M7, M9, M13: whoever was there throughout arrives, wherever the change falls; or the run says that it cannot."""
+    quiet = Account()
+    await run(quiet)
+    for at in range(len(quiet.sent) + 1):
+        account = Account(change, at)
+        extraction, memory, throughout = await run(account)
+        lost = throughout - memory.arrived.keys()
+        assert not lost or extraction.unproven, f"change before request {at}: {len(lost)} lost"
+
+
+async def test_contacts_imported_into_the_past_arrive_with_the_next_full_run() -> None:
+    """M6, M15: what an import puts into windows already accepted is found by the run after."""
+    account = Account(backdated, at=30)
+    await run(account)
+    _, memory, throughout = await run(account)
+    assert throughout <= memory.arrived.keys()
+    assert len(throughout) > 30
+
+
+@pytest.mark.parametrize("total", ["wrong", "capped", "zero", "negative", "null", "text", "per_page"])
+async def test_a_total_of_another_instant_is_never_relied_on(total: str) -> None:
+    """M8, A19: the count of a server that counts at another instant than it lists changes nothing."""
+    extraction, memory, throughout = await run(Account(total=total))
+    assert not extraction.unproven
+    assert memory.arrived.keys() == throughout
+
+
+async def test_no_field_that_can_change_is_used_to_part_the_account() -> None:
+    """M11, M14: a full run asks by list and time alone, sets no other filter, and starts no export on the server."""
+    account = Account()
+    await run(account)
+    for body in account.sent:
+        asked = {name for name, value in body.items() if value not in ("", [], False, {"startAt": "", "endsAt": ""})}
+        assert asked <= {"isContact", "createdAt", "lastSeenAt", "hasOrdered", "page", "isExport"}
+        assert body["hasOrdered"] == {"status": False, "lastAt": ""}
+        assert body["isExport"] == "none"
+
+
+async def test_a_filtered_run_claims_no_proof_and_no_coverage() -> None:
+    """M14: contacts leave a filtered list by any change, so a filtered export is never taken for the whole account."""
+    extraction, _, _ = await run(Account(), status=["OPEN"])
+    assert (extraction.mode, extraction.walked, extraction.coverage) == ("filtered", True, ())
+
+
+async def test_a_filter_that_is_ignored_later_voids_the_run() -> None:
+    """A20, A50: a server that stops honouring its time filter in mid-run is told from an answer outside the window."""
+
+    class Forgetful(Account):
+        async def answer(self, body: Body) -> Reply:
+            forgotten = {**body, "createdAt": {"startAt": "", "endsAt": ""}}
+            return await super().answer(forgotten if len(self.sent) > 40 else body)
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - groups of groups, taken apart below
+        await run(Forgetful(contacts=60))
+    error: BaseException = caught.value
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ContractError)
+    assert "does not honour" in error.message
+
+
+def test_a_contact_whose_creation_time_was_rewritten_is_changed_and_not_struck(tmp_path: Path) -> None:
+    """A29: a vendor that moves `createdAt`, or `lastSeenAt` backwards, makes a new version and no deletion."""
+    from etl import engine, tables  # noqa: PLC0415
+
+    with engine.connect() as connection:
+        connection.execute(tables.create("contacts", tables.CONTACTS))
+        connection.execute(tables.create("strikes", tables.STRIKES))
+        first = publication(brought(tmp_path, "a", [contact(1, last_seen_at=day(9))], seq=10))
+        prepare(connection, first)
+        connection.execute(f"INSERT INTO contacts SELECT {tables.names(tables.CONTACTS)} FROM upserts")
+        row = contact(1, last_seen_at=day(3), created_at=day(2))
+        with engine.connect() as second:
+            second.register("old", connection.sql("FROM contacts").to_arrow_table())
+            second.execute("CREATE TABLE contacts AS FROM old")
+            second.execute(tables.create("strikes", tables.STRIKES))
+            merged = prepare(second, publication(brought(tmp_path, "a", [row], seq=11)))
+    assert (merged.counts["a"].changed, merged.counts["a"].deleted, merged.struck["a"]) == (1, 0, 0)
+
+
+def test_the_sandbox_itself_sees_the_swap() -> None:
+    """The control: after the planted change another contact stands there, so that the placements above mean something."""
+    account = Account()
+    before = set(account.world.contacts(account.now))
+    swap(account.world, account.now)
+    after = set(account.world.contacts(account.now))
+    assert len(before) == len(after) == 30
+    assert len(before - after) == 1
+    assert json.loads(account.world.contacts(account.now)[max(after)])["_id"]
