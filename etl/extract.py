@@ -150,9 +150,11 @@ class _Reading:
         with self._counted("windows"):
             for is_contact in self._lists():
                 await reader.read(self._plan(created(is_contact), is_contact, None, self.run.watermark))
-        await self._sweep(reader, since=self.run.watermark)
+        # Contacts without a creation time are in no window, and a walk may miss them: only the sweep reads their touches.
+        since = min(self.run.watermark, self._last_margin()) if self.history.undated else self.run.watermark
+        await self._sweep(reader, since=since)
         self.run.coverage = ((None, self.run.watermark),)
-        await self._finish(reader, since=self.run.watermark)
+        await self._finish(reader, since=since)
         if walked:
             with self._counted("witness"):
                 await self._question(reader)
@@ -160,14 +162,17 @@ class _Reading:
 
     async def incremental(self) -> None:
         """The sweep from before the last watermark, and one share of the windows."""
-        margin = max(self.timing.lookback, self.timing.visibility_lag)
         reader = WindowReader(self.client, self.run.capabilities, self.receive)
         with self._counted("scrub"):
             await self._scrub(reader)
-        since = (self.history.watermark or 0) - margin
+        since = self._last_margin()
         await self._sweep(reader, since=since)
         await self._finish(reader, since=since)
         self._conclude(reader)
+
+    def _last_margin(self) -> int:
+        """Where the last run may have missed what became visible late."""
+        return (self.history.watermark or 0) - max(self.timing.lookback, self.timing.visibility_lag)
 
     async def walk_all(self) -> None:
         """Every page of both lists: all that a server without time filters allows, and no proof."""
