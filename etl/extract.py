@@ -150,7 +150,7 @@ class _Reading:
         with self._counted("windows"):
             for is_contact in self._lists():
                 await reader.read(self._plan(created(is_contact), is_contact, None, self.run.watermark))
-        # Contacts without a creation time are in no window, and a walk may miss them: only the sweep reads their touches.
+        # Contacts without a creation time are in no window, and a walk may miss them: the sweep reads their touches.
         since = min(self.run.watermark, self._last_margin()) if self.history.undated else self.run.watermark
         await self._sweep(reader, since=since)
         self.run.coverage = ((None, self.run.watermark),)

@@ -31,8 +31,8 @@ def server() -> Iterator[Live]:
 
 @pytest.fixture
 def job(server: Live, tmp_path: Path) -> Job:
-    """A job for that account, with the first run behind it."""
-    first = Job(tmp_path, {"main": server.url})
+    """A job for that account into a DuckDB file, with the first run behind it."""
+    first = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
     assert counted(first.run())["new"] == 300
     return first
 
@@ -129,8 +129,10 @@ def test_an_edit_that_moves_no_time_is_found_within_one_round_of_the_scrub(job: 
     assert changed[3] == 0
 
 
-def test_a_contact_is_deleted_by_its_second_strike(job: Job, server: Live) -> None:
+def test_a_contact_is_deleted_by_its_second_strike(server: Live, tmp_path: Path) -> None:
     """M2, A45: absent once it stays; absent twice it is gone, with a tombstone and its last values."""
+    job = Job(tmp_path, {"main": server.url})
+    job.run()
     gone = server.ids()[:3]
     server.change(each("delete", gone))
     first, second = counted(job.run(full=True)), counted(job.run(full=True))
@@ -286,8 +288,10 @@ def accounts(job: Job, seq: int) -> dict[str, int]:
     return dict(found)
 
 
-def test_parquet_keeps_three_states_and_the_whole_history(job: Job, server: Live) -> None:
+def test_parquet_keeps_three_states_and_the_whole_history(server: Live, tmp_path: Path) -> None:
     """S22: older complete states go, versions and manifests stay, and each manifest's state can be read by itself."""
+    job = Job(tmp_path, {"main": server.url}, sinks=("parquet",))
+    job.run()
     for number in range(4):
         server.change(lambda w, now: w.insert(now))
         assert counted(job.run())["contacts"] == 301 + number

@@ -131,7 +131,7 @@ def test_a_signal_ends_a_run_in_order(number: int, code: int, slow: Live, tmp_pa
     assert {path.suffix for path in job.temporary.iterdir()} == {".lock"}
 
 
-@pytest.mark.parametrize("after", [0.05, 0.2, 0.4, 0.6, 0.8])
+@pytest.mark.parametrize("after", [0.1, 0.3, 0.5])
 def test_a_kill_leaves_the_old_state_or_the_new(after: float, tmp_path: Path) -> None:
     """P4: SIGKILL at any moment; the next run needs no human and ends with the truth."""
     with live(contacts=300, nasty_share=0, small=True) as server:
@@ -189,11 +189,10 @@ def test_the_database_can_be_attached_while_its_reader_holds_it(tmp_path: Path) 
             assert held.sql("select max(seq) from runs").fetchall() == [(1,)]
 
 
-@pytest.mark.parametrize("seed", ["0", "1"])
-def test_hash_seeds_zones_and_locales_do_not_matter(seed: str, tmp_path: Path) -> None:
+def test_hash_seeds_zones_and_locales_do_not_matter(tmp_path: Path) -> None:
     """P20, P29: the rows are the same under another hash seed, time zone and locale."""
     with live(contacts=120, nasty_share=0.3, seed=4, small=True) as server:
-        odd = {"PYTHONHASHSEED": seed, "TZ": "Asia/Kolkata", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "PYTHONUTF8": "0"}
+        odd = {"PYTHONHASHSEED": "1", "TZ": "Asia/Kolkata", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "PYTHONUTF8": "0"}
         jobs = [Job(tmp_path / name, {"main": server.url}, settings="[guard]\nmax_reject_share = 1\n") for name in "ab"]
         for job, environment in zip(jobs, ({}, odd), strict=True):
             job.folder.mkdir()

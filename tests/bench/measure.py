@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 PYTHON = sys.executable
@@ -39,8 +39,10 @@ class Failed(Exception):
     """A measured command did not do its work."""
 
 
-def measured(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Cost:
-    """Run `command` to its end; raises Failed with its last words unless it exits with 0."""
+def measured(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, *, well: Collection[int] = (0,)
+) -> Cost:
+    """Run `command` to its end; raises Failed with its last words unless its exit code is among `well`."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started, clock = time.time(), time.perf_counter()
         process = subprocess.Popen(  # noqa: S603 - our own programs
@@ -55,6 +57,6 @@ def measured(command: Sequence[str], environment: Mapping[str, str] | None = Non
         out.seek(0)
         err.seek(0)
         said, complained = out.read().decode(), err.read().decode()
-    if process.returncode:
+    if process.returncode not in well:
         raise Failed(f"{' '.join(command)} ended with {process.returncode}: {(complained or said)[-2000:]}")
     return Cost(started, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, said, complained)

@@ -126,7 +126,9 @@ class Oracle:
             return True
         if run.full:
             return version(raw).created is not None
-        return any(time is not None and time >= self._since * 1000 for time in (version(raw).created, version(raw).seen))
+        return any(
+            time is not None and time >= self._since * 1000 for time in (version(raw).created, version(raw).seen)
+        )
 
     def _fresh(self, run: Run, row: Version, life: Life, at_start: int) -> Iterator[str]:
         """A row shows what was there before the run, or what an incremental run may still show."""

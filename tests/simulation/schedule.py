@@ -7,17 +7,15 @@ from dataclasses import dataclass, field
 from random import Random
 
 from etl import guard
-from etl.api.answer import Page, Row
 from etl.api.client import Client
 from etl.api.retry import ATTEMPTS
 from etl.errors import EtlError
-from etl.extract import Extraction, History, Suspect, extract
+from etl.extract import Extraction, History, extract
 from etl.model import Merged
 from etl.sandbox.service import Service
-from etl.window import milliseconds
 from tests.simulation import loop
-from tests.simulation.contact import versions
 from tests.simulation.fold import Fold, Model
+from tests.simulation.intake import Intake, Witness
 from tests.simulation.oracle import Oracle, Run
 from tests.simulation.personality import Personality
 from tests.simulation.weather import Weather, peopled
@@ -36,7 +34,9 @@ class Report:
     """Promises broken by runs that claimed success, and rules broken by any run."""
     proven: int = 0
     unproven: list[str] = field(default_factory=list)
+    """The first reason of every run that could not prove itself."""
     failed: list[str] = field(default_factory=list)
+    """The error of every run that ended with one."""
     events: int = 0
     requests: int = 0
 
@@ -55,7 +55,101 @@ class Schedule:
         self._draw = personality.draw("schedule")
         self._last: Extraction | None = None
 
-    async def play(personality: Personality, fold: Callable[[], Fold] = Model) -> Report:
+    async def play(self) -> None:
+        """Every run of the chain, with time passing between them."""
+        for kind in "f" + self.personality["chain"]:
+            await self._run(full=kind == "f")
+            await let_pass(self.personality, self.weather)
+        self.report.events = self.weather.happened
+
+    async def _run(self, *, full: bool) -> None:
+        intake = Intake()
+        wire = Wire(self.service, self.weather, self.personality["seconds"], Random(self._draw.random()))
+        client = Client(
+            wire,
+            account="main",
+            concurrency=self.personality["concurrency"],
+            jitter=Random(self._draw.random()).random,
+        )
+        self.weather.blow(self.personality.rate, now(), self.personality.most)
+        try:
+            extraction = await self._extract(client, intake, full=full)
+        except* EtlError as group:
+            self.report.failed.append(told(group))
+        except* Endless as group:
+            self._late(first(group))
+        else:
+            self._judge(extraction, intake)
+        self._pace(client, wire)
+
+    async def _extract(self, client: Client, intake: Intake, *, full: bool) -> Extraction:
+        return await extract(
+            client,
+            self._history(),
+            self.personality.timing,
+            intake.receive,
+            Witness(intake.ids),
+            full=full,
+            filters={},
+            local_now=int(now() * 1000),
+        )
+
+    def _history(self) -> History:
+        """What the last good run left, as `account.history_of` tells it from the snapshot."""
+        if self._last is None:
+            return History()
+        return History(
+            watermark=self._last.watermark,
+            witness_at=self._last.witness_at,
+            scrub_after=self._last.scrub_after,
+            undated=any(row.created is None for row in self.fold.contacts().values()),
+            created=self._created,
+        )
+
+    def _created(self, is_contact: bool | None) -> Sequence[int]:
+        rows = self.fold.contacts().values()
+        listed = (row for row in rows if is_contact is None or row.is_contact is is_contact)
+        return sorted(row.created // 1000 for row in listed if row.created is not None)
+
+    def _judge(self, extraction: Extraction, intake: Intake) -> None:
+        """Publish what a run brought, as production does and unless production would not, and ask the oracle."""
+        if extraction.unproven:
+            self.report.unproven.append(extraction.unproven[0])
+            return
+        t1, before = now(), dict(self.fold.contacts())
+        outcome = self.fold.prepare(intake.pages, extraction)
+        merged = Merged({"main": outcome.counts}, {"main": outcome.struck}, {"main": outcome.previous})
+        if guard.check_shrink({"main": extraction.mode}, merged, SHRINK_SHARE):
+            self.report.failed.append("mass shrink")
+            if self.fold.contacts() != before:
+                self.report.broken.append("CHANGED by a run that failed")
+            return
+        self.fold.publish()
+        self._last = extraction
+        self.report.proven += 1
+        run = Run(extraction, t1, before, self.fold.contacts(), self.fold.strikes(), intake.latest(), outcome.counts)
+        self.report.broken += self.oracle.check(run)
+
+    def _late(self, error: BaseException) -> None:
+        """A run that outlasts any deadline fails, which is no lie; one that no stillness would end is broken."""
+        still = isinstance(error, Endless) and error.still
+        (self.report.broken if still else self.report.failed).append(f"ENDLESS {error}")
+
+    def _pace(self, client: Client, wire: Wire) -> None:
+        """The rules that hold for every run, good or bad."""
+        seen, broken = client.statistics(), self.report.broken
+        self.report.requests += seen.sent
+        if wire.peak > self.personality["concurrency"]:
+            broken.append(f"IN FLIGHT {wire.peak} requests at once")
+        if seen.retried > 10 + 0.1 * seen.sent:
+            broken.append(f"RETRIES {seen.retried} of {seen.sent}")
+        if wire.most_attempts > max(ATTEMPTS.values()):
+            broken.append(f"ATTEMPTS {wire.most_attempts} of one request")
+        if self.service.stats.violations:
+            broken.append(f"WRITES {dict(self.service.stats.violations)}")
+
+
+def play(personality: Personality, fold: Callable[[], Fold] = Model) -> Report:
     """Play the schedule of a personality; whatever stops it is a broken promise."""
     schedule = Schedule(personality, fold)
     shuffle = personality.draw("tasks") if personality["shuffled_tasks"] else None

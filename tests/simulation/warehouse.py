@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import duckdb
 
-from etl import engine, merge
+from etl import merge
 from etl.api.answer import Page
 from etl.extract import Extraction
 from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
