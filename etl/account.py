@@ -158,6 +158,7 @@ def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, objec
     return {
         "capabilities": extraction.capabilities.document(),
         "requests": dict(extraction.requests),
+        "seconds": {purpose: round(seconds, 3) for purpose, seconds in extraction.seconds.items()},
         "cells": {
             name: count for name, count in sorted(cells.items()) if name not in {"received", "folded", "rejected"}
         },

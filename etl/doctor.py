@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from time import time
 
 from etl.config import Config
-from etl.errors import EtlError, UnprovenError
+from etl.errors import EtlError, TargetLocked, UnprovenError
 from etl.findings import Finding, failure
 from etl.probe import Capabilities, probe
 from etl.sinks import Sink
 from etl.sources import Source, reach, sources
+from etl.staging import Lock
 from etl.targets import sinks
 
 
@@ -29,7 +30,11 @@ async def examine(config: Config) -> list[Finding]:
 
 def _sink(sink: Sink) -> Finding:
     try:
-        state = sink.open()
+        with Lock(sink.path):
+            state = sink.open()
+    except TargetLocked as busy:
+        # Opening collects what killed runs left: while a run is at work, that would be its own staging.
+        return Finding("sink", str(sink.path), busy.message)
     except EtlError as error:
         return failure("sink", error, where=str(sink.path))
     held = f"state {state.seq}" if state.seq else "ready for a first run"

@@ -9,23 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar
 
-import msgspec
+import anyio
 
 from etl.api.answer import Page, Row
 from etl.api.client import Client
-from etl.api.request import Query
+from etl.api.request import Query, TimeField
 from etl.errors import ContractError
 from etl.fetch import WindowReader
 from etl.model import Mode
 from etl.plan import plan_windows, scrub_span
 from etl.probe import Capabilities, probe
 from etl.sweep import sweep
+from etl.undated import without_creation_time
 from etl.walk import Receive, walk
-from etl.window import Accepted, Window, milliseconds
+from etl.window import Accepted, Window
 
+Number = TypeVar("Number", int, float)
+
+FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
 LEADS_FIRST = (False, True)
 """A lead becomes a contact, not the other way round: read in this order a flip is seen in one of the lists."""
 
@@ -73,6 +78,8 @@ class Extraction:
     scrub_after: int | None = None
     requests: dict[str, int] = field(default_factory=dict)
     """Attempts by purpose: probe, witness, windows, sweep, scrub, walk."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each purpose took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,7 @@ async def extract(
     local_now: int,
 ) -> Extraction:
     """Read one account. Raises what the client raises; what cannot be proven is listed, not raised."""
-    before = client.statistics().sent
+    begun = anyio.current_time()
     found = await probe(client, local_now=local_now)
     incremental = not (full or filters or history.watermark is None) and found.windows
     run = Extraction(
@@ -117,7 +124,8 @@ async def extract(
         watermark=found.t0 - timing.visibility_lag,
         witness_at=history.witness_at,
         scrub_after=history.scrub_after,
-        requests={"probe": client.statistics().sent - before},
+        requests={"probe": client.statistics().sent},
+        seconds={"probe": anyio.current_time() - begun},
     )
     reading = _Reading(client, run, history, timing, receive, witness)
     if filters:
@@ -213,8 +221,9 @@ class _Reading:
         if recent and not self.history.undated:
             return False
         with self._counted("witness"):
-            for is_contact in self._lists():
-                await self._walk(Query(is_contact), self._testimony(is_contact))
+            async with anyio.create_task_group() as tasks:
+                for is_contact in self._lists():
+                    tasks.start_soon(self._walk, Query(is_contact), self._testimony(is_contact))
         self.run.witness_at = self.run.capabilities.t0
         return True
 
@@ -242,11 +251,11 @@ class _Reading:
         self.run.scrub_after = end if end < self.run.watermark else None
 
     async def _sweep(self, reader: WindowReader, *, since: int) -> None:
+        until = (self.client.server_now or self.run.capabilities.t0) - self.timing.visibility_lag
         with self._counted("sweep"):
-            for name in ("lastSeenAt", "createdAt"):
-                now = self.client.server_now or self.run.capabilities.t0
-                until = now - self.timing.visibility_lag
-                await sweep(reader, name, since=since, until=until, lists=self._lists())
+            async with anyio.create_task_group() as tasks:
+                for name in FIELDS:
+                    tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=self._lists()))
 
     async def _finish(self, reader: WindowReader, *, since: int) -> None:
         """Read again what a page size lowered meanwhile may have cut off, in the order that the first reading had."""
@@ -311,31 +320,13 @@ class _Reading:
 
     @contextmanager
     def _counted(self, purpose: str) -> Iterator[None]:
-        before = self.client.statistics().sent
+        sent, begun = self.client.statistics().sent, anyio.current_time()
         try:
             yield
         finally:
-            sent = self.client.statistics().sent - before
-            self.run.requests[purpose] = self.run.requests.get(purpose, 0) + sent
+            _add(self.run.requests, purpose, self.client.statistics().sent - sent)
+            _add(self.run.seconds, purpose, anyio.current_time() - begun)
 
 
-def without_creation_time(page: Page) -> Page | None:
-    """The part of `page` that no createdAt window can reach; None when there is none."""
-    undated = [milliseconds(row.created_at) is None for row in page.rows]
-    if not any(undated):
-        return None
-    try:
-        contacts = _raw_contacts(page.body).data
-    except msgspec.DecodeError:
-        # Something in it that only the tolerant reader can take apart: the whole page will do, it is folded later.
-        return page
-    kept = [raw for raw, wanted in zip(contacts, undated, strict=True) if wanted]
-    rows = [row for row, wanted in zip(page.rows, undated, strict=True) if wanted]
-    return replace(page, body=b'{"data":[' + b",".join(kept) + b"]}", rows=rows)
-
-
-class _RawContacts(msgspec.Struct):
-    data: list[msgspec.Raw]
-
-
-_raw_contacts = msgspec.json.Decoder(_RawContacts).decode
+def _add(sums: dict[str, Number], name: str, amount: Number) -> None:
+    sums[name] = sums[name] + amount if name in sums else amount

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import duckdb
+
 from etl.config import Config
+from etl.errors import TargetCorrupt
 from etl.query import rows_of
 from etl.targets import published, reading
 
@@ -23,11 +26,16 @@ Row = Mapping[str, object]
 
 def read_status(config: Config) -> Document:
     """The `--json` document of `status`; empty lists before the first run. Raises TargetCorrupt."""
-    if published(config) is None:
+    target = published(config)
+    if target is None:
         return {"accounts": [], "runs": []}
-    with reading(config) as connection:
-        runs = rows_of(connection.sql(_QUERY).to_arrow_table())
-        last = rows_of(connection.sql(_LAST).to_arrow_table())
+    try:
+        with reading(config) as connection:
+            runs = rows_of(connection.sql(_QUERY).to_arrow_table())
+            last = rows_of(connection.sql(_LAST).to_arrow_table())
+    except duckdb.Error as error:
+        reason = str(error).partition("\n")[0]
+        raise TargetCorrupt(f"The target cannot be read: {reason}", where=str(target[1])) from error
     return {"accounts": [_account(row) for row in last], "runs": runs}
 
 

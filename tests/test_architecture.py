@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("what a publication changes in a snapshot", "merge"),
     ("files and tables of a target", "manifest tables staging readback"),
     ("where to cut time", "plan"),
+    ("contacts that no range of time reaches", "undated"),
     ("ranges of time whose one request proves itself", "window"),
     ("decisions: when to ask again, what is too wrong to publish", "api.retry guard"),
     ("from pages to columns", "normalize"),

@@ -245,6 +245,21 @@ def test_a_late_contact_is_found_by_the_next_run(tmp_path: Path) -> None:
         assert versions(job, late)[0][0] == 3
 
 
+@pytest.mark.parametrize("skew", [-DAY, DAY, None])
+def test_a_wrong_date_header_loses_nobody(skew: float | None, tmp_path: Path) -> None:
+    """N25: a `Date` a day off, or none, moves no watermark beyond what was read."""
+    wrong = {"kind": "date", "text": ""} if skew is None else {"kind": "date", "seconds": skew}
+    with live(contacts=200, nasty_share=0, small=True, faults=(wrong,)) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        job.run()
+        for _ in range(2):
+            touched = server.ids()[:5]
+            server.change(each("touch", touched))
+            server.change(lambda w, now: w.insert(now))
+            found = counted(job.run())
+            assert (found["new"], found["changed"]) == (1, 5)
+
+
 def test_a_contact_of_the_future_does_not_move_the_watermark(job: Job, server: Live) -> None:
     """A28: lastSeenAt in 2999 is kept as it is; what comes later is still found."""
     raw = b'{"_id":"future","createdAt":"2025-01-01T00:00:00.000Z","lastSeenAt":"2999-01-01T00:00:00.000Z"}'

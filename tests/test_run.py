@@ -435,6 +435,30 @@ def assert_complete(job: Job, server: Live) -> None:
     assert not [i for i, row in wanted.items() for column, cell in row.items() if found[i][column] != cell]
 
 
+LIES: dict[str, Row] = {
+    "A18 short pages, by the total": {"total": "exact", "faults": ({"kind": "short_page"},)},
+    "A18 a short page now and then": {"faults": ({"kind": "short_page", "every": 7},)},
+    "A24 somebody else's page": {"faults": ({"kind": "duplicate_page", "every": 6},)},
+    "A43 nothing now and then": {"faults": ({"kind": "empty_list", "every": 9},)},
+    "A17 pages of half the size": {"faults": ({"kind": "page_size", "size": 25, "from": 25},)},
+    "A17 pages of changing size": {"faults": ({"kind": "page_size", "size": 25, "every": 2},)},
+    "A20 dates ignored now and then": {"faults": ({"kind": "ignore_dates", "every": 9},)},
+    "A16 pages ignored later": {"faults": ({"kind": "ignore_page", "from": 20},)},
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_server_that_hides_contacts_is_never_believed_in_silence(name: str, tmp_path: Path) -> None:
+    """Either the result is the truth, or the exit code is 12 or 13 and nothing is published."""
+    with live(contacts=400, nasty_share=0, small=True, **LIES[name]) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        if job.run().exit == 0:
+            assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids())
+        else:
+            assert job.run().exit in {12, 13}
+            assert not job.duckdb.exists()
+
+
 MISHAPS: dict[str, Row] = {
     "A8 500": {"kind": "status", "status": 500, "every": 25},
     "A5 429": {"kind": "retry_after", "retry_after": "0", "every": 25},

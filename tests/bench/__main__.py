@@ -85,22 +85,14 @@ def _plan(asked: argparse.Namespace, folder: Path) -> Plan:
 
 def _machine() -> dict[str, object]:
     packages = {name: version(name) for name in ("aiohttp", "duckdb", "pyarrow")}
-    cores, load = os.cpu_count(), round(os.getloadavg()[0], 1)
-    return {
-        "cores": cores,
-        "load": load,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        **packages,
-    }
+    here = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    return {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), **here, **packages}
 
 
 def _sentence() -> str:
     told = _machine()
     versions = ", ".join(f"{name} {told[name]}" for name in ("aiohttp", "duckdb", "pyarrow"))
-    return (
-        f"{told['cores']} cores ({told['system']}), Python {told['python']}, {versions}; load at the end {told['load']}"
-    )
+    return f"{told['cores']} cores, {told['system']}, Python {told['python']}, {versions}; load now {told['load']}"
 
 
 if __name__ == "__main__":

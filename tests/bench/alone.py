@@ -46,7 +46,9 @@ def normalizer(contacts: int) -> Iterator[Done]:
         for start in range(0, len(pages), BATCH):
             batch = normalize(pages[start : start + BATCH])
             kept += batch.contacts.num_rows + batch.rejects.num_rows
-        return Done(what, kept, time.process_time() - began)
+        done = Done(what, kept, time.process_time() - began)
+        assert kept == contacts, f"{what}: {kept} of {contacts} contacts"
+        return done
 
     yield measured("normalizer, clean contacts", pages(0, bytes))
     yield measured("normalizer, 1 % of contacts odd", pages(0.01, bytes))

@@ -66,14 +66,14 @@ def _fact(value: float) -> str:
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The rows under their headings, aligned; a line between cases."""
+    """The rows under their headings, aligned; an empty line between cases."""
     cells = [[name for name, _ in _COLUMNS], *([cell(row) for _, cell in _COLUMNS] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(_padded(row, widths)).rstrip() for row in cells]
-    rule = "-" * max(map(len, lines))
-    cases = ["", *(row.case for row in rows)]
-    ruled = [line if case == before else f"{rule}\n{line}" for line, case, before in zip(lines, cases, ["", *cases])]  # noqa: B905
-    return "\n".join(ruled)
+    for place in reversed(range(len(rows))):
+        if not place or rows[place].case != rows[place - 1].case:
+            lines.insert(place + 1, "")
+    return "\n".join(lines)
 
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:

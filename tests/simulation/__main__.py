@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --count N` plays the kept seeds and N more; `--seed S` plays one and tells all about it."""
+"""`python -m tests.simulation --count N` plays what failed before and N more; `--seed S` plays one and tells of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import sys
 import time
 
-from tests.simulation.campaign import Tally, keep, kept_seeds, many, one, told
+from tests.simulation.campaign import Tally, keep, kept, many, told
 from tests.simulation.personality import TRAITS, personality
+from tests.simulation.schedule import play
 
 
 def main() -> int:
@@ -26,7 +27,9 @@ def main() -> int:
 
 
 def _one(seed: int, *, unsparing: bool) -> int:
-    who, report = personality(seed, unsparing=unsparing), one(seed, unsparing=unsparing)
+    before = (who for who in kept() if who.seed == seed)
+    who = next(before, None) or personality(seed, unsparing=unsparing)
+    report = play(who)
     usual = {name: options[0][1] for name, options in TRAITS.items()}
     print(
         f"{who.settings.contacts} contacts,",
@@ -41,15 +44,17 @@ def _one(seed: int, *, unsparing: bool) -> int:
 
 def _many(start: int, count: int, processes: int, *, unsparing: bool) -> int:
     began, tally = time.monotonic(), Tally()
-    seeds = [*kept_seeds(), *range(start, start + count)]
-    for report in many(seeds, processes=processes, unsparing=unsparing):
+    for report in map(play, kept()):
+        tally.add(report)
+        if report.broken:
+            print("of those that failed before:", told(report), flush=True)
+    for report in many(range(start, start + count), processes=processes, unsparing=unsparing):
         tally.add(report)
         if report.broken:
             print(told(report), flush=True)
-            if not unsparing:
-                keep(report)
+            keep(report)
         if tally.schedules % 1000 == 0:
-            print(f"{tally.schedules} of {len(seeds)} schedules, {len(tally.failures)} failures", file=sys.stderr)
+            print(f"{tally.schedules} schedules, {len(tally.failures)} failures", file=sys.stderr)
     _sum_up(tally, time.monotonic() - began)
     return bool(tally.failures)
 

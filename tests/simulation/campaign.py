@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -9,11 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tests.simulation.personality import personality
+from tests.simulation.personality import Personality, drawn, personality
 from tests.simulation.schedule import Report, play
 
 SEEDS = Path(__file__).with_name("seeds.txt")
-"""Seeds that ever failed: replayed before all others, for ever."""
+"""Schedules that ever failed, replayed before all others, for ever: seed, traits as JSON, what was broken, by tabs.
+
+With their traits, so that they stay what they were when the table of traits grows.
+"""
 CHUNK = 20
 
 
@@ -62,17 +66,16 @@ def many(seeds: Iterable[int], *, processes: int = 1, unsparing: bool = False) -
         yield from pool.map(each, seeds, chunksize=CHUNK)
 
 
-def kept_seeds() -> list[int]:
-    """The seeds in the file, in its order."""
-    lines = SEEDS.read_text().splitlines() if SEEDS.exists() else []
-    return [int(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
+def kept() -> list[Personality]:
+    """The schedules in the file, in its order."""
+    lines = [line.split("\t") for line in SEEDS.read_text().splitlines()]
+    return [personality(int(seed), json.loads(traits)) for seed, traits, _ in lines]
 
 
 def keep(report: Report) -> None:
-    """Add a failing seed to the file, once, with what it broke."""
-    if report.seed not in kept_seeds():
-        with SEEDS.open("a") as file:
-            file.write(f"{report.seed}  # {report.broken[0][:120]}\n")
+    """Add a failing schedule to the file."""
+    with SEEDS.open("a") as file:
+        file.write(f"{report.seed}\t{json.dumps(drawn(report.seed))}\t{report.broken[0][:120]}\n")
 
 
 def told(report: Report) -> str:

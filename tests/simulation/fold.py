@@ -1,7 +1,7 @@
 """What becomes of what a run read: the snapshot and the strikes, in two ways that must come to the same.
 
-`Model` says in a screen of Python what the production SQL does; on small accounts it is a hundred times as fast, so that
-thousands of schedules fit into a test run. `warehouse.Warehouse` is the production SQL behind the same protocol.
+`Model` says in a screen of Python what the production SQL does; on small accounts it is a hundred times as fast, so
+that thousands of schedules fit into a test run. `warehouse.Warehouse` is the production SQL behind the same protocol.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ It has no sockets and no threads; a task that waits for anything else than a tim
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine
 from random import Random
 from typing import Any, TypeVar
@@ -19,6 +20,10 @@ class Deadlock(RuntimeError):
 
 class VirtualLoop(asyncio.BaseEventLoop):
     """Starts at 0 seconds. With `shuffle`, callbacks that are ready at one moment run in an order drawn from it."""
+
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
+    """The base class's own: a heap of timers."""
 
     def __init__(self, shuffle: Random | None = None) -> None:
         super().__init__()

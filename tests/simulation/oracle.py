@@ -152,7 +152,7 @@ class Oracle:
                 yield f"DELETED {key}: after {self._without[key]} runs without it"
 
     def _not_deleted(self, run: Run, gone: Mapping[str, float]) -> Iterator[str]:
-        """Whoever is gone leaves the snapshot after two runs that read their place, and after two rounds of the scrub."""
+        """Whoever is gone leaves the snapshot after two runs that read their place, or two rounds of the scrub."""
         for key, row in run.after.items():
             if row.created is None or gone.get(key, run.t1) > run.t0:
                 continue

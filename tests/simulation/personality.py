@@ -1,12 +1,13 @@
 """Who is simulated: one server, one account, one way of changing, one way of being read; all of it drawn from a seed.
 
-Every trait is drawn by a generator of its own, so that adding a trait or a value of one leaves the others of old seeds alone.
+Every trait is drawn by a generator of its own, so that a new trait, or a new value of one, leaves the others of a seed
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -119,8 +120,6 @@ class Personality:
     traits: Mapping[str, Value]
     settings: Settings
     timing: Timing
-    overrides: Mapping[str, Value] = field(default_factory=dict)
-    """Traits that were set and not drawn."""
 
     def __getitem__(self, name: str) -> Value:
         """One trait."""
@@ -141,17 +140,27 @@ class Personality:
         return Random(f"{self.seed} {name}")
 
 
-def personality(seed: int, *, unsparing: bool = False, **overrides: Value) -> Personality:
-    """The personality of a seed, with some traits set instead of drawn; `unsparing` also shows faults known and open."""
-    drawn = {name: _drawn(seed, name, options) for name, options in TRAITS.items()}
-    traits = (drawn if unsparing else spared(drawn)) | overrides
+def drawn(seed: int) -> dict[str, Value]:
+    """The traits of a seed."""
+    return {name: _drawn(seed, name, options) for name, options in TRAITS.items()}
+
+
+def personality(
+    seed: int, traits: Mapping[str, Value] | None = None, *, unsparing: bool = False, **overrides: Value
+) -> Personality:
+    """The personality of a seed, with its own traits or the given ones, some of them set on top.
+
+    `unsparing` shows the faults that are known and open, too.
+    """
+    found = drawn(seed) if traits is None else dict(traits)
+    found = (found if unsparing else spared(found)) | overrides
     timing = Timing(
-        visibility_lag=traits["visibility_lag"],
-        lookback=traits["lookback"],
-        witness_every=traits["witness_every"],
-        scrub_runs=traits["scrub_runs"],
+        visibility_lag=found["visibility_lag"],
+        lookback=found["lookback"],
+        witness_every=found["witness_every"],
+        scrub_runs=found["scrub_runs"],
     )
-    return Personality(seed, traits, _settings(seed, traits, timing), timing, overrides)
+    return Personality(seed, found, _settings(seed, found, timing), timing)
 
 
 def _drawn(seed: int, name: str, options: Sequence[tuple[int, Value]]) -> Value:

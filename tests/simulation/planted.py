@@ -134,8 +134,12 @@ PLANTS = (
     Plant("a lookback shorter than contacts are late", (spoilt.shorter_lookback(0.3),), _LATE),
     Plant(
         "the page size is believed to be larger",
-        (findings(page_size=lambda size: size + 5), instead(WindowReader, "doubtful", spoilt.nobody_doubtful)),
-        {**_LIVELY, "page_size": 4, "pages": 10},
+        (
+            findings(page_size=lambda size: size + 5),
+            instead(WindowReader, "doubtful", spoilt.nobody_doubtful),
+            NO_WITNESS,
+        ),
+        _LIVELY,
     ),
     Plant(
         "the page size is not looked at again",
@@ -160,7 +164,7 @@ PLANTS = (
     ),
     Plant(
         "a crowd is believed on a server without pages",
-        (findings(honours_page=True), NO_WITNESS),
+        (findings(honours_page=True), (etl.fetch, "read_in_order", spoilt.repeats_end), NO_WITNESS),
         {**_CROWDED, "ignore_page": True},
     ),
     Plant("split leaves out a millisecond", ((etl.fetch, "split", spoilt.split_with_gaps), NO_WITNESS), _LIVELY),

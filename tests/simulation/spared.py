@@ -31,6 +31,11 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         lambda traits: bool(traits["undated"]) and "f" in traits["chain"],
         {"undated": 0.0},
     ),
+    (
+        "a server that counts from 0 and repeats its last page is believed to count from 1 while it has one page",
+        lambda traits: traits["page_base"] == 0 and traits["past_end"] == "repeat",
+        {"page_base": 1},
+    ),
 )
 """What is wrong, where it shows, and what stands in for it."""
 

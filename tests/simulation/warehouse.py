@@ -1,7 +1,7 @@
 """The production fold behind the simulation's protocol: normalizer, parts and merge SQL on a DuckDB in memory.
 
-A hundred times as slow as the model on accounts this small, so it serves a share of the schedules. `Both` plays the model
-along and holds the two to the same result, which is what entitles the model to stand in for it in all the others.
+A hundred times as slow as the model on accounts this small, so it serves a share of the schedules. `Both` plays the
+model along and holds the two to the same result, which is what entitles the model to stand in for it in all the others.
 """
 
 from __future__ import annotations

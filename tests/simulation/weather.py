@@ -62,7 +62,7 @@ class Weather:
         self.world.advance(now)
 
     def strike(self, body: bytes, now: float) -> None:
-        """With the chance of the personality's malice, change somebody whom the answer `body` shows, at that very moment."""
+        """With the chance of the personality's malice, change somebody whom the answer shows, at that very moment."""
         if self.happened < self._lull and self._draw.random() < self._malice:
             start = body.find(b'"_id":"', self._draw.randrange(max(1, len(body))))
             if start > 0:

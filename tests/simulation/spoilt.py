@@ -1,0 +1,292 @@
+"""What a planted bug puts in the place of sound code: each function here makes the false one from the sound one.
+
+`Any` stands for what is handed through unseen: that is the nature of a wrapper around code it must not know too well.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import etl.extract
+import etl.fetch
+import etl.merge
+import etl.sweep
+from etl.api.answer import Page
+from etl.api.client import Client
+from etl.api.request import Query
+from etl.errors import EtlError
+from etl.extract import Extraction, History, Timing
+from etl.fetch import Crowd, WindowReader
+from etl.window import Window, milliseconds
+from tests.simulation import schedule
+
+Change = tuple[Any, str, Callable[[Any], Any]]
+"""A module or class, one of its attributes, and what makes the false one from the sound one."""
+Settle = Callable[[Any, Any, Window], Awaitable[Sequence[Window]]]
+"""The sound way to settle a window, the reader, the window."""
+
+
+def instead(owner: Any, name: str, other: Any) -> Change:
+    """Something else altogether."""
+    return owner, name, lambda _: other
+
+
+# --- one account's reading, with other arguments or results --------------------------------------------------------
+
+
+def arguments(change: Callable[[History, Timing], tuple[History, Timing]]) -> Change:
+    """`extract` with another history or other margins."""
+
+    def spoil(sound: Any) -> Any:
+        async def extract(client: Client, history: History, timing: Timing, *rest: Any, **more: Any) -> Extraction:
+            extraction: Extraction = await sound(client, *change(history, timing), *rest, **more)
+            return extraction
+
+        return extract
+
+    return schedule, "extract", spoil
+
+
+def results(change: Callable[[Extraction, Client, Sequence[Page]], None]) -> Change:
+    """`extract` with an extraction that was tampered with, in the light of the pages received."""
+
+    def spoil(sound: Any) -> Any:
+        async def extract(
+            client: Client, history: Any, timing: Any, receive: Any, *rest: Any, **more: Any
+        ) -> Extraction:
+            pages: list[Page] = []
+
+            async def keep(page: Page) -> None:
+                pages.append(page)
+                await receive(page)
+
+            extraction: Extraction = await sound(client, history, timing, keep, *rest, **more)
+            change(extraction, client, pages)
+            return extraction
+
+        return extract
+
+    return schedule, "extract", spoil
+
+
+def findings(**found: Any) -> Change:
+    """The probe with other findings; a callable makes one from the sound one."""
+
+    def spoil(sound: Any) -> Any:
+        async def probe(*args: Any, **more: Any) -> Any:
+            sound_findings = await sound(*args, **more)
+            changed = {
+                name: value(getattr(sound_findings, name)) if callable(value) else value
+                for name, value in found.items()
+            }
+            return replace(sound_findings, **changed)
+
+        return probe
+
+    return etl.extract, "probe", spoil
+
+
+def unpadded(**pads: int) -> Change:
+    """Windows that ask without the padding that the probe found to be needed."""
+    return findings(created=lambda bounds: replace(bounds, **pads), seen=lambda bounds: replace(bounds, **pads))
+
+
+def shorter_lookback(share: float) -> Change:
+    """A share of the lookback."""
+    return arguments(lambda history, timing: (history, replace(timing, lookback=int(timing.lookback * share))))
+
+
+def latest_seen(run: Extraction, _: Client, pages: Sequence[Page]) -> None:
+    """The watermark as many make it."""
+    seen = [at for page in pages for row in page.rows if (at := milliseconds(row.last_seen_at)) is not None]
+    run.watermark = max(seen, default=run.watermark)
+
+
+def end_of_run(run: Extraction, client: Client, _: Sequence[Page]) -> None:
+    """The watermark of a run that does not think of what happens while it reads."""
+    run.watermark = client.server_now or run.watermark
+
+
+def read_everywhere(run: Extraction, *_: object) -> None:
+    """Coverage of what was not read."""
+    run.coverage = ((None, run.watermark),)
+
+
+def never_onwards(run: Extraction, *_: object) -> None:
+    """A scrub that begins at the beginning every time."""
+    run.scrub_after = None
+
+
+def _never_due(_: Any) -> Any:
+    async def never(_: object) -> bool:
+        return False
+
+    return never
+
+
+NO_WITNESS: Change = (etl.extract._Reading, "_walk_witness", _never_due)
+"""Without the witness, which brings most losses of a first run to light before the oracle has to."""
+
+# --- windows -------------------------------------------------------------------------------------------------------
+
+
+def settling(settle: Settle) -> Change:
+    """A window reader that settles windows in another way."""
+    return WindowReader, "settle", lambda sound: lambda reader, window: settle(sound, reader, window)
+
+
+async def accept_full(_: Any, reader: Any, window: Window) -> Sequence[Window]:
+    """Whatever page 1 shows is the window."""
+    page = await reader._client.read(window.query(reader._bounds[window.field]))
+    await reader._accept(window, page)
+    return ()
+
+
+async def resume(_: Any, reader: Any, window: Window) -> Sequence[Window]:
+    """A full window is continued with its next pages instead of being cut."""
+    for number in itertools.count(1):
+        page = await reader._client.read(window.query(reader._bounds[window.field]), number)
+        await reader._accept(window, page)
+        if len(page.rows) < reader._page_size:
+            break
+    return ()
+
+
+async def swallow(sound: Any, reader: Any, window: Window) -> Sequence[Window]:
+    """A window that cannot be read is left out."""
+    try:
+        parts: Sequence[Window] = await sound(reader, window)
+    except EtlError:
+        return ()
+    return parts
+
+
+async def last_part(sound: Any, reader: Any, window: Window) -> Sequence[Window]:
+    """Of a full window only the newest part is read again."""
+    parts: Sequence[Window] = await sound(reader, window)
+    return parts[-1:]
+
+
+def _later(window: Window) -> Window:
+    """The window without its first millisecond."""
+    return window if window.start is None else replace(window, start=window.start + 1)
+
+
+def split_with_gaps(sound: Callable[..., Sequence[Window]]) -> Callable[..., Sequence[Window]]:
+    """Parts that do not meet."""
+
+    def split(*args: Any, **more: Any) -> Sequence[Window]:
+        parts = sound(*args, **more)
+        return [*parts[:1], *map(_later, parts[1:])]
+
+    return split
+
+
+def plan_with_gaps(sound: Callable[..., Iterator[Window]]) -> Callable[..., Iterator[Window]]:
+    """Planned windows that do not meet."""
+    return lambda *args, **more: map(_later, sound(*args, **more))
+
+
+def plan_of_the_known(sound: Callable[..., Iterator[Window]]) -> Callable[..., Iterator[Window]]:
+    """A plan that ends where the last contact known beforehand was created."""
+
+    def plan(times: Sequence[int], **more: Any) -> Iterator[Window]:
+        return sound(times, **more | {"end": min(more["end"], (times[-1] if times else more["end"]) + 1)})
+
+    return plan
+
+
+def repeats_end(sound: Any) -> Any:
+    """A crowd that ends with any page that is repeated, a full one too."""
+    return lambda client, query, page_size: sound(client, query, page_size + 1)
+
+
+async def one_read(client: Client, query: Query, page_size: int, receive: Any) -> Crowd:
+    """A crowd is believed after one read."""
+    pages = await etl.fetch.read_in_order(client, query, page_size)
+    for page in pages:
+        await receive(page)
+    return Crowd(sum(len(page.rows) for page in pages), 1)
+
+
+async def nobody_doubtful(_: WindowReader) -> list[Window]:
+    """Nobody looks whether the page size is still what it was."""
+    return []
+
+
+def unchecked(*_: object) -> None:
+    """Whatever comes is taken."""
+
+
+def generous(sound: Any) -> Any:
+    """A client that sends two requests more at a time than it was told."""
+    return lambda wire, *, concurrency, **more: sound(wire, concurrency=concurrency + 2, **more)
+
+
+def without_budget(_: object) -> bool:
+    """One more retry is always allowed."""
+    return True
+
+
+# --- the sweep -----------------------------------------------------------------------------------------------------
+
+
+async def open_first(reader: Any, name: Any, *, since: int, until: int, lists: Sequence[bool]) -> None:
+    """The open rest before the closed past."""
+    for is_contact in lists:
+        await etl.sweep._open_rest(reader, Window(name, is_contact, max(since, until), None))
+    for is_contact in lists:
+        await reader.read([Window(name, is_contact, since, until)])
+
+
+def into_the_future(sound: Any) -> Any:
+    """A closed part that ends a minute from now."""
+
+    async def sweep(reader: Any, name: Any, *, until: int, **more: Any) -> None:
+        await sound(reader, name, until=until + 60_000, **more)
+
+    return sweep
+
+
+def only(leg: str) -> Callable[[Any], Any]:
+    """The sweep over one of the two times alone."""
+
+    def spoil(sound: Any) -> Any:
+        async def sweep(reader: Any, name: str, **more: Any) -> None:
+            if name == leg:
+                await sound(reader, name, **more)
+
+        return sweep
+
+    return spoil
+
+
+async def no_sweep(*_: Any, **__: Any) -> None:
+    """Nothing is swept."""
+
+
+async def one_pass(reader: Any, window: Window) -> None:
+    """What does not fit the first open slice is not read."""
+    await reader.settle(window)
+
+
+async def side_by_side(reader: Any, window: Window) -> None:
+    """The slices of the open rest are read at once."""
+    await reader.read([window])
+
+
+# --- the fold ------------------------------------------------------------------------------------------------------
+
+
+def sql(old: str, new: str) -> Change:
+    """The merge with some of its SQL replaced; raises LookupError where it does not say that."""
+
+    def spoil(steps: Sequence[str]) -> tuple[str, ...]:
+        if not any(old in step for step in steps):
+            raise LookupError(old)
+        return tuple(step.replace(old, new) for step in steps)
+
+    return etl.merge, "_STEPS", spoil
