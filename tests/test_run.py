@@ -438,7 +438,7 @@ def assert_complete(job: Job, server: Live) -> None:
 LIES: dict[str, Row] = {
     "A18 short pages, by the total": {"total": "exact", "faults": ({"kind": "short_page"},)},
     "A18 a short page now and then": {"faults": ({"kind": "short_page", "every": 7},)},
-    "A24 somebody else's page": {"faults": ({"kind": "duplicate_page", "every": 6},)},
+    "N24 somebody else's page": {"faults": ({"kind": "duplicate_page", "every": 6},)},
     "A43 nothing now and then": {"faults": ({"kind": "empty_list", "every": 9},)},
     "A17 pages of half the size": {"faults": ({"kind": "page_size", "size": 25, "from": 25},)},
     "A17 pages of changing size": {"faults": ({"kind": "page_size", "size": 25, "every": 2},)},

@@ -154,15 +154,13 @@ class Bare:
         self._target = target
         self._thread = ThreadPoolExecutor(1)
         self._bodies: list[bytes] = []
-        self._work: list[asyncio.Future[None]] = []
 
     async def run(self) -> int:
         """Everything in both lists; returns the rows that are stored."""
         for is_contact in (False, True):
             pages = count(1)
             await asyncio.gather(*(self._walk(is_contact, pages) for _ in range(CONCURRENCY)))
-        self._hand_over()
-        await asyncio.gather(*self._work)
+        await self._hand_over()
         return self._target.close()
 
     async def _walk(self, is_contact: bool, pages: Iterator[int]) -> None:
@@ -174,11 +172,12 @@ class Bare:
                 return
             self._bodies.append(body)
             if len(self._bodies) == PAGES:
-                self._hand_over()
+                await self._hand_over()
 
-    def _hand_over(self) -> None:
+    async def _hand_over(self) -> None:
+        """Who fills a batch waits until it is loaded: that bounds the memory."""
         bodies, self._bodies = self._bodies, []
-        self._work.append(asyncio.get_running_loop().run_in_executor(self._thread, self._load, bodies))
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._load, bodies)
 
     def _load(self, bodies: Sequence[bytes]) -> None:
         if bodies:

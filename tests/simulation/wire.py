@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from email.utils import formatdate
+from functools import lru_cache
 from random import Random
 
 import anyio
@@ -12,7 +16,8 @@ import msgspec
 from etl.api.answer import Reply
 from etl.api.client import Broken
 from etl.api.request import PATH, Body
-from etl.sandbox.answer import Answer
+from etl.sandbox.answer import JSON_TYPE, Answer
+from etl.sandbox.pages import Page, render
 from etl.sandbox.service import Request, Service
 from etl.sandbox.settings import Settings
 from tests.simulation.personality import Personality
@@ -66,26 +71,34 @@ class Wire:
     async def __call__(self, body: Body) -> Reply:
         """Send one request. Raises `Broken` where the simulated connection breaks."""
         self._count_request()
-        payload = _encode(body)
-        arrived: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(self._pause(), self._arrive, payload, arrived)
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Future[Answer] = loop.create_future()
+        loop.call_later(self._pause(), self._arrive, body, arrived)
         try:
             answer = await arrived
         finally:
             self.in_flight -= 1
         whole = not answer.wire.headless and answer.wire.cut is None
-        self._count_attempt(payload, failed=not whole or answer.status not in (200, 400, 404))
+        self._count_attempt(body, failed=not whole or answer.status not in (200, 400, 404))
         if not whole:
             raise Broken("the simulated connection broke")
         return Reply(answer.status, answer.headers, answer.body)
 
-    def _arrive(self, payload: bytes, arrived: asyncio.Future[Answer]) -> None:
+    def _arrive(self, body: Body, arrived: asyncio.Future[Answer]) -> None:
         """The one instant at which the server reads the account; the answer needs its time to come back."""
         at = now()
         self._weather.advance(at)
-        answer = self._service.handle(Request("POST", PATH, _HEADERS, payload), at, self.in_flight)
+        answer = self._answered(body, at)
         self._weather.strike(answer.body, at)
         asyncio.get_running_loop().call_later(self._pause() + answer.wire.delay, _deliver, arrived, answer)
+
+    def _answered(self, body: Body, at: float) -> Answer:
+        """The server's answer; where nothing goes wrong, without the checks that take it half of its time."""
+        if self._service.settings.faults or body["isExport"] != "none":
+            return self._service.handle(Request("POST", PATH, _HEADERS, _encode(body)), at, self.in_flight)
+        found = self._service.world.select(body, at)
+        answer = render(found, self._service.settings) if isinstance(found, Page) else found
+        return replace(answer, headers=_dated(int(at)))
 
     def _pause(self) -> float:
         """Half of a latency: mostly alike, sometimes ten times as long, so that answers overtake each other."""
@@ -100,12 +113,20 @@ class Wire:
         if self.sent > MOST_REQUESTS:
             raise Endless(still=self._weather.happened == self._happened)
 
-    def _count_attempt(self, payload: bytes, *, failed: bool) -> None:
-        key = (asyncio.current_task(), payload)
+    def _count_attempt(self, body: Body, *, failed: bool) -> None:
+        if not self._service.settings.faults:
+            return
+        key = (asyncio.current_task(), _encode(body))
         self._failed[key] += 1
         self.most_attempts = max(self.most_attempts, self._failed[key])
         if not failed:
             del self._failed[key]
+
+
+@lru_cache
+def _dated(second: int) -> Mapping[str, str]:
+    """The headers of an answer."""
+    return {"Content-Type": JSON_TYPE, "Date": formatdate(second, usegmt=True)}
 
 
 def _deliver(arrived: asyncio.Future[Answer], answer: Answer) -> None:
