@@ -121,7 +121,8 @@ async def extract(
     run = Extraction(
         mode="filtered" if filters else "incremental" if incremental else "full",
         capabilities=found,
-        watermark=found.t0 - timing.visibility_lag,
+        # A server clock that runs ahead would hide everything until time has caught up; an older watermark is safe.
+        watermark=min(found.t0, local_now) - timing.visibility_lag,
         witness_at=history.witness_at,
         scrub_after=history.scrub_after,
         requests={"probe": client.statistics().sent},
@@ -209,10 +210,8 @@ class _Reading:
         await walk(self.client, query, receive, repeats=self.run.capabilities.past_end == "repeats")
 
     def _applicable(self, filters: Mapping[str, object]) -> tuple[str, ...]:
-        """The names to send in `applicableFilters`: the flags (API.md), and times where the probe needed it."""
-        bounds = self.run.capabilities.created
-        named = (bool, dict) if bounds is not None and bounds.applicable else (bool,)
-        return tuple(name for name, value in filters.items() if isinstance(value, named) and name != "isContact")
+        """The names to send in `applicableFilters`: whether more than the flags must be named is not known (API.md)."""
+        return tuple(name for name in filters if name not in {"isContact", "searchText", "applicableFilters"})
 
     async def _walk_witness(self) -> bool:
         """Walk all pages as witness if one is due; contacts without a creation time come from it alone."""
@@ -280,13 +279,13 @@ class _Reading:
         suspects = await self.witness.missing(self.run.watermark)
         if not suspects:
             return
-        await reader.read(self._instant(suspect.created, suspect.is_contact) for suspect in suspects)
+        await reader.read({self._instant(suspect.created, suspect.is_contact) for suspect in suspects})
         moved = await self.witness.missing(self.run.watermark)
         if len(moved) < len(suspects):
             self.run.unproven.append(
                 f"{len(suspects) - len(moved)} contacts that the witness had seen were missing from accepted windows"
             )
-        await reader.read(self._instant(suspect.created, not suspect.is_contact) for suspect in moved)
+        await reader.read({self._instant(suspect.created, not suspect.is_contact) for suspect in moved})
         if len(await self.witness.missing(self.run.watermark)) < len(moved):
             await reader.read(self._plan(self.witness.created(False), False, None, self.run.watermark))
 
@@ -315,8 +314,8 @@ class _Reading:
         return max(1, self.run.capabilities.page_size - 1)
 
     def _lists(self) -> Sequence[bool]:
-        """The lists to read: both, unless the probe showed that the list of leads holds the contacts too."""
-        return (False,) if self.run.capabilities.lists == "false holds both" else LEADS_FIRST
+        """The lists to read: both. That one holds the other can be seen of a sample, but not proven of the account."""
+        return LEADS_FIRST
 
     @contextmanager
     def _counted(self, purpose: str) -> Iterator[None]:

@@ -17,6 +17,8 @@ from etl.walk import Receive
 from etl.window import Accepted, Bounds, Window, split
 from etl.worklist import Worklist
 
+COUNTED_READS = 3
+"""Reads of a window that lists fewer contacts than it counts."""
 ORDERED_READS = 6
 """Reads of a crowd before it counts as unprovable; two in a row must list the same contacts."""
 
@@ -44,10 +46,12 @@ class WindowReader:
     async def settle(self, window: Window) -> Sequence[Window]:
         """Read one window; returns the parts still to be read when it was too full to be proven."""
         bounds = self._bounds[window.field]
-        page = await self._client.read(window.query(bounds))
-        window.check(page.rows, bounds)
+        page = await self._read(window, bounds)
         if len(page.rows) < self._page_size:
-            await self._accept(window, page)
+            if self._is_short_of(page):
+                self._give_up(window, bounds, f"the server says that {page.total} match, and lists {len(page.rows)}")
+            else:
+                await self._accept(window, page)
             return ()
         # A page larger than any before: the true page size is at least this.
         self._page_size = max(self._page_size, len(page.rows))
@@ -58,6 +62,20 @@ class WindowReader:
 
     def _newest_first(self, window: Window) -> bool:
         return window.field == "createdAt" and self._capabilities.newest_first
+
+    async def _read(self, window: Window, bounds: Bounds) -> Page:
+        """Page 1 of a window; again when it lists fewer than it counts, which may be two instants of one answer."""
+        for _ in range(COUNTED_READS):
+            page = await self._client.read(window.query(bounds))
+            window.check(page.rows, bounds)
+            if not self._is_short_of(page):
+                break
+        return page
+
+    def _is_short_of(self, page: Page) -> bool:
+        """Whether the total beside a short page shows that it is cut, on a server whose totals follow the filter."""
+        counted = page.total if self._capabilities.counts_matches else None
+        return counted is not None and len(page.rows) < min(counted, self._page_size)
 
     async def doubtful(self) -> list[Window]:
         """The windows that a server may have cut off because it lowered its page size meanwhile; no longer accepted.

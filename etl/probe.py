@@ -59,6 +59,8 @@ class Capabilities:
     """How a createdAt range is read; None when it is not honoured."""
     seen: Bounds | None
     """The same of lastSeenAt."""
+    counts_matches: bool
+    """Whether the server tells how many contacts match a filter: then a page may not list fewer."""
     lists: Lists
     """How the two isContact lists relate, as far as the probe saw."""
     total: int | None
@@ -86,6 +88,7 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
         await asked.whether_one_page()
     if asked.seen is None:
         await asked.whether_nobody_was_seen()
+    await asked.whether_matches_are_counted()
     date = contacts.date
     return Capabilities(
         t0=(local_now if date is None else date) // 1000 * 1000,
@@ -99,6 +102,7 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
         newest_first=_falling(asked.first.rows),
         created=asked.created,
         seen=asked.seen,
+        counts_matches=asked.counts_matches,
         lists=await _lists(client, contacts, leads, asked.created),
         total=contacts.total,
         empty=not asked.first.rows,
@@ -158,6 +162,7 @@ class _Questions:
         self.sizes = [len(self.first.rows)]
         self.honours_page: bool | None = None
         self.one_page = False
+        self.counts_matches = False
         self.past_end: PastEnd = "empty"
         self.created: Bounds | None = None
         self.seen: Bounds | None = None
@@ -199,6 +204,18 @@ class _Questions:
         future = Window("lastSeenAt", self._query.is_contact, FAR_FUTURE, None)
         if await _answers_nothing(self._client, future.query(self.created)):
             self.seen = self.created
+
+    async def whether_matches_are_counted(self) -> None:
+        """A total is worth something if it is the filter's: 0 where nobody stands, small where somebody does."""
+        times = _quietest("createdAt", self.first.rows)
+        if self.created is None or self.first.total is None or not times:
+            return
+        totals = []
+        for start in (FAR_FUTURE, times[0]):
+            window = Window("createdAt", self._query.is_contact, start, start + 1)
+            totals.append((await self._client.read(window.query(self.created))).total)
+        none, some = totals
+        self.counts_matches = none == 0 and some is not None and 0 < some < self.first.total
 
     async def created_bounds(self) -> None:
         """How a range of createdAt is read."""

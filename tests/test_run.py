@@ -440,6 +440,8 @@ LIES: dict[str, Row] = {
     "A18 a short page now and then": {"faults": ({"kind": "short_page", "every": 7},)},
     "N24 somebody else's page": {"faults": ({"kind": "duplicate_page", "every": 6},)},
     "A43 nothing now and then": {"faults": ({"kind": "empty_list", "every": 9},)},
+    "A43 nothing any more": {"faults": ({"kind": "empty_list", "from": 50},)},
+    "N24 nothing new any more": {"faults": ({"kind": "duplicate_page", "from": 50},)},
     "A17 pages of half the size": {"faults": ({"kind": "page_size", "size": 25, "from": 25},)},
     "A17 pages of changing size": {"faults": ({"kind": "page_size", "size": 25, "every": 2},)},
     "A20 dates ignored now and then": {"faults": ({"kind": "ignore_dates", "every": 9},)},
@@ -449,13 +451,13 @@ LIES: dict[str, Row] = {
 
 @pytest.mark.parametrize("name", LIES)
 def test_a_server_that_hides_contacts_is_never_believed_in_silence(name: str, tmp_path: Path) -> None:
-    """Either the result is the truth, or the exit code is 12 or 13 and nothing is published."""
+    """Either the result is the truth, or the exit code is 12, 13 or 14 and nothing is published."""
     with live(contacts=400, nasty_share=0, small=True, **LIES[name]) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         if job.run().exit == 0:
             assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids())
         else:
-            assert job.run().exit in {12, 13}
+            assert job.run().exit in {12, 13, 14}
             assert not job.duckdb.exists()
 
 
