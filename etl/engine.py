@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-MEMORY_LIMIT = "150MB"
+MEMORY_LIMIT = "1GB"
 
 
 def connect(memory_limit: str = MEMORY_LIMIT, spill: Path | None = None) -> duckdb.DuckDBPyConnection:

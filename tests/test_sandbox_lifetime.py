@@ -46,7 +46,7 @@ def test_run_serves_until_it_is_stopped() -> None:
         "run(Settings(contacts=5), 0, lambda url: print(url, flush=True))"
     )
     root = Path(__file__).parent.parent
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and code
         [sys.executable, "-c", code],
         cwd=root,
         stdout=subprocess.PIPE,

@@ -84,6 +84,9 @@ class Oracle:
         """Every broken promise, in words; empty for a good run."""
         gone = {key: at for key, at in self.world.truth.deleted().items() if at <= run.t1}
         self._without.update(key for key in gone if key in run.before or key in run.after)
+        for counter in (self._chances, self._rounds):
+            for key in counter.keys() - gone.keys():
+                del counter[key]
         broken = [
             *self._complete(run),
             *self._deleted_too_soon(run),

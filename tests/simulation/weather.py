@@ -1,6 +1,6 @@
 """What happens in the account while it is read and between runs: events at virtual times, drawn from the seed.
 
-A lead becomes a contact and never the other way round, which is what the exporter promises to cope with.
+A lead becomes a contact, and the other way round only where the personality says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BACKDATED = 40 * 86_400.0
 MORTALS = 2
 """One contact in so many can be deleted: the others stay, and whatever the oracle can miss is among them."""
 CHANGES = ("touch", "edit", "delete", "presence")
-"""Events that happen to one contact; the others bring contacts or turn a lead into one."""
+"""Events that happen to one contact of the living; most others bring contacts."""
 
 
 def peopled(personality: Personality, start: float) -> World:
@@ -37,6 +37,7 @@ class Weather:
         self.happened = 0
         self._draw = personality.draw("weather")
         self._malice: float = personality["malice"]
+        self._backward: bool = personality["backward"]
         self._import_size = max(2, int(personality["page_size"] * self._draw.choice((0.4, 0.9, 1.5, 2.5))))
         self._crowded = personality.settings.contacts * 1.3 + 10
         mix = MIXES[personality["mix"]]
@@ -79,6 +80,8 @@ class Weather:
         self.happened += 1
         if kind == "flip":
             self._flip(at)
+        elif kind == "restore":
+            self._restore(at)
         elif kind not in CHANGES and len(self.world.account.living()) < self._crowded:
             self._arrive(kind, at)
         elif whom is not None:
@@ -95,11 +98,15 @@ class Weather:
 
     def _flip(self, at: float) -> None:
         living = self.world.account.living().items()
-        leads = [key for key, contact in living if not contact.is_contact and key not in self._flipped]
-        if leads:
-            chosen = self._draw.choice(leads)
+        movable = (key for key, contact in living if self._backward or not contact.is_contact)
+        if candidates := [key for key in movable if key not in self._flipped]:
+            chosen = self._draw.choice(candidates)
             self._flipped.add(chosen)
             self.world.flip(chosen, at)
+
+    def _restore(self, at: float) -> None:
+        if deleted := list(self.world.account.deleted):
+            self.world.restore(self._draw.choice(deleted), at)
 
     def _arrive(self, kind: str, at: float) -> None:
         if kind in ("insert", "lead"):
