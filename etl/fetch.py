@@ -47,16 +47,16 @@ class WindowReader:
         """Read one window; returns the parts still to be read when it was too full to be proven."""
         bounds = self._bounds[window.field]
         page = await self._read(window, bounds)
-        if len(page.rows) < self._page_size:
-            if self._is_short_of(page):
-                self._give_up(window, bounds, f"the server says that {page.total} match, and lists {len(page.rows)}")
-            else:
-                await self._accept(window, page)
+        cut = self._is_short_of(page)
+        if len(page.rows) < self._page_size and not cut:
+            await self._accept(window, page)
             return ()
         # A page larger than any before: the true page size is at least this.
         self._page_size = max(self._page_size, len(page.rows))
         parts = split(window, page.rows, bounds, newest_first=self._newest_first(window))
-        if not parts:
+        if not parts and cut:
+            self._give_up(window, bounds, f"the server says that {page.total} match, and lists {len(page.rows)}")
+        elif not parts:
             await self._read_crowd(window, bounds)
         return parts
 
