@@ -56,13 +56,16 @@ class Life:
         """The place of the state that held at a moment."""
         return max(place for place, (at, _) in enumerate(self.states) if at <= moment)
 
-    def place(self, raw: bytes) -> int | None:
-        """The last place of a version; None when it never was."""
+    def place(self, row: Version) -> int | None:
+        """The last place of a version, or of the absence that a soft deletion shows; None when it never was."""
+        raw = None if row.deleted else row.raw
         return max((place for place, (_, shown) in enumerate(self.states) if shown == raw), default=None)
 
     def moved(self, last: int) -> int:
-        """The last place up to `last` at which a time that the sweep reads was set."""
-        return max(place for place in range(last + 1) if self.kinds[place] in MOVES_SEEN)
+        """The last place up to `last` where a time that the sweep reads was set; a restoration brings the old ones."""
+        absent = max((place for place in range(last + 1) if self.states[place][1] is None), default=-1)
+        moves = (place for place in range(absent + 1, last + 1) if self.kinds[place] in MOVES_SEEN)
+        return max(moves, default=0)
 
 
 @dataclass(slots=True)
@@ -74,7 +77,7 @@ class Oracle:
     _since: int = 0
     """The earliest time (ms) the next incremental run reads from."""
     _without: Counter[str] = field(default_factory=Counter)
-    """In how many good runs a contact that is gone was gone at the end."""
+    """In how many good runs a contact of the snapshot was gone, at least for a while."""
     _chances: Counter[str] = field(default_factory=Counter)
     """In how many good runs a contact that is gone was gone from the start, and its place was read."""
     _rounds: Counter[str] = field(default_factory=Counter)
@@ -83,7 +86,8 @@ class Oracle:
     def check(self, run: Run) -> list[str]:
         """Every broken promise, in words; empty for a good run."""
         gone = {key: at for key, at in self.world.truth.deleted().items() if at <= run.t1}
-        self._without.update(key for key in gone if key in run.before or key in run.after)
+        stayed = self.world.existed_throughout(run.t0, run.t1)
+        self._without.update((run.before.keys() | run.after.keys()) - stayed)
         for counter in (self._chances, self._rounds):
             for key in counter.keys() - gone.keys():
                 del counter[key]
@@ -135,7 +139,7 @@ class Oracle:
 
     def _fresh(self, run: Run, row: Version, life: Life, at_start: int) -> Iterator[str]:
         """A row shows what was there before the run, or what an incremental run may still show."""
-        known = life.place(row.raw)
+        known = life.place(row)
         if known is None:
             yield f"FOREIGN {row.id}: its row shows what never was"
         elif known < self._needed(run, row, life, at_start):
@@ -146,7 +150,7 @@ class Oracle:
         if row.created is not None and (run.full or covered(run.extraction, row.created)):
             return at_start
         old = run.before.get(row.id or "")
-        return max(life.moved(at_start), (life.place(old.raw) or 0) if old else 0)
+        return max(life.moved(at_start), (life.place(old) or 0) if old else 0)
 
     def _deleted_too_soon(self, run: Run) -> Iterator[str]:
         """Nobody leaves the snapshot before two good runs were without them."""

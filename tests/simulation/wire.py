@@ -87,9 +87,13 @@ class Wire:
     def _arrive(self, body: Body, arrived: asyncio.Future[Answer]) -> None:
         """The one instant at which the server reads the account; the answer needs its time to come back."""
         at = now()
-        self._weather.advance(at)
-        answer = self._answered(body, at)
-        self._weather.strike(answer.body, at)
+        try:
+            self._weather.advance(at)
+            answer = self._answered(body, at)
+            self._weather.strike(answer.body, at)
+        except Exception as error:  # noqa: BLE001 - an error of the simulated world must not look like a silent server
+            arrived.set_exception(error)
+            return
         asyncio.get_running_loop().call_later(self._pause() + answer.wire.delay, _deliver, arrived, answer)
 
     def _answered(self, body: Body, at: float) -> Answer:
