@@ -31,6 +31,8 @@ from etl.window import Accepted, Window
 Number = TypeVar("Number", int, float)
 
 FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
+FEW_DELETED, MOST_DELETED = 10, 0.05
+"""Contacts, and their share, that may be deleted between the witness walk and the windows of one run."""
 LEADS_FIRST = (False, True)
 """A lead becomes a contact, not the other way round: read in this order a flip is seen in one of the lists."""
 
@@ -286,8 +288,13 @@ class _Reading:
                 f"{len(suspects) - len(moved)} contacts that the witness had seen were missing from accepted windows"
             )
         await reader.read({self._instant(suspect.created, not suspect.is_contact) for suspect in moved})
-        if len(await self.witness.missing(self.run.watermark)) < len(moved):
+        gone = await self.witness.missing(self.run.watermark)
+        if len(gone) < len(moved):
             await reader.read(self._plan(self.witness.created(False), False, None, self.run.watermark))
+        witnessed = sum(len(self.witness.created(is_contact)) for is_contact in LEADS_FIRST)
+        if len(gone) > max(FEW_DELETED, MOST_DELETED * witnessed):
+            # Maintenance answers with valid empty lists; nobody deletes so many contacts in the time of one run.
+            self.run.unproven.append(f"{len(gone)} of {witnessed} contacts vanished while they were read")
 
     def _instant(self, time: int, is_contact: bool) -> Window:
         """The narrowest window around a creation time."""

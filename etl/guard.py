@@ -33,6 +33,16 @@ def check_proof(record: RunRecord, *, allow_unproven: bool) -> None:
     )
 
 
+def check_not_empty(record: RunRecord, previous: int) -> None:
+    """Raise GuardError when an account that had contacts shows none: maintenance looks like that (FAULTS.md A42)."""
+    if previous and record.mode != "filtered" and record.counts.received == 0:
+        raise GuardError(
+            f"the account shows no contact, and had {previous}",
+            where=f"account {record.account}",
+            mend="Nothing of this account was published; look at the account, then run with --allow-shrink.",
+        )
+
+
 def check_shrink(modes: Mapping[str, str], merged: Merged, share: float) -> dict[str, GuardError]:
     """The accounts that would lose or strike more than max(100, `share`) of their contacts, each with its error."""
     errors = {}

@@ -124,6 +124,8 @@ class _Run:
             self._note(name, record=brought.record)
             guard.check_rejects(brought.record, self._config.guard.max_reject_share)
             guard.check_proof(brought.record, allow_unproven=self._options.allow_unproven)
+            if not self._options.allow_shrink:
+                guard.check_not_empty(brought.record, reader.expected or 0)
         except* EtlError as group:
             self._note(name, error=_first(group), requests=reader.spent())
         else:

@@ -214,6 +214,15 @@ def test_a_sudden_nothing_is_not_believed(kind: str, job: Job) -> None:
     assert job.fingerprint() == before
 
 
+def test_an_account_that_suddenly_shows_nobody_is_not_believed(job: Job) -> None:
+    """A42, A43: an incremental run does not move the watermark over it either."""
+    before = job.fingerprint()
+    with live(contacts=300, nasty_share=0, small=True, faults=({"kind": "empty_list"},)) as server:
+        job.urls = {"main": server.url}
+        assert job.run().exit in {13, 14}
+    assert job.fingerprint() == before
+
+
 def test_contacts_as_of_is_the_state_of_the_last_run_before(job: Job, server: Live) -> None:
     """`observed_at` is the run's T0 by the server's clock, and time travel goes by it."""
     ids = server.ids()

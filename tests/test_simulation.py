@@ -16,7 +16,7 @@ from tests.simulation.warehouse import Both
 
 BATCHES, BATCH = 100, 50
 """5,000 schedules, in batches that two processes share."""
-FOLDED = 150
+FOLDED = 100
 """Schedules that go through the production fold."""
 WALKED = 400
 """Schedules of the control arm."""
@@ -65,7 +65,7 @@ def test_the_production_fold_keeps_the_promises_too(batch: int) -> None:
 
 def test_plain_paging_loses_contacts_under_the_same_schedules() -> None:
     """The control arm: of the schedules whose rows move more than once a second, a page walk is lossy in most (M1)."""
-    walks = [control(personality(seed, faults=(), past_end="empty")) for seed in range(WALKED)]
+    walks = [control(personality(seed, faults=(), past_end="empty", ignore_page=False)) for seed in range(WALKED)]
     lively = [walked for walked in walks if walked.lively]
     lossy = sum(walked.lost > 0 for walked in lively)
     print(f"plain paging: {lossy} of {len(lively)} lively schedules are lossy")

@@ -7,6 +7,7 @@ Beside the API it answers `GET /_truth` (NDJSON, see `Service.truth`) and `GET /
 """
 
 import asyncio
+import contextlib
 import signal
 import socket
 import struct
@@ -143,7 +144,9 @@ async def _flushed(transport: asyncio.WriteTransport) -> None:
 def _hang_up(transport: asyncio.WriteTransport, *, reset: bool) -> None:
     plug = transport.get_extra_info("socket")
     if reset and plug is not None:
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # The other side may have gone first: then there is nothing left to reset.
+        with contextlib.suppress(OSError):
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
     else:
         transport.close()

@@ -58,7 +58,6 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
             (1, "edits"),
             (1, "imports"),
         ),
-        "backward": ((9, False), (1, True)),
         "malice": ((3, 0.0), (1, 0.1), (1, 0.4)),
         # how it is read
         "concurrency": ((3, 1), (4, 2), (4, 4), (1, 8), (1, 16)),
@@ -154,7 +153,7 @@ def personality(
 
     `unsparing` shows the faults that are known and open, too.
     """
-    found = drawn(seed) if traits is None else dict(traits)
+    found = drawn(seed) | dict(traits or {})
     found = (found if unsparing else spared(found)) | overrides
     timing = Timing(
         visibility_lag=found["visibility_lag"],

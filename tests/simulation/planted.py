@@ -116,7 +116,11 @@ PLANTS = (
         (instead(etl.extract, "LEADS_FIRST", (True, False)), NO_WITNESS),
         {**_LIVELY, "mix": "flips", "is_contact": "disjoint", "leads": 0.4, "slowness": 0.0},
     ),
-    Plant("one list is taken for both", (findings(lists="false holds both"),), {**_LIVELY, "is_contact": "disjoint"}),
+    Plant(
+        "one list is taken for both",
+        (instead(etl.extract, "LEADS_FIRST", (False,)),),
+        {**_LIVELY, "is_contact": "disjoint"},
+    ),
     Plant("nothing is swept", (instead(etl.extract, "sweep", spoilt.no_sweep),), _CHAIN),
     Plant(
         "the sweep forgets createdAt",

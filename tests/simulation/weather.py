@@ -1,6 +1,6 @@
 """What happens in the account while it is read and between runs: events at virtual times, drawn from the seed.
 
-A lead becomes a contact, and the other way round only where the personality says so.
+A lead becomes a contact and never the other way round, which is what the exporter promises to cope with.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Weather:
         self.happened = 0
         self._draw = personality.draw("weather")
         self._malice: float = personality["malice"]
-        self._backward: bool = personality["backward"]
         self._import_size = max(2, int(personality["page_size"] * self._draw.choice((0.4, 0.9, 1.5, 2.5))))
         self._crowded = personality.settings.contacts * 1.3 + 10
         mix = MIXES[personality["mix"]]
@@ -98,9 +97,8 @@ class Weather:
 
     def _flip(self, at: float) -> None:
         living = self.world.account.living().items()
-        movable = (key for key, contact in living if self._backward or not contact.is_contact)
-        if candidates := [key for key in movable if key not in self._flipped]:
-            chosen = self._draw.choice(candidates)
+        if leads := [key for key, contact in living if not contact.is_contact and key not in self._flipped]:
+            chosen = self._draw.choice(leads)
             self._flipped.add(chosen)
             self.world.flip(chosen, at)
 
