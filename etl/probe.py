@@ -262,10 +262,15 @@ async def _answers_nothing(client: Client, query: Query) -> bool:
 
 
 def _quietest(field: TimeField, rows: Sequence[Row]) -> Sequence[int]:
-    """Times of up to three contacts to probe with, the longest unseen first: they hold still."""
+    """Times of up to three contacts to probe with: on no whole second or day, and the longest unseen first."""
     quiet = sorted(rows, key=lambda row: milliseconds(row.last_seen_at) or 0)
     times = (milliseconds(getattr(row, ROW_FIELD[field])) for row in quiet)
-    return list(dict.fromkeys(time for time in times if time is not None))[:3]
+    return sorted(dict.fromkeys(time for time in times if time is not None), key=_coarseness)[:3]
+
+
+def _coarseness(time: int) -> int:
+    """The coarsest step whose border a time stands on; there a server that rounds to it cannot be told from another."""
+    return next(step for step in reversed(GRANULES) if time % step == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +289,9 @@ class _Known:
             return None
         found = await self._granule(padded)
         # That nobody was seen beside the time tells something only if somebody still stands at it.
-        return found if await self._answered(padded, shift=0) else None
+        if not await self._answered(padded, shift=0):
+            return None
+        return replace(found, granule=max(found.granule, _coarseness(self.time)))
 
     async def _pads(self, bounds: Bounds) -> Bounds | None:
         """The smallest widening of a one-millisecond window around the time that is answered with who stands there."""
