@@ -16,11 +16,6 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         lambda traits: traits["page_base"] == 0 and traits["past_end"] == "repeat",
         {"page_base": 1},
     ),
-    (
-        "an exclusive start in seconds is taken for milliseconds by a contact that stands on a whole second",
-        lambda traits: traits["granularity"] != "ms" and traits["start_bound"] == "exclusive",
-        {"start_bound": "inclusive"},
-    ),
 )
 """What is wrong, where it shows, and what stands in for it."""
 
