@@ -37,6 +37,8 @@ class Reader:
 
     source: Source
     history: History
+    copy_ids: Callable[[Path], None]
+    """Writes the ids of the last snapshot's contacts to a Parquet file."""
     folder: Path
     extract: Extract
     http: Http
@@ -95,7 +97,7 @@ class Reader:
                     self.history,
                     _timing(self.extract),
                     pipeline.receive,
-                    WitnessFiles(self.folder, pipeline.parts),
+                    WitnessFiles(self.folder, pipeline.parts, self.copy_ids),
                     full=self.full,
                     filters=self.extract.filters,
                     local_now=int(time() * 1000),
@@ -164,6 +166,7 @@ def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, objec
         },
         "witness_at": extraction.witness_at,
         "scrub_after": extraction.scrub_after,
+        "late": extraction.late,
     }
 
 

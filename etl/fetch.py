@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from etl.api.answer import Page
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query, TimeField
-from etl.probe import Capabilities
+from etl.capabilities import Capabilities
 from etl.walk import Receive
 from etl.window import Accepted, Bounds, Window, split
 from etl.worklist import Worklist

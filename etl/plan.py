@@ -62,7 +62,8 @@ def scrub_span(
     # What came since the round began must not make a round of its own.
     if position + share + share // 2 >= last:
         return begin, end
-    return begin, max(times[position + share], (begin or times[0]) + 1)
+    # Where a crowd stands at the beginning the range goes beyond its time, or it would never move on.
+    return begin, max(times[position + share], (times[0] if begin is None else begin) + 1)
 
 
 def requests_of(times: Sequence[int], *, start: int | None, end: int, capacity: int) -> int:

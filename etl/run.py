@@ -97,6 +97,7 @@ class _Run:
         return Reader(
             source=source,
             history=history_of(last, creation_times(sink, source.account)),
+            copy_ids=partial(sink.copy_ids, source.account),
             folder=folder / source.account,
             extract=self._config.extract,
             http=self._config.http,

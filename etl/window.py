@@ -72,6 +72,12 @@ class Window:
                 )
 
 
+def around(created: int, is_contact: bool, granule: int) -> Window:
+    """The narrowest window around a creation time."""
+    start = created - created % granule
+    return Window("createdAt", is_contact, start, start + granule)
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """A window proven complete."""

@@ -16,10 +16,11 @@ from etl.api.answer import Page, Reply, Row
 from etl.api.client import Client
 from etl.api.request import Body
 from etl.errors import ContractError
-from etl.extract import Extraction, History, Suspect, Timing, extract
+from etl.extract import Extraction, History, Timing, extract
 from etl.merge import prepare
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
+from etl.testimony import Suspect
 from etl.window import milliseconds
 from etl.witness import id_text
 from tests.publishing import brought, contact, day, publication
@@ -47,8 +48,8 @@ class Memory:
         """The creation times seen in one list."""
         return sorted(one.created for one in self.seen.values() if one.is_contact is is_contact)
 
-    async def missing(self, before: int) -> list[Suspect]:
-        """What was seen and did not arrive."""
+    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> list[Suspect]:
+        """What was seen and did not arrive; there is no earlier snapshot here."""
         return [one for name, one in self.seen.items() if name not in self.arrived and one.created < before]
 
     async def receive(self, page: Page) -> None:

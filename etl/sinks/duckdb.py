@@ -99,6 +99,13 @@ class DuckDBSink:
         with self._attached(self.path, "READ_ONLY") as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
+    def copy_ids(self, account: str, file: Path) -> None:
+        """Write the ids of the account's published and deleted contacts to a new Parquet file."""
+        disk.private_file(file)
+        statement, parameters = engine.known_ids("target.contacts", "target.etl.strikes", account, file)
+        with self._attached(self.path, "READ_ONLY") as connection:
+            connection.execute(statement, parameters)
+
     def prepare(self, publication: Publication) -> Merged:
         """Merge into a copy beside the target and have it read back; readers see nothing of it.
 

@@ -85,6 +85,13 @@ class ParquetSink:
         with self._engine(layout.read(self.path), None) as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
+    def copy_ids(self, account: str, file: Path) -> None:
+        """Write the ids of the account's published and deleted contacts to a new Parquet file."""
+        disk.private_file(file)
+        statement, parameters = engine.known_ids("contacts", "strikes", account, file)
+        with self._engine(layout.read(self.path), None) as connection:
+            connection.execute(statement, parameters)
+
     def prepare(self, publication: Publication) -> Merged:
         """Write the next state beside the target and have it read back; nothing is in the target yet.
 

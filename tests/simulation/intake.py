@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from etl.api.answer import Page, Row
-from etl.extract import Suspect
+from etl.testimony import Suspect
 from etl.window import milliseconds
+from etl.witness import id_text
 from tests.simulation.contact import versions
 
 
 class Witness:
-    """A witness log in memory (see `extract.WitnessLog`)."""
+    """A witness log in memory (see `testimony.WitnessLog`)."""
 
-    def __init__(self, received: set[bytes]) -> None:
+    def __init__(self, received: set[bytes], held: Collection[str] = ()) -> None:
+        """`received` grows as the run reads; `held` is what the last snapshot knows."""
         self._received = received
+        self._held = held
         self._seen: dict[bytes, Suspect] = {}
         self._created: dict[bool, list[int]] = {False: [], True: []}
 
@@ -30,9 +33,12 @@ class Witness:
         """The sorted creation times (ms)."""
         return sorted(self._created[is_contact])
 
-    async def missing(self, before: int) -> Sequence[Suspect]:
-        """Those created before `before` (ms) that were not received."""
-        missing = (suspect for key, suspect in self._seen.items() if key not in self._received)
+    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
+        """Those created before `before` (ms) that were not received, nor are held by the snapshot."""
+        held = self._held if beyond_snapshot else ()
+        missing = (
+            suspect for key, suspect in self._seen.items() if key not in self._received and id_text(key) not in held
+        )
         return [suspect for suspect in missing if suspect.created < before]
 
 

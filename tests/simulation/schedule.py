@@ -88,7 +88,7 @@ class Schedule:
             self._history(),
             self.personality.timing,
             intake.receive,
-            Witness(intake.ids),
+            Witness(intake.ids, self._known()),
             full=full,
             filters={},
             local_now=int(now() * 1000),
@@ -105,6 +105,10 @@ class Schedule:
             undated=any(row.created is None for row in self.fold.contacts().values()),
             created=self._created,
         )
+
+    def _known(self) -> set[str]:
+        """The ids that `Sink.copy_ids` would write."""
+        return {*self.fold.contacts(), *(key for key, strikes in self.fold.strikes().items() if strikes > 1)}
 
     def _created(self, is_contact: bool | None) -> Sequence[int]:
         rows = self.fold.contacts().values()
