@@ -14,15 +14,17 @@ from time import monotonic, time
 import anyio
 import pyarrow as pa
 
+from etl import __version__, disk
 from etl.api.client import Client
 from etl.config import Extract, Http
 from etl.errors import SourceUnavailable
 from etl.extract import Extraction, History, Timing, extract
+from etl.journal import Journal, key_of, left_in
 from etl.model import AccountYield, Counts, Level, Proof, Requests, RunRecord, SinkState, Span
 from etl.normalize import Normalizer
 from etl.observe import Glance, log
 from etl.pipeline import Pipeline
-from etl.schema import WINDOWS_SCHEMA
+from etl.schema import PART_SCHEMA, WINDOWS_SCHEMA
 from etl.sources import Source, reach
 from etl.staging import Stage
 from etl.window import Accepted
@@ -45,7 +47,8 @@ class Reader:
     full: bool
     seq: int
     run_id: str
-    expected: int | None = None
+    last: RunRecord | None = None
+    """The account's last published run."""
     _client: Client | None = field(default=None, init=False)
     _pipeline: Pipeline | None = field(default=None, init=False)
 
@@ -76,7 +79,8 @@ class Reader:
         if self._client is None or self._pipeline is None:
             return None
         seen = self._client.statistics()
-        return Glance(self.source.account, self._pipeline.rows, seen.sent, seen.in_flight, self.expected)
+        expected = self.last.counts.contacts if self.last else None
+        return Glance(self.source.account, self._pipeline.rows, seen.sent, seen.in_flight, expected)
 
     def spent(self) -> Requests:
         """The requests sent so far, also by a reader that failed."""
@@ -86,18 +90,22 @@ class Reader:
         return Requests(seen.sent, seen.retried)
 
     async def _extract(self) -> tuple[Extraction, Pipeline, Stage]:
-        stage = Stage(self.folder)
-        with Pipeline(Normalizer(self.source.account), stage) as pipeline:
+        journal = self._journal()
+        left = journal.left
+        stage = Stage(self.folder, left.parts, left.rejects)
+        with Pipeline(Normalizer(self.source.account), stage, journal) as pipeline:
             self._pipeline = pipeline
             async with reach(self.source, self.extract, self.http) as client, anyio.create_task_group() as tasks:
                 self._client = client
                 tasks.start_soon(pipeline.run)
+                await pipeline.go_on()
                 extraction = await extract(
                     client,
                     self.history,
                     _timing(self.extract),
                     pipeline.receive,
-                    WitnessFiles(self.folder, pipeline.parts, self.copy_ids),
+                    WitnessFiles(self.folder, pipeline.parts, self.copy_ids, journal.witnessed, left.witness),
+                    journal,
                     full=self.full,
                     filters=self.extract.filters,
                     local_now=int(time() * 1000),
@@ -105,6 +113,20 @@ class Reader:
                 await pipeline.parts()
                 pipeline.close()
         return extraction, pipeline, stage
+
+    def _journal(self) -> Journal:
+        """The journal of this account's stage, upon what a killed run left or upon nothing."""
+        key = key_of(
+            self.source.account, self.source.base_url, self.full, _timing(self.extract), self.extract.filters,
+            self.last and (self.last.run_id, self.last.seq), PART_SCHEMA, __version__,
+        )  # fmt: skip
+        left = left_in(self.folder, key, now := time())
+        if left.resumption is None:
+            disk.remove(self.folder)
+        else:
+            log.info("run.resumed", account=self.source.account, windows=len(left.resumption.accepted))
+        disk.private_folder(self.folder)
+        return Journal(self.folder, key, now, left)
 
     def _record(self, extraction: Extraction, pipeline: Pipeline, seconds: float) -> RunRecord:
         return RunRecord(
@@ -167,6 +189,7 @@ def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, objec
         "witness_at": extraction.witness_at,
         "scrub_after": extraction.scrub_after,
         "late": extraction.late,
+        "resumed": extraction.resumed,
     }
 
 

@@ -20,6 +20,7 @@ from etl.api.request import Query, TimeField
 from etl.capabilities import Capabilities
 from etl.errors import ContractError
 from etl.fetch import WindowReader
+from etl.ledger import Begun, Ledger
 from etl.model import Mode
 from etl.plan import plan_windows, scrub_span
 from etl.probe import probe
@@ -82,6 +83,8 @@ class Extraction:
     """Attempts by purpose: probe, witness, windows, sweep, scrub, walk."""
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each purpose took."""
+    resumed: int = 0
+    """Windows that a killed run had read."""
     late: int = 0
     """Contacts that no earlier run could see and that the witness of this one found."""
 
@@ -92,35 +95,56 @@ async def extract(
     timing: Timing,
     receive: Receive,
     witness: WitnessLog,
+    ledger: Ledger,
     *,
     full: bool,
     filters: Mapping[str, object],
     local_now: int,
 ) -> Extraction:
-    """Read one account. Raises what the client raises; what cannot be proven is listed, not raised."""
-    begun = anyio.current_time()
-    found = await probe(client, local_now=local_now)
-    incremental = not (full or filters or history.watermark is None) and found.windows
-    run = Extraction(
-        mode="filtered" if filters else "incremental" if incremental else "full",
-        capabilities=found,
+    """Read one account, from where the ledger says that a killed run had come to.
+
+    Raises what the client raises; what cannot be proven is listed, not raised.
+    """
+    started = anyio.current_time()
+    if ledger.resumed:
+        begun = await _go_on(client, ledger.resumed.begun)
+    else:
+        found = await probe(client, local_now=local_now)
+        incremental = not (full or filters or history.watermark is None) and found.windows
+        mode: Mode = "filtered" if filters else "incremental" if incremental else "full"
         # A server clock that runs ahead would hide everything until time has caught up; an older watermark is safe.
-        watermark=min(found.t0, local_now) - timing.visibility_lag,
+        begun = Begun(mode, found, min(found.t0, local_now) - timing.visibility_lag)
+    run = Extraction(
+        begun.mode,
+        begun.capabilities,
+        begun.watermark,
         witness_at=history.witness_at,
         scrub_after=history.scrub_after,
         requests={"probe": client.statistics().sent},
-        seconds={"probe": anyio.current_time() - begun},
+        seconds={"probe": anyio.current_time() - started},
+        resumed=len(ledger.resumed.accepted) if ledger.resumed else 0,
     )
-    reading = _Reading(client, run, history, timing, receive, witness)
+    await _read(_Reading(client, run, history, timing, receive, witness, ledger), filters)
+    return run
+
+
+async def _go_on(client: Client, begun: Begun) -> Begun:
+    """Take up what a killed run had begun: what it probed is known, but not what time it is by now."""
+    client.first_page = begun.capabilities.first_page
+    await client.read(Query(is_contact=False))
+    return begun
+
+
+async def _read(reading: _Reading, filters: Mapping[str, object]) -> None:
+    run = reading.run
     if filters:
         await reading.walk_filtered(filters)
-    elif not found.windows:
+    elif not run.capabilities.windows:
         await reading.walk_all()
-    elif incremental:
-        await reading.incremental()
     else:
-        await reading.full()
-    return run
+        # Pages are ranks, which nobody can go on with; windows are.
+        reading.ledger.begin(Begun(run.mode, run.capabilities, run.watermark))
+        await (reading.incremental() if run.mode == "incremental" else reading.full())
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +157,18 @@ class _Reading:
     timing: Timing
     receive: Receive
     witness: WitnessLog
+    ledger: Ledger
 
     async def full(self) -> None:
         """Every window up to the watermark, then the sweep; on a first run and every week with a witness."""
         walked = self._witness_is_due() or self.history.undated
         if walked:
             await self._walk_witness()
-        reader = WindowReader(self.client, self.run.capabilities, self.receive)
+        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger)
         created = self.witness.created if walked else self.history.created
         with self._counted("windows"):
             for is_contact in LEADS_FIRST:
-                await reader.read(self._plan(created(is_contact), is_contact, None, self.run.watermark))
+                await reader.complete(self._plan(created(is_contact), is_contact, None, self.run.watermark))
         # Contacts without a creation time are in no window, and a walk may miss them: the sweep reads their touches.
         since = min(self.run.watermark, self._last_margin()) if self.history.undated else self.run.watermark
         await self._sweep(reader, since=since)
@@ -159,7 +184,7 @@ class _Reading:
         walked = self._witness_is_due()
         if walked:
             await self._walk_witness()
-        reader = WindowReader(self.client, self.run.capabilities, self.receive)
+        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger)
         with self._counted("scrub"):
             await self._scrub(reader)
         since = self._last_margin()
@@ -210,8 +235,9 @@ class _Reading:
         return last is None or self.run.capabilities.t0 - last >= self.timing.witness_every
 
     async def _walk_witness(self) -> None:
-        with self._counted("witness"):
-            await self._testimony().walk()
+        if not (self.ledger.resumed and self.ledger.resumed.witnessed):
+            with self._counted("witness"):
+                await self._testimony().walk()
         self.run.witness_at = self.run.capabilities.t0
 
     def _testimony(self) -> Testimony:
@@ -227,7 +253,7 @@ class _Reading:
             capacity=self.run.capabilities.capacity,
         )
         for is_contact in LEADS_FIRST:
-            await reader.read(self._plan(self.history.created(is_contact), is_contact, start, end))
+            await reader.complete(self._plan(self.history.created(is_contact), is_contact, start, end))
         self.run.coverage = ((start, end),)
         self.run.scrub_after = end if end < self.run.watermark else None
 

@@ -13,6 +13,8 @@ from etl.api.answer import Page
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query, TimeField
 from etl.capabilities import Capabilities
+from etl.ledger import Ledger
+from etl.plan import remaining
 from etl.walk import Receive
 from etl.window import Accepted, Bounds, Window, split
 from etl.worklist import Worklist
@@ -26,9 +28,13 @@ ORDERED_READS = 6
 class WindowReader:
     """Reads windows of one account until each is proven complete, or told to be unprovable."""
 
-    def __init__(self, client: Client, capabilities: Capabilities, receive: Receive) -> None:
-        self.accepted: list[Accepted] = []
+    def __init__(self, client: Client, capabilities: Capabilities, receive: Receive, ledger: Ledger) -> None:
+        resumed = ledger.resumed
+        self.accepted: list[Accepted] = list(resumed.accepted) if resumed else []
         self.unproven: list[str] = []
+        self._ledger = ledger
+        self._before = [done.window for done in self.accepted]
+        """What a run that was killed had read, and this one need not."""
         self._client = client
         self._capabilities = capabilities
         self._receive = receive
@@ -38,6 +44,10 @@ class WindowReader:
             message = "windows need both time filters"
             raise ValueError(message)
         self._bounds: Mapping[TimeField, Bounds] = {"createdAt": created, "lastSeenAt": seen}
+
+    async def complete(self, windows: Iterable[Window]) -> None:
+        """Read what of `windows` a run that was killed had not read yet."""
+        await self.read(remaining(windows, self._before))
 
     async def read(self, windows: Iterable[Window]) -> None:
         """Read `windows`, in any order, many at a time."""
@@ -88,12 +98,17 @@ class WindowReader:
         self._page_size = max(1, *sizes)
         doubtful = [done for done in self.accepted if _may_be_cut(done, self._page_size)]
         self.accepted = [done for done in self.accepted if not _may_be_cut(done, self._page_size)]
+        self._before = []
         return [done.window for done in doubtful]
 
     async def _accept(self, window: Window, page: Page) -> None:
         if page.rows:
             await self._receive(page)
-        self.accepted.append(Accepted(window, len(page.rows), request=self._client.statistics().sent))
+        self._note(Accepted(window, len(page.rows), request=self._client.statistics().sent))
+
+    def _note(self, done: Accepted) -> None:
+        self.accepted.append(done)
+        self._ledger.accept(done)
 
     async def _read_crowd(self, window: Window, bounds: Bounds) -> None:
         """Read a window that cannot be cut (one creation time, many contacts) page by page until two reads agree."""
@@ -104,7 +119,7 @@ class WindowReader:
         if crowd is None:
             self._give_up(window, bounds, "reads in order did not agree")
             return
-        self.accepted.append(Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.statistics().sent))
+        self._note(Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.statistics().sent))
 
     def _give_up(self, window: Window, bounds: Bounds, reason: str) -> None:
         listed = str(window.is_contact).lower()

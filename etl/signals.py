@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
 import anyio
+from anyio.abc import TaskStatus
 
 from etl.errors import EtlError, Interrupted, Terminated
 
@@ -21,8 +22,9 @@ async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
     """The result of `work`; raises Interrupted or Terminated when a signal cancelled it."""
     caught: list[int] = []
 
-    async def watch(scope: anyio.CancelScope) -> NoReturn:
+    async def watch(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> NoReturn:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
             async for number in signals:
                 if caught:
                     os._exit(128 + number)
@@ -32,7 +34,7 @@ async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
 
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as scope:
-            tasks.start_soon(watch, scope)
+            await tasks.start(watch, scope)
             result = await work()
             tasks.cancel_scope.cancel()
             return result

@@ -43,6 +43,9 @@ class WitnessLog(Protocol):
     async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
         """Note contacts that the walk saw in one of the lists."""
 
+    async def keep(self) -> None:
+        """Note that the walk is over: what it showed outlives this run if it is killed."""
+
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts seen in one list."""
 
@@ -70,6 +73,7 @@ class Testimony:
             for is_contact in self.lists:
                 query, note = Query(is_contact), self._noting(is_contact)
                 tasks.start_soon(partial(walk, self.client, query, note, repeats=repeats))
+        await self.log.keep()
 
     def _noting(self, is_contact: bool) -> Receive:
         async def note(page: Page) -> None:

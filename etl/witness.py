@@ -31,15 +31,26 @@ class WitnessFiles:
     """A witness log (see `testimony.WitnessLog`) in Parquet files of a private folder."""
 
     def __init__(
-        self, folder: Path, parts: Callable[[], Awaitable[Sequence[Path]]], copy_ids: Callable[[Path], None]
+        self,
+        folder: Path,
+        parts: Callable[[], Awaitable[Sequence[Path]]],
+        copy_ids: Callable[[Path], None],
+        keep: Callable[[Sequence[Path]], None] = lambda _: None,
+        files: Sequence[Path] = (),
     ) -> None:
-        """`parts` tells the files that hold everything received so far; `copy_ids` writes the ids of the snapshot."""
+        """`parts` tells the files that hold everything received so far; `copy_ids` writes the ids of the snapshot.
+
+        `keep` is told the files of a walk that is over, and `files` are those of one that a killed run had ended.
+        """
         self._folder = folder
         self._parts = parts
         self._copy_ids = copy_ids
         self._rows: list[_Seen] = []
         self._created = {False: array("q"), True: array("q")}
-        self._files: list[Path] = []
+        self._keep = keep
+        self._files = list(files)
+        for file in files:
+            self._read(file)
 
     async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
         """Note contacts that the walk saw in one of the lists; those without a creation time do not count."""
@@ -51,6 +62,18 @@ class WitnessFiles:
         if len(self._rows) >= CHUNK_ROWS:
             # The rows and the name are taken before the thread starts: many pages are recorded at once.
             await to_thread.run_sync(_write, *self._chunk())
+
+    async def keep(self) -> None:
+        """See `testimony.WitnessLog`."""
+        if self._rows:
+            await to_thread.run_sync(_write, *self._chunk())
+        self._keep(self._files)
+
+    def _read(self, file: Path) -> None:
+        with disk.doing("read what the witness saw", file):
+            seen = pq.read_table(file, columns=["created", "is_contact"])
+        for created, is_contact in zip(seen["created"].to_pylist(), seen["is_contact"].to_pylist(), strict=True):
+            self._created[is_contact].append(created)
 
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts seen in one list."""
@@ -76,8 +99,6 @@ class WitnessFiles:
         return path, rows
 
     def _missing(self, held: Sequence[Path], before: int) -> Sequence[Suspect]:
-        if self._rows:
-            _write(*self._chunk())
         if not self._files:
             return []
         seen = engine.scan(self._files, _COLUMNS)

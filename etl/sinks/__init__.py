@@ -26,9 +26,9 @@ class Sink(Protocol):
     path: Path
 
     def open(self) -> SinkState:
-        """Show that the target can be written, remove what killed runs left, validate what is there, tell its state.
+        """Show that the target can be written, drop what killed runs prepared, validate what is there, tell its state.
 
-        Raises `SinkError`, `TargetCorrupt`. Stage only afterwards: what is staged for this target before is a leftover.
+        Raises `SinkError`, `TargetCorrupt`.
         """
         ...
 

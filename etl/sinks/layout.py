@@ -66,9 +66,8 @@ def read(target: Path) -> Chain:
             return Chain(target)
         if not target.is_dir():
             raise SinkError("A file stands where the folder should be", where=str(target), mend="Choose another path.")
-        numbers = sorted(
-            int(found[1]) for path in target.glob("manifests/*") if (found := _MANIFEST.fullmatch(path.name))
-        )
+    found = [_MANIFEST.fullmatch(path.name) for path in disk.entries(target / "manifests")]
+    numbers = sorted(int(each[1]) for each in found if each)
     return _linked(target, numbers)
 
 
@@ -114,7 +113,8 @@ def _check_size(path: Path, file: DataFile) -> None:
 def _refuse_strangers(chain: Chain) -> None:
     """Every file in the current folder belongs to the state, so one that we did not write changes what readers see."""
     folder = chain.target / part_folder("current", chain.state.seq)
-    for stranger in sorted(set(folder.glob("*.parquet")) - set(chain.files("current"))):
+    ours = set(chain.files("current"))
+    for stranger in (path for path in disk.entries(folder) if path.suffix == ".parquet" and path not in ours):
         mend = "Move it away, then run again."
         raise TargetCorrupt("A file that no run wrote stands in the current state", where=str(stranger), mend=mend)
 
@@ -131,7 +131,7 @@ def _refuse_other_columns(chain: Chain) -> None:
 def unpublished(chain: Chain) -> Iterator[tuple[int, Path]]:
     """Folders (seq, path) later than the last manifest."""
     for content in CONTENTS:
-        for path in sorted(chain.target.glob(f"{content}/seq=*")):
+        for path in disk.entries(chain.target / content):
             found = _SEQ.fullmatch(path.name)
             if found and int(found[1]) > chain.state.seq:
                 yield int(found[1]), path

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from etl.api.answer import Page, Row
+from etl.ledger import Begun, Resumption
 from etl.testimony import Suspect
-from etl.window import milliseconds
+from etl.window import Accepted, milliseconds
 from etl.witness import id_text
 from tests.simulation.contact import versions
 
@@ -20,6 +21,7 @@ class Witness:
         self._held = held
         self._seen: dict[bytes, Suspect] = {}
         self._created: dict[bool, list[int]] = {False: [], True: []}
+        self.walked = False
 
     async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
         """Note contacts that the walk saw."""
@@ -28,6 +30,14 @@ class Witness:
             if created is not None:
                 self._seen[bytes(row.contact_id)] = Suspect(created, is_contact)
                 self._created[is_contact].append(created)
+
+    async def keep(self) -> None:
+        """The walk is over."""
+        self.walked = True
+
+    def again(self) -> Witness:
+        """What another process finds of it: nothing of a walk that was not over."""
+        return self if self.walked else Witness(self._received, self._held)
 
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms)."""
@@ -40,6 +50,28 @@ class Witness:
             suspect for key, suspect in self._seen.items() if key not in self._received and id_text(key) not in held
         )
         return [suspect for suspect in missing if suspect.created < before]
+
+
+class Diary:
+    """A ledger in memory (see `ledger.Ledger`)."""
+
+    def __init__(self) -> None:
+        self.resumed: Resumption | None = None
+        self._begun: Begun | None = None
+        self._accepted: list[Accepted] = []
+
+    def begin(self, begun: Begun) -> None:
+        """Note what is fixed."""
+        self._begun = begun
+
+    def accept(self, done: Accepted) -> None:
+        """Note a window."""
+        self._accepted.append(done)
+
+    def reopen(self, *, witnessed: bool) -> None:
+        """The process ended; another one goes on."""
+        if self._begun:
+            self.resumed = Resumption(self._begun, list(self._accepted), witnessed)
 
 
 class Intake:
