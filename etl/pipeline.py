@@ -48,6 +48,8 @@ class Pipeline:
 
     async def receive(self, page: Page) -> None:
         """Take an accepted page; waits while the normalizer is behind."""
+        if page.mislabelled:
+            self.counts["mislabelled_pages"] += 1
         raw = RawPage(page.body, len(page.rows), self._rows)
         self._journal.receive(raw)
         await self._take(raw)

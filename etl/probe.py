@@ -286,7 +286,9 @@ async def _lists(client: Client, contacts: Page, leads: Page, bounds: Bounds | N
     ids = []
     for is_contact in (False, True):
         window = Window("createdAt", is_contact, middle, times[-1] + 1)
-        page = await client.read(window.query(bounds))
+        page = await client.ask(window.query(bounds))
+        if not isinstance(page, Page):
+            return "unknown"
         ids.append(page.ids)
     false_ids, true_ids = ids
     if not true_ids & false_ids:

@@ -1,9 +1,10 @@
-"""SIGINT and SIGTERM: the first ends the work in order, the second at once."""
+"""SIGINT and SIGTERM: the first ends the work in order, or anyhow after a while; the second at once."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
@@ -14,6 +15,8 @@ from etl.errors import EtlError, Interrupted, Terminated
 
 T = TypeVar("T")
 
+GRACE = 4.0
+"""Seconds that the work has to end in order; a merge in a worker thread takes longer, and may be ended anywhere."""
 
 _ERRORS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 
@@ -30,6 +33,7 @@ async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
                     os._exit(128 + number)
                 caught.append(number)
                 scope.cancel()
+                tasks.start_soon(_end_anyhow, number)
         raise AssertionError
 
     async with anyio.create_task_group() as tasks:
@@ -40,3 +44,10 @@ async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
             return result
         tasks.cancel_scope.cancel()
     raise _ERRORS[caught[0]](f"stopped by {signal.Signals(caught[0]).name}")
+
+
+async def _end_anyhow(number: int) -> None:
+    await anyio.sleep(GRACE)
+    error = _ERRORS[number](f"stopped by {signal.Signals(number).name} in the middle of the work")
+    print(f"error {error.exit_code}: {error}", file=sys.stderr, flush=True)
+    os._exit(error.exit_code)

@@ -134,8 +134,11 @@ def _broken(error: Exception, passage: _Passage) -> Broken:
     match error:
         case aiohttp.ServerDisconnectedError() if passage.reused:
             kind, reason = Kind.STALE, "the server had closed the idle connection"
+        case TimeoutError() if not isinstance(error, aiohttp.ConnectionTimeoutError):
+            # A server that is asked too much answers late before it says so.
+            kind, reason = Kind.THROTTLED, "no whole answer within the time limit"
         case TimeoutError():
-            reason = "no whole answer within the time limit"
+            reason = "no connection within the time limit"
         case aiohttp.ClientConnectorCertificateError():
             reason = f"the server's certificate is not valid: {error.certificate_error}"
         case aiohttp.ClientConnectorDNSError() if _is_unknown(error):

@@ -10,6 +10,7 @@ Only reads. What no manifest lists is not published, whatever stands in the fold
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -126,6 +127,17 @@ def _refuse_other_columns(chain: Chain) -> None:
             message = f"The target has no column {column} of type {kind}"
             mend = "It was made by another version: move it away and run again for a full export."
             raise TargetCorrupt(message, where=str(chain.target), mend=mend)
+
+
+def refuse_altered(chain: Chain) -> None:
+    """Raise `TargetCorrupt` where the state is not, bit by bit, what was published: the next one is made of it."""
+    for content in STATES:
+        for file in chain.entries(content):
+            path = chain.target / file.path
+            with disk.doing("read", path), path.open("rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            if found != file.sha256:
+                raise TargetCorrupt("A published file was altered: its SHA-256 differs", where=str(path))
 
 
 def unpublished(chain: Chain) -> Iterator[tuple[int, Path]]:

@@ -100,6 +100,7 @@ class ParquetSink:
         self.discard()
         chain = layout.read(self.path)
         check.fits(chain.state, publication, self.path)
+        layout.refuse_altered(chain)
         folder = self._next = staging.next_folder(self.path)
         with self._engine(chain, disk.private_folder(folder / "spill")) as connection:
             merged = merge.prepare(connection, publication)

@@ -203,7 +203,7 @@ def repeats_end(sound: Any) -> Any:
 
 async def one_read(client: Client, query: Query, page_size: int, receive: Any) -> Crowd:
     """A crowd is believed after one read."""
-    pages = await etl.fetch.read_in_order(client, query, page_size)
+    pages = await etl.fetch.read_in_order(client, query, page_size) or []
     for page in pages:
         await receive(page)
     return Crowd(sum(len(page.rows) for page in pages), 1)
