@@ -31,6 +31,8 @@ from etl.window import Accepted
 from etl.witness import WitnessFiles
 
 MILLISECOND = timedelta(milliseconds=1)
+CLOCKS_DIFFER = 300
+"""Seconds between the server's clock and ours that are worth a warning."""
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class Reader:
     run_id: str
     last: RunRecord | None = None
     """The account's last published run."""
+    _began_at: float = field(default=0.0, init=False)
     _client: Client | None = field(default=None, init=False)
     _pipeline: Pipeline | None = field(default=None, init=False)
 
@@ -57,13 +60,14 @@ class Reader:
 
         Raises the errors of the client, and SourceUnavailable at the deadline.
         """
-        started = monotonic()
+        started, self._began_at = monotonic(), time()
         limit = self.extract.deadline.total_seconds()
         try:
             with anyio.fail_after(limit):
                 extraction, pipeline, stage = await self._extract()
         except TimeoutError:
             raise SourceUnavailable(f"not done within extract.deadline ({limit:.0f} s)", where=self._where) from None
+        self._compare_clocks(extraction)
         record = self._record(extraction, pipeline, monotonic() - started)
         log.info("account.read", account=self.source.account, mode=record.mode, **asdict(record.requests))
         return AccountYield(
@@ -73,6 +77,12 @@ class Reader:
             tuple(Span(_time(start), _time(end)) for start, end in extraction.coverage),
             _windows(self.source.account, extraction.accepted),
         )
+
+    def _compare_clocks(self, extraction: Extraction) -> None:
+        """Warn of clocks that differ: the watermark is safe with either, but one of them is wrong (FAULTS.md N25)."""
+        ahead = extraction.capabilities.t0 / 1000 - self._began_at
+        if abs(ahead) > CLOCKS_DIFFER and not extraction.resumed:
+            log.warning("clocks.differ", account=self.source.account, server_ahead_seconds=round(ahead))
 
     def glance(self) -> Glance | None:
         """How far it is; None before the connection stands."""
@@ -120,13 +130,13 @@ class Reader:
             self.source.account, self.source.base_url, self.full, _timing(self.extract), self.extract.filters,
             self.last and (self.last.run_id, self.last.seq), PART_SCHEMA, __version__,
         )  # fmt: skip
-        left = left_in(self.folder, key, now := time())
+        left = left_in(self.folder, key, self._began_at)
         if left.resumption is None:
             disk.remove(self.folder)
         else:
             log.info("run.resumed", account=self.source.account, windows=len(left.resumption.accepted))
         disk.private_folder(self.folder)
-        return Journal(self.folder, key, now, left)
+        return Journal(self.folder, key, self._began_at, left)
 
     def _record(self, extraction: Extraction, pipeline: Pipeline, seconds: float) -> RunRecord:
         return RunRecord(
@@ -140,8 +150,21 @@ class Reader:
             requests=self.spent(),
             seconds=round(seconds, 3),
             counts=Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")}),
-            detail=_detail(extraction, pipeline.counts),
+            detail=_detail(extraction, pipeline.counts) | {"pace": self._pace()},
         )
+
+    def _pace(self) -> dict[str, object]:
+        """What was learned of how fast the server can be asked."""
+        if self._client is None:
+            return {}
+        seen = self._client.statistics()
+        return {
+            "peak_in_flight": seen.peak_in_flight,
+            "at_once": seen.at_once,
+            "per_second": round(1 / seen.interval, 1) if seen.interval else None,
+            "throttled": seen.throttled,
+            "waited": round(seen.waited, 1),
+        }
 
     @property
     def _where(self) -> str:

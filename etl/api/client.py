@@ -44,6 +44,10 @@ class Statistics:
     """How often the server said that it was asked too fast, and the pace was cut."""
     waited: float
     """Seconds that requests waited because the server asked for it or a retry was due."""
+    at_once: int
+    """The requests at once that the server seems to allow, as far as it was tried."""
+    interval: float
+    """Seconds between two requests that the pace keeps; 0 where the server never minded."""
 
 
 class RequestFailed(SourceUnavailable):
@@ -100,7 +104,14 @@ class Client:
     def statistics(self) -> Statistics:
         """Counters so far."""
         return Statistics(
-            self._budget.sent, self._budget.retried, self._in_flight, self._peak, self._pace.throttled, self._waited
+            sent=self._budget.sent,
+            retried=self._budget.retried,
+            in_flight=self._in_flight,
+            peak_in_flight=self._peak,
+            throttled=self._pace.throttled,
+            waited=self._waited,
+            at_once=self._pace.at_once,
+            interval=self._pace.interval,
         )
 
     async def read(self, query: Query, page: int = 1) -> Page:
