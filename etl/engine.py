@@ -47,7 +47,7 @@ def listed(names: Iterable[str], alias: str = "") -> str:
 
 def scan(files: Iterable[Path], columns: Sequence[tuple[str, str]]) -> str:
     """A query of the columns (name, SQL type) in these Parquet files; of no rows where there are no files."""
-    paths = ", ".join(literal(_glob_safe(file)) for file in files)
+    paths = ", ".join(literal(glob_safe(file)) for file in files)
     if not paths:
         empty = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in columns)
         return f"SELECT {empty} WHERE false"
@@ -56,7 +56,8 @@ def scan(files: Iterable[Path], columns: Sequence[tuple[str, str]]) -> str:
     return f"SELECT {names} FROM read_parquet([{paths}], hive_partitioning = false)"
 
 
-def _glob_safe(file: Path) -> str:
+def glob_safe(file: Path) -> str:
+    """A path as a pattern that means this path alone."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(file))
 
 

@@ -75,7 +75,9 @@ def _parquet(chain: layout.Chain) -> duckdb.DuckDBPyConnection:
     # A view, so that no query can write to it.
     connection.execute("CREATE VIEW runs AS SELECT * FROM published_runs")
     connection.execute(tables.AS_OF)
-    connection.execute(f"SET allowed_directories = [{engine.literal(chain.target)}]")
+    # The engine compares the path as it was named: with what is a pattern letter in it quoted.
+    spellings = ", ".join(engine.literal(path) for path in (chain.target, engine.glob_safe(chain.target)))
+    connection.execute(f"SET allowed_directories = [{spellings}]")
     return _confined(connection)
 
 
