@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 
 START = 4
 """Requests at once to begin with: a server that allows fewer refuses a handful, not a storm."""
-GROWTH = 0.5
-"""Requests at once that a success adds at first; with more, a burst that the server allows would end in a storm."""
 MEASURED, ENOUGH = 64, 4
 """The latest successes by which a rate is measured, and the fewest that tell it."""
 FEW = 2
@@ -84,7 +82,7 @@ class Pace:
             self._passed.append(now)
         if in_flight >= self.at_once:
             # Where the rate is held, requests at once need not be; where it is not known yet they grow with care.
-            step = 1.0 if self.interval else 1.0 / self.limit if self.throttled else GROWTH
+            step = 1.0 if self.interval or not self.throttled else 1.0 / self.limit
             self.limit = min(self.ceiling, self.limit + step)
         held = self.interval > SHORTEST_INTERVAL
         self.interval = self.interval * (1 - RECOVERY / self._patience) if held else 0.0
