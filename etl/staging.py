@@ -45,6 +45,11 @@ def next_folder(target: Path) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{target.name}.{_NEXT}-", dir=home))
 
 
+def spill_folder(target: Path) -> Path:
+    """Where an engine that prepares nothing may spill; it makes and removes the folder itself."""
+    return temporary(target) / f"{target.name}.{_NEXT}-spill"
+
+
 def prepared(target: Path) -> tuple[Path, ...]:
     """The `next_folder`s that exist, in order of name: leftovers, when nobody else works on the target."""
     return tuple(sorted(temporary(target).glob(f"{_literal(target.name)}.{_NEXT}-*")))

@@ -692,6 +692,6 @@ def test_an_altered_folder_is_refused(folder: Target, alter: Callable[[Path], No
 
 def test_sinks_are_made_for_the_paths_that_are_set(tmp_path: Path) -> None:
     """Both, one, or none."""
-    both = make_sinks(tmp_path / "a.duckdb", tmp_path / "a", "256MB")
+    both = make_sinks(tmp_path / "a.duckdb", tmp_path / "a", 256_000_000)
     assert [type(sink) for sink in both] == [DuckDBSink, ParquetSink]
     assert make_sinks(None, None) == ()

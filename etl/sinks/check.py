@@ -55,7 +55,8 @@ def translate(error: duckdb.Error, target: Path) -> EtlError:
 def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publication, written: Path) -> None:
     """Have another process open what was written: rows as counted, each contact once, all versions there.
 
-    `setup` makes the relations `contacts` and `contact_versions`. Raises `SinkError` on any difference.
+    `setup` bounds the engine and makes the relations `contacts` and `contact_versions`. Raises `SinkError` on any
+    difference.
     """
     queries = (
         "SELECT account, count(*) FROM contacts GROUP BY account",
