@@ -77,7 +77,7 @@ class Extract(_Section):
     scrub_runs: int = Field(30, ge=1, le=10_000)
     witness_every: Duration = timedelta(days=7)
     deadline: TimeLimit = timedelta(hours=6)
-    memory_limit: Size = Field(120_000_000, ge=100_000_000)
+    memory_limit: Size = Field(1_000_000_000, ge=100_000_000)
 
 
 class Http(_Section):

@@ -14,6 +14,8 @@ import duckdb
 
 MEMORY_LIMIT = 1_000_000_000
 """Bytes that a query may use where nobody says otherwise."""
+FRUGAL = 100_000_000
+"""Bytes that are enough to merge any number of contacts, unless they are very long."""
 _THREAD_MEMORY = 50_000_000
 """Bytes that one thread takes to write Parquet: more threads than these allow would run out of memory."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -101,7 +102,7 @@ class DuckDBSink:
         if self.state().seq == 0:
             return pa.chunked_array([], schema.TIME)
         query, parameters = engine.creation_times("target.contacts", account, is_contact)
-        with self._attached(self.path, "READ_ONLY", staging.spill_folder(self.path)) as connection:
+        with self._attached(self.path, "READ_ONLY", staging.spill_folder(self.path), self._memory_limit) as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
     def prepare(self, publication: Publication) -> Merged:
@@ -109,6 +110,9 @@ class DuckDBSink:
 
         Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
         """
+        return check.frugally(self._memory_limit, partial(self._prepare, publication))
+
+    def _prepare(self, publication: Publication, memory: int) -> Merged:
         self.discard()
         previous = self.state()
         check.fits(previous, publication, self.path)
@@ -117,7 +121,7 @@ class DuckDBSink:
         copy = folder / self.path.name
         if self._copied:
             disk.copy_file(self.path, copy)
-        with self._attached(copy, f"ROW_GROUP_SIZE {_ROW_GROUP_ROWS}", folder) as connection:
+        with self._attached(copy, f"ROW_GROUP_SIZE {_ROW_GROUP_ROWS}", folder, memory) as connection:
             merged = self._merge(connection, previous, publication)
         disk.make_private(copy)
         _refuse_open_wal(copy)
@@ -194,11 +198,11 @@ class DuckDBSink:
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
     @contextlib.contextmanager
-    def _attached(self, file: Path, option: str, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _attached(self, file: Path, option: str, spill: Path, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
         """An engine that has the file as its database `target`; the engine's errors leave as `SinkError`."""
         options = f"({option})" if option else ""
         try:
-            with engine.connect(self._memory_limit, spill) as connection:
+            with engine.connect(memory, spill) as connection:
                 connection.execute(f"ATTACH {engine.literal(file)} AS target {options}")
                 connection.execute("USE target")
                 yield connection

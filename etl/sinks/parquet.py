@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -54,7 +55,7 @@ class ParquetSink:
     def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
         """Sorted creation times of the account's contacts in the published snapshot, without nulls."""
         query, parameters = engine.creation_times("contacts", account, is_contact)
-        with self._engine(layout.read(self.path), staging.spill_folder(self.path)) as connection:
+        with self._engine(layout.read(self.path), self._memory_limit, staging.spill_folder(self.path)) as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
     def prepare(self, publication: Publication) -> Merged:
@@ -62,11 +63,14 @@ class ParquetSink:
 
         Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
         """
+        return check.frugally(self._memory_limit, partial(self._prepare, publication))
+
+    def _prepare(self, publication: Publication, memory: int) -> Merged:
         self.discard()
         chain = layout.read(self.path)
         check.fits(chain.state, publication, self.path)
         folder = self._next = staging.next_folder(self.path)
-        with self._engine(chain, disk.private_folder(folder / "spill")) as connection:
+        with self._engine(chain, memory, disk.private_folder(folder / "spill")) as connection:
             merged = merge.prepare(connection, publication)
             files = write(connection, chain, folder, publication.seq)
         written = replace(manifest.follow(chain.state, publication, merged), files=tuple(files))
@@ -96,12 +100,12 @@ class ParquetSink:
             self._next = None
 
     @contextlib.contextmanager
-    def _engine(self, chain: layout.Chain, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _engine(self, chain: layout.Chain, memory: int, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         """An engine with the previous snapshot as `contacts` and `strikes`; its errors leave as ours."""
         contacts = engine.scan(chain.files("current"), tables.in_files(tables.CONTACTS))
         strikes = engine.scan(chain.files("strikes"), tables.STRIKES)
         try:
-            with engine.connect(self._memory_limit, spill) as connection:
+            with engine.connect(memory, spill) as connection:
                 connection.execute(f"CREATE TEMP VIEW contacts AS {contacts}")
                 connection.execute(f"CREATE TEMP VIEW strikes AS {strikes}")
                 yield connection
