@@ -70,6 +70,19 @@ def _glob_safe(file: Path) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(file))
 
 
+def known_ids(contacts: str, strikes: str, account: str, file: Path) -> tuple[str, list[str]]:
+    """The statement, with its parameters, that writes the ids of an account's contacts to a Parquet file.
+
+    Those that were deleted count as known: one that is listed as DELETED for ever is no news.
+    """
+    query = f"""
+        COPY (SELECT contact_id FROM {contacts} WHERE account = ?
+              UNION ALL SELECT contact_id FROM {strikes} WHERE account = ? AND strikes > 1)
+        TO {literal(file)} (FORMAT parquet)
+    """
+    return query, [account, account]
+
+
 def creation_times(contacts: str, account: str, is_contact: bool | None) -> tuple[str, list[str]]:
     """The query, with its parameters, of the sorted creation times of one account in the relation `contacts`.
 
