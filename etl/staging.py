@@ -48,7 +48,7 @@ def next_folder(target: Path) -> Path:
 
 def spill_folder(target: Path) -> Path:
     """Where an engine that prepares nothing may spill; it makes and removes the folder itself."""
-    return temporary(target) / f"{target.name}.{_NEXT}-spill"
+    return temporary(target) / f"{target.name}.next-spill"
 
 
 def prepared(target: Path) -> tuple[Path, ...]:

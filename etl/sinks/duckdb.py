@@ -103,14 +103,14 @@ class DuckDBSink:
         if self.state().seq == 0:
             return pa.chunked_array([], schema.TIME)
         query, parameters = engine.creation_times("target.contacts", account, is_contact)
-        with self._attached(self.path, "READ_ONLY", staging.spill_folder(self.path), self._memory_limit) as connection:
+        with self._reading() as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
     def copy_ids(self, account: str, file: Path) -> None:
         """Write the ids of the account's published and deleted contacts to a new Parquet file."""
         disk.private_file(file)
         statement, parameters = engine.known_ids("target.contacts", "target.etl.strikes", account, file)
-        with self._attached(self.path, "READ_ONLY") as connection:
+        with self._reading() as connection:
             connection.execute(statement, parameters)
 
     def prepare(self, publication: Publication) -> Merged:
@@ -203,6 +203,10 @@ class DuckDBSink:
         if found.st_size == 0:
             raise TargetCorrupt("The target is an empty file", where=str(self.path))
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """An engine for questions about the published snapshot."""
+        return self._attached(self.path, "READ_ONLY", staging.spill_folder(self.path), self._memory_limit)
 
     @contextlib.contextmanager
     def _attached(self, file: Path, option: str, spill: Path, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -55,14 +55,14 @@ class ParquetSink:
     def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
         """Sorted creation times of the account's contacts in the published snapshot, without nulls."""
         query, parameters = engine.creation_times("contacts", account, is_contact)
-        with self._engine(layout.read(self.path), self._memory_limit, staging.spill_folder(self.path)) as connection:
+        with self._reading() as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
     def copy_ids(self, account: str, file: Path) -> None:
         """Write the ids of the account's published and deleted contacts to a new Parquet file."""
         disk.private_file(file)
         statement, parameters = engine.known_ids("contacts", "strikes", account, file)
-        with self._engine(layout.read(self.path), None) as connection:
+        with self._reading() as connection:
             connection.execute(statement, parameters)
 
     def prepare(self, publication: Publication) -> Merged:
@@ -107,6 +107,10 @@ class ParquetSink:
         if self._next is not None:
             disk.clear(self._next)
             self._next = None
+
+    def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """An engine for questions about the published snapshot."""
+        return self._engine(layout.read(self.path), self._memory_limit, staging.spill_folder(self.path))
 
     @contextlib.contextmanager
     def _engine(self, chain: layout.Chain, memory: int, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
