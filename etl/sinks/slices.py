@@ -88,8 +88,9 @@ SELECT file, if(isinf(start), NULL, epoch_us(start)), epoch_us("end"), stale OR 
 FROM dated ORDER BY dated.start
 """
 
-_UNDATED = """
-SELECT file, stale OR EXISTS (FROM incoming WHERE created_at IS NULL) FROM standing WHERE undated ORDER BY file
+_UNDATED = "SELECT file, stale FROM standing WHERE undated ORDER BY file"
+_UNDATED_MET = """
+SELECT EXISTS (FROM incoming WHERE created_at IS NULL) OR EXISTS (FROM outgoing WHERE created_at IS NULL)
 """
 
 _STARTS = """
@@ -113,10 +114,8 @@ def _cut(connection: duckdb.DuckDBPyConnection, whole: Range, rows: int, *create
 
 def shares(connection: duckdb.DuckDBPyConnection, rows: int) -> list[str]:
     """Conditions on `upserts` and `versions` that divide what a merge brings into shares of about so many rows."""
-    return [
-        f"{within.holds('created_at')} AND {within.holds('cut_at')}"
-        for within in (*_cut(connection, Range(), rows, "incoming"), UNDATED)
-    ]
+    ranges = _cut(connection, Range(), rows, "incoming") + [UNDATED] * _undated_met(connection)
+    return [f"{within.holds('created_at')} AND {within.holds('cut_at')}" for within in ranges]
 
 
 def next_state(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> Iterator[Slice]:
@@ -131,9 +130,13 @@ def next_state(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
         stretch = tuple(group)
         yield from _cut_anew(connection, stretch) if stale else stretch
     undated = connection.execute(_UNDATED).fetchall()
-    yield Slice(
-        UNDATED, tuple(Path(file) for file, _ in undated), stale=not undated or any(stale for _, stale in undated)
-    )
+    met = _undated_met(connection)
+    if undated or met:
+        yield Slice(UNDATED, tuple(Path(file) for file, _ in undated), met or any(stale for _, stale in undated))
+
+
+def _undated_met(connection: duckdb.DuckDBPyConnection) -> bool:
+    return connection.execute(_UNDATED_MET).fetchone() == (True,)
 
 
 def _cut_anew(connection: duckdb.DuckDBPyConnection, stretch: Sequence[Slice]) -> Iterator[Slice]:
