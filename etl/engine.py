@@ -12,21 +12,31 @@ from pathlib import Path
 
 import duckdb
 
-MEMORY_LIMIT = "1GB"
+MEMORY_LIMIT = 1_000_000_000
+"""Bytes that a query may use where nobody says otherwise."""
+FRUGAL = 100_000_000
+"""Bytes that are enough to merge any number of contacts, unless they are very long."""
+_THREAD_MEMORY = 50_000_000
+"""Bytes that one thread takes to write Parquet: more threads than these allow would run out of memory."""
 
 
-def connect(memory_limit: str = MEMORY_LIMIT, spill: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """An in-memory database that uses at most `memory_limit` and spills into the folder `spill`, if there is one."""
-    connection = duckdb.connect(
-        config={
-            "memory_limit": memory_limit,
-            "temp_directory": str(spill or ""),
-            "autoinstall_known_extensions": "false",
-            "preserve_insertion_order": "false",
-        }
-    )
+def connect(memory_limit: int = MEMORY_LIMIT, spill: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """An in-memory database; what it takes is said by `bounds`."""
+    connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+    for statement in bounds(memory_limit, spill):
+        connection.execute(statement)
     connection.execute("SET TimeZone = 'UTC'")
     return connection
+
+
+def bounds(memory_limit: int, spill: Path | None) -> tuple[str, ...]:
+    """Statements that hold an engine to so many bytes, beyond which it spills into the folder, if there is one."""
+    return (
+        f"SET memory_limit = '{memory_limit}B'",
+        f"SET temp_directory = {literal(spill or '')}",
+        f"SET threads = least(current_setting('threads'), {max(1, memory_limit // _THREAD_MEMORY)})",
+        "SET preserve_insertion_order = false",
+    )
 
 
 def quoted(name: str) -> str:

@@ -44,7 +44,7 @@ class Manifest:
     """The last run of every account, carried forward."""
     filters: Mapping[str, object] = field(default_factory=dict)
     files: tuple[DataFile, ...] = ()
-    """The files this publication added; empty where the target is one file."""
+    """Its files, those of an earlier state that it links among them; empty where the target is one file."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns of `contacts` and their SQL types."""
     format: int = FORMAT

@@ -48,30 +48,36 @@ def _hashed(column: schema.Column) -> str:
 # JSON tells null from "" and a list from its text, and depends on no locale and no machine.
 _FINGERPRINT = f"md5(json_array({', '.join(_hashed(column) for column in schema.CONTENT)}))"
 
-_WINNERS = """
-CREATE TEMP TABLE winners AS
-    SELECT account, contact_id, count(*) - 1 AS folded,
-           arg_max(read_no, {'updated': coalesce(updated_at, '-infinity'::TIMESTAMPTZ), 'read': read_no}) AS read_no
-    FROM received GROUP BY account, contact_id
+# Few contacts are read more than once: looking for those few is cheaper than ranking all.
+_LOSERS = """
+CREATE TEMP TABLE losers AS
+    WITH repeated AS (SELECT account, contact_id FROM received GROUP BY account, contact_id HAVING count(*) > 1)
+    SELECT account, read_no FROM received JOIN repeated USING (account, contact_id)
+    QUALIFY row_number() OVER (
+        PARTITION BY account, contact_id
+        ORDER BY coalesce(updated_at, '-infinity'::TIMESTAMPTZ) DESC, read_no DESC
+    ) > 1
 """
 
 _FOLDED = f"""
 CREATE TEMP TABLE folded AS
-    SELECT account, contact_id, read_no, {engine.listed(_PRESENCE)},
+    SELECT account, contact_id, read_no, created_at, {engine.listed(_PRESENCE)},
            coalesce(status = 'DELETED', false) AS listed_deleted, {_FINGERPRINT} AS row_hash
-    FROM received SEMI JOIN winners USING (account, contact_id, read_no)
+    FROM received ANTI JOIN losers USING (account, read_no)
 """
 
+# `created_at` is that of the row received, `was_created_at` that of the row published: where either is to be found.
 _VERDICTS = """
 CREATE TEMP TABLE verdicts (
-    account VARCHAR, contact_id VARCHAR, read_no BIGINT, row_hash VARCHAR, strikes TINYINT, verdict VARCHAR
+    account VARCHAR, contact_id VARCHAR, read_no BIGINT, created_at TIMESTAMPTZ, was_created_at TIMESTAMPTZ,
+    row_hash VARCHAR, strikes TINYINT, verdict VARCHAR
 )
 """
 
 _JUDGE_RECEIVED = f"""
 INSERT INTO verdicts
     WITH judged AS (
-        SELECT f.*, p.row_hash AS old_hash, p.contact_id IS NULL AS unknown,
+        SELECT f.*, p.created_at AS was_created_at, p.row_hash AS old_hash, p.contact_id IS NULL AS unknown,
                ({engine.listed(_PRESENCE, "f")}) IS DISTINCT FROM ({engine.listed(_PRESENCE, "p")}) AS moved,
                CASE WHEN y.filtered OR NOT f.listed_deleted THEN 0
                     WHEN s.contact_id IS NULL THEN 1
@@ -81,7 +87,7 @@ INSERT INTO verdicts
         LEFT JOIN contacts p ON f.account = p.account AND f.contact_id = p.contact_id
         LEFT JOIN strikes s ON f.account = s.account AND f.contact_id = s.contact_id
     )
-    SELECT account, contact_id, read_no, row_hash, strikes_now,
+    SELECT account, contact_id, read_no, created_at, was_created_at, row_hash, strikes_now,
            CASE WHEN strikes_now = 2 AND unknown THEN 'buried'
                 WHEN strikes_now = 2 THEN 'deleted'
                 WHEN unknown THEN 'new'
@@ -91,16 +97,21 @@ INSERT INTO verdicts
     FROM judged
 """
 
-# `covered` holds disjoint spans, so that the nearest start before a creation time is the only candidate.
+# `covered` holds disjoint spans, so that the nearest start before a creation time is the only candidate. Looking for it
+# takes sorting, so what lies outside of all spans is left out before.
 _JUDGE_ABSENT = """
 INSERT INTO verdicts
-    WITH absent AS (
+    WITH reach AS (
+        SELECT account, min(start) AS start, max("end") AS "end" FROM covered GROUP BY account
+    ), absent AS (
         SELECT p.account, p.contact_id, p.created_at, y.filtered
         FROM contacts p
         JOIN yields y ON p.account = y.account
+        LEFT JOIN reach r ON p.account = r.account
         ANTI JOIN folded f ON p.account = f.account AND p.contact_id = f.contact_id
+        WHERE y.filtered OR (p.created_at >= r.start AND p.created_at < r."end")
     )
-    SELECT a.account, a.contact_id, NULL, NULL,
+    SELECT a.account, a.contact_id, NULL, NULL, a.created_at, NULL,
            CASE WHEN a.filtered THEN 0 WHEN s.contact_id IS NULL THEN 1 ELSE 2 END,
            CASE WHEN a.filtered OR s.contact_id IS NOT NULL THEN 'deleted' ELSE 'struck' END
     FROM absent a
@@ -109,32 +120,38 @@ INSERT INTO verdicts
     WHERE a.filtered OR a.created_at < c."end"
 """
 
+_INCOMING = """
+CREATE TEMP VIEW incoming AS
+    SELECT account, read_no, created_at, row_hash, verdict
+    FROM verdicts WHERE verdict IN ('new', 'changed', 'presence')
+"""
+
+_OUTGOING = """
+CREATE TEMP VIEW outgoing AS
+    SELECT account, contact_id, was_created_at AS created_at, verdict
+    FROM verdicts WHERE verdict IN ('changed', 'presence', 'deleted')
+"""
+
 _STAMPS = {"row_hash": "v.row_hash", "observed_at": "y.t0", "seq": "y.seq"}
 _STAMPED_ROW = ", ".join(f"{_STAMPS.get(name, f'r.{engine.quoted(name)}')} AS {engine.quoted(name)}" for name in _NAMES)
 _UPSERTS = f"""
 CREATE TEMP VIEW upserts AS
-    SELECT {_STAMPED_ROW}, v.verdict
+    SELECT {_STAMPED_ROW}, v.verdict, v.created_at AS cut_at
     FROM received r
-    JOIN verdicts v ON r.account = v.account AND r.contact_id = v.contact_id AND r.read_no = v.read_no
+    JOIN incoming v ON r.account = v.account AND r.read_no = v.read_no
     JOIN yields y ON r.account = y.account
-    WHERE v.verdict IN ('new', 'changed', 'presence')
 """
 
 _BURIAL = {"observed_at": "y.t0", "seq": "y.seq"}
 _LAST_ROW = ", ".join(_BURIAL.get(name, f"p.{engine.quoted(name)}") for name in _NAMES)
 _VERSIONS = f"""
 CREATE TEMP VIEW versions AS
-    SELECT {engine.listed(_NAMES)}, 'upsert' AS op FROM upserts WHERE verdict <> 'presence'
+    SELECT {engine.listed(_NAMES)}, 'upsert' AS op, cut_at FROM upserts WHERE verdict <> 'presence'
     UNION ALL
-    SELECT {_LAST_ROW}, 'delete'
+    SELECT {_LAST_ROW}, 'delete', v.created_at
     FROM contacts p
-    JOIN verdicts v ON p.account = v.account AND p.contact_id = v.contact_id AND v.verdict = 'deleted'
+    JOIN outgoing v ON p.account = v.account AND p.contact_id = v.contact_id AND v.verdict = 'deleted'
     JOIN yields y ON p.account = y.account
-"""
-
-_TOUCHED = """
-CREATE TEMP VIEW touched AS
-    SELECT account, contact_id, verdict FROM verdicts WHERE verdict IN ('new', 'changed', 'presence', 'deleted')
 """
 
 _NEXT_STRIKES = """
@@ -146,7 +163,8 @@ CREATE TEMP TABLE next_strikes AS
 """
 
 _STEPS = (
-    _WINNERS, _FOLDED, _VERDICTS, _JUDGE_RECEIVED, _JUDGE_ABSENT, _UPSERTS, _VERSIONS, _TOUCHED, _NEXT_STRIKES,
+    _LOSERS, _FOLDED, _VERDICTS, _JUDGE_RECEIVED, _JUDGE_ABSENT, "DROP TABLE folded",
+    _INCOMING, _OUTGOING, _UPSERTS, _VERSIONS, _NEXT_STRIKES,
 )  # fmt: skip
 
 _COUNTS = """
@@ -232,7 +250,7 @@ def _covered(accounts: Sequence[AccountYield]) -> pa.Table:
 
 def _count(connection: duckdb.DuckDBPyConnection, publication: Publication) -> Merged:
     verdicts = {account: rest for account, *rest in connection.execute(_COUNTS).fetchall()}
-    folded = _by_account(connection, "SELECT account, sum(folded)::BIGINT FROM winners GROUP BY account")
+    folded = _by_account(connection, "SELECT account, count(*) FROM losers GROUP BY account")
     previous = _by_account(connection, "SELECT account, count(*) FROM contacts GROUP BY account")
     counts: dict[str, Counts] = {}
     struck: dict[str, int] = {}

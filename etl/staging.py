@@ -46,6 +46,11 @@ def next_folder(target: Path) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{target.name}.next-", dir=home))
 
 
+def spill_folder(target: Path) -> Path:
+    """Where an engine that prepares nothing may spill; it makes and removes the folder itself."""
+    return temporary(target) / f"{target.name}.next-spill"
+
+
 def prepared(target: Path) -> tuple[Path, ...]:
     """The `next_folder`s that exist, in order of name: leftovers, when nobody else works on the target."""
     return tuple(path for path in disk.entries(temporary(target)) if path.name.startswith(f"{target.name}.next-"))

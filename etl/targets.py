@@ -17,7 +17,7 @@ from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind, open_readonly
 
 def sinks(config: Config) -> tuple[Sink, ...]:
     """Every configured sink, in the order in which they are published."""
-    limit = f"{config.extract.memory_limit // 2**20} MiB"
+    limit = config.extract.memory_limit
     made: list[Sink] = []
     if config.sinks.duckdb is not None:
         made.append(DuckDBSink(config.sinks.duckdb.path, limit))

@@ -77,7 +77,11 @@ class WitnessFiles:
 
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts seen in one list."""
-        return array("q", sorted(self._created[is_contact]))
+        times = self._created[is_contact]
+        if not times:
+            return ()
+        whole = pa.Array.from_buffers(pa.int64(), len(times), [None, pa.py_buffer(times)]).sort()
+        return memoryview(whole.buffers()[1]).cast("q")[: len(whole)]
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
         """The contacts created before `before` (ms) that are in no part, nor in the last snapshot."""
@@ -106,7 +110,7 @@ class WitnessFiles:
             select created, is_contact from ({seen}) anti join ({engine.scan(held, _COLUMNS[:1])}) using (contact_id)
             where created < ? limit {SUSPECTS}
         """  # noqa: S608 - file names are quoted by the engine
-        with engine.connect() as connection:
+        with engine.connect(engine.FRUGAL, self._folder / "spill") as connection:
             return [Suspect(*row) for row in connection.execute(query, [before]).fetchall()]
 
 

@@ -39,7 +39,7 @@ class Target:
     path: Path
     parts: Path
 
-    def sink(self, memory_limit: str = "500MB") -> Sink:
+    def sink(self, memory_limit: int = 500_000_000) -> Sink:
         """As a new process would have it."""
         paths = (self.path, None) if self.kind == "duckdb" else (None, self.path)
         [sink] = make_sinks(*paths, memory_limit)
@@ -423,7 +423,7 @@ def test_too_little_memory_for_the_merge_is_told_and_nothing_is_left(target: Tar
     before = target.files()
     rows = [contact(number, extra=json.dumps({"a": "x" * 500, "n": number})) for number in range(6000)]
     run = target.bring(2, *rows)
-    starved = target.sink("3MB")
+    starved = target.sink(3_000_000)
     starved.open()
     with pytest.raises(SinkError) as caught:
         starved.prepare(run)

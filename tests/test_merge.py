@@ -44,8 +44,8 @@ class Snapshot:
                 return connection.sql(f"SELECT * FROM {relation}").to_arrow_table().to_pylist()
 
             self.versions += rows("versions")
-            upserts, touched, strikes = rows("upserts"), rows("touched"), rows("next_strikes")
-        for row in touched:
+            upserts, outgoing, strikes = rows("upserts"), rows("outgoing"), rows("next_strikes")
+        for row in outgoing:
             if row["verdict"] == "deleted":
                 del self.contacts[_key(row)]
         for row in upserts:

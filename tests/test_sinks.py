@@ -12,15 +12,16 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from publishing import Row, brought, contact, day, publication
+from publishing import Row, batch, brought, contact, day, publication
 
 from etl import schema, staging
 from etl.errors import (
@@ -30,7 +31,7 @@ from etl.errors import (
     TargetCorrupt,
     UsageError,
 )
-from etl.model import Merged, Publication
+from etl.model import Merged, NormalizedBatch, Publication
 from etl.sinks import DuckDBSink, ParquetSink, Sink, make_sinks, open_readonly, select
 from etl.sinks.reader import SinkKind
 
@@ -644,6 +645,51 @@ def test_the_manifest_lists_its_files_and_the_one_before(folder: Target) -> None
         assert (len(content), hashlib.sha256(content).hexdigest()) == (file["bytes"], file["sha256"])
 
 
+def _many(folder: Target, seq: int, numbers: range, name: str) -> Publication:
+    """A run over contacts created an hour apart each, and over one without a creation time."""
+    undated = batch("main", [contact(0, created_at=None)]).contacts
+    many = pa.concat_tables([undated] * len(numbers)).combine_chunks()
+    values = {
+        "contact_id": [f"{number:024x}" for number in numbers],
+        "created_at": [day(number / 24) if number else None for number in numbers],
+        "name": [name] * len(numbers),
+        "read_no": list(range(len(numbers))),
+    }
+    for column, cells in values.items():
+        index = many.schema.get_field_index(column)
+        many = many.set_column(index, many.schema.field(index), pa.array(cells, many.schema.field(index).type))
+    one = brought(folder.folder, "main", [], seq=seq, mode="incremental", coverage=())
+    stage = staging.Stage(folder.folder / f"many-{seq}")
+    stage.append(NormalizedBatch(many, schema.REJECT_PART_SCHEMA.empty_table()))
+    stage.close()
+    counts = replace(one.record.counts, received=len(numbers))
+    return publication(replace(one, record=replace(one.record, counts=counts), parts=stage.parts))
+
+
+def _state(folder: Target, seq: int) -> list[Path]:
+    return sorted(folder.path.glob(f"current/seq={seq:08d}/*.parquet"))
+
+
+def test_a_state_is_cut_by_creation_time_and_files_without_a_change_are_linked(folder: Target) -> None:
+    """A change in the last range and a contact after it leave the other files as they are (S21, S22)."""
+    folder.publish(_many(folder, 1, range(130_000), "old"))
+    times = [pq.read_table(path, columns=["created_at"])["created_at"] for path in _state(folder, 1)]
+    assert [len(column) for column in times] == [43_333, 43_333, 43_333, 1]
+    spans = [pc.min_max(column).as_py() for column in times]
+    assert spans[0]["max"] < spans[1]["min"] <= spans[1]["max"] < spans[2]["min"]
+    assert times[-1].to_pylist() == [None]
+
+    folder.publish(_many(folder, 2, range(129_990, 130_005), "new"))
+    before, after = ([path.stat().st_ino for path in _state(folder, seq)] for seq in (1, 2))
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, True, False, True]
+    names = ds.dataset(folder.path / "current" / "seq=00000002").to_table(columns=["name"])["name"]
+    assert dict(names.value_counts().to_pylist()[index].values() for index in (0, 1)) == {"old": 129_990, "new": 15}
+    manifest = json.loads((folder.path / "manifests" / "00000002.json").read_bytes())
+    for file in manifest["files"]:
+        assert hashlib.sha256((folder.path / file["path"]).read_bytes()).hexdigest() == file["sha256"]
+    assert len(_state(folder, 2)) == sum(file["path"].startswith("current/") for file in manifest["files"])
+
+
 def test_old_states_are_dropped_and_history_stays(folder: Target) -> None:
     """Three complete states are kept; versions and manifests are never removed (S22)."""
     for seq in range(1, 6):
@@ -692,6 +738,6 @@ def test_an_altered_folder_is_refused(folder: Target, alter: Callable[[Path], No
 
 def test_sinks_are_made_for_the_paths_that_are_set(tmp_path: Path) -> None:
     """Both, one, or none."""
-    both = make_sinks(tmp_path / "a.duckdb", tmp_path / "a", "256MB")
+    both = make_sinks(tmp_path / "a.duckdb", tmp_path / "a", 256_000_000)
     assert [type(sink) for sink in both] == [DuckDBSink, ParquetSink]
     assert make_sinks(None, None) == ()

@@ -58,7 +58,7 @@ class Sink(Protocol):
 
 
 def make_sinks(
-    duckdb_path: Path | None, parquet_path: Path | None, memory_limit: str = engine.MEMORY_LIMIT
+    duckdb_path: Path | None, parquet_path: Path | None, memory_limit: int = engine.MEMORY_LIMIT
 ) -> tuple[Sink, ...]:
     """The sinks that have a path."""
     sinks: list[Sink] = []

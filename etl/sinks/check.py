@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
 
-from etl import disk
+from etl import disk, engine
 from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt, UsageError
 from etl.model import Merged, Publication, SinkState
 from etl.readback import ReadBackError, read_back
@@ -23,6 +23,23 @@ _ABOUT_FILES = (
     duckdb.TransactionException,
 )
 _DAMAGE = re.compile("corrupt|checksum|magic bytes|TProtocol|zstd", re.IGNORECASE)
+
+
+class OutOfMemory(SinkError):
+    """The engine needs more memory than it was given."""
+
+
+def frugally(limit: int, work: Callable[[int], Merged]) -> Merged:
+    """What `work` comes to with little memory; only where that is not enough, with all that the limit in bytes allows.
+
+    `work` begins from nothing each time.
+    """
+    try:
+        return work(min(limit, engine.FRUGAL))
+    except OutOfMemory:
+        if limit <= engine.FRUGAL:
+            raise
+        return work(limit)
 
 
 def fits(previous: SinkState, publication: Publication, target: Path) -> None:
@@ -54,14 +71,15 @@ def translate(error: duckdb.Error, target: Path) -> EtlError:
         return TargetCorrupt(f"The target is damaged: {text}", where=str(target))
     if isinstance(error, duckdb.OutOfMemoryException):
         mend = "Raise extract.memory_limit or free space beside the target, then run again."
-        return SinkError(f"The merge ran out of memory: {text}", where=str(target), mend=mend)
+        return OutOfMemory(f"The merge ran out of memory: {text}", where=str(target), mend=mend)
     return SinkError(f"The merge failed: {text}", where=str(target))
 
 
 def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publication, written: Path) -> None:
     """Have another process open what was written: rows as counted, each contact once, all versions there.
 
-    `setup` makes the relations `contacts` and `contact_versions`. Raises `SinkError` on any difference.
+    `setup` bounds the engine and makes the relations `contacts` and `contact_versions`. Raises `SinkError` on any
+    difference.
     """
     queries = (
         "SELECT account, count(*) FROM contacts GROUP BY account",

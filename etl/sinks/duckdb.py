@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -21,7 +22,7 @@ from etl import disk, engine, manifest, merge, schema, staging, tables
 from etl.errors import PublishConflict, SinkError, TargetCorrupt
 from etl.model import Merged, Publication, SinkState
 from etl.readback import ReadBackError, Rows, read_back
-from etl.sinks import check
+from etl.sinks import check, slices
 
 _HEADER_BYTES = 3 * 4096
 """A DuckDB file is three headers and whole blocks; a shorter one was cut off."""
@@ -41,15 +42,20 @@ _OURS = {
 }
 
 _SET = ", ".join(f"{engine.quoted(name)} = u.{engine.quoted(name)}" for name in schema.column_names())
-_PUBLISH = (
-    f"INSERT INTO contact_versions ({tables.names(tables.VERSIONS)}) SELECT * FROM versions",
-    """DELETE FROM contacts USING touched t WHERE t.verdict = 'deleted'
-       AND contacts.account = t.account AND contacts.contact_id = t.contact_id""",
+_VERSION, _CONTACT = tables.names(tables.VERSIONS), tables.names(tables.CONTACTS)
+_SHARE_BY_SHARE = (
+    f"INSERT INTO contact_versions ({_VERSION}) SELECT {_VERSION} FROM versions WHERE {{share}}",
     # UPDATE sets our columns only: a column that the user added keeps its values. (MERGE inserts 2.5 times slower.)
-    f"""UPDATE contacts SET {_SET} FROM upserts u
-        WHERE u.verdict <> 'new' AND contacts.account = u.account AND contacts.contact_id = u.contact_id""",
-    f"""INSERT INTO contacts ({tables.names(tables.CONTACTS)})
-        SELECT {tables.names(tables.CONTACTS)} FROM upserts WHERE verdict = 'new'""",
+    f"""UPDATE contacts SET {_SET} FROM (FROM upserts WHERE verdict <> 'new' AND {{share}}) u
+        WHERE contacts.account = u.account AND contacts.contact_id = u.contact_id""",
+    f"INSERT INTO contacts ({_CONTACT}) SELECT {_CONTACT} FROM upserts WHERE verdict = 'new' AND {{share}}",
+)
+"""What comes goes in by shares of `_SHARE_ROWS`, so that memory does not grow with it."""
+_SHARE_ROWS = 200_000
+"""Several row groups: a share that fills none leaves pieces, which every later checkpoint puts together again."""
+_AT_ONCE = (
+    """DELETE FROM contacts USING outgoing o WHERE o.verdict = 'deleted'
+       AND contacts.account = o.account AND contacts.contact_id = o.contact_id""",
     f"INSERT INTO rejects ({tables.names(tables.REJECTS)}) SELECT {tables.names(tables.REJECTS)} FROM next_rejects",
     f"INSERT INTO etl.windows ({tables.names(tables.WINDOWS)}) SELECT {tables.names(tables.WINDOWS)} FROM next_windows",
     "DELETE FROM etl.strikes",
@@ -62,7 +68,7 @@ class DuckDBSink:
 
     name = "duckdb"
 
-    def __init__(self, path: Path, memory_limit: str = engine.MEMORY_LIMIT) -> None:
+    def __init__(self, path: Path, memory_limit: int = engine.MEMORY_LIMIT) -> None:
         self.path = path
         self._memory_limit = memory_limit
         self._next: Path | None = None
@@ -97,14 +103,14 @@ class DuckDBSink:
         if self.state().seq == 0:
             return pa.chunked_array([], schema.TIME)
         query, parameters = engine.creation_times("target.contacts", account, is_contact)
-        with self._attached(self.path, "READ_ONLY") as connection:
+        with self._reading() as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
     def copy_ids(self, account: str, file: Path) -> None:
         """Write the ids of the account's published and deleted contacts to a new Parquet file."""
         disk.private_file(file)
         statement, parameters = engine.known_ids("target.contacts", "target.etl.strikes", account, file)
-        with self._attached(self.path, "READ_ONLY") as connection:
+        with self._reading() as connection:
             connection.execute(statement, parameters)
 
     def prepare(self, publication: Publication) -> Merged:
@@ -112,6 +118,9 @@ class DuckDBSink:
 
         Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
         """
+        return check.frugally(self._memory_limit, partial(self._prepare, publication))
+
+    def _prepare(self, publication: Publication, memory: int) -> Merged:
         self.discard()
         previous = self.state()
         check.fits(previous, publication, self.path)
@@ -120,12 +129,19 @@ class DuckDBSink:
         copy = folder / self.path.name
         if self._copied:
             disk.copy_file(self.path, copy)
-        with self._attached(copy, f"ROW_GROUP_SIZE {_ROW_GROUP_ROWS}", folder) as connection:
+        with self._attached(copy, f"ROW_GROUP_SIZE {_ROW_GROUP_ROWS}", folder, memory) as connection:
             merged = self._merge(connection, previous, publication)
         disk.make_private(copy)
         _refuse_open_wal(copy)
         check.read_back_whole(
-            (f"ATTACH {engine.literal(copy)} AS target (READ_ONLY)", "USE target"), merged, publication, copy
+            (
+                *engine.bounds(self._memory_limit, folder),
+                f"ATTACH {engine.literal(copy)} AS target (READ_ONLY)",
+                "USE target",
+            ),
+            merged,
+            publication,
+            copy,
         )
         disk.sync(copy)
         return merged
@@ -156,8 +172,7 @@ class DuckDBSink:
         written = manifest.follow(previous, publication, merged)
         document = manifest.encode(written)
         connection.execute("BEGIN")
-        for statement in _PUBLISH:
-            connection.execute(statement)
+        _write(connection)
         connection.executemany(tables.insert_run(), [tables.run_row(run) for run in written.runs])
         connection.execute(
             "INSERT INTO etl.manifests VALUES (?, ?, ?)",
@@ -189,12 +204,16 @@ class DuckDBSink:
             raise TargetCorrupt("The target is an empty file", where=str(self.path))
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
+    def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """An engine for questions about the published snapshot."""
+        return self._attached(self.path, "READ_ONLY", staging.spill_folder(self.path), self._memory_limit)
+
     @contextlib.contextmanager
-    def _attached(self, file: Path, option: str, spill: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _attached(self, file: Path, option: str, spill: Path, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
         """An engine that has the file as its database `target`; the engine's errors leave as `SinkError`."""
         options = f"({option})" if option else ""
         try:
-            with engine.connect(self._memory_limit, spill) as connection:
+            with engine.connect(memory, spill) as connection:
                 connection.execute(f"ATTACH {engine.literal(file)} AS target {options}")
                 connection.execute("USE target")
                 yield connection
@@ -267,6 +286,15 @@ class DuckDBSink:
         if state.digest != digest or state.seq != seq:
             raise TargetCorrupt(f"Manifest {seq} was altered", where=str(self.path))
         return state
+
+
+def _write(connection: duckdb.DuckDBPyConnection) -> None:
+    """What the merge found, into our tables."""
+    for share in slices.shares(connection, _SHARE_ROWS):
+        for statement in _SHARE_BY_SHARE:
+            connection.execute(statement.format(share=share))
+    for statement in _AT_ONCE:
+        connection.execute(statement)
 
 
 def _make_tables(connection: duckdb.DuckDBPyConnection) -> None:

@@ -1,6 +1,6 @@
 """The folder of a Parquet target: its names, and its manifests read and checked.
 
-    current/seq=00000003/*.parquet      the complete state of manifest 3
+    current/seq=00000003/*.parquet      the complete state of manifest 3; states share files (hard links)
     versions/seq=00000003/*.parquet     the versions that run 3 added
     rejects/, windows/, strikes/        the same way, where there is something
     manifests/00000003.json             what run 3 was, and its files

@@ -1,20 +1,18 @@
 """The Parquet sink: a folder that any engine can read (its layout: `etl.sinks.layout`).
 
-Everything is written beside, read back by another process and synced. Then its folders are moved into place, where no
-manifest lists them yet, and linking the manifest under its name publishes: the link fails if the name is taken. Folders
-that no manifest lists are removed by the next run, if the manifest they wait for is still there to show that they are
-ours.
+Everything is prepared beside (`etl.sinks.files`), read back by another process and synced. Then its folders are moved
+into place, where no manifest lists them yet, and linking the manifest under its name publishes: the link fails if the
+name is taken. Folders that no manifest lists are removed by the next run, if the manifest they wait for is still there
+to show that they are ours.
 """
-
-# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -25,34 +23,9 @@ from etl.errors import PublishConflict, SinkError, TargetCorrupt
 from etl.manifest import DataFile
 from etl.model import Merged, Publication, SinkState
 from etl.sinks import check, layout
+from etl.sinks.files import write
 
 _MANIFEST = "manifest.json"
-_PART = "part-000001.parquet"
-# Small row groups are encoded by several threads at once, each of which holds one: 70 MB less than with 20,480 rows.
-_FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 8192"
-
-_CONTACTS = tables.names(tables.CONTACTS)
-
-
-def _optional(columns: tables.Columns, query: str) -> str:
-    # DuckDB marks a column as required where it knows that it holds no null; an empty branch of nulls keeps the columns
-    # of all files alike.
-    return f"{query} UNION ALL SELECT {', '.join(f'NULL::{kind}' for _, kind in columns)} FROM range(0)"
-
-
-_QUERIES = {
-    "current": _optional(
-        tables.in_files(tables.CONTACTS),
-        f"""SELECT {_CONTACTS} FROM contacts ANTI JOIN touched USING (account, contact_id)
-            UNION ALL SELECT {_CONTACTS} FROM upserts""",
-    ),
-    "versions": _optional(tables.in_files(tables.VERSIONS), f"SELECT {tables.names(tables.VERSIONS)} FROM versions"),
-    "rejects": _optional(tables.REJECTS, f"SELECT {tables.names(tables.REJECTS)} FROM next_rejects"),
-    "windows": _optional(tables.WINDOWS, f"SELECT {tables.names(tables.WINDOWS)} FROM next_windows"),
-    "strikes": _optional(tables.STRIKES, f"SELECT {tables.names(tables.STRIKES)} FROM next_strikes"),
-}
-_EVEN_IF_EMPTY = ("current", "versions")
-"""So that readers of a new target find the columns."""
 
 
 class ParquetSink:
@@ -60,7 +33,7 @@ class ParquetSink:
 
     name = "parquet"
 
-    def __init__(self, path: Path, memory_limit: str = engine.MEMORY_LIMIT, keep: int = 3) -> None:
+    def __init__(self, path: Path, memory_limit: int = engine.MEMORY_LIMIT, keep: int = 3) -> None:
         self.path = path
         self._memory_limit = memory_limit
         self._keep = keep
@@ -82,14 +55,14 @@ class ParquetSink:
     def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
         """Sorted creation times of the account's contacts in the published snapshot, without nulls."""
         query, parameters = engine.creation_times("contacts", account, is_contact)
-        with self._engine(layout.read(self.path), None) as connection:
+        with self._reading() as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
     def copy_ids(self, account: str, file: Path) -> None:
         """Write the ids of the account's published and deleted contacts to a new Parquet file."""
         disk.private_file(file)
         statement, parameters = engine.known_ids("contacts", "strikes", account, file)
-        with self._engine(layout.read(self.path), None) as connection:
+        with self._reading() as connection:
             connection.execute(statement, parameters)
 
     def prepare(self, publication: Publication) -> Merged:
@@ -97,18 +70,17 @@ class ParquetSink:
 
         Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
         """
+        return check.frugally(self._memory_limit, partial(self._prepare, publication))
+
+    def _prepare(self, publication: Publication, memory: int) -> Merged:
         self.discard()
         chain = layout.read(self.path)
         check.fits(chain.state, publication, self.path)
         layout.refuse_altered(chain)
         folder = self._next = staging.next_folder(self.path)
-        with self._engine(chain, disk.private_folder(folder / "spill")) as connection:
+        with self._engine(chain, memory, disk.private_folder(folder / "spill")) as connection:
             merged = merge.prepare(connection, publication)
-            files = [
-                file
-                for content in layout.CONTENTS
-                for file in self._write(connection, folder, content, publication.seq)
-            ]
+            files = write(connection, chain, folder, publication.seq)
         written = replace(manifest.follow(chain.state, publication, merged), files=tuple(files))
         self._read_back(folder, files, merged, publication)
         disk.private_file(folder / _MANIFEST, manifest.encode(written))
@@ -136,40 +108,31 @@ class ParquetSink:
             disk.clear(self._next)
             self._next = None
 
+    def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """An engine for questions about the published snapshot."""
+        return self._engine(layout.read(self.path), self._memory_limit, staging.spill_folder(self.path))
+
     @contextlib.contextmanager
-    def _engine(self, chain: layout.Chain, spill: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _engine(self, chain: layout.Chain, memory: int, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         """An engine with the previous snapshot as `contacts` and `strikes`; its errors leave as ours."""
         contacts = engine.scan(chain.files("current"), tables.in_files(tables.CONTACTS))
         strikes = engine.scan(chain.files("strikes"), tables.STRIKES)
         try:
-            with engine.connect(self._memory_limit, spill) as connection:
+            with engine.connect(memory, spill) as connection:
                 connection.execute(f"CREATE TEMP VIEW contacts AS {contacts}")
                 connection.execute(f"CREATE TEMP VIEW strikes AS {strikes}")
                 yield connection
         except duckdb.Error as error:
             raise check.translate(error, self.path) from error
 
-    def _write(self, connection: duckdb.DuckDBPyConnection, folder: Path, content: str, seq: int) -> Iterator[DataFile]:
-        name = f"{layout.part_folder(content, seq)}/{_PART}"
-        path = folder / name
-        disk.private_folder(path.parent)
-        copied = connection.execute(f"COPY ({_QUERIES[content]}) TO {engine.literal(path)} ({_FORMAT})").fetchone()
-        rows = int(copied[0]) if copied else 0
-        if rows or content in _EVEN_IF_EMPTY:
-            disk.make_private(path)
-            with disk.doing("read back", path), path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            yield DataFile(name, rows, path.stat().st_size, digest)
-        else:
-            disk.remove(path.parent.parent)
-
     def _read_back(self, folder: Path, files: list[DataFile], merged: Merged, publication: Publication) -> None:
         def view(name: str, content: str, columns: tables.Columns) -> str:
             found = [folder / file.path for file in files if file.path.startswith(f"{content}/")]
             return f"CREATE VIEW {name} AS {engine.scan(found, tables.in_files(columns))}"
 
-        setup = (view("contacts", "current", tables.CONTACTS), view("contact_versions", "versions", tables.VERSIONS))
-        check.read_back_whole(setup, merged, publication, folder)
+        bounds = engine.bounds(self._memory_limit, folder / "spill")
+        views = (view("contacts", "current", tables.CONTACTS), view("contact_versions", "versions", tables.VERSIONS))
+        check.read_back_whole((*bounds, *views), merged, publication, folder)
 
     @contextlib.contextmanager
     def _moved(self, folder: Path, seq: int) -> Iterator[None]:
