@@ -19,7 +19,6 @@ from etl.config import Extract, Http
 from etl.errors import SourceUnavailable
 from etl.extract import Extraction, History, Timing, extract
 from etl.model import AccountYield, Counts, Level, Proof, Requests, RunRecord, SinkState, Span
-from etl.normalize import Normalizer
 from etl.observe import Glance, log
 from etl.pipeline import Pipeline
 from etl.schema import WINDOWS_SCHEMA
@@ -85,7 +84,7 @@ class Reader:
 
     async def _extract(self) -> tuple[Extraction, Pipeline, Stage]:
         stage = Stage(self.folder)
-        with Pipeline(Normalizer(self.source.account), stage) as pipeline:
+        with Pipeline(self.source.account, stage) as pipeline:
             self._pipeline = pipeline
             async with reach(self.source, self.extract, self.http) as client, anyio.create_task_group() as tasks:
                 self._client = client
