@@ -35,6 +35,8 @@ _FEW = 4
 """So few contacts are read sooner one by one than by Arrow."""
 _DRIFTS = 8
 """A column drifts when one contact in so many has another type there."""
+_SAMPLE = 16
+"""Odd contacts read one by one before the others are sorted again, if these have shown a field that was not known."""
 _COLUMNS = frozenset(column.path for column in READ)
 _TYPES = {column.name: ARROW[column.kind] for column in READ}
 _ID = ("_id",)
@@ -117,13 +119,20 @@ class Normalizer:
         return flatten_pages(twins, _MAX_KNOWN, self._drifting), twins, mended
 
     def _read_sorted(self, contacts: Contacts, work: _Work) -> None:
-        decoder = strict_decoder(self._known | self._drifting)
+        """Read the contacts that a strict row type takes by columns, the others one by one."""
+        known = self._known | self._drifting
+        decoder = strict_decoder(known)
         clean: list[int] = []
         others: list[int] = []
         for row, raw in enumerate(contacts.raws):
             (clean if _is_clean(raw, decoder) else others).append(row)
-        self._read_clean(contacts.take(clean), self._known | self._drifting, work)
-        self._read_rows(contacts.take(others), work)
+        self._read_clean(contacts.take(clean), known, work)
+        self._read_rows(contacts.take(others[:_SAMPLE]), work)
+        rest = contacts.take(others[_SAMPLE:])
+        if self._known <= known:
+            self._read_rows(rest, work)
+        else:
+            self._read_sorted(rest, work)
 
     def _read_clean(self, contacts: Contacts, picked: frozenset[Path], work: _Work) -> None:
         """Read clean contacts by columns, and those that Arrow still refuses (a repeated key) one by one.
