@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from etl.model import RawPage
 from etl.normalize.json_text import Json, canonical, pruned
-from etl.normalize.rowwise import EXTRA, RowResult, Walk
+from etl.normalize.rowwise import EXTRA, RowReader, RowResult
 from etl.normalize.shape import Path, picker
 from etl.schema import READ
 
@@ -80,7 +80,7 @@ class _Reading:
         self.picker = picker(frozenset(wanted))
         self.extras = Extras(cells={_COLUMNS[path][1]: {} for path in drifting})
         self._result = RowResult()
-        self._walk = Walk(self._result)
+        self._rows = RowReader(self._result)
         self._drifting = drifting
         self._partly = {path: rows for path, rows in wanted.items() if rows != self.rows}
 
@@ -89,7 +89,7 @@ class _Reading:
         try:
             for path, raw in self.picker.values(picked):
                 if path in self._drifting:
-                    _put(found, path, self._walk.reader.read(bytes(raw)))
+                    _put(found, path, self._rows.json.read(bytes(raw)))
                 elif path not in self._partly or row in self._partly[path]:
                     _put(found, path, self._value(raw))
             if found:
@@ -98,15 +98,15 @@ class _Reading:
             self.extras.unread.add(row)
 
     def done(self) -> Extras:
-        reader = self._walk.reader
-        self.extras.counts.update(self._result.counts, repeated=reader.repeated, replaced=reader.replaced)
+        mended = self._rows.json
+        self.extras.counts.update(self._result.counts, repeated=mended.repeated, replaced=mended.replaced)
         return self.extras
 
     def _keep(self, row: int, found: dict[str, Json]) -> None:
         if not self._drifting:
             self.extras.texts[row] = canonical(found)
             return
-        cells = self._walk.cells(found)
+        cells = self._rows.cells(found)
         if cells[EXTRA] is not None:
             self.extras.texts[row] = str(cells[EXTRA])
         for path in self._drifting:
@@ -119,7 +119,7 @@ class _Reading:
             return None
         if text[0] in _PLAIN and b"\\" not in text:
             return raw
-        return pruned(self._walk.reader.read(text))
+        return pruned(self._rows.json.read(text))
 
 
 def _put(found: dict[str, Json], path: Path, value: Json) -> None:

@@ -92,24 +92,24 @@ _STEPS = _steps(TREE)
 def read_rows(raws: Sequence[bytes], numbers: Sequence[int]) -> RowResult:
     """Every contact of `raws` as a row (with its number of `numbers`) or a reject."""
     result = RowResult()
-    walk = Walk(result)
+    reader = RowReader(result)
     for raw, number in zip(raws, numbers, strict=True):
-        outcome = walk.contact(raw)
+        outcome = reader.contact(raw)
         if isinstance(outcome, Reject):
             result.rejects.append(outcome)
         else:
             outcome[_READ_NO] = number
             result.rows.append(outcome)
     for name in ("repeated", "replaced"):
-        result.counts[name] += getattr(walk.reader, name)
+        result.counts[name] += getattr(reader.json, name)
     return result
 
 
-class Walk:
+class RowReader:
     """Walks contacts along the column tree and notes in `result` what it meets."""
 
     def __init__(self, result: RowResult) -> None:
-        self.reader = Reader()
+        self.json = Reader()
         self._counts = result.counts
         self._unknown = result.unknown
         self._misfits = result.misfits
@@ -126,12 +126,12 @@ class Walk:
             return Reject("not_json", None, raw)
 
     def _contact(self, raw: bytes) -> Row | Reject:
-        repeated = self.reader.repeated
-        contact = self.reader.read(raw)
+        repeated = self.json.repeated
+        contact = self.json.read(raw)
         if not isinstance(contact, dict):
             return Reject("not_an_object", None, raw)
         reason = _id_fault(contact)
-        if reason is None and self.reader.repeated > repeated and _ids_conflict(raw):
+        if reason is None and self.json.repeated > repeated and _ids_conflict(raw):
             reason = "conflicting_ids"
         if reason is not None:
             return Reject(reason, "_id", raw)
