@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 CONFIG ?= configs/sandbox.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench simulate lock clean
+.PHONY: help setup run test check format bench simulate faults crash fuzz lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -41,6 +41,15 @@ bench: setup ## Measure speed and memory, side by side with the bare pipeline.
 
 simulate: setup ## Check the promises in N simulated worlds (N=25000).
 	$(BIN)/python -m tests.simulation --count $(or $(N),25000)
+
+faults: setup ## List the faults of the catalogue and the tests that cover them.
+	$(BIN)/python -m tests.faults
+
+crash: setup ## Kill and fail publications at every system call (SAMPLE=100 for some).
+	$(BIN)/python -m tests.crash --sample $(or $(SAMPLE),0) --seed $(or $(SEED),0)
+
+fuzz: setup ## Read mutated bytes for a while and keep what fails (SECONDS=60).
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
 
 lock: ## Write requirements.lock anew (needs uv).
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

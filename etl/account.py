@@ -14,20 +14,24 @@ from time import monotonic, time
 import anyio
 import pyarrow as pa
 
+from etl import __version__, disk
 from etl.api.client import Client
 from etl.config import Extract, Http
 from etl.errors import SourceUnavailable
 from etl.extract import Extraction, History, Timing, extract
+from etl.journal import Journal, key_of, left_in
 from etl.model import AccountYield, Counts, Level, Proof, Requests, RunRecord, SinkState, Span
 from etl.observe import Glance, log
 from etl.pipeline import Pipeline
-from etl.schema import WINDOWS_SCHEMA
+from etl.schema import PART_SCHEMA, WINDOWS_SCHEMA
 from etl.sources import Source, reach
 from etl.staging import Stage
 from etl.window import Accepted
 from etl.witness import WitnessFiles
 
 MILLISECOND = timedelta(milliseconds=1)
+CLOCKS_DIFFER = 300
+"""Seconds between the server's clock and ours that are worth a warning."""
 
 
 @dataclass(slots=True)
@@ -36,13 +40,17 @@ class Reader:
 
     source: Source
     history: History
+    copy_ids: Callable[[Path], None]
+    """Writes the ids of the last snapshot's contacts to a Parquet file."""
     folder: Path
     extract: Extract
     http: Http
     full: bool
     seq: int
     run_id: str
-    expected: int | None = None
+    last: RunRecord | None = None
+    """The account's last published run."""
+    _began_at: float = field(default=0.0, init=False)
     _client: Client | None = field(default=None, init=False)
     _pipeline: Pipeline | None = field(default=None, init=False)
 
@@ -51,13 +59,14 @@ class Reader:
 
         Raises the errors of the client, and SourceUnavailable at the deadline.
         """
-        started = monotonic()
+        started, self._began_at = monotonic(), time()
         limit = self.extract.deadline.total_seconds()
         try:
             with anyio.fail_after(limit):
                 extraction, pipeline, stage = await self._extract()
         except TimeoutError:
             raise SourceUnavailable(f"not done within extract.deadline ({limit:.0f} s)", where=self._where) from None
+        self._compare_clocks(extraction)
         record = self._record(extraction, pipeline, monotonic() - started)
         log.info("account.read", account=self.source.account, mode=record.mode, **asdict(record.requests))
         return AccountYield(
@@ -68,12 +77,19 @@ class Reader:
             _windows(self.source.account, extraction.accepted),
         )
 
+    def _compare_clocks(self, extraction: Extraction) -> None:
+        """Warn of clocks that differ: the watermark is safe with either, but one of them is wrong (FAULTS.md N25)."""
+        ahead = extraction.capabilities.t0 / 1000 - self._began_at
+        if abs(ahead) > CLOCKS_DIFFER and not extraction.resumed:
+            log.warning("clocks.differ", account=self.source.account, server_ahead_seconds=round(ahead))
+
     def glance(self) -> Glance | None:
         """How far it is; None before the connection stands."""
         if self._client is None or self._pipeline is None:
             return None
         seen = self._client.statistics()
-        return Glance(self.source.account, self._pipeline.rows, seen.sent, seen.in_flight, self.expected)
+        expected = self.last.counts.contacts if self.last else None
+        return Glance(self.source.account, self._pipeline.rows, seen.sent, seen.in_flight, expected)
 
     def spent(self) -> Requests:
         """The requests sent so far, also by a reader that failed."""
@@ -83,18 +99,22 @@ class Reader:
         return Requests(seen.sent, seen.retried)
 
     async def _extract(self) -> tuple[Extraction, Pipeline, Stage]:
-        stage = Stage(self.folder)
-        with Pipeline(self.source.account, stage) as pipeline:
+        journal = self._journal()
+        left = journal.left
+        stage = Stage(self.folder, left.parts, left.rejects)
+        with Pipeline(self.source.account, stage, journal) as pipeline:
             self._pipeline = pipeline
             async with reach(self.source, self.extract, self.http) as client, anyio.create_task_group() as tasks:
                 self._client = client
                 tasks.start_soon(pipeline.run)
+                await pipeline.go_on()
                 extraction = await extract(
                     client,
                     self.history,
                     _timing(self.extract),
                     pipeline.receive,
-                    WitnessFiles(self.folder, pipeline.parts),
+                    WitnessFiles(self.folder, pipeline.parts, self.copy_ids, journal.witnessed, left.witness),
+                    journal,
                     full=self.full,
                     filters=self.extract.filters,
                     local_now=int(time() * 1000),
@@ -102,6 +122,20 @@ class Reader:
                 await pipeline.parts()
                 pipeline.close()
         return extraction, pipeline, stage
+
+    def _journal(self) -> Journal:
+        """The journal of this account's stage, upon what a killed run left or upon nothing."""
+        key = key_of(
+            self.source.account, self.source.base_url, self.full, _timing(self.extract), self.extract.filters,
+            self.last and (self.last.run_id, self.last.seq), PART_SCHEMA, __version__,
+        )  # fmt: skip
+        left = left_in(self.folder, key, self._began_at)
+        if left.resumption is None:
+            disk.remove(self.folder)
+        else:
+            log.info("run.resumed", account=self.source.account, windows=len(left.resumption.accepted))
+        disk.private_folder(self.folder)
+        return Journal(self.folder, key, self._began_at, left)
 
     def _record(self, extraction: Extraction, pipeline: Pipeline, seconds: float) -> RunRecord:
         return RunRecord(
@@ -115,8 +149,21 @@ class Reader:
             requests=self.spent(),
             seconds=round(seconds, 3),
             counts=Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")}),
-            detail=_detail(extraction, pipeline.counts),
+            detail=_detail(extraction, pipeline.counts) | {"pace": self._pace()},
         )
+
+    def _pace(self) -> dict[str, object]:
+        """What was learned of how fast the server can be asked."""
+        if self._client is None:
+            return {}
+        seen = self._client.statistics()
+        return {
+            "peak_in_flight": seen.peak_in_flight,
+            "at_once": seen.at_once,
+            "per_second": round(1 / seen.interval, 1) if seen.interval else None,
+            "throttled": seen.throttled,
+            "waited": round(seen.waited, 1),
+        }
 
     @property
     def _where(self) -> str:
@@ -163,6 +210,8 @@ def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, objec
         },
         "witness_at": extraction.witness_at,
         "scrub_after": extraction.scrub_after,
+        "late": extraction.late,
+        "resumed": extraction.resumed,
     }
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, UsageError
+from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, SinkError, UsageError
 from etl.findings import Finding, render_findings, worst
 from etl.streams import harden
 
@@ -248,17 +248,19 @@ def _report_bug(error: Exception) -> NoReturn:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
+    where = f"{Path(*Path(place.filename).parts[-2:])}:{place.lineno} in {place.name}"
+    if isinstance(error, ImportError):
+        raise UsageError("a library is missing or damaged", where=where, mend="Install it anew (make setup).")
+    if isinstance(error, MemoryError):
+        mend = "Lower extract.memory_limit or extract.concurrency, or give it more memory, then run again."
+        raise SinkError("memory ran out", where=where, mend=mend)
     raise EtlError(f"internal error: {type(error).__name__}", where=where)
 
 
 def _failure(error: EtlError) -> dict[str, object]:
-    """The document of a command that failed; that of `run` has all its keys even then."""
-    from etl.report import RunReport  # noqa: PLC0415
-
-    if "run" in sys.argv[1:2]:
-        return RunReport(0.0, error=error).document()
-    return {"exit": error.exit_code, "error": error.document()}
+    """The document of a command that failed; that of `run` has all its keys even then (see `RunReport.document`)."""
+    known = {"seconds": 0.0, "accounts": [], "sinks": {}} if "run" in sys.argv[1:2] else {}
+    return {"exit": error.exit_code, **known, "error": error.document()}
 
 
 def _in_loop(main: Callable[[], Awaitable[T]]) -> T:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,9 @@ FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 _FICLONE = 0x40049409
 """Linux ioctl: share the blocks of another file (Btrfs, XFS); the copy costs nothing until it is written to."""
+
+ROOM = 16 * 2**20
+"""Bytes that a small run writes; before its first request there must be as many."""
 
 _MENDS = {
     errno.ENOSPC: "Free space on this disk, then run again.",
@@ -50,7 +54,8 @@ def private_folder(path: Path) -> Path:
     with doing("make the folder", path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
-            folder.mkdir(exist_ok=True)
+            # Private from the start: a run that is killed before the chmod leaves nothing open to others.
+            folder.mkdir(FOLDER_MODE, exist_ok=True)
             folder.chmod(FOLDER_MODE)
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "is not a folder", str(path))
@@ -65,6 +70,23 @@ def private_file(path: Path, content: bytes = b"") -> Path:
             os.fchmod(file.fileno(), FILE_MODE)
             file.write(content)
     return path
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file, which is made 0600 where there is none; in one write, not synced."""
+    with doing("write the file", path):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, FILE_MODE)
+        try:
+            while content:
+                content = content[os.write(handle, content) :]
+        finally:
+            os.close(handle)
+
+
+def cut(path: Path, size: int) -> None:
+    """Drop everything of a file behind its first `size` bytes."""
+    with doing("cut the file", path):
+        os.truncate(path, size)
 
 
 def make_private(path: Path) -> Path:
@@ -85,6 +107,25 @@ def sync(path: Path) -> None:
                 raise
         finally:
             os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync everything in a folder, and the folder."""
+    for path in entries(folder):
+        sync_tree(path) if path.is_dir() else sync(path)
+    sync(folder)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What stands in a folder, in order of name; nothing where there is no folder.
+
+    (Some versions of `Path.glob` pass over errors: a folder that cannot be read would look empty.)
+    """
+    with doing("list the folder", folder):
+        try:
+            return sorted(folder.iterdir())
+        except FileNotFoundError:
+            return []
 
 
 def copy_file(source: Path, target: Path) -> Path:
@@ -114,6 +155,12 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def clear(path: Path) -> None:
+    """Delete what the next start would collect, too: where that fails, it is left to it, and what is done goes on."""
+    with suppress(SinkError):
+        remove(path)
+
+
 def remove_if_empty(path: Path) -> None:
     """Delete the folder unless something is in it."""
     with suppress(OSError):
@@ -121,17 +168,42 @@ def remove_if_empty(path: Path) -> None:
 
 
 def probe(folder: Path, beside: Path) -> None:
-    """Show that files can be written, synced and renamed in `folder`, and that `beside` accepts entries.
+    """Show that files can be written, synced and renamed in the empty `folder`, and that `beside` accepts entries.
 
-    Raises `SinkError` before anything was fetched, instead of after.
+    Raises `SinkError` before anything was fetched, instead of after. What it wrote may be left in `folder` then.
     """
-    first, second = folder / f"probe-{os.getpid()}", folder / f"probed-{os.getpid()}"
-    remove(first)
+    first, second = folder / "probe", folder / "probed"
     private_file(first, b"probe")
     sync(first)
     with doing("rename a file", folder):
         first.replace(second)
     remove(second)
+    with doing("rename a file out of the folder", folder):
+        if folder.stat().st_dev != beside.stat().st_dev:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(folder))
     with doing("write into the folder", beside):
         if not os.access(beside, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(beside))
+
+
+def check_room(folder: Path, copied: int) -> None:
+    """Raise `SinkError` where a run that begins by copying `copied` bytes into `folder` clearly cannot end well."""
+    with doing("look at the free space", folder):
+        free = shutil.disk_usage(folder).free
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    needed = copied + ROOM
+    if found := shortage(needed, free=free, largest=None if most == resource.RLIM_INFINITY else most):
+        message, mend = found
+        raise SinkError(message, where=str(folder), mend=f"{mend}, then run again.")
+
+
+def shortage(needed: int, *, free: int, largest: int | None) -> tuple[str, str] | None:
+    """Why `needed` bytes do not fit, and the mend; None where they do.
+
+    `free` are the bytes left on the disk, `largest` those that one file may have (None: any number).
+    """
+    if needed > free:
+        return f"The disk has {free:,} bytes left and a run needs {needed:,}", f"Free space: {needed - free:,} bytes"
+    if largest is not None and needed > largest:
+        return f"A file may have {largest:,} bytes and a run needs {needed:,}", "Raise the limit of files (ulimit -f)"
+    return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from time import time
 
+from etl.capabilities import Capabilities
 from etl.config import Config
 from etl.errors import EtlError, TargetLocked, UnprovenError
 from etl.findings import Finding, failure
-from etl.probe import Capabilities, probe
+from etl.probe import probe
 from etl.sinks import Sink
 from etl.sources import Source, reach, sources
 from etl.staging import Lock

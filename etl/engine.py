@@ -47,7 +47,7 @@ def listed(names: Iterable[str], alias: str = "") -> str:
 
 def scan(files: Iterable[Path], columns: Sequence[tuple[str, str]]) -> str:
     """A query of the columns (name, SQL type) in these Parquet files; of no rows where there are no files."""
-    paths = ", ".join(literal(_glob_safe(file)) for file in files)
+    paths = ", ".join(literal(glob_safe(file)) for file in files)
     if not paths:
         empty = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in columns)
         return f"SELECT {empty} WHERE false"
@@ -56,8 +56,22 @@ def scan(files: Iterable[Path], columns: Sequence[tuple[str, str]]) -> str:
     return f"SELECT {names} FROM read_parquet([{paths}], hive_partitioning = false)"
 
 
-def _glob_safe(file: Path) -> str:
+def glob_safe(file: Path) -> str:
+    """A path as a pattern that means this path alone."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(file))
+
+
+def known_ids(contacts: str, strikes: str, account: str, file: Path) -> tuple[str, list[str]]:
+    """The statement, with its parameters, that writes the ids of an account's contacts to a Parquet file.
+
+    Those that were deleted count as known: one that is listed as DELETED for ever is no news.
+    """
+    query = f"""
+        COPY (SELECT contact_id FROM {contacts} WHERE account = ?
+              UNION ALL SELECT contact_id FROM {strikes} WHERE account = ? AND strikes > 1)
+        TO {literal(file)} (FORMAT parquet)
+    """
+    return query, [account, account]
 
 
 def creation_times(contacts: str, account: str, is_contact: bool | None) -> tuple[str, list[str]]:

@@ -11,30 +11,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import anyio
 
-from etl.api.answer import Page, Row
 from etl.api.client import Client
 from etl.api.request import Query, TimeField
+from etl.capabilities import Capabilities
 from etl.errors import ContractError
 from etl.fetch import WindowReader
+from etl.ledger import Begun, Ledger
 from etl.model import Mode
 from etl.plan import plan_windows, scrub_span
-from etl.probe import Capabilities, probe
+from etl.probe import probe
 from etl.sweep import sweep
-from etl.undated import without_creation_time
+from etl.testimony import Testimony, WitnessLog
 from etl.walk import Receive, walk
 from etl.window import Accepted, Window
 
 Number = TypeVar("Number", int, float)
 
 FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
-FEW_DELETED, MOST_DELETED = 10, 0.05
-"""Contacts, and their share, that may be deleted between the witness walk and the windows of one run."""
 LEADS_FIRST = (False, True)
-"""A lead becomes a contact, not the other way round: read in this order a flip is seen in one of the lists."""
+"""Both lists are always read: that one holds the other can be seen of a sample, but not proven of the account.
+
+A lead becomes a contact, not the other way round: read in this order a flip is seen in one of the lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +83,10 @@ class Extraction:
     """Attempts by purpose: probe, witness, windows, sweep, scrub, walk."""
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each purpose took."""
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """A contact that the witness saw and no window brought."""
-
-    created: int
-    is_contact: bool
-
-
-class WitnessLog(Protocol):
-    """Keeps what a page walk showed, and tells afterwards which of it did not arrive."""
-
-    async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
-        """Note contacts that the walk saw in one of the lists."""
-
-    def created(self, is_contact: bool) -> Sequence[int]:
-        """The sorted creation times (ms) of the contacts seen in one list."""
-
-    async def missing(self, before: int) -> Sequence[Suspect]:
-        """The contacts created before `before` (ms) that no window has brought."""
+    resumed: int = 0
+    """Windows that a killed run had read."""
+    late: int = 0
+    """Contacts that no earlier run could see and that the witness of this one found."""
 
 
 async def extract(
@@ -111,35 +95,56 @@ async def extract(
     timing: Timing,
     receive: Receive,
     witness: WitnessLog,
+    ledger: Ledger,
     *,
     full: bool,
     filters: Mapping[str, object],
     local_now: int,
 ) -> Extraction:
-    """Read one account. Raises what the client raises; what cannot be proven is listed, not raised."""
-    begun = anyio.current_time()
-    found = await probe(client, local_now=local_now)
-    incremental = not (full or filters or history.watermark is None) and found.windows
-    run = Extraction(
-        mode="filtered" if filters else "incremental" if incremental else "full",
-        capabilities=found,
+    """Read one account, from where the ledger says that a killed run had come to.
+
+    Raises what the client raises; what cannot be proven is listed, not raised.
+    """
+    started = anyio.current_time()
+    if ledger.resumed:
+        begun = await _go_on(client, ledger.resumed.begun)
+    else:
+        found = await probe(client, local_now=local_now)
+        incremental = not (full or filters or history.watermark is None) and found.windows
+        mode: Mode = "filtered" if filters else "incremental" if incremental else "full"
         # A server clock that runs ahead would hide everything until time has caught up; an older watermark is safe.
-        watermark=min(found.t0, local_now) - timing.visibility_lag,
+        begun = Begun(mode, found, min(found.t0, local_now) - timing.visibility_lag)
+    run = Extraction(
+        begun.mode,
+        begun.capabilities,
+        begun.watermark,
         witness_at=history.witness_at,
         scrub_after=history.scrub_after,
         requests={"probe": client.statistics().sent},
-        seconds={"probe": anyio.current_time() - begun},
+        seconds={"probe": anyio.current_time() - started},
+        resumed=len(ledger.resumed.accepted) if ledger.resumed else 0,
     )
-    reading = _Reading(client, run, history, timing, receive, witness)
+    await _read(_Reading(client, run, history, timing, receive, witness, ledger), filters)
+    return run
+
+
+async def _go_on(client: Client, begun: Begun) -> Begun:
+    """Take up what a killed run had begun: what it probed is known, but not what time it is by now."""
+    client.first_page = begun.capabilities.first_page
+    await client.read(Query(is_contact=False))
+    return begun
+
+
+async def _read(reading: _Reading, filters: Mapping[str, object]) -> None:
+    run = reading.run
     if filters:
         await reading.walk_filtered(filters)
-    elif not found.windows:
+    elif not run.capabilities.windows:
         await reading.walk_all()
-    elif incremental:
-        await reading.incremental()
     else:
-        await reading.full()
-    return run
+        # Pages are ranks, which nobody can go on with; windows are.
+        reading.ledger.begin(Begun(run.mode, run.capabilities, run.watermark))
+        await (reading.incremental() if run.mode == "incremental" else reading.full())
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +157,18 @@ class _Reading:
     timing: Timing
     receive: Receive
     witness: WitnessLog
+    ledger: Ledger
 
     async def full(self) -> None:
         """Every window up to the watermark, then the sweep; on a first run and every week with a witness."""
-        walked = await self._walk_witness()
-        reader = WindowReader(self.client, self.run.capabilities, self.receive)
+        walked = self._witness_is_due() or self.history.undated
+        if walked:
+            await self._walk_witness()
+        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger)
         created = self.witness.created if walked else self.history.created
         with self._counted("windows"):
-            for is_contact in self._lists():
-                await reader.read(self._plan(created(is_contact), is_contact, None, self.run.watermark))
+            for is_contact in LEADS_FIRST:
+                await reader.complete(self._plan(created(is_contact), is_contact, None, self.run.watermark))
         # Contacts without a creation time are in no window, and a walk may miss them: the sweep reads their touches.
         since = min(self.run.watermark, self._last_margin()) if self.history.undated else self.run.watermark
         await self._sweep(reader, since=since)
@@ -168,17 +176,24 @@ class _Reading:
         await self._finish(reader, since=since)
         if walked:
             with self._counted("witness"):
-                await self._question(reader)
+                self.run.unproven += await self._testimony().contradict(reader, self.run.watermark)
         self._conclude(reader)
 
     async def incremental(self) -> None:
-        """The sweep from before the last watermark, and one share of the windows."""
-        reader = WindowReader(self.client, self.run.capabilities, self.receive)
+        """The sweep from before the last watermark, and one share of the windows; every week with a witness."""
+        walked = self._witness_is_due()
+        if walked:
+            await self._walk_witness()
+        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger)
         with self._counted("scrub"):
             await self._scrub(reader)
         since = self._last_margin()
         await self._sweep(reader, since=since)
         await self._finish(reader, since=since)
+        if walked:
+            with self._counted("witness"):
+                self.run.late, doubts = await self._testimony().recover(reader, self.run.watermark)
+                self.run.unproven += doubts
         self._conclude(reader)
 
     def _last_margin(self) -> int:
@@ -215,27 +230,18 @@ class _Reading:
         """The names to send in `applicableFilters`: whether more than the flags must be named is not known (API.md)."""
         return tuple(name for name in filters if name not in {"isContact", "searchText", "applicableFilters"})
 
-    async def _walk_witness(self) -> bool:
-        """Walk all pages as witness if one is due; contacts without a creation time come from it alone."""
+    def _witness_is_due(self) -> bool:
         last = self.run.witness_at
-        recent = last is not None and self.run.capabilities.t0 - last < self.timing.witness_every
-        if recent and not self.history.undated:
-            return False
-        with self._counted("witness"):
-            async with anyio.create_task_group() as tasks:
-                for is_contact in self._lists():
-                    tasks.start_soon(self._walk, Query(is_contact), self._testimony(is_contact))
+        return last is None or self.run.capabilities.t0 - last >= self.timing.witness_every
+
+    async def _walk_witness(self) -> None:
+        if not (self.ledger.resumed and self.ledger.resumed.witnessed):
+            with self._counted("witness"):
+                await self._testimony().walk()
         self.run.witness_at = self.run.capabilities.t0
-        return True
 
-    def _testimony(self, is_contact: bool) -> Receive:
-        async def receive(page: Page) -> None:
-            await self.witness.record(page.rows, is_contact=is_contact)
-            undated = without_creation_time(page)
-            if undated is not None:
-                await self.receive(undated)
-
-        return receive
+    def _testimony(self) -> Testimony:
+        return Testimony(self.client, self.run.capabilities, self.witness, self.receive, LEADS_FIRST)
 
     async def _scrub(self, reader: WindowReader) -> None:
         """Read the next share of all windows again: finds deletions, and edits that move no `lastSeenAt`."""
@@ -244,10 +250,10 @@ class _Reading:
             after=self.run.scrub_after,
             end=self.run.watermark,
             rounds=self.timing.scrub_runs,
-            capacity=self._capacity(),
+            capacity=self.run.capabilities.capacity,
         )
-        for is_contact in self._lists():
-            await reader.read(self._plan(self.history.created(is_contact), is_contact, start, end))
+        for is_contact in LEADS_FIRST:
+            await reader.complete(self._plan(self.history.created(is_contact), is_contact, start, end))
         self.run.coverage = ((start, end),)
         self.run.scrub_after = end if end < self.run.watermark else None
 
@@ -256,51 +262,20 @@ class _Reading:
         with self._counted("sweep"):
             async with anyio.create_task_group() as tasks:
                 for name in FIELDS:
-                    tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=self._lists()))
+                    tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=LEADS_FIRST))
 
     async def _finish(self, reader: WindowReader, *, since: int) -> None:
         """Read again what a page size lowered meanwhile may have cut off, in the order that the first reading had."""
         while doubtful := await reader.doubtful():
             ranges = {(window.start, window.end) for window in doubtful if window.field == "createdAt" and window.end}
             with self._counted("windows"):
-                for is_contact in self._lists():
+                for is_contact in LEADS_FIRST:
                     await reader.read(Window("createdAt", is_contact, start, end) for start, end in ranges)
             await self._sweep(reader, since=since)
 
     def _conclude(self, reader: WindowReader) -> None:
         self.run.accepted = reader.accepted
         self.run.unproven.extend(reader.unproven)
-
-    async def _question(self, reader: WindowReader) -> None:
-        """Ask again for every contact that the witness saw and no window brought.
-
-        Most were deleted meanwhile. One that still stands in the list where the witness saw it contradicts an accepted
-        window. One that stands in the other list moved from contacts back to leads between the reading of the two; then
-        leads are read once more after contacts, so that nobody can hide behind the order (FAULTS.md M13).
-        """
-        suspects = await self.witness.missing(self.run.watermark)
-        if not suspects:
-            return
-        await reader.read({self._instant(suspect.created, suspect.is_contact) for suspect in suspects})
-        moved = await self.witness.missing(self.run.watermark)
-        if len(moved) < len(suspects):
-            self.run.unproven.append(
-                f"{len(suspects) - len(moved)} contacts that the witness had seen were missing from accepted windows"
-            )
-        await reader.read({self._instant(suspect.created, not suspect.is_contact) for suspect in moved})
-        gone = await self.witness.missing(self.run.watermark)
-        if len(gone) < len(moved):
-            await reader.read(self._plan(self.witness.created(False), False, None, self.run.watermark))
-        witnessed = sum(len(self.witness.created(is_contact)) for is_contact in LEADS_FIRST)
-        if len(gone) > max(FEW_DELETED, MOST_DELETED * witnessed):
-            # Maintenance answers with valid empty lists; nobody deletes so many contacts in the time of one run.
-            self.run.unproven.append(f"{len(gone)} of {witnessed} contacts vanished while they were read")
-
-    def _instant(self, time: int, is_contact: bool) -> Window:
-        """The narrowest window around a creation time."""
-        granule = self._granule()
-        start = time - time % granule
-        return Window("createdAt", is_contact, start, start + granule)
 
     def _plan(self, times: Sequence[int], is_contact: bool, start: int | None, end: int) -> Iterator[Window]:
         return plan_windows(
@@ -309,20 +284,9 @@ class _Reading:
             is_contact=is_contact,
             start=start,
             end=end,
-            capacity=self._capacity(),
-            granule=self._granule(),
+            capacity=self.run.capabilities.capacity,
+            granule=self.run.capabilities.granule,
         )
-
-    def _granule(self) -> int:
-        bounds = self.run.capabilities.created
-        return bounds.granule if bounds else 1
-
-    def _capacity(self) -> int:
-        return max(1, self.run.capabilities.page_size - 1)
-
-    def _lists(self) -> Sequence[bool]:
-        """The lists to read: both. That one holds the other can be seen of a sample, but not proven of the account."""
-        return LEADS_FIRST
 
     @contextmanager
     def _counted(self, purpose: str) -> Iterator[None]:

@@ -7,14 +7,18 @@ Requests in flight are bounded by the client. Which page proves what is decided 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from etl.api.answer import Page
-from etl.api.client import Client, PageRefused
+from etl.api.client import Client, PageRefused, RequestFailed
 from etl.api.request import Query, TimeField
-from etl.probe import Capabilities
+from etl.capabilities import Capabilities
+from etl.errors import ContractError
+from etl.ledger import Ledger
+from etl.plan import remaining
+from etl.probe import FAR_FUTURE
 from etl.walk import Receive
-from etl.window import Accepted, Bounds, Window, split
+from etl.window import Accepted, Bounds, Window, halved, split
 from etl.worklist import Worklist
 
 COUNTED_READS = 3
@@ -26,9 +30,15 @@ ORDERED_READS = 6
 class WindowReader:
     """Reads windows of one account until each is proven complete, or told to be unprovable."""
 
-    def __init__(self, client: Client, capabilities: Capabilities, receive: Receive) -> None:
-        self.accepted: list[Accepted] = []
+    def __init__(self, client: Client, capabilities: Capabilities, receive: Receive, ledger: Ledger) -> None:
+        resumed = ledger.resumed
+        self.accepted: list[Accepted] = list(resumed.accepted) if resumed else []
         self.unproven: list[str] = []
+        self._poisoned: set[Window] = set()
+        """Parts of windows that the server fails on."""
+        self._ledger = ledger
+        self._before = [done.window for done in self.accepted]
+        """What a run that was killed had read, and this one need not."""
         self._client = client
         self._capabilities = capabilities
         self._receive = receive
@@ -39,6 +49,10 @@ class WindowReader:
             raise ValueError(message)
         self._bounds: Mapping[TimeField, Bounds] = {"createdAt": created, "lastSeenAt": seen}
 
+    async def complete(self, windows: Iterable[Window]) -> None:
+        """Read what of `windows` a run that was killed had not read yet."""
+        await self.read(remaining(windows, self._before))
+
     async def read(self, windows: Iterable[Window]) -> None:
         """Read `windows`, in any order, many at a time."""
         await Worklist(self.settle, windows).run(self._client.concurrency)
@@ -46,7 +60,10 @@ class WindowReader:
     async def settle(self, window: Window) -> Sequence[Window]:
         """Read one window; returns the parts still to be read when it was too full to be proven."""
         bounds = self._bounds[window.field]
-        page = await self._read(window, bounds)
+        try:
+            page = await self._read(window, bounds)
+        except RequestFailed as error:
+            return await self._isolate(window, bounds, error)
         cut = self._is_short_of(page)
         if len(page.rows) < self._page_size and not cut:
             await self._accept(window, page)
@@ -66,11 +83,38 @@ class WindowReader:
     async def _read(self, window: Window, bounds: Bounds) -> Page:
         """Page 1 of a window; again when it lists fewer than it counts, which may be two instants of one answer."""
         for _ in range(COUNTED_READS):
-            page = await self._client.read(window.query(bounds))
+            page = await self._page(window, bounds)
             window.check(page.rows, bounds)
             if not self._is_short_of(page):
                 break
         return page
+
+    async def _page(self, window: Window, bounds: Bounds) -> Page:
+        query = window.query(bounds)
+        if window not in self._poisoned:
+            return await self._client.read(query)
+        # It was asked often enough as a part of others: once will do.
+        verdict = await self._client.ask(query)
+        if isinstance(verdict, Page):
+            return verdict
+        raise RequestFailed(verdict.message, where=query.span())
+
+    async def _isolate(self, window: Window, bounds: Bounds, error: RequestFailed) -> Sequence[Window]:
+        """The halves of a window that the server always fails on while it answers others: one of them may be sound.
+
+        Raises ContractError for one that cannot be halved: it is named, never skipped (FAULTS.md A9).
+        """
+        nobody = replace(window, start=FAR_FUTURE, end=None)
+        if not isinstance(await self._client.ask(nobody.query(bounds)), Page):
+            raise error
+        # An open beginning is halved from 1970 on: what is older is asked for with the lower half.
+        halves = halved(replace(window, start=window.start or 0), bounds)
+        if not halves:
+            message = f"the server fails whenever it is asked for this range: {error.message}"
+            raise ContractError(message, where=window.query(bounds).span()) from error
+        lower, upper = replace(halves[0], start=window.start), halves[1]
+        self._poisoned |= {lower, upper}
+        return lower, upper
 
     def _is_short_of(self, page: Page) -> bool:
         """Whether the total beside a short page shows that it is cut, on a server whose totals follow the filter."""
@@ -88,12 +132,17 @@ class WindowReader:
         self._page_size = max(1, *sizes)
         doubtful = [done for done in self.accepted if _may_be_cut(done, self._page_size)]
         self.accepted = [done for done in self.accepted if not _may_be_cut(done, self._page_size)]
+        self._before = []
         return [done.window for done in doubtful]
 
     async def _accept(self, window: Window, page: Page) -> None:
         if page.rows:
             await self._receive(page)
-        self.accepted.append(Accepted(window, len(page.rows), request=self._client.statistics().sent))
+        self._note(Accepted(window, len(page.rows), request=self._client.statistics().sent))
+
+    def _note(self, done: Accepted) -> None:
+        self.accepted.append(done)
+        self._ledger.accept(done)
 
     async def _read_crowd(self, window: Window, bounds: Bounds) -> None:
         """Read a window that cannot be cut (one creation time, many contacts) page by page until two reads agree."""
@@ -104,7 +153,7 @@ class WindowReader:
         if crowd is None:
             self._give_up(window, bounds, "reads in order did not agree")
             return
-        self.accepted.append(Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.statistics().sent))
+        self._note(Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.statistics().sent))
 
     def _give_up(self, window: Window, bounds: Bounds, reason: str) -> None:
         listed = str(window.is_contact).lower()
@@ -133,6 +182,8 @@ async def read_crowd(client: Client, query: Query, page_size: int, receive: Rece
     last: set[bytes] | None = None
     for reads in range(1, ORDERED_READS + 1):
         pages = await read_in_order(client, query, page_size)
+        if pages is None:
+            continue
         ids = [bytes(row.contact_id) for page in pages for row in page.rows]
         for page in pages:
             if not page.ids <= known:
@@ -144,7 +195,7 @@ async def read_crowd(client: Client, query: Query, page_size: int, receive: Rece
     return None
 
 
-async def read_in_order(client: Client, query: Query, page_size: int) -> list[Page]:
+async def read_in_order(client: Client, query: Query, page_size: int) -> list[Page] | None:
     """Pages 1, 2, ... of `query`, each asked when the one before has come, until one brings nobody new.
 
     That one is empty, or the last page repeated, which a short page alone can be: a full one may stand for all that the
@@ -155,6 +206,11 @@ async def read_in_order(client: Client, query: Query, page_size: int) -> list[Pa
     while True:
         try:
             page = await client.read(query, len(pages) + 1)
+            while page.attempt > 1 and pages:
+                # The failure may have cost the server its place in the listing (FAULTS.md A10).
+                if (await client.read(query, len(pages))).ids != pages[-1].ids:
+                    return None
+                page = await client.read(query, len(pages) + 1)
         except PageRefused:
             # Some servers refuse a page past the end; in the middle of the list it would be a fault.
             if pages and await _is_refused(client, query, len(pages) + 2):

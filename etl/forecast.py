@@ -12,11 +12,12 @@ from time import monotonic, time
 from etl.account import history_of, last_run
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query
+from etl.capabilities import Capabilities
 from etl.config import Config
 from etl.extract import LEADS_FIRST, History
 from etl.model import Mode
 from etl.plan import requests_of, scrub_span
-from etl.probe import Capabilities, probe
+from etl.probe import probe
 from etl.sources import Source, reach, sources
 from etl.targets import creation_times, sinks
 
@@ -75,7 +76,7 @@ async def _work(
         return "filtered", 0, sum([await count_pages(client, query) for query in queries])
     if not found.windows:
         return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
-    capacity = max(1, found.page_size - 1)
+    capacity = found.capacity
     if history.watermark is None:
         pages = sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
         return "full", -(-pages * found.page_size // capacity), pages + SWEEP_REQUESTS

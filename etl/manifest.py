@@ -1,7 +1,8 @@
 """The manifest: what one publication was, and the state the next run starts from, as one JSON document.
 
 It travels with the data in the same atomic step. Each carries the SHA-256 of the one before, so that an older target
-put in place of a newer one, or an edited document, is noticed. Pure: bytes in, values out.
+put in place of a newer one is noticed, and its own as a seal, so that a byte that fell over is. Pure: bytes in, values
+out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import msgspec
 from etl import schema
 from etl.model import Merged, Publication, RunRecord, SinkState
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no seal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Manifest:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns of `contacts` and their SQL types."""
     format: int = FORMAT
+    seal: str = ""
+    """SHA-256 of the document without it."""
 
 
 def follow(previous: SinkState, publication: Publication, merged: Merged) -> Manifest:
@@ -71,7 +75,8 @@ def columns() -> dict[str, str]:
 
 def encode(manifest: Manifest) -> bytes:
     """The document; the same manifest gives the same bytes."""
-    return msgspec.json.encode(manifest, order="deterministic")
+    blank = msgspec.json.encode(replace(manifest, seal=""), order="deterministic")
+    return msgspec.json.encode(replace(manifest, seal=digest(blank)), order="deterministic")
 
 
 def decode(document: bytes) -> Manifest:
@@ -82,7 +87,13 @@ def decode(document: bytes) -> Manifest:
         raise ValueError(str(error)) from error
     if manifest.format > FORMAT:
         raise ValueError(f"format {manifest.format} is newer than this program knows ({FORMAT})")
+    if (manifest.seal or manifest.format > 1) and digest(_blank(document, manifest.seal)) != manifest.seal:
+        raise ValueError("it does not agree with its seal: it was damaged or edited")
     return manifest
+
+
+def _blank(document: bytes, seal: str) -> bytes:
+    return document.replace(f'"seal":"{seal}"'.encode(), b'"seal":""', 1)
 
 
 def sink_state(document: bytes) -> SinkState:

@@ -16,9 +16,11 @@ from typing import Self, TypeAlias
 
 import anyio
 import pyarrow as pa
+import pyarrow.parquet as pq
 from anyio import to_thread
 
 from etl.api.answer import Page
+from etl.journal import Journal
 from etl.model import NormalizedBatch, RawPage
 from etl.staging import Stage
 
@@ -37,22 +39,33 @@ GATHER_SECONDS = 0.05
 class Pipeline:
     """The way of one account's pages into its stage."""
 
-    def __init__(self, account: str, stage: Stage) -> None:
-        self.counts: Counter[str] = Counter()
+    def __init__(self, account: str, stage: Stage, journal: Journal) -> None:
+        self.counts: Counter[str] = Counter(journal.left.counts)
         self._account = account
         self._stage = stage
+        self._journal = journal
         self._sender, self._receiver = anyio.create_memory_object_stream[RawPage](WAITING_PAGES)
-        self._rejected: set[bytes] = set()
+        self._rejected = {digest for file in stage.rejects for digest in _digests(pq.read_table(file, columns=["raw"]))}
         """Digests of the contacts rejected so far."""
-        self._rows = 0
-        self._done = 0
-        """Contacts staged: all those read before this number."""
+        self._rows = self._done = journal.left.upto
+        """Contacts received, and staged: all those read before the second number."""
         self._progress = anyio.Condition()
         self._gathering = anyio.Lock()
 
     async def receive(self, page: Page) -> None:
         """Take an accepted page; waits while the normalizer is behind."""
+        if page.mislabelled:
+            self.counts["mislabelled_pages"] += 1
         raw = RawPage(page.body, len(page.rows), self._rows)
+        self._journal.receive(raw)
+        await self._take(raw)
+
+    async def go_on(self) -> None:
+        """Take the pages that a killed run had received and not come to write."""
+        for raw in self._journal.pages():
+            await self._take(raw)
+
+    async def _take(self, raw: RawPage) -> None:
         self._rows += raw.rows
         await self._sender.send(raw)
 
@@ -69,9 +82,11 @@ class Pipeline:
             async with self._progress:
                 while self._done < pages[0].read_no:
                     await self._progress.wait()
-            await to_thread.run_sync(self._keep, batch)
+            complete = await to_thread.run_sync(self._keep, batch)
             async with self._progress:
                 self._done += sum(page.rows for page in pages)
+                if complete:
+                    self._check()
                 self._progress.notify_all()
 
     async def _gather(self) -> list[RawPage]:
@@ -91,7 +106,12 @@ class Pipeline:
             while self._done < self._rows:
                 await self._progress.wait()
         await to_thread.run_sync(self._stage.close)
+        self._check()
         return self._stage.parts
+
+    def _check(self) -> None:
+        """Note that everything normalized so far is in complete parts."""
+        self._journal.written(self._stage.parts, self._stage.rejects, self._done, self.counts)
 
     def close(self) -> None:
         """Nothing more will be received."""
@@ -111,18 +131,19 @@ class Pipeline:
         """Contacts received so far."""
         return self._rows
 
-    def _keep(self, batch: NormalizedBatch) -> None:
+    def _keep(self, batch: NormalizedBatch) -> bool:
         rejects = self._first_seen(batch.rejects)
-        self._stage.append(replace(batch, rejects=rejects))
+        complete = self._stage.append(replace(batch, rejects=rejects))
         self.counts.update(batch.counts)
         self.counts["folded"] += batch.rejects.num_rows - rejects.num_rows
         self.counts["rejected"] -= batch.rejects.num_rows - rejects.num_rows
+        return complete
 
     def _first_seen(self, rejects: pa.Table) -> pa.Table:
         """Without those that came before: what has no id cannot be folded later, so it is here, by its bytes."""
         if not rejects.num_rows:
             return rejects
-        digests = [blake2b(raw.encode(), digest_size=16).digest() for raw in rejects["raw"].to_pylist()]
+        digests = _digests(rejects)
         fresh = [index for index, digest in enumerate(digests) if digests.index(digest) == index]
         fresh = [index for index in fresh if digests[index] not in self._rejected]
         self._rejected.update(digests)
@@ -134,3 +155,7 @@ def _normalizer(account: str) -> Normalize:
     from etl.normalize import Normalizer  # noqa: PLC0415
 
     return Normalizer(account)
+
+
+def _digests(rejects: pa.Table) -> list[bytes]:
+    return [blake2b(raw.encode(), digest_size=16).digest() for raw in rejects["raw"].to_pylist()]

@@ -6,8 +6,11 @@ be right: a window that turns out full is split when it is read. They tile the r
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from math import inf, isfinite
+from operator import itemgetter
 
 from etl.api.request import TimeField
 from etl.window import Window
@@ -62,7 +65,47 @@ def scrub_span(
     # What came since the round began must not make a round of its own.
     if position + share + share // 2 >= last:
         return begin, end
-    return begin, max(times[position + share], (begin or times[0]) + 1)
+    # Where a crowd stands at the beginning the range goes beyond its time, or it would never move on.
+    return begin, max(times[position + share], (times[0] if begin is None else begin) + 1)
+
+
+def remaining(windows: Iterable[Window], done: Iterable[Window]) -> Iterator[Window]:
+    """The parts of `windows` that no window of `done` covers, in order; one with an open end covers nothing."""
+    covered = _covered(done)
+    for window in windows:
+        yield from _left_of(window, covered.get((window.field, window.is_contact), ()))
+
+
+def _left_of(window: Window, spans: Sequence[tuple[float, float]]) -> Iterator[Window]:
+    opened, end = _begin(window), inf if window.end is None else window.end
+    position = bisect_right(spans, opened, key=itemgetter(1))
+    while opened < end:
+        start, stop = spans[position] if position < len(spans) else (inf, inf)
+        if start > opened:
+            yield replace(window, start=_bound(opened), end=_bound(min(start, end)))
+        opened = stop
+        position += 1
+
+
+def _covered(done: Iterable[Window]) -> dict[tuple[TimeField, bool], list[tuple[float, float]]]:
+    """Disjoint spans in order, for each field and list; open ends are infinite."""
+    covered: dict[tuple[TimeField, bool], list[tuple[float, float]]] = {}
+    for window in sorted((window for window in done if window.end is not None), key=_begin):
+        spans = covered.setdefault((window.field, window.is_contact), [])
+        start, end = _begin(window), float(window.end or 0)
+        if spans and start <= spans[-1][1]:
+            start, earlier = spans.pop()
+            end = max(end, earlier)
+        spans.append((start, end))
+    return covered
+
+
+def _begin(window: Window) -> float:
+    return -inf if window.start is None else window.start
+
+
+def _bound(time: float) -> int | None:
+    return int(time) if isfinite(time) else None
 
 
 def requests_of(times: Sequence[int], *, start: int | None, end: int, capacity: int) -> int:

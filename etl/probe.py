@@ -7,8 +7,7 @@ level, it is not guessed. It reads, and decides with `window`; it does not know 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -16,6 +15,7 @@ from etl.api.answer import Kind, Page, Refusal, Row
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query, TimeField
 from etl.api.retry import backoff
+from etl.capabilities import Capabilities, Lists, PastEnd
 from etl.window import ROW_FIELD, Bounds, Window, milliseconds
 
 FAR_FUTURE = 253_370_764_800_000
@@ -29,52 +29,6 @@ LISTS = (True, False)
 NOBODY = Page(b"", ())
 PATIENCE = 4
 """How often a question is asked again that a moving contact or a passing failure left open."""
-
-PastEnd = Literal["empty", "repeats", "refused"]
-Lists = Literal["disjoint", "overlapping", "false holds both", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What the probe found."""
-
-    t0: int
-    """The server's clock at the start, floored to the second, milliseconds since the epoch."""
-    clock: Literal["server", "local"]
-    page_size: int
-    """The most rows seen on a page. The true size is this or more, so fewer rows than this are never a full page."""
-    page_size_agreed: bool
-    """Whether three full pages had this size."""
-    first_page: int
-    """The number of the first page: 1, or 0 on a server that counts from there."""
-    honours_page: bool | None
-    """Whether page 2 differs from page 1; None when that cannot be told."""
-    one_page: bool
-    """Whether page 1 was all there is; told only where `honours_page` is not."""
-    past_end: PastEnd
-    """What a page far beyond the end answers."""
-    newest_first: bool
-    """Whether the list came sorted by falling creation time: a hint for cutting, never a proof."""
-    created: Bounds | None
-    """How a createdAt range is read; None when it is not honoured."""
-    seen: Bounds | None
-    """The same of lastSeenAt."""
-    counts_matches: bool
-    """Whether the server tells how many contacts match a filter: then a page may not list fewer."""
-    lists: Lists
-    """How the two isContact lists relate, as far as the probe saw."""
-    total: int | None
-    empty: bool
-    """Whether the account showed no contact at all."""
-
-    @property
-    def windows(self) -> bool:
-        """Whether one-request windows can prove completeness here."""
-        return self.created is not None and self.seen is not None
-
-    def document(self) -> dict[str, object]:
-        """The findings for the manifest."""
-        return asdict(self)
 
 
 async def probe(client: Client, *, local_now: int) -> Capabilities:
@@ -332,7 +286,9 @@ async def _lists(client: Client, contacts: Page, leads: Page, bounds: Bounds | N
     ids = []
     for is_contact in (False, True):
         window = Window("createdAt", is_contact, middle, times[-1] + 1)
-        page = await client.read(window.query(bounds))
+        page = await client.ask(window.query(bounds))
+        if not isinstance(page, Page):
+            return "unknown"
         ids.append(page.ids)
     false_ids, true_ids = ids
     if not true_ids & false_ids:

@@ -117,7 +117,23 @@ def _account_lines(account: AccountReport) -> Sequence[str]:
         ("received", f"{counts.received:,} ({counts.folded:,} folded, {counts.rejected:,} rejected)"),
         ("requests", f"{requests.sent:,} ({requests.retried:,} retried; {spent})"),
     )
-    return [f"{name:<9} {text}" for name, text in rows]
+    return [f"{name:<9} {text}" for name, text in (*rows, *_pace(record.detail.get("pace")), *_resumed(record.detail))]
+
+
+def _pace(pace: object) -> Sequence[tuple[str, str]]:
+    """A line for a server that had to slow the run down."""
+    if not isinstance(pace, Mapping) or not pace.get("throttled"):
+        return ()
+    rate = f"{pace['per_second']} requests a second" if pace["per_second"] else f"{pace['at_once']} requests at once"
+    return [("pace", f"slowed down {pace['throttled']} times by the server, to {rate}; waited {pace['waited']} s")]
+
+
+def _resumed(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:
+    """A line for a run that went on with one that was killed."""
+    windows = detail.get("resumed")
+    return (
+        [("resumed", f"{windows:,} windows that a killed run had read")] if isinstance(windows, int) and windows else []
+    )
 
 
 def _changes(counts: Counts, struck: int) -> str:

@@ -7,8 +7,8 @@ comes last, one atomic step per sink; whatever goes wrong before it leaves every
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from etl import disk, guard
 from etl.account import Reader, history_of, last_run
 from etl.api.request import checked_filters
 from etl.config import Config
-from etl.errors import EtlError, UsageError
+from etl.errors import AuthError, EtlError, SourceUnavailable, UsageError
 from etl.model import AccountYield, Publication, SinkState
 from etl.observe import Glance, bound, log, watch
 from etl.publish import publish
@@ -32,6 +32,9 @@ from etl.sources import Source, sources
 from etl.staging import Lock, stage_folder
 from etl.targets import creation_times
 from etl.targets import sinks as make_sinks
+
+RESUMABLE = (SourceUnavailable, AuthError)
+"""Errors after which the next run goes on with what was read: nothing is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,34 @@ class _Run:
                     held.enter_context(Lock(sink.path))
                 states = [await to_thread.run_sync(sink.open) for sink in sinks]
                 _check_same_filters(sinks, states, filters)
-                folder = stage_folder(sinks[0].path, self.run_id)
-                held.callback(disk.remove, folder)
+                folder = held.enter_context(self._staged(sinks))
                 seq = max(state.seq for state in states) + 1
                 read_one = partial(self._reader, sinks[0], states, folder, seq)
                 await self._read([await to_thread.run_sync(read_one, source) for source in found])
             brought = tuple(self._yields[name] for name in self._accounts if name in self._yields)
             await self._publish(sinks, Publication(seq, self.run_id, brought, filters))
+
+    @contextmanager
+    def _staged(self, sinks: Sequence[Sink]) -> Iterator[Path]:
+        """The folder to stage in. Afterwards only what the next run can go on with is left there.
+
+        That is everything when the run is cancelled, and what was read of a server that then was out of reach.
+        """
+        for sink in sinks[1:]:
+            disk.remove(stage_folder(sink.path))
+        folder = stage_folder(sinks[0].path)
+        for left in disk.entries(folder):
+            if left.name not in self._accounts:
+                disk.remove(left)
+        try:
+            yield folder
+        except Exception:
+            disk.clear(folder)
+            raise
+        for name, report in self._accounts.items():
+            if not isinstance(report.error, RESUMABLE):
+                disk.clear(folder / name)
+        disk.remove_if_empty(folder)
 
     def report(self, seconds: float, error: EtlError | None) -> RunReport:
         """What is known now; `error` is what ended the whole run."""
@@ -97,13 +121,14 @@ class _Run:
         return Reader(
             source=source,
             history=history_of(last, creation_times(sink, source.account)),
+            copy_ids=partial(sink.copy_ids, source.account),
             folder=folder / source.account,
             extract=self._config.extract,
             http=self._config.http,
             full=self._options.full,
             seq=seq,
             run_id=self.run_id,
-            expected=last.counts.contacts if last else None,
+            last=last,
         )
 
     async def _read(self, readers: Sequence[Reader]) -> None:
@@ -125,7 +150,7 @@ class _Run:
             guard.check_rejects(brought.record, self._config.guard.max_reject_share)
             guard.check_proof(brought.record, allow_unproven=self._options.allow_unproven)
             if not self._options.allow_shrink:
-                guard.check_not_empty(brought.record, reader.expected or 0)
+                guard.check_not_empty(brought.record, reader.last.counts.contacts if reader.last else 0)
         except* EtlError as group:
             self._note(name, error=_first(group), requests=reader.spent())
         else:

@@ -1,18 +1,22 @@
-"""SIGINT and SIGTERM: the first ends the work in order, the second at once."""
+"""SIGINT and SIGTERM: the first ends the work in order, or anyhow after a while; the second at once."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
 import anyio
+from anyio.abc import TaskStatus
 
 from etl.errors import EtlError, Interrupted, Terminated
 
 T = TypeVar("T")
 
+GRACE = 4.0
+"""Seconds that the work has to end in order; a merge in a worker thread takes longer, and may be ended anywhere."""
 
 _ERRORS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 
@@ -21,20 +25,29 @@ async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
     """The result of `work`; raises Interrupted or Terminated when a signal cancelled it."""
     caught: list[int] = []
 
-    async def watch(scope: anyio.CancelScope) -> NoReturn:
+    async def watch(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> NoReturn:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
             async for number in signals:
                 if caught:
                     os._exit(128 + number)
                 caught.append(number)
                 scope.cancel()
+                tasks.start_soon(_end_anyhow, number)
         raise AssertionError
 
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as scope:
-            tasks.start_soon(watch, scope)
+            await tasks.start(watch, scope)
             result = await work()
             tasks.cancel_scope.cancel()
             return result
         tasks.cancel_scope.cancel()
     raise _ERRORS[caught[0]](f"stopped by {signal.Signals(caught[0]).name}")
+
+
+async def _end_anyhow(number: int) -> None:
+    await anyio.sleep(GRACE)
+    error = _ERRORS[number](f"stopped by {signal.Signals(number).name} in the middle of the work")
+    print(f"error {error.exit_code}: {error}", file=sys.stderr, flush=True)
+    os._exit(error.exit_code)

@@ -1,7 +1,8 @@
 """Staging: where a run keeps what it fetched until it is published, and the lock that makes it the only one.
 
 Everything temporary of a target lives in the `.etl` folder beside it, under names that begin with the target's name:
-`<target>.lock`, `<target>.stage-*` (parts) and `<target>.next-*` (what a sink prepares). A run leaves only the lock.
+`<target>.lock`, `<target>.stage` (what was read) and `<target>.next-*` (what a sink prepares). A run leaves only the
+lock; one that is killed leaves its stage as well, and the next one goes on with it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +27,6 @@ PART_ROWS = 50_000
 ROW_GROUP_ROWS = 12_500
 ROW_GROUP_BYTES = 16 * 2**20
 """A row group is written when either is reached, so that memory does not grow with the account."""
-_STAGE, _NEXT = "stage", "next"
 
 
 def temporary(target: Path) -> Path:
@@ -33,35 +34,42 @@ def temporary(target: Path) -> Path:
     return target.parent / ".etl"
 
 
-def stage_folder(target: Path, run_id: str) -> Path:
-    """Where this run stages: one subfolder per account goes into it."""
-    return temporary(target) / f"{target.name}.{_STAGE}-{run_id}"
+def stage_folder(target: Path) -> Path:
+    """Where runs into this target stage: one subfolder per account goes into it."""
+    return temporary(target) / f"{target.name}.stage"
 
 
 def next_folder(target: Path) -> Path:
     """A new private folder in which a sink prepares the next snapshot of this target."""
     home = disk.private_folder(temporary(target))
     with disk.doing("make a temporary folder", home):
-        return Path(tempfile.mkdtemp(prefix=f"{target.name}.{_NEXT}-", dir=home))
+        return Path(tempfile.mkdtemp(prefix=f"{target.name}.next-", dir=home))
 
 
 def prepared(target: Path) -> tuple[Path, ...]:
     """The `next_folder`s that exist, in order of name: leftovers, when nobody else works on the target."""
-    return tuple(sorted(temporary(target).glob(f"{_literal(target.name)}.{_NEXT}-*")))
+    return tuple(path for path in disk.entries(temporary(target)) if path.name.startswith(f"{target.name}.next-"))
+
+
+def probe(target: Path, beside: Path) -> None:
+    """Show that the target can be written, with files that are collected like any others when it is killed over it.
+
+    Raises `SinkError`; `beside` is the folder that gets the published files.
+    """
+    folder = next_folder(target)
+    try:
+        disk.probe(folder, beside)
+    finally:
+        disk.clear(folder)
 
 
 def collect_leftovers(target: Path) -> None:
-    """Remove what killed runs of this target left; nothing of other targets or of people is touched.
+    """Remove what sinks of killed runs prepared for this target; nothing of other targets or of people is touched.
 
-    Call it with the lock held and before staging.
+    What was staged stays: the next run may go on with it. Call it with the lock held.
     """
-    staged = sorted(temporary(target).glob(f"{_literal(target.name)}.{_STAGE}-*"))
-    for folder in (*staged, *prepared(target)):
+    for folder in prepared(target):
         disk.remove(folder)
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 class Stage:
@@ -70,15 +78,21 @@ class Stage:
     Not thread-safe: one worker appends. Raises `SinkError` when a file cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, parts: Sequence[Path] = (), rejects: Sequence[Path] = ()) -> None:
+        """`parts` and `rejects` are complete files that a killed run left in `folder`."""
         self.folder = disk.private_folder(folder)
-        self._contacts = _Parts(folder, "part")
-        self._rejects = _Parts(folder, "rejects")
+        self._contacts = _Parts(folder, "part", parts)
+        self._rejects = _Parts(folder, "rejects", rejects)
 
-    def append(self, batch: NormalizedBatch) -> None:
-        """Keep a batch: buffered, and written in parts of about 50,000 rows."""
+    def append(self, batch: NormalizedBatch) -> bool:
+        """Keep a batch; whether everything so far is now in complete parts, which is so after about 50,000 rows."""
         self._contacts.append(batch.contacts)
         self._rejects.append(batch.rejects)
+        full = max(self._contacts.written, self._rejects.written) >= PART_ROWS
+        if full:
+            self._contacts.close()
+            self._rejects.close()
+        return full
 
     def close(self) -> None:
         """Write what is still buffered."""
@@ -105,8 +119,8 @@ class Stage:
 class _Parts:
     """Tables that become numbered files, a row group at a time, so that no more than one waits in memory."""
 
-    def __init__(self, folder: Path, stem: str) -> None:
-        self.files: list[Path] = []
+    def __init__(self, folder: Path, stem: str, files: Sequence[Path]) -> None:
+        self.files = list(files)
         self._folder = folder
         self._stem = stem
         self._waiting: list[pa.Table] = []
@@ -114,7 +128,7 @@ class _Parts:
         """Rows that wait."""
         self._bytes = 0
         self._writer: pq.ParquetWriter | None = None
-        self._written = 0
+        self.written = 0
         """Rows in the file that is open."""
 
     def append(self, table: pa.Table) -> None:
@@ -126,8 +140,6 @@ class _Parts:
         self._bytes += table.nbytes
         if self._rows >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
             self._write()
-        if self._written >= PART_ROWS:
-            self.close()
 
     def close(self) -> None:
         """Write what waits, and complete the file."""
@@ -136,14 +148,14 @@ class _Parts:
         if self._writer is not None:
             with disk.doing("write a part", self.files[-1]):
                 self._writer.close()
-            self._writer = None
+            self._writer, self.written = None, 0
 
     def _write(self) -> None:
         table = pa.concat_tables(self._waiting)
         writer = self._writer or self._begin(table.schema)
         with disk.doing("write a part", self.files[-1]):
             writer.write_table(table, row_group_size=table.num_rows)
-        self._written += table.num_rows
+        self.written += table.num_rows
         self._waiting, self._rows, self._bytes = [], 0, 0
 
     def _begin(self, columns: pa.Schema) -> pq.ParquetWriter:
@@ -152,7 +164,6 @@ class _Parts:
         with disk.doing("write a part", path):
             self._writer = pq.ParquetWriter(path, columns, compression="zstd", compression_level=1)
         self.files.append(path)
-        self._written = 0
         return self._writer
 
 

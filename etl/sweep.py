@@ -22,7 +22,7 @@ async def sweep(reader: WindowReader, field: TimeField, *, since: int, until: in
     """Read every contact whose `field` is `since` or later; `until` (ms) parts the closed past from the open rest."""
     if since < until:
         for is_contact in lists:
-            await reader.read([Window(field, is_contact, since, until)])
+            await reader.complete([Window(field, is_contact, since, until)])
     for is_contact in lists:
         await _open_rest(reader, Window(field, is_contact, max(since, until), None))
 

@@ -22,6 +22,7 @@ from etl.errors import EtlError, TargetCorrupt, UnprovenError
 from etl.extract import LEADS_FIRST
 from etl.fetch import WindowReader
 from etl.findings import Finding, failure
+from etl.ledger import Forgetful
 from etl.manifest import digest
 from etl.plan import plan_windows
 from etl.probe import probe
@@ -126,7 +127,7 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
 
     async with reach(source, config.extract, config.http) as client:
         found = await probe(client, local_now=int(time() * 1000))
-        reader = WindowReader(client, found, receive)
+        reader = WindowReader(client, found, receive, Forgetful())
         windows = _chosen(creation_times(made[0], source.account)(None), until, max(1, found.page_size - 1), count)
         for is_contact in LEADS_FIRST:
             await reader.read(Window("createdAt", is_contact, window.start, window.end) for window in windows)

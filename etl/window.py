@@ -72,6 +72,12 @@ class Window:
                 )
 
 
+def around(created: int, is_contact: bool, granule: int) -> Window:
+    """The narrowest window around a creation time."""
+    start = created - created % granule
+    return Window("createdAt", is_contact, start, start + granule)
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """A window proven complete."""
@@ -91,7 +97,7 @@ def split(window: Window, rows: Sequence[Row], bounds: Bounds, *, newest_first: 
     """
     inside = sorted(time for time in window.times(rows) if _inside(window, time))
     if not inside:
-        return _halves(window, bounds)
+        return halved(window, bounds)
     cut = _aligned(inside[len(inside) // 8] if newest_first else median_low(inside), bounds)
     cuts = [c for c in (cut, cut + bounds.granule) if _splits(window, c)]
     # Two cuts only around a crowd that shares one granule; otherwise one cut does.
@@ -107,7 +113,8 @@ def _cut(window: Window, edges: Sequence[int]) -> tuple[Window, ...]:
     return tuple(replace(window, start=start, end=end) for start, end in pairwise(marks))
 
 
-def _halves(window: Window, bounds: Bounds) -> tuple[Window, ...]:
+def halved(window: Window, bounds: Bounds) -> tuple[Window, ...]:
+    """The two halves of a closed window; () where it has an open end or cannot be cut any finer."""
     if window.start is None or window.end is None:
         return ()
     middle = _aligned((window.start + window.end) // 2, bounds)

@@ -17,12 +17,10 @@ from anyio import to_thread
 
 from etl import disk, engine
 from etl.api.answer import Row
-from etl.extract import Suspect
+from etl.testimony import SUSPECTS, Suspect
 from etl.window import milliseconds
 
 CHUNK_ROWS = 50_000
-SUSPECTS = 10_000
-"""More contradictions than these are not asked again one by one."""
 _Seen = tuple[str, int, bool]
 """contact_id, creation time (ms), which list."""
 _COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"))
@@ -30,15 +28,29 @@ _SCHEMA = pa.schema([("contact_id", pa.string()), ("created", pa.int64()), ("is_
 
 
 class WitnessFiles:
-    """A witness log (see `extract.WitnessLog`) in Parquet files of a private folder."""
+    """A witness log (see `testimony.WitnessLog`) in Parquet files of a private folder."""
 
-    def __init__(self, folder: Path, parts: Callable[[], Awaitable[Sequence[Path]]]) -> None:
-        """`parts` tells the parts that hold everything received so far."""
+    def __init__(
+        self,
+        folder: Path,
+        parts: Callable[[], Awaitable[Sequence[Path]]],
+        copy_ids: Callable[[Path], None],
+        keep: Callable[[Sequence[Path]], None] = lambda _: None,
+        files: Sequence[Path] = (),
+    ) -> None:
+        """`parts` tells the files that hold everything received so far; `copy_ids` writes the ids of the snapshot.
+
+        `keep` is told the files of a walk that is over, and `files` are those of one that a killed run had ended.
+        """
         self._folder = folder
         self._parts = parts
+        self._copy_ids = copy_ids
         self._rows: list[_Seen] = []
         self._created = {False: array("q"), True: array("q")}
-        self._files: list[Path] = []
+        self._keep = keep
+        self._files = list(files)
+        for file in files:
+            self._read(file)
 
     async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
         """Note contacts that the walk saw in one of the lists; those without a creation time do not count."""
@@ -51,14 +63,34 @@ class WitnessFiles:
             # The rows and the name are taken before the thread starts: many pages are recorded at once.
             await to_thread.run_sync(_write, *self._chunk())
 
+    async def keep(self) -> None:
+        """See `testimony.WitnessLog`."""
+        if self._rows:
+            await to_thread.run_sync(_write, *self._chunk())
+        self._keep(self._files)
+
+    def _read(self, file: Path) -> None:
+        with disk.doing("read what the witness saw", file):
+            seen = pq.read_table(file, columns=["created", "is_contact"])
+        for created, is_contact in zip(seen["created"].to_pylist(), seen["is_contact"].to_pylist(), strict=True):
+            self._created[is_contact].append(created)
+
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts seen in one list."""
         return array("q", sorted(self._created[is_contact]))
 
-    async def missing(self, before: int) -> Sequence[Suspect]:
-        """The contacts created before `before` (ms) that are in no part."""
-        parts = await self._parts()
-        return await to_thread.run_sync(partial(self._missing, parts, before))
+    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
+        """The contacts created before `before` (ms) that are in no part, nor in the last snapshot."""
+        held = list(await self._parts())
+        if beyond_snapshot:
+            held.append(await to_thread.run_sync(self._snapshot))
+        return await to_thread.run_sync(partial(self._missing, held, before))
+
+    def _snapshot(self) -> Path:
+        path = self._folder / "snapshot.parquet"
+        if not path.exists():
+            self._copy_ids(path)
+        return path
 
     def _chunk(self) -> tuple[Path, list[_Seen]]:
         rows, self._rows = self._rows, []
@@ -66,15 +98,12 @@ class WitnessFiles:
         self._files.append(path)
         return path, rows
 
-    def _missing(self, parts: Sequence[Path], before: int) -> Sequence[Suspect]:
-        if self._rows:
-            _write(*self._chunk())
+    def _missing(self, held: Sequence[Path], before: int) -> Sequence[Suspect]:
         if not self._files:
             return []
         seen = engine.scan(self._files, _COLUMNS)
-        received = engine.scan(parts, _COLUMNS[:1])
         query = f"""
-            select created, is_contact from ({seen}) anti join ({received}) using (contact_id)
+            select created, is_contact from ({seen}) anti join ({engine.scan(held, _COLUMNS[:1])}) using (contact_id)
             where created < ? limit {SUSPECTS}
         """  # noqa: S608 - file names are quoted by the engine
         with engine.connect() as connection:

@@ -96,9 +96,7 @@ def test_an_account_may_come_from_the_environment_alone(job: Job) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize(
-    "sink", ["duckdb", pytest.param("parquet", marks=pytest.mark.xfail(reason="queries refuse the path's brackets"))]
-)
+@pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_paths_may_hold_whatever_a_path_can(sink: str, server: Live, tmp_path: Path) -> None:
     """X4, X6: quotes, brackets, stars, blanks and letters of any script are no SQL and no pattern."""
     folder = tmp_path / "it's [a] *test* ü #1"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.api.answer import Kind, Page, Refusal, Reply
-from etl.api.client import Broken, Client, PageRefused
+from etl.api.client import Broken, Client, PageRefused, RequestFailed
 from etl.api.request import Body, Query
 from etl.api.retry import ATTEMPTS, LONGEST_WAIT
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
@@ -117,10 +117,10 @@ FAILURES = [
     (bad(302, Location="https://elsewhere.example.com/"), Kind.CONTRACT, PageRefused),
     (bad(200, b"<html>"), Kind.GARBLED, ContractError),
     (bad(200, PAGE[:-2]), Kind.GARBLED, ContractError),
-    (bad(500), Kind.UNAVAILABLE, SourceUnavailable),
+    (bad(500), Kind.UNAVAILABLE, RequestFailed),
     (bad(429), Kind.THROTTLED, SourceUnavailable),
     (bad(503), Kind.THROTTLED, SourceUnavailable),
-    (Broken("reset"), Kind.UNAVAILABLE, SourceUnavailable),
+    (Broken("reset"), Kind.UNAVAILABLE, RequestFailed),
     (Broken("a bomb", kind=Kind.GARBLED), Kind.GARBLED, ContractError),
     (Broken("no such host", kind=Kind.NO_HOST), Kind.NO_HOST, SourceUnavailable),
     (Broken("closed before", kind=Kind.STALE), Kind.STALE, SourceUnavailable),
@@ -417,3 +417,51 @@ def test_a_hidden_limit_is_found(limits: dict[str, float]) -> None:
     assert server.served == 800
     assert seen.throttled
     assert seen.retried <= 10 + 0.1 * seen.sent
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        *({"at_once": at_once} for at_once in (1, 2, 3, 5, 10, 14)),
+        *({"per_second": per_second} for per_second in (5, 20, 50, 100)),
+    ],
+)
+def test_the_rate_settles_at_the_hidden_limit(limits: dict[str, float]) -> None:
+    """After 200 requests what gets through is within 10 % of what the server allows (A7)."""
+    server = Crowded(**limits)
+    client = Client(server, account="main", concurrency=16, jitter=lambda: 0.5)
+    done: list[float] = []
+
+    async def job() -> None:
+        for _ in range(100):
+            await client.read(EVERYTHING)
+            done.append(anyio.current_time())
+
+    run(together(*[job] * 16))
+    settled = done[200:1500]
+    rate = (len(settled) - 1) / (settled[-1] - settled[0])
+    allowed = limits.get("per_second") or limits["at_once"] / server.latency
+    assert 0.9 * allowed <= rate <= 1.1 * allowed
+
+
+def test_a_server_that_is_away_is_asked_slowly_until_it_is_back() -> None:
+    """Many failures in a row open the breaker: one request a second finds out when it answers again (A8)."""
+    asked: list[float] = []
+
+    async def away(body: Body) -> Reply:
+        del body
+        await anyio.sleep(0.1)
+        if 10 <= anyio.current_time() <= 30:
+            asked.append(anyio.current_time())
+            return bad(500)
+        return good()
+
+    client = Client(away, account="main", concurrency=16, jitter=lambda: 0.5)
+
+    async def job() -> None:
+        for _ in range(300):
+            await client.read(EVERYTHING)
+
+    run(together(*[job] * 16))
+    assert 10 <= len(asked) <= 40
+    assert client.statistics().retried == len(asked)

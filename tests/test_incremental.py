@@ -335,6 +335,23 @@ def test_a_witness_walks_again_after_a_week(job: Job, server: Live) -> None:
     assert ["witness" in purpose for purpose in purposes] == [True, False, True]
 
 
+@pytest.mark.parametrize("sink", ["duckdb", "parquet"])
+def test_the_weekly_witness_of_a_nightly_job_finds_what_came_too_late(server: Live, tmp_path: Path, sink: str) -> None:
+    """A53, M6: what appears with old times is behind every sweep; the witness finds it before its scrub would."""
+    job = Job(tmp_path, {"main": server.url}, sinks=(sink,))
+    job.run()
+    old = b"""{"_id": "65aa0000000000000000a001", "isContact": true, "lastSeenAt": "%s", "createdAt": "%s"}"""
+    late = max(json.loads(raw)["createdAt"] for raw in server.truth().values()).encode()
+    server.ahead += 8 * DAY
+    server.change(lambda w, now: w.adopt(old % (late, late), now))
+    found = counted(job.run())
+    assert (found["mode"], found["new"], found["contacts"]) == ("incremental", 1, 301)
+    query = "select detail->>'late' as late, detail->>'requests' as requests from runs order by seq"
+    first, second = job.call("sql", "CONFIG", query, "--json").document
+    assert (first["late"], second["late"]) == ("0", "1"), (first, second)
+    assert "witness" in second["requests"]
+
+
 def test_what_somebody_else_writes_during_a_run_is_not_lost(tmp_path: Path) -> None:
     """S1, P17: the run is published on top of it, or it is refused with exit 21; nothing is overwritten unseen."""
     with live(contacts=300, nasty_share=0, small=True, latency=0.05) as server:

@@ -16,10 +16,12 @@ from etl.api.answer import Page, Reply, Row
 from etl.api.client import Client
 from etl.api.request import Body
 from etl.errors import ContractError
-from etl.extract import Extraction, History, Suspect, Timing, extract
+from etl.extract import Extraction, History, Timing, extract
+from etl.ledger import Forgetful
 from etl.merge import prepare
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
+from etl.testimony import Suspect
 from etl.window import milliseconds
 from etl.witness import id_text
 from tests.publishing import brought, contact, day, publication
@@ -43,12 +45,16 @@ class Memory:
             if created is not None and name is not None:
                 self.seen[name] = Suspect(created, is_contact)
 
+    async def keep(self) -> None:
+        """It is kept anyway."""
+
     def created(self, is_contact: bool) -> list[int]:
         """The creation times seen in one list."""
         return sorted(one.created for one in self.seen.values() if one.is_contact is is_contact)
 
-    async def missing(self, before: int) -> list[Suspect]:
-        """What was seen and did not arrive."""
+    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> list[Suspect]:
+        """What was seen and did not arrive; there is no earlier snapshot here."""
+        assert not beyond_snapshot
         return [one for name, one in self.seen.items() if name not in self.arrived and one.created < before]
 
     async def receive(self, page: Page) -> None:
@@ -87,6 +93,7 @@ class Account:
             TIMING,
             memory.receive,
             memory,
+            Forgetful(),
             full=True,
             filters=filters,
             local_now=int(self.now * 1000),

@@ -12,6 +12,7 @@ import pytest
 
 from etl.api.answer import Page, Reply, judge
 from etl.errors import SinkError
+from etl.journal import Journal
 from etl.pipeline import BATCH_PAGES, Pipeline
 from etl.staging import Stage
 
@@ -30,7 +31,7 @@ def page(number: int, text: str = "x") -> Page:
 
 async def staged(stage: Stage, pages: Sequence[Page]) -> tuple[Sequence[Path], Pipeline]:
     """The parts that a pipeline makes of `pages`."""
-    with Pipeline("main", stage) as pipeline:
+    with Pipeline("main", stage, Journal(stage.folder, "", 0.0)) as pipeline:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pipeline.run)
             for one in pages:

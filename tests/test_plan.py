@@ -87,6 +87,7 @@ def test_what_stands_before_a_crowd_is_read_apart() -> None:
     st.integers(1, 20),
     st.none() | st.integers(-40, DAY),
 )
+@example([-1, 0, 0], 1, 3, 1, None)
 def test_a_scrub_goes_round(times: list[int], end: int, rounds: int, capacity: int, after: int | None) -> None:
     """Scrub by scrub the range is covered without gap, within its rounds, and then it begins anew (M10)."""
     spans = [scrub_span(times, after=after, end=end, rounds=rounds, capacity=capacity)]

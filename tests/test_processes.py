@@ -172,8 +172,11 @@ def test_leftovers_of_killed_runs_are_collected(tmp_path: Path) -> None:
         job = Job(tmp_path, {"main": server.url})
         job.temporary.mkdir(parents=True)
         for number in range(20):
-            (job.temporary / f"contacts.duckdb.stage-{number:08x}" / "main").mkdir(parents=True)
-            (job.temporary / f"contacts.duckdb.stage-{number:08x}" / "main" / "part-000001.parquet").write_bytes(b"cut")
+            (job.temporary / f"contacts.duckdb.next-{number:08x}" / "spill").mkdir(parents=True)
+            (job.temporary / f"contacts.duckdb.next-{number:08x}" / "contacts.duckdb").write_bytes(b"cut")
+        for account in ("main", "gone"):
+            (job.temporary / "contacts.duckdb.stage" / account).mkdir(parents=True)
+            (job.temporary / "contacts.duckdb.stage" / account / "part-000001.parquet").write_bytes(b"cut")
         (job.temporary / "notes.txt").write_text("mine")
         assert job.run().exit == 0
     assert {path.name for path in job.temporary.iterdir()} == {"contacts.duckdb.lock", "contacts.lock", "notes.txt"}

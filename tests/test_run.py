@@ -15,6 +15,8 @@ import expected_rows
 import pytest
 from live import TOKEN, Job, Live, Row, live
 
+from etl.report import render_run
+
 SECOND = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 MALFORMED, UNKNOWN_TOKEN = "not-a-token", "0" * 24
 LENIENT = "[guard]\nmax_reject_share = 1\n"
@@ -488,3 +490,28 @@ def test_a_passing_mishap_costs_a_request_and_nothing_else(name: str, tmp_path: 
     with live(contacts=300, nasty_share=0, small=True, faults=(MISHAPS[name],)) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         assert_complete(job, server)
+
+
+@pytest.mark.parametrize("limits", [{"rate_limit": 40.0}, {"max_in_flight_allowed": 3}], ids=["a second", "at once"])
+def test_a_server_that_allows_little_is_read_to_the_end(tmp_path: Path, limits: dict[str, Any]) -> None:
+    """A7: the summary and `runs` tell how far it slowed the run down, and what it seems to allow."""
+    with live(contacts=400, nasty_share=0, small=True, latency=0.01, **limits) as server:
+        report = Job(tmp_path, {"main": server.url}, sinks=("duckdb",)).run()
+    assert report.error is None
+    record = report.accounts[0].record
+    assert record is not None
+    assert record.requests.retried <= 10 + 0.1 * record.requests.sent
+    pace = record.detail["pace"]
+    assert pace["throttled"] >= 1
+    assert pace["waited"] > 0
+    assert f"slowed down {pace['throttled']} times by the server" in render_run(report)
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+def test_clocks_that_differ_are_told(tmp_path: Path, ahead: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """N25: a warning, because one of the two is wrong; the run itself is safe with either."""
+    with live(contacts=30, nasty_share=0, small=True) as server:
+        server.ahead = ahead
+        assert Job(tmp_path, {"main": server.url}, sinks=("duckdb",)).run().error is None
+    told = capsys.readouterr()
+    assert "clocks.differ" in told.out + told.err

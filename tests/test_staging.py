@@ -50,7 +50,7 @@ def test_nothing_staged_is_readable_by_others_whatever_the_umask(tmp_path: Path)
     """Folders are 0700 and files 0600 (X3)."""
     before = os.umask(0)
     try:
-        stage = staging.Stage(staging.stage_folder(tmp_path / "data" / "c.duckdb", "r1") / "main")
+        stage = staging.Stage(staging.stage_folder(tmp_path / "data" / "c.duckdb") / "main")
         stage.append(batch("main", [contact(1)], [{"reason": "no id"}]))
         stage.close()
     finally:
@@ -79,27 +79,28 @@ def test_a_path_that_cannot_be_a_folder_is_a_sink_error_with_a_mend(tmp_path: Pa
 
 
 def test_leftovers_are_collected_by_our_names_only(tmp_path: Path) -> None:
-    """What killed runs of this target left goes; the lock, other targets and people's files stay (P27)."""
+    """What killed runs prepared goes; the lock, what was read, other targets and people's files stay (P27)."""
     target, other = tmp_path / "contacts", tmp_path / "contacts.duckdb"
     home = staging.temporary(target)
-    for run in range(20):
-        staging.Stage(staging.stage_folder(target, f"r{run}") / "main")
-    staging.next_folder(target)
-    staging.Stage(staging.stage_folder(other, "r1") / "main")
+    staging.Stage(staging.stage_folder(target) / "main")
+    for _ in range(20):
+        staging.next_folder(target)
+    staging.Stage(staging.stage_folder(other) / "main")
     (home / "notes.txt").write_text("mine")
     with staging.Lock(target):
         staging.collect_leftovers(target)
-    assert sorted(path.name for path in home.iterdir()) == ["contacts.duckdb.stage-r1", "contacts.lock", "notes.txt"]
+    assert sorted(path.name for path in home.iterdir()) == [
+        *("contacts.duckdb.stage", "contacts.lock", "contacts.stage", "notes.txt"),
+    ]
 
 
 def test_a_target_named_like_a_pattern_collects_only_its_own(tmp_path: Path) -> None:
     """Stars and brackets in a target's name mean themselves."""
-    staging.Stage(staging.stage_folder(tmp_path / "ab", "r1"))
-    odd = staging.Stage(staging.stage_folder(tmp_path / "a[b]*", "r1"))
+    other, odd = staging.next_folder(tmp_path / "ab"), staging.next_folder(tmp_path / "a[b]*")
     staging.collect_leftovers(tmp_path / "a*")
-    assert odd.folder.exists()
+    assert odd.exists()
     staging.collect_leftovers(tmp_path / "a[b]*")
-    assert [path.name for path in staging.temporary(tmp_path / "ab").iterdir()] == ["ab.stage-r1"]
+    assert list(staging.temporary(tmp_path / "ab").iterdir()) == [other]
 
 
 _HOLD = """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -17,11 +18,14 @@ from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from functools import lru_cache
 from http import HTTPStatus
+from urllib.parse import quote
 
 import msgspec
 
 SHOWN = 200
 """Characters of a server's message that an error shows."""
+PIECE = 8
+"""Characters of a token that are too many to be shown."""
 
 
 class Kind(Enum):
@@ -86,6 +90,10 @@ class Page:
     """The server's clock when it answered, milliseconds since the epoch, from its `Date` header."""
     total: int | None = None
     """The number of matches, where the server tells one; never relied on alone."""
+    mislabelled: bool = False
+    """Whether its `Content-Type` is another than JSON, which does no harm but is counted."""
+    attempt: int = 1
+    """On which attempt it came."""
 
     @property
     def ids(self) -> frozenset[bytes]:
@@ -158,7 +166,8 @@ def _page(reply: Reply) -> Page | Refusal:
     if envelope.success is False or envelope.data is msgspec.UNSET or code >= HTTPStatus.BAD_REQUEST:
         return _told(envelope, code, reply)
     total = envelope.total if type(envelope.total) is int else None
-    return Page(body, envelope.data, server_time(reply.headers), total)
+    mislabelled = "json" not in reply.headers.get("Content-Type", "json").lower()
+    return Page(body, envelope.data, server_time(reply.headers), total, mislabelled)
 
 
 def _envelope(body: bytes) -> _Envelope | Refusal:
@@ -247,7 +256,23 @@ def _shown(message: object, secret: str) -> str:
         return ""
     discreet = message.replace(secret, "…") if secret else message
     printable = "".join(c if c.isprintable() else " " for c in discreet[: 4 * SHOWN])
-    return _PERSONAL.sub("…", printable)[:SHOWN]
+    words = ("…" if _quotes(word, secret) else word for word in printable.split(" "))
+    return _PERSONAL.sub("…", " ".join(words))[:SHOWN]
+
+
+def _quotes(word: str, secret: str) -> bool:
+    """Whether a word holds a piece of the token, as it is or encoded: some servers repeat its beginning."""
+    traces = _traces(secret)
+    return any(word[start : start + PIECE] in traces for start in range(len(word) - PIECE + 1))
+
+
+@lru_cache(maxsize=8)
+def _traces(secret: str) -> frozenset[str]:
+    """Every piece of the token in the encodings that a server or a proxy may repeat it in."""
+    raw = secret.encode()
+    shifted = (b64encode(bytes(shift) + raw).decode()[4 if shift else 0 :] for shift in range(3))
+    spelled = (secret, secret[::-1], quote(secret, safe=""), json.dumps(secret), raw.hex(), *shifted)
+    return frozenset(text[start : start + PIECE] for text in spelled for start in range(len(text) - PIECE + 1))
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import anyio
@@ -16,7 +16,7 @@ import anyio
 from etl.api.answer import Kind, Page, Refusal, Reply, judge, server_time
 from etl.api.pace import Pace
 from etl.api.request import Body, Query
-from etl.api.retry import ATTEMPTS, BASE_SECONDS, LONGEST_WAIT, Budget, backoff, retry_after
+from etl.api.retry import ATTEMPTS, LONGEST_WAIT, Budget, backoff, retry_after
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
 
 Transport = Callable[[Body], Awaitable[Reply]]
@@ -44,6 +44,14 @@ class Statistics:
     """How often the server said that it was asked too fast, and the pace was cut."""
     waited: float
     """Seconds that requests waited because the server asked for it or a retry was due."""
+    at_once: int
+    """The requests at once that the server seems to allow, as far as it was tried."""
+    interval: float
+    """Seconds between two requests that the pace keeps; 0 where the server never minded."""
+
+
+class RequestFailed(SourceUnavailable):
+    """The server fails on this very request, however often it is asked; it may answer others."""
 
 
 class PageRefused(ContractError):
@@ -55,7 +63,7 @@ _ERRORS: dict[Kind, type[EtlError]] = {
     Kind.CONTRACT: PageRefused,
     Kind.GARBLED: ContractError,
     Kind.THROTTLED: SourceUnavailable,
-    Kind.UNAVAILABLE: SourceUnavailable,
+    Kind.UNAVAILABLE: RequestFailed,
     Kind.NO_HOST: SourceUnavailable,
     Kind.STALE: SourceUnavailable,
 }
@@ -96,7 +104,14 @@ class Client:
     def statistics(self) -> Statistics:
         """Counters so far."""
         return Statistics(
-            self._budget.sent, self._budget.retried, self._in_flight, self._peak, self._pace.throttled, self._waited
+            sent=self._budget.sent,
+            retried=self._budget.retried,
+            in_flight=self._in_flight,
+            peak_in_flight=self._peak,
+            throttled=self._pace.throttled,
+            waited=self._waited,
+            at_once=self._pace.at_once,
+            interval=self._pace.interval,
         )
 
     async def read(self, query: Query, page: int = 1) -> Page:
@@ -109,7 +124,7 @@ class Client:
             token = self._tokens
             verdict = await self.ask(query, page)
             if isinstance(verdict, Page):
-                return verdict
+                return verdict if attempt == 1 else replace(verdict, attempt=attempt)
             if verdict.kind is Kind.AUTH and self._is_renewed(token):
                 continue
             where = f"account {self._account}, {_place(query, page)}, attempt {attempt}"
@@ -138,6 +153,7 @@ class Client:
                 self.server_now = server_time(reply.headers) or self.server_now
                 self._adapt(verdict, sent_at)
             except Broken as broken:
+                self._adapt(broken.refusal, sent_at)
                 return broken.refusal
             else:
                 return verdict
@@ -146,20 +162,21 @@ class Client:
 
     def _adapt(self, verdict: Page | Refusal, sent_at: float) -> None:
         """Take the answer as a sign of how fast the server can be asked."""
+        now = anyio.current_time()
         if isinstance(verdict, Page):
-            self._pace.succeeded(self._in_flight)
+            self._pace.succeeded(now, sent_at, self._in_flight)
         elif verdict.kind is Kind.THROTTLED:
-            self._pace.refused(anyio.current_time(), sent_at)
-            self._obey(verdict)
+            self._obey(verdict, self._pace.refused(now, sent_at))
+        elif verdict.kind is Kind.UNAVAILABLE:
+            self._pace.failed()
         self._slots.total_tokens = self._pace.at_once
 
-    def _obey(self, refusal: Refusal) -> None:
-        """Let the whole client wait for as long as the server asks."""
+    def _obey(self, refusal: Refusal, pause: float) -> None:
+        """Let the whole client wait for as long as the server asks, or for `pause` seconds where it does not say."""
         now = self.server_now
         asked = retry_after(refusal.retry_after, None if now is None else now / 1000)
         if asked is None:
-            # It does not say: whoever is refused waits on its own, and so that the others are not, all wait a little.
-            asked = BASE_SECONDS
+            asked = pause
         if asked > LONGEST_WAIT:
             raise SourceUnavailable(
                 f"the server asks to wait {asked:.0f} s, more than {LONGEST_WAIT:.0f} s",
@@ -169,9 +186,14 @@ class Client:
 
     async def _turn(self) -> None:
         """Wait for this request's turn, and while the server wants the whole client to wait."""
-        await self._wait(self._pace.wait(anyio.current_time()))
-        while (seconds := self._paused_until - anyio.current_time()) > 0:
-            await self._wait(seconds)
+        while True:
+            cuts = self._pace.throttled
+            await self._wait(self._pace.wait(anyio.current_time()))
+            pause = self._paused_until - anyio.current_time()
+            if pause <= 0 and cuts == self._pace.throttled:
+                return
+            # Then in turn again: those who waited together must not go together, nor at a pace of before.
+            await self._wait(pause)
 
     async def _wait(self, seconds: float) -> None:
         if seconds > 0:

@@ -26,6 +26,8 @@ from etl.config import Http
 from etl.errors import UsageError
 
 CHUNK = 1 << 18
+MOST_UNPACKED, UNSUSPECTED = 200, 1 << 20
+"""How many bytes one compressed byte may become, once a body has more than so many (FAULTS.md N12)."""
 IDLE_SECONDS = 4.0
 """The server closes a connection that is idle for 5 s (API.md): it is given up a little earlier."""
 
@@ -133,8 +135,11 @@ def _broken(error: Exception, passage: _Passage) -> Broken:
     match error:
         case aiohttp.ServerDisconnectedError() if passage.reused:
             kind, reason = Kind.STALE, "the server had closed the idle connection"
+        case TimeoutError() if not isinstance(error, aiohttp.ConnectionTimeoutError):
+            # A server that is asked too much answers late before it says so.
+            kind, reason = Kind.THROTTLED, "no whole answer within the time limit"
         case TimeoutError():
-            reason = "no whole answer within the time limit"
+            reason = "no connection within the time limit"
         case aiohttp.ClientConnectorCertificateError():
             reason = f"the server's certificate is not valid: {error.certificate_error}"
         case aiohttp.ClientConnectorDNSError() if _is_unknown(error):
@@ -177,10 +182,15 @@ def _plain(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 async def _gunzipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """One layer of gzip, up to its checksum, in small pieces: a bomb is counted as it goes off."""
     packed = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    came = went = 0
     async for chunk in chunks:
+        came += len(chunk)
         piece = packed.decompress(chunk, CHUNK)
         while piece:
             yield piece
+            went += len(piece)
+            if went > max(UNSUSPECTED, MOST_UNPACKED * (came - len(packed.unconsumed_tail))):
+                raise Broken(f"a compressed answer of more than {MOST_UNPACKED} times its size", kind=Kind.GARBLED)
             piece = packed.decompress(packed.unconsumed_tail, CHUNK)
         if packed.unused_data:
             break

@@ -1,23 +1,38 @@
 """How fast a client goes: requests at once, and the least time between two. Pure arithmetic, the clock is a parameter.
 
-The server's limit is not known (API.md), so it is found: one more at once for every success while it goes well, half as
-many when the server says that it was too fast, at most once for the requests that were under way together. A server
-that counts requests a second is found by what it let through since it last said so. Source: FAULTS.md A5 to A7.
+The server's limit is not known (API.md), so it is found: more at once for every success while it goes well, half as
+many when the server says that it was too fast, at most once for the requests that were under way together. Whatever the
+server counts, requests at once or requests a second, it lets so many through a second: that rate is measured, kept, and
+now and then tried again, the less often the better two measurements agree. Source: FAULTS.md A5 to A8.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
-START = 8
+START = 4
 """Requests at once to begin with: a server that allows fewer refuses a handful, not a storm."""
+MEASURED, ENOUGH = 64, 4
+"""The latest successes by which a rate is measured, and the fewest that tell it."""
 FEW = 2
 """Requests at once below which it is not their number that the server minds."""
-RECOVERY = 0.99
-"""By how much each success shortens the time between two requests."""
+MARGIN = 1.05
+"""By how much the time between two requests grows when the rate was refused again at once."""
+BURST = 1.4
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
+"""Seconds for which all wait when a request was refused and the rate is not known yet; doubled every time."""
+RECOVERY = 0.01
+"""The share by which a success shortens the time between two requests, while measurements do not agree."""
+ALIKE = 1.25
+MOST_PATIENT = 256
 SHORTEST_INTERVAL = 0.0005
 """Seconds; below this the pace is not held back at all."""
+BROKEN = 10
+"""Failures in a row after which requests go one by one, until one succeeds: the server is away, not slow."""
+BROKEN_INTERVAL = 1.0
+"""Seconds between two of those."""
 
 
 @dataclass(slots=True)
@@ -32,35 +47,74 @@ class Pace:
     """Seconds between two requests."""
     throttled: int = 0
     """How often the pace was cut."""
+    _again: int = 0
+    """Cuts in a row with too few successes between them to tell a rate."""
+    _failed: int = 0
+    """Failures since the last success."""
     _cut_at: float = -math.inf
-    _passed: int = 0
+    _passed: deque[float] = field(default_factory=lambda: deque(maxlen=MEASURED))
+    """When the latest requests succeeded that were sent since the cut."""
+    _measured: float = 0.0
+    _patience: int = 1
+    """By how much recovery is slowed down: more with every measurement that agrees with the one before."""
     _next: float = -math.inf
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing gets through any more."""
+        return self._failed >= BROKEN
 
     @property
     def at_once(self) -> int:
         """The requests that may be under way together now."""
-        return max(1, min(self.ceiling, int(self.limit)))
+        return 1 if self.broken else max(1, min(self.ceiling, int(self.limit)))
 
     def wait(self, now: float) -> float:
         """Seconds until the next request may be sent; its turn is then taken."""
         turn = max(now, self._next)
-        self._next = turn + self.interval
+        self._next = turn + (BROKEN_INTERVAL if self.broken else self.interval)
         return turn - now
 
-    def succeeded(self, in_flight: int) -> None:
+    def succeeded(self, now: float, sent_at: float, in_flight: int) -> None:
         """An answer came while `in_flight` requests were under way, this one included."""
-        self._passed += 1
+        self._failed = 0
+        if sent_at >= self._cut_at:
+            self._passed.append(now)
         if in_flight >= self.at_once:
-            self.limit = min(self.ceiling, self.limit + (1.0 if not self.throttled else 1.0 / self.limit))
-        self.interval = self.interval * RECOVERY if self.interval > SHORTEST_INTERVAL else 0.0
+            # Where the rate is held, requests at once need not be; where it is not known yet they grow with care.
+            step = 1.0 if self.interval or not self.throttled else 1.0 / self.limit
+            self.limit = min(self.ceiling, self.limit + step)
+        held = self.interval > SHORTEST_INTERVAL
+        self.interval = self.interval * (1 - RECOVERY / self._patience) if held else 0.0
 
-    def refused(self, now: float, sent_at: float) -> None:
-        """The server said at `now` that a request sent at `sent_at` was too much."""
+    def failed(self) -> None:
+        """A request got no answer, or one that says that the server failed."""
+        self._failed += 1
+
+    def refused(self, now: float, sent_at: float) -> float:
+        """The server said at `now` that a request sent at `sent_at` was too much; seconds that all had better wait."""
         if sent_at <= self._cut_at:
-            return
+            return 0.0
+        known = len(self._passed) >= ENOUGH
+        self._again = 0 if known else self._again + 1
+        if known:
+            self._measure(now)
+        elif self.interval:
+            # What was measured was a burst that the server allows at first.
+            self.interval, self._patience = self.interval * BURST, 1
+        elif self.limit <= FEW and self._passed:
+            # Fewer at once did not help: what got through since the last cut is all that there is to go by.
+            self.interval = (now - self._cut_at) / len(self._passed)
         self.limit = max(1.0, min(self.limit, self.ceiling) / 2)
-        if self.limit <= FEW and self.throttled and self._passed:
-            # Fewer at once did not help: the server counts requests a second.
-            self.interval = max(self.interval, (now - self._cut_at) / self._passed)
         self.throttled += 1
-        self._cut_at, self._passed = now, 0
+        self._cut_at, self._next = now, now + self.interval
+        self._passed.clear()
+        return 0.0 if known else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self._again - 1))
+
+    def _measure(self, now: float) -> None:
+        measured = (now - self._passed[0]) / len(self._passed)
+        alike = self._measured / ALIKE < measured < self._measured * ALIKE
+        self._patience = min(MOST_PATIENT, self._patience * 4) if alike else 1
+        at_once_again = len(self._passed) < MEASURED
+        self.interval = max(measured, self.interval) * (MARGIN if at_once_again else 1)
+        self._measured = measured

@@ -17,7 +17,7 @@ __all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "make_sinks", "open_
 
 
 class Sink(Protocol):
-    """One target. Its calls come in this order: open, created_at, prepare, publish; discard at any time.
+    """One target. Its calls come in this order: open, created_at and copy_ids, prepare, publish; discard at any time.
 
     All of them are synchronous and are made by one thread at a time, by the process that holds `staging.Lock(path)`.
     """
@@ -26,9 +26,9 @@ class Sink(Protocol):
     path: Path
 
     def open(self) -> SinkState:
-        """Show that the target can be written, remove what killed runs left, validate what is there, tell its state.
+        """Show that the target can be written, drop what killed runs prepared, validate what is there, tell its state.
 
-        Raises `SinkError`, `TargetCorrupt`. Stage only afterwards: what is staged for this target before is a leftover.
+        Raises `SinkError`, `TargetCorrupt`.
         """
         ...
 
@@ -38,6 +38,10 @@ class Sink(Protocol):
 
     def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
         """Sorted creation times of the account's published contacts, of one list or of both, without nulls."""
+        ...
+
+    def copy_ids(self, account: str, file: Path) -> None:
+        """Write the ids of the account's published and deleted contacts to a new Parquet file (column `contact_id`)."""
         ...
 
     def prepare(self, publication: Publication) -> Merged:

@@ -38,13 +38,19 @@ def fits(previous: SinkState, publication: Publication, target: Path) -> None:
         raise PublishConflict(message, where=str(target))
 
 
+def is_damage(error: duckdb.Error) -> bool:
+    """Whether it is the target that is wrong, and not what was asked of it."""
+    asked = isinstance(error, (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException))
+    return not asked and _DAMAGE.search(str(error)) is not None
+
+
 def translate(error: duckdb.Error, target: Path) -> EtlError:
     """The engine's failure as one of ours.
 
     Its words are handed on where they are about files and names; those about values could show a contact.
     """
     text = str(error).splitlines()[0] if isinstance(error, _ABOUT_FILES) else type(error).__name__
-    if _DAMAGE.search(str(error)):
+    if is_damage(error):
         return TargetCorrupt(f"The target is damaged: {text}", where=str(target))
     if isinstance(error, duckdb.OutOfMemoryException):
         mend = "Raise extract.memory_limit or free space beside the target, then run again."
@@ -64,7 +70,8 @@ def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publicati
         f"SELECT count(*) FROM contact_versions WHERE seq = {publication.seq}",
     )
     try:
-        contacts, [[repeated]], [[versions]] = read_back(setup, queries)
+        with disk.doing("start another process", written):
+            contacts, [[repeated]], [[versions]] = read_back(setup, queries)
     except ReadBackError as error:
         raise SinkError(f"What was written cannot be read back: {error}", where=str(written)) from error
     found: dict[object, object] = {account: rows for account, rows in contacts}  # noqa: C416 - dict() wants pairs

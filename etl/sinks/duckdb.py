@@ -74,10 +74,11 @@ class DuckDBSink:
 
     def open(self) -> SinkState:
         """Make the folder, collect leftovers, and read the state of the target; see `state` for what is raised."""
-        home = disk.private_folder(staging.temporary(self.path))
-        disk.probe(home, beside=self.path.parent)
+        staging.probe(self.path, beside=self.path.parent)
         staging.collect_leftovers(self.path)
-        return self.state()
+        state = self.state()
+        disk.check_room(self.path.parent, copied=self.path.stat().st_size if self._read_at else 0)
+        return state
 
     def state(self) -> SinkState:
         """The state of the target; nothing is written.
@@ -98,6 +99,13 @@ class DuckDBSink:
         query, parameters = engine.creation_times("target.contacts", account, is_contact)
         with self._attached(self.path, "READ_ONLY") as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
+
+    def copy_ids(self, account: str, file: Path) -> None:
+        """Write the ids of the account's published and deleted contacts to a new Parquet file."""
+        disk.private_file(file)
+        statement, parameters = engine.known_ids("target.contacts", "target.etl.strikes", account, file)
+        with self._attached(self.path, "READ_ONLY") as connection:
+            connection.execute(statement, parameters)
 
     def prepare(self, publication: Publication) -> Merged:
         """Merge into a copy beside the target and have it read back; readers see nothing of it.
@@ -134,13 +142,12 @@ class DuckDBSink:
             raise PublishConflict("The target was changed during the run", where=str(self.path))
         self._replace(self._next / self.path.name)
         check.sync_published(self.path.parent)
-        with contextlib.suppress(SinkError):
-            self.discard()
+        self.discard()
 
     def discard(self) -> None:
         """Remove what `prepare` made."""
         if self._next is not None:
-            disk.remove(self._next)
+            disk.clear(self._next)
             self._next = None
 
     def _merge(self, connection: duckdb.DuckDBPyConnection, previous: SinkState, publication: Publication) -> Merged:
@@ -196,6 +203,8 @@ class DuckDBSink:
             raise check.translate(error, self.path) from error
 
     def _read_state(self) -> SinkState:
+        with disk.doing("read the target", self.path):
+            self.path.open("rb").close()
         _refuse_open_wal(self.path)
         columns, sizes, manifests = self._read(_COLUMNS, _SIZE, _LAST_MANIFEST)
         block, used = (int(str(number)) for number in sizes[0])
@@ -214,7 +223,8 @@ class DuckDBSink:
     def _read(self, *queries: str) -> list[Rows]:
         setup = f"ATTACH {engine.literal(self.path)} AS target (READ_ONLY)"
         try:
-            return read_back([setup], queries)
+            with disk.doing("start another process", self.path):
+                return read_back([setup], queries)
         except ReadBackError as error:
             if "lock on file" in str(error):
                 mend = "Close the program that writes to it, then run again."

@@ -10,6 +10,7 @@ Only reads. What no manifest lists is not published, whatever stands in the fold
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -66,9 +67,8 @@ def read(target: Path) -> Chain:
             return Chain(target)
         if not target.is_dir():
             raise SinkError("A file stands where the folder should be", where=str(target), mend="Choose another path.")
-        numbers = sorted(
-            int(found[1]) for path in target.glob("manifests/*") if (found := _MANIFEST.fullmatch(path.name))
-        )
+    found = [_MANIFEST.fullmatch(path.name) for path in disk.entries(target / "manifests")]
+    numbers = sorted(int(each[1]) for each in found if each)
     return _linked(target, numbers)
 
 
@@ -114,7 +114,8 @@ def _check_size(path: Path, file: DataFile) -> None:
 def _refuse_strangers(chain: Chain) -> None:
     """Every file in the current folder belongs to the state, so one that we did not write changes what readers see."""
     folder = chain.target / part_folder("current", chain.state.seq)
-    for stranger in sorted(set(folder.glob("*.parquet")) - set(chain.files("current"))):
+    ours = set(chain.files("current"))
+    for stranger in (path for path in disk.entries(folder) if path.suffix == ".parquet" and path not in ours):
         mend = "Move it away, then run again."
         raise TargetCorrupt("A file that no run wrote stands in the current state", where=str(stranger), mend=mend)
 
@@ -128,10 +129,21 @@ def _refuse_other_columns(chain: Chain) -> None:
             raise TargetCorrupt(message, where=str(chain.target), mend=mend)
 
 
+def refuse_altered(chain: Chain) -> None:
+    """Raise `TargetCorrupt` where the state is not, bit by bit, what was published: the next one is made of it."""
+    for content in STATES:
+        for file in chain.entries(content):
+            path = chain.target / file.path
+            with disk.doing("read", path), path.open("rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            if found != file.sha256:
+                raise TargetCorrupt("A published file was altered: its SHA-256 differs", where=str(path))
+
+
 def unpublished(chain: Chain) -> Iterator[tuple[int, Path]]:
     """Folders (seq, path) later than the last manifest."""
     for content in CONTENTS:
-        for path in sorted(chain.target.glob(f"{content}/seq=*")):
+        for path in disk.entries(chain.target / content):
             found = _SEQ.fullmatch(path.name)
             if found and int(found[1]) > chain.state.seq:
                 yield int(found[1]), path

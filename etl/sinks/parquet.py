@@ -68,11 +68,11 @@ class ParquetSink:
 
     def open(self) -> SinkState:
         """Make the folder's parent, collect leftovers, and read the state; see `layout.read` for what is raised."""
-        home = disk.private_folder(staging.temporary(self.path))
-        disk.probe(home, beside=self.path if self.path.is_dir() else self.path.parent)
+        staging.probe(self.path, beside=self.path if self.path.is_dir() else self.path.parent)
         chain = layout.read(self.path)
         self._collect_unpublished(chain)
         staging.collect_leftovers(self.path)
+        disk.check_room(self.path.parent, copied=sum(file.bytes for file in chain.entries("current")))
         return chain.state
 
     def state(self) -> SinkState:
@@ -85,6 +85,13 @@ class ParquetSink:
         with self._engine(layout.read(self.path), None) as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
+    def copy_ids(self, account: str, file: Path) -> None:
+        """Write the ids of the account's published and deleted contacts to a new Parquet file."""
+        disk.private_file(file)
+        statement, parameters = engine.known_ids("contacts", "strikes", account, file)
+        with self._engine(layout.read(self.path), None) as connection:
+            connection.execute(statement, parameters)
+
     def prepare(self, publication: Publication) -> Merged:
         """Write the next state beside the target and have it read back; nothing is in the target yet.
 
@@ -93,6 +100,7 @@ class ParquetSink:
         self.discard()
         chain = layout.read(self.path)
         check.fits(chain.state, publication, self.path)
+        layout.refuse_altered(chain)
         folder = self._next = staging.next_folder(self.path)
         with self._engine(chain, disk.private_folder(folder / "spill")) as connection:
             merged = merge.prepare(connection, publication)
@@ -104,7 +112,8 @@ class ParquetSink:
         written = replace(manifest.follow(chain.state, publication, merged), files=tuple(files))
         self._read_back(folder, files, merged, publication)
         disk.private_file(folder / _MANIFEST, manifest.encode(written))
-        _sync_all(folder)
+        disk.sync_tree(folder)
+        disk.sync(folder.parent)
         return merged
 
     def publish(self, publication: Publication) -> None:
@@ -117,14 +126,14 @@ class ParquetSink:
         with self._moved(self._next, publication.seq):
             self._link(self._next / _MANIFEST, publication.seq)
         check.sync_published(self.path / "manifests")
+        self.discard()
         with contextlib.suppress(SinkError):
-            self.discard()
             self._drop_old_states()
 
     def discard(self) -> None:
         """Remove what `prepare` made."""
         if self._next is not None:
-            disk.remove(self._next)
+            disk.clear(self._next)
             self._next = None
 
     @contextlib.contextmanager
@@ -171,15 +180,22 @@ class ParquetSink:
                 name = layout.part_folder(content, seq)
                 if (folder / name).is_dir():
                     placed.append(self._place(folder / name, self.path / name))
+                    disk.sync(placed[-1].parent)
             disk.private_folder(self.path / "manifests")
             for made in (self.path, self.path.parent):
                 disk.sync(made)
             yield
         except BaseException:
+            self._withdraw(placed)
+            raise
+
+    def _withdraw(self, placed: list[Path]) -> None:
+        try:
             for path in placed:
                 disk.remove(path)
             self._remove_empty()
-            raise
+        except SinkError:
+            self._next = None  # What is prepared stays: its manifest shows the next run that these folders are ours.
 
     def _place(self, source: Path, target: Path) -> Path:
         disk.private_folder(target.parent)
@@ -187,7 +203,6 @@ class ParquetSink:
             if target.exists():
                 raise PublishConflict("Another run is publishing the same number", where=str(target))
             source.rename(target)
-        disk.sync(target.parent)
         return target
 
     def _link(self, source: Path, seq: int) -> None:
@@ -218,7 +233,8 @@ class ParquetSink:
 
     def _drop_old_states(self) -> None:
         for content in layout.STATES:
-            for old in sorted(self.path.glob(f"{content}/seq=*"))[: -self._keep]:
+            published = [path for path in disk.entries(self.path / content) if path.name.startswith("seq=")]
+            for old in published[: -self._keep]:
                 disk.remove(old)
 
 
@@ -228,10 +244,3 @@ def _prepared_seq(folder: Path) -> int:
         return manifest.decode((folder / _MANIFEST).read_bytes()).seq
     except (OSError, ValueError):
         return 0
-
-
-def _sync_all(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        disk.sync(path)
-    disk.sync(folder)
-    disk.sync(folder.parent)

@@ -12,8 +12,8 @@ import duckdb
 import pyarrow as pa
 
 from etl import engine, tables
-from etl.errors import SinkError, UsageError
-from etl.sinks import layout
+from etl.errors import SinkError, TargetCorrupt, UsageError
+from etl.sinks import check, layout
 
 SinkKind = Literal["duckdb", "parquet"]
 
@@ -36,7 +36,7 @@ def open_readonly(kind: SinkKind, path: Path) -> duckdb.DuckDBPyConnection:
 def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     """The rows of one reading statement.
 
-    Raises `UsageError` with the engine's message, or for any other kind of statement.
+    Raises `UsageError` with the engine's message, or for any other kind of statement, and `TargetCorrupt`.
     """
     try:
         statements = connection.extract_statements(query)
@@ -45,6 +45,8 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
             raise UsageError("Only one reading statement is possible, such as SELECT or DESCRIBE", where="query")
         return connection.sql(query).to_arrow_table()
     except duckdb.Error as error:
+        if check.is_damage(error):
+            raise TargetCorrupt(f"The target is damaged: {error}", where="query") from error
         raise UsageError(str(error), where="query") from error
 
 
@@ -73,7 +75,9 @@ def _parquet(chain: layout.Chain) -> duckdb.DuckDBPyConnection:
     # A view, so that no query can write to it.
     connection.execute("CREATE VIEW runs AS SELECT * FROM published_runs")
     connection.execute(tables.AS_OF)
-    connection.execute(f"SET allowed_directories = [{engine.literal(chain.target)}]")
+    # The engine compares the path as it was named: with what is a pattern letter in it quoted.
+    spellings = ", ".join(engine.literal(path) for path in (chain.target, engine.glob_safe(chain.target)))
+    connection.execute(f"SET allowed_directories = [{spellings}]")
     return _confined(connection)
 
 

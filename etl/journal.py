@@ -1,0 +1,235 @@
+"""The journal of a reading: what was received and accepted so far, so that a run that was killed can be gone on with.
+
+Pages are kept as they came, in segments, until the part that holds their contacts is complete; every window accepted is
+a line. A line is one write, so that a killed process leaves at most one torn line at the end. It outlives a process,
+not a machine: nothing is synced, and after a reboot what is left is thrown away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+
+from etl import disk
+from etl.ledger import Begun, Resumption
+from etl.model import RawPage
+from etl.window import Accepted
+
+NAME = "journal.jsonl"
+TOO_OLD = timedelta(hours=24)
+"""What was read longer ago is read again: it would be correct, but the sweep over the time between costs more."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class _Began(msgspec.Struct, tag="began"):
+    key: str
+    boot: str
+    at: float
+    begun: Begun
+
+
+class _Received(msgspec.Struct, tag="received"):
+    segment: int
+    offset: int
+    size: int
+    rows: int
+    read_no: int
+
+
+class _Accepted(msgspec.Struct, tag="accepted"):
+    done: Accepted
+    """Its contacts were received before: a line further up."""
+
+
+class _Witnessed(msgspec.Struct, tag="witnessed"):
+    files: tuple[str, ...]
+
+
+class _Written(msgspec.Struct, tag="written"):
+    parts: tuple[str, ...] = ()
+    rejects: tuple[str, ...] = ()
+    upto: int = 0
+    """Contacts received when all of them were in these parts."""
+    counts: Mapping[str, int] = msgspec.field(default_factory=dict)
+
+
+_Line = _Began | _Received | _Accepted | _Witnessed | _Written
+_decode = msgspec.json.Decoder(_Line).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a killed run left of one account; nothing by default."""
+
+    resumption: Resumption | None = None
+    parts: Sequence[Path] = ()
+    rejects: Sequence[Path] = ()
+    upto: int = 0
+    """Contacts received that are in these parts."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What normalizing them came to."""
+    pages: Sequence[_Received] = ()
+    """Received, and in no part yet."""
+    witness: Sequence[Path] = ()
+    """The files of a witness that was heard to the end."""
+    size: int = 0
+    """Bytes of the journal's whole lines."""
+
+
+def key_of(*facts: object) -> str:
+    """What a reading depends on, as a fingerprint: leftovers with another are not gone on with."""
+    return hashlib.sha256(_encode([repr(fact) for fact in facts])).hexdigest()
+
+
+def left_in(folder: Path, key: str, now: float) -> Left:
+    """What can be gone on with: nothing of another configuration, of before the last reboot, or too old.
+
+    `now` is in seconds since 1970.
+    """
+    lines, size = _whole_lines(folder / NAME)
+    began = lines[0] if lines else None
+    if not isinstance(began, _Began) or (began.key, began.boot) != (key, _boot()):
+        return Left()
+    if not 0 <= now - began.at <= TOO_OLD.total_seconds():
+        return Left()
+    left = _left(began.begun, lines, size, folder)
+    return left if all(file.is_file() for file in (*left.parts, *left.rejects, *left.witness)) else Left()
+
+
+def _whole_lines(path: Path) -> tuple[list[_Line], int]:
+    """The lines up to the first that is torn, and their bytes."""
+    lines: list[_Line] = []
+    size = 0
+    with suppress(OSError, msgspec.MsgspecError), path.open("rb") as file:
+        for line in file:
+            lines.append(_decode(line))
+            size += len(line)
+    return lines, size
+
+
+def _left(begun: Begun, lines: Sequence[_Line], size: int, folder: Path) -> Left:
+    written, heard = _Written(), None
+    for line in lines:
+        match line:
+            case _Written():
+                written = line
+            case _Witnessed():
+                heard = line
+    accepted = [line.done for line in lines if isinstance(line, _Accepted)]
+    return Left(
+        Resumption(begun, accepted, heard is not None),
+        parts=[folder / name for name in written.parts],
+        rejects=[folder / name for name in written.rejects],
+        upto=written.upto,
+        counts=written.counts,
+        pages=[line for line in lines if isinstance(line, _Received) and line.read_no >= written.upto],
+        witness=[folder / name for name in heard.files] if heard else [],
+        size=size,
+    )
+
+
+def _boot() -> str:
+    with suppress(OSError):
+        return _BOOT.read_text(encoding="ascii").strip()
+    return ""
+
+
+@dataclass(slots=True)
+class Journal:
+    """Writes the journal of one account; `folder` is the account's stage. Not thread-safe: the event loop writes."""
+
+    folder: Path
+    key: str
+    began_at: float
+    """When this process began, in seconds since 1970."""
+    left: Left = field(default_factory=Left)
+    """What the reading goes on with."""
+    _segment: int = field(default=0, init=False)
+    _offset: int = field(default=0, init=False)
+    _ends: dict[int, int] = field(default_factory=dict, init=False)
+    """Contacts received when a segment's last page had come."""
+    _begun: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Go on behind what is there."""
+        if self.left.resumption:
+            self._begun = True
+            self._ends = {page.segment: page.read_no + page.rows for page in self.left.pages}
+            self._segment = max(self._ends, default=0) + 1
+            # Behind a torn line nothing could be read.
+            disk.cut(self.folder / NAME, self.left.size)
+            self._drop_the_rest()
+
+    def _drop_the_rest(self) -> None:
+        """Remove files that were not complete when the run was killed."""
+        kept = {
+            self.folder / NAME,
+            *self.left.parts,
+            *self.left.rejects,
+            *self.left.witness,
+            *map(self._path, self._ends),
+        }
+        for path in disk.entries(self.folder):
+            if path not in kept:
+                disk.remove(path)
+
+    @property
+    def resumed(self) -> Resumption | None:
+        """See `ledger.Ledger`."""
+        return self.left.resumption
+
+    def begin(self, begun: Begun) -> None:
+        """See `ledger.Ledger`."""
+        if not self._begun:
+            self._begun = True
+            self._write(_Began(self.key, _boot(), self.began_at, begun))
+
+    def accept(self, done: Accepted) -> None:
+        """See `ledger.Ledger`."""
+        self._write(_Accepted(done))
+
+    def receive(self, page: RawPage) -> None:
+        """Keep a page until `written` says that its contacts are in a part."""
+        if self._begun:
+            disk.append(self._path(self._segment), page.body)
+            self._write(_Received(self._segment, self._offset, len(page.body), page.rows, page.read_no))
+            self._ends[self._segment] = page.read_no + page.rows
+            self._offset += len(page.body)
+
+    def witnessed(self, files: Sequence[Path]) -> None:
+        """Note that the witness was heard to the end; `files` hold what it said."""
+        self._write(_Witnessed(_names(files)))
+
+    def written(self, parts: Sequence[Path], rejects: Sequence[Path], upto: int, counts: Mapping[str, int]) -> None:
+        """Note the complete parts, which hold the first `upto` contacts received, and drop the pages of those."""
+        self._write(_Written(_names(parts), _names(rejects), upto, counts))
+        for segment in [segment for segment, end in self._ends.items() if end <= upto]:
+            disk.remove(self._path(segment))
+            del self._ends[segment]
+        self._segment, self._offset = self._segment + 1, 0
+
+    def pages(self) -> Iterator[RawPage]:
+        """The pages that a killed run received and no part holds, in the order of reading."""
+        for page in self.left.pages:
+            path = self._path(page.segment)
+            with disk.doing("read a page again", path), path.open("rb") as file:
+                file.seek(page.offset)
+                yield RawPage(file.read(page.size), page.rows, page.read_no)
+
+    def _path(self, segment: int) -> Path:
+        return self.folder / f"pages-{segment:06d}.jsonl"
+
+    def _write(self, line: _Line) -> None:
+        if self._begun:
+            disk.append(self.folder / NAME, _encode(line) + b"\n")
+
+
+def _names(files: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(file.name for file in files)

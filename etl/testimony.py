@@ -1,0 +1,133 @@
+"""What a page walk shows, held against what the windows brought.
+
+The walk may miss contacts, but each one it shows is real: one that existed throughout and that no window brought
+contradicts the proof. It is also the only way to contacts without a creation time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import anyio
+
+from etl.api.answer import Page, Row
+from etl.api.client import Client
+from etl.api.request import Query
+from etl.capabilities import Capabilities
+from etl.fetch import WindowReader
+from etl.plan import plan_windows
+from etl.undated import without_creation_time
+from etl.walk import Receive, walk
+from etl.window import around
+
+SUSPECTS = 10_000
+"""More contacts that the witness alone saw are not asked for one by one."""
+FEW_DELETED, MOST_DELETED = 10, 0.05
+"""Contacts, and their share, that may be deleted between the walk and the end of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A contact that the witness saw and no window brought."""
+
+    created: int
+    is_contact: bool
+
+
+class WitnessLog(Protocol):
+    """Keeps what a page walk showed, and tells afterwards which of it did not arrive."""
+
+    async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
+        """Note contacts that the walk saw in one of the lists."""
+
+    async def keep(self) -> None:
+        """Note that the walk is over: what it showed outlives this run if it is killed."""
+
+    def created(self, is_contact: bool) -> Sequence[int]:
+        """The sorted creation times (ms) of the contacts seen in one list."""
+
+    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
+        """The contacts created before `before` (ms) that no window brought, nor the last snapshot holds.
+
+        `SUSPECTS` of them at most.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """The witness of one run: walks first, and is heard when everything else was read."""
+
+    client: Client
+    capabilities: Capabilities
+    log: WitnessLog
+    receive: Receive
+    lists: Sequence[bool]
+
+    async def walk(self) -> None:
+        """Walk all pages; contacts without a creation time come from here alone, so they are handed to `receive`."""
+        repeats = self.capabilities.past_end == "repeats"
+        async with anyio.create_task_group() as tasks:
+            for is_contact in self.lists:
+                query, note = Query(is_contact), self._noting(is_contact)
+                tasks.start_soon(partial(walk, self.client, query, note, repeats=repeats))
+        await self.log.keep()
+
+    def _noting(self, is_contact: bool) -> Receive:
+        async def note(page: Page) -> None:
+            await self.log.record(page.rows, is_contact=is_contact)
+            undated = without_creation_time(page)
+            if undated is not None:
+                await self.receive(undated)
+
+        return note
+
+    async def contradict(self, reader: WindowReader, before: int) -> list[str]:
+        """Ask again for every contact that the witness saw and no window brought; returns what is contradicted.
+
+        Most were deleted meanwhile. One that still stands in the list where the witness saw it contradicts an accepted
+        window. One that stands in the other list moved from contacts back to leads between the reading of the two; then
+        leads are read once more after contacts, so that nobody can hide behind the order (FAULTS.md M13).
+        """
+        suspects = await self.log.missing(before)
+        if not suspects:
+            return []
+        granule = self.capabilities.granule
+        await reader.read({around(one.created, one.is_contact, granule) for one in suspects})
+        moved = await self.log.missing(before)
+        await reader.read({around(one.created, not one.is_contact, granule) for one in moved})
+        gone = await self.log.missing(before)
+        if len(gone) < len(moved):
+            times, capacity = self.log.created(False), self.capabilities.capacity
+            leads = plan_windows(
+                times, field="createdAt", is_contact=False, start=None, end=before, capacity=capacity, granule=granule
+            )
+            await reader.read(leads)
+        found = len(suspects) - len(moved)
+        contradicted = (
+            [f"{found} contacts that the witness had seen were missing from accepted windows"] if found else []
+        )
+        return contradicted + self._vanished(gone)
+
+    async def recover(self, reader: WindowReader, before: int) -> tuple[int, list[str]]:
+        """Read what only the witness saw, not the snapshot nor the sweep; returns how many, and what is doubtful.
+
+        Such a contact became visible after its time had been swept: an import of old contacts, or a lead that came
+        later than the lookback. Whatever hid it, it is read now, so that it contradicts nothing.
+        """
+        late = await self.log.missing(before, beyond_snapshot=True)
+        instants = {one.created for one in late}
+        for is_contact in self.lists:
+            await reader.read(around(created, is_contact, self.capabilities.granule) for created in instants)
+        gone = await self.log.missing(before, beyond_snapshot=True)
+        too_many = [f"the witness saw {SUSPECTS} contacts or more that the snapshot lacks: run with --full"]
+        return len(late) - len(gone), (too_many if len(late) >= SUSPECTS else []) + self._vanished(gone)
+
+    def _vanished(self, gone: Sequence[Suspect]) -> list[str]:
+        """Maintenance answers with valid empty lists; nobody deletes so many contacts in the time of one run."""
+        witnessed = sum(len(self.log.created(is_contact)) for is_contact in self.lists)
+        if len(gone) <= max(FEW_DELETED, MOST_DELETED * witnessed):
+            return []
+        return [f"{len(gone)} of {witnessed} contacts vanished while they were read"]

@@ -1,0 +1,111 @@
+"""What is published under fire: the same runs each time, staged and published as production does it.
+
+`python -m tests.crash.child SINK TARGET` publishes the next of them and ends with its exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from etl import disk
+from etl.errors import OK, EtlError
+from etl.publish import publish
+from etl.sinks import DuckDBSink, ParquetSink, Sink
+from etl.staging import Lock, stage_folder
+from tests.crash.planted import ForgetfulParquet, InPlaceDuckDB, ManifestFirstParquet
+from tests.publishing import Row, brought, contact, publication
+
+Kind = Literal["duckdb", "parquet"]
+
+SINKS: dict[str, Callable[[Path], Sink]] = {
+    "duckdb": DuckDBSink,
+    "parquet": ParquetSink,
+    "duckdb written in place": InPlaceDuckDB,
+    "parquet manifest first": ManifestFirstParquet,
+    "parquet left lying": ForgetfulParquet,
+}
+"""The sinks by name; those with more words are planted bugs."""
+NAMES = {"duckdb": "contacts.duckdb", "parquet": "contacts"}
+BEFORE = {"nothing": 0, "snapshot": 3}
+"""How many runs were published before the one that is put under fire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A sink, and what stands at its target before."""
+
+    sink: str
+    start: str
+
+    @property
+    def kind(self) -> Kind:
+        """How its target is read."""
+        return "duckdb" if self.sink.startswith("duckdb") else "parquet"
+
+    @property
+    def before(self) -> int:
+        """How many runs stand there already."""
+        return BEFORE[self.start]
+
+    def target(self, folder: Path) -> Path:
+        """Where it publishes to."""
+        return folder / "data" / NAMES[self.kind]
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.sink} on {self.start}"
+
+
+SCENARIOS = tuple(Scenario(sink, start) for sink in ("duckdb", "parquet") for start in ("nothing", "snapshot"))
+
+
+def rows(seq: int) -> list[Row]:
+    """What run `seq` reads; after run 3, run 4 finds contacts that are new, changed, the same, and gone for good."""
+    if seq < 3:
+        return [contact(number) for number in range(1, 13)]
+    if seq == 3:
+        return [contact(number) for number in range(1, 11)]
+    changed: list[Row] = [contact(number, name=f"renamed {number}", tags=["a", "b"]) for number in range(1, 4)]
+    return changed + [contact(number) for number in (*range(4, 11), *range(13, 17))]
+
+
+REJECTED: Row = {"contact_id": None, "reason": "contact_id is missing", "path": "_id", "raw": '{"name": "nobody"}'}
+
+
+def run(sink: Sink) -> None:
+    """Lock, open, stage, publish the next run, and clean up, in the order of `etl.run`."""
+    with Lock(sink.path):
+        seq = sink.open().seq + 1
+        folder = stage_folder(sink.path)
+        disk.remove(folder)  # These runs have no journal, so there is nothing in it to go on with.
+        try:
+            rejects = [REJECTED] if seq % 2 == 0 else []
+            windows = [{"is_contact": True, "rows": len(rows(seq))}]
+            brings = brought(folder, "main", rows(seq), seq=seq, rejects=rejects, windows=windows)
+            publish([sink], publication(brings), shrink_share=0.05, published=lambda _: None)
+        finally:
+            disk.clear(folder)
+
+
+def attempt(sink: str, target: Path) -> int:
+    """Publish the next run and answer the exit code; what is no `EtlError` is not caught."""
+    try:
+        run(SINKS[sink](target))
+    except EtlError as error:
+        print(f"exit {error.exit_code}: {error}", file=sys.stderr)
+        return error.exit_code
+    return OK
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.child", description=__doc__)
+    parser.add_argument("sink", choices=SINKS)
+    parser.add_argument("target", type=Path)
+    asked = parser.parse_args()
+    asked.target.parent.mkdir(parents=True, exist_ok=True)
+    sys.exit(attempt(asked.sink, asked.target))

@@ -1,0 +1,126 @@
+"""An independent look at a target: DuckDB, PyArrow and JSON, nothing of the product.
+
+What it sees is told as one digest per table, so that two looks can be compared; a target that is neither one state nor
+another is `Torn`.
+"""
+
+# ruff: noqa: S608 - SQL is made of the names in this file.
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+Look = dict[str, str]
+"""What each table holds, as "rows digest"; empty where nothing is published."""
+
+_TABLES = ("contacts", "contact_versions", "runs", "rejects", "etl.manifests", "etl.strikes", "etl.windows")
+
+
+_OF_BYTES = {"files", "previous", "seal"}
+"""What a manifest says of bytes: the files are held to it, but two runs need not compress alike."""
+
+
+class Torn(Exception):
+    """The target contradicts itself or cannot be read."""
+
+
+def look(kind: str, target: Path) -> Look:
+    """What a reader sees now; raises `Torn`."""
+    readers: dict[str, Callable[[Path], Look]] = {"duckdb": _duckdb, "parquet": _parquet}
+    try:
+        return readers[kind](target)
+    except (duckdb.Error, OSError, ValueError, KeyError) as error:
+        message = f"{type(error).__name__}: {error}"
+        raise Torn(message) from error
+
+
+def fingerprint(kind: str, target: Path) -> dict[str, str]:
+    """The digest of every published file."""
+    files = [target] if kind == "duckdb" else [*_listed(target), *target.glob("manifests/*.json")]
+    return {str(file.relative_to(target.parent)): _digest(file.read_bytes()) for file in files if file.exists()}
+
+
+def _told(lines: Iterable[str]) -> str:
+    ordered = sorted(lines)
+    return f"{len(ordered)} {_digest(chr(10).join(ordered).encode())}"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _duckdb(target: Path) -> Look:
+    if not target.exists():
+        return {}
+    with duckdb.connect(str(target), read_only=True) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        seen = {
+            table: _told(row for (row,) in connection.execute(f"SELECT t::VARCHAR FROM {table} t").fetchall())
+            for table in _TABLES
+        }
+        agreed = connection.execute(
+            "SELECT (SELECT max(seq) FROM runs) = (SELECT max(seq) FROM etl.manifests)"
+            " AND (SELECT max(seq) FROM contacts) <= (SELECT max(seq) FROM runs)"
+        ).fetchall()
+    if agreed != [(True,)]:
+        message = f"data and state are of different runs: {agreed}"
+        raise Torn(message)
+    return seen
+
+
+def _documents(target: Path) -> list[dict[str, object]]:
+    before = ""
+    found = []
+    for path in sorted(target.glob("manifests/*.json")):
+        content = path.read_bytes()
+        document = json.loads(content)
+        if document["previous"] != before or document["seq"] != int(path.stem):
+            message = f"{path.name} does not follow the one before it"
+            raise Torn(message)
+        before = _digest(content)
+        found.append(document)
+    return found
+
+
+def _entries(target: Path) -> list[dict[str, object]]:
+    """What the manifests list and must still be there: states of the last run, and everything that adds up."""
+    documents = _documents(target)
+    states = ("current", "strikes")
+    return [
+        entry
+        for document in documents
+        for entry in document["files"]  # type: ignore[attr-defined]
+        if document is documents[-1] or entry["path"].split("/")[0] not in states
+    ]
+
+
+def _listed(target: Path) -> list[Path]:
+    return [target / str(entry["path"]) for entry in _entries(target)]
+
+
+def _parquet(target: Path) -> Look:
+    documents = _documents(target)
+    if not documents:
+        return {}
+    rows: dict[str, list[str]] = {}
+    for entry in _entries(target):
+        path = target / str(entry["path"])
+        content = path.read_bytes()
+        if len(content) != entry["bytes"] or _digest(content) != entry["sha256"]:
+            message = f"{entry['path']} is not what its manifest says"
+            raise Torn(message)
+        found = [repr(row) for row in pq.read_table(path, partitioning=None).to_pylist()]
+        rows.setdefault(str(entry["path"]).split("/")[0], []).extend(found)
+    current = target / f"current/seq={documents[-1]['seq']:08d}"
+    if set(current.glob("*.parquet")) != {path for path in _listed(target) if path.parent == current}:
+        message = "the current folder and its manifest differ"
+        raise Torn(message)
+    states = [{key: value for key, value in each.items() if key not in _OF_BYTES} for each in documents]
+    rows["manifests"] = [json.dumps(state, sort_keys=True) for state in states]
+    return {table: _told(lines) for table, lines in rows.items()}

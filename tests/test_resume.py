@@ -1,0 +1,172 @@
+"""Runs after one that was killed: they go on with what it had read, with the T0 that it had, and lose nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import pytest
+from live import Job, Live, Row, live
+
+from etl.journal import NAME, TOO_OLD
+
+CONTACTS = 5_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Live]:
+    """An account of some hundred requests, a little slow so that a process can be ended in the middle."""
+    with live(contacts=CONTACTS, nasty_share=0.01, latency=0.01) as running:
+        yield running
+
+
+def sent(server: Live) -> int:
+    """Requests that the server has seen."""
+    return int(server.stats()["requests"])
+
+
+def ended(job: Job, server: Live, after: int, number: signal.Signals) -> int:
+    """Start a run, end it with a signal when the server has seen `after` requests; its exit code."""
+    before = sent(server)
+    with job.start("run", "CONFIG") as process:
+        while sent(server) - before < after and process.poll() is None:
+            time.sleep(0.005)
+        os.kill(process.pid, number)
+        process.communicate(timeout=10)
+    return process.returncode
+
+
+def account(job: Job, *words: str) -> tuple[Row, int]:
+    """Run to the end: the account's document, and the windows of the killed run that were gone on with."""
+    found = job.command("run", "CONFIG", "--json", *words)
+    assert found.code in (0, 40), found.err
+    resumed = job.rows("select (detail->>'resumed')::int from runs order by seq desc limit 1")[0][0]
+    return found.document["accounts"][0], resumed
+
+
+@pytest.fixture(scope="module")
+def whole(server: Live, tmp_path_factory: pytest.TempPathFactory) -> Row:
+    """A clean run of the same account."""
+    found, resumed = account(Job(tmp_path_factory.mktemp("clean"), {"main": server.url}))
+    assert resumed == 0
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=lambda v: str(int(v))
+)
+def test_a_run_killed_at_90_percent_is_gone_on_with(
+    tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row, number: signal.Signals, code: int
+) -> None:
+    """P1, P4: at most 15 % of the requests of a clean run, the same contacts, the T0 of the run that was killed."""
+    job = Job(tmp_path_factory.mktemp("killed"), {"main": server.url})
+    begun = server.clock()
+    assert ended(job, server, int(whole["requests"]["sent"] * 0.9), number) == code
+    assert not job.duckdb.exists()
+    later = server.clock()
+    found, resumed = account(job)
+    assert resumed > 40
+    assert found["requests"]["sent"] <= 0.15 * whole["requests"]["sent"], (found["requests"], whole["requests"])
+    assert begun - 1 <= datetime.fromisoformat(found["t0"]).timestamp() < later
+    assert {name: found["counts"][name] for name in ("new", "contacts", "rejected")} == {
+        name: whole["counts"][name] for name in ("new", "contacts", "rejected")
+    }
+    in_duckdb = {row["contact_id"]: row["row_hash"] for row in job.in_duckdb()}
+    assert in_duckdb == {row["contact_id"]: row["row_hash"] for row in job.in_parquet(1)}
+    assert sorted(path.name for path in job.temporary.iterdir()) == ["contacts.duckdb.lock", "contacts.lock"]
+
+
+def test_a_run_killed_again_and_again_comes_to_its_end(
+    tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row
+) -> None:
+    """P5: every process adds its share, whatever it was killed over."""
+    job = Job(tmp_path_factory.mktemp("again"), {"main": server.url}, sinks=("duckdb",))
+    for share in (0.6, 0.1, 0.1, 0.02):
+        ended(job, server, int(whole["requests"]["sent"] * share), signal.SIGKILL)
+    found, resumed = account(job)
+    assert resumed > 40
+    assert found["counts"]["contacts"] == whole["counts"]["contacts"]
+    assert found["requests"]["sent"] < 0.35 * whole["requests"]["sent"]
+
+
+def _aged(job: Job) -> None:
+    path = next(job.temporary.rglob(NAME))
+    first, _, rest = path.read_bytes().partition(b"\n")
+    began = json.loads(first)
+    began["at"] -= TOO_OLD.total_seconds() + 60
+    path.write_bytes(json.dumps(began).encode() + b"\n" + rest)
+
+
+def _rebooted(job: Job) -> None:
+    path = next(job.temporary.rglob(NAME))
+    first, _, rest = path.read_bytes().partition(b"\n")
+    path.write_bytes(json.dumps({**json.loads(first), "boot": "another"}).encode() + b"\n" + rest)
+
+
+def _without_first_line(job: Job) -> None:
+    path = next(job.temporary.rglob(NAME))
+    path.write_bytes(path.read_bytes()[100:])
+
+
+def _without_a_part(job: Job) -> None:
+    for path in job.temporary.rglob("witness-*.parquet"):
+        path.unlink()
+
+
+def _reconfigured(job: Job) -> None:
+    job.settings = '[extract]\nvisibility_lag = "3s"\n'
+
+
+@pytest.mark.parametrize("spoil", [_aged, _rebooted, _without_first_line, _without_a_part, _reconfigured])
+def test_what_does_not_fit_any_more_is_thrown_away(
+    tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row, spoil: Callable[[Job], None]
+) -> None:
+    """P27, P25: leftovers that are too old, of another start of the machine, damaged, or of another configuration."""
+    job = Job(tmp_path_factory.mktemp("spoilt"), {"main": server.url}, sinks=("duckdb",))
+    ended(job, server, int(whole["requests"]["sent"] * 0.8), signal.SIGKILL)
+    spoil(job)
+    found, resumed = account(job)
+    assert resumed == 0
+    assert found["counts"]["contacts"] == whole["counts"]["contacts"]
+    assert [path.name for path in job.temporary.iterdir()] == ["contacts.duckdb.lock"]
+
+
+def test_a_torn_last_line_costs_that_line_alone(
+    tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row
+) -> None:
+    """P11: a process that was killed in the middle of a write."""
+    job = Job(tmp_path_factory.mktemp("torn"), {"main": server.url}, sinks=("duckdb",))
+    ended(job, server, int(whole["requests"]["sent"] * 0.6), signal.SIGKILL)
+    journal = next(job.temporary.rglob(NAME))
+    journal.write_bytes(journal.read_bytes()[:-7])
+    ended(job, server, int(whole["requests"]["sent"] * 0.3), signal.SIGKILL)
+    found, resumed = account(job)
+    assert resumed > 40
+    assert found["requests"]["sent"] <= 0.3 * whole["requests"]["sent"]
+    assert found["counts"]["contacts"] == whole["counts"]["contacts"]
+
+
+def test_an_incremental_run_is_gone_on_with_as_well(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """M1, M3: what changes while nobody reads is in the sweep of the one that goes on."""
+    with live(contacts=600, nasty_share=0, small=True, latency=0.05) as server:
+        job = Job(tmp_path_factory.mktemp("incremental"), {"main": server.url}, sinks=("duckdb",))
+        account(job)
+        touched = server.ids()
+        for identity in touched[:200]:
+            server.change(lambda w, now, identity=identity: w.touch(identity, now))
+        ended(job, server, 25, signal.SIGKILL)
+        for identity in touched[200:300]:
+            server.change(lambda w, now, identity=identity: w.touch(identity, now))
+        fresh = server.change(lambda w, now: w.insert(now))
+        found, resumed = account(job)
+        assert (found["mode"], resumed > 0) == ("incremental", True)
+        truth = {identity: json.loads(raw)["lastSeenAt"] for identity, raw in server.truth().items()}
+        seen = job.rows("select contact_id, last_seen_at from contacts")
+        assert {key: at.timestamp() for key, at in seen} == {
+            key: datetime.fromisoformat(at).timestamp() for key, at in truth.items()
+        }
+        assert fresh in truth
