@@ -21,7 +21,6 @@ from etl.errors import SourceUnavailable
 from etl.extract import Extraction, History, Timing, extract
 from etl.journal import Journal, key_of, left_in
 from etl.model import AccountYield, Counts, Level, Proof, Requests, RunRecord, SinkState, Span
-from etl.normalize import Normalizer
 from etl.observe import Glance, log
 from etl.pipeline import Pipeline
 from etl.schema import PART_SCHEMA, WINDOWS_SCHEMA
@@ -103,7 +102,7 @@ class Reader:
         journal = self._journal()
         left = journal.left
         stage = Stage(self.folder, left.parts, left.rejects)
-        with Pipeline(Normalizer(self.source.account), stage, journal) as pipeline:
+        with Pipeline(self.source.account, stage, journal) as pipeline:
             self._pipeline = pipeline
             async with reach(self.source, self.extract, self.http) as client, anyio.create_task_group() as tasks:
                 self._client = client

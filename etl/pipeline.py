@@ -1,18 +1,18 @@
-"""From accepted pages to parts: a bounded stream, a worker thread that normalizes, a stage on disk.
+"""From accepted pages to parts: a bounded stream, worker threads that normalize, a stage on disk.
 
 The stream is short, so a slow disk slows the reading down instead of filling memory. Many pages are normalized at once,
-which costs a third of one at a time.
+which costs a third of one at a time. Batches are normalized side by side and staged in reading order.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import anyio
 import pyarrow as pa
@@ -21,9 +21,13 @@ from anyio import to_thread
 
 from etl.api.answer import Page
 from etl.journal import Journal
-from etl.model import RawPage
-from etl.normalize import Normalizer
+from etl.model import NormalizedBatch, RawPage
 from etl.staging import Stage
+
+Normalize: TypeAlias = Callable[[Sequence[RawPage]], NormalizedBatch]
+
+WORKERS = 2
+"""Batches normalized at once: Arrow lets go of the interpreter, and one thread is slower than the requests."""
 
 WAITING_PAGES = 32
 """Pages between the reader and the normalizer; times 75 KB, about 2.5 MB."""
@@ -35,16 +39,18 @@ GATHER_SECONDS = 0.05
 class Pipeline:
     """The way of one account's pages into its stage."""
 
-    def __init__(self, normalizer: Normalizer, stage: Stage, journal: Journal) -> None:
+    def __init__(self, account: str, stage: Stage, journal: Journal) -> None:
         self.counts: Counter[str] = Counter(journal.left.counts)
-        self._normalizer = normalizer
+        self._account = account
         self._stage = stage
         self._journal = journal
         self._sender, self._receiver = anyio.create_memory_object_stream[RawPage](WAITING_PAGES)
         self._rejected = {digest for file in stage.rejects for digest in _digests(pq.read_table(file, columns=["raw"]))}
         """Digests of the contacts rejected so far."""
         self._rows = self._done = journal.left.upto
+        """Contacts received, and staged: all those read before the second number."""
         self._progress = anyio.Condition()
+        self._gathering = anyio.Lock()
 
     async def receive(self, page: Page) -> None:
         """Take an accepted page; waits while the normalizer is behind."""
@@ -65,21 +71,34 @@ class Pipeline:
 
     async def run(self) -> None:
         """Normalize what is received until `close`."""
-        async for page in self._receiver:
-            pages = [page]
-            await self._gather(pages)
-            complete = await to_thread.run_sync(self._work, pages)
-            async with self._progress:
-                self._done += sum(raw.rows for raw in pages)
-                self._progress.notify_all()
-            if complete:
-                self._check()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(WORKERS):
+                tasks.start_soon(self._work)
 
-    async def _gather(self, pages: list[RawPage]) -> None:
-        """Wait a moment for more pages: a batch costs as much as three pages, whatever is in it."""
-        with anyio.move_on_after(GATHER_SECONDS), suppress(anyio.EndOfStream):
-            while len(pages) < BATCH_PAGES:
+    async def _work(self) -> None:
+        normalize = await to_thread.run_sync(_normalizer, self._account)
+        while pages := await self._gather():
+            batch = await to_thread.run_sync(normalize, pages)
+            async with self._progress:
+                while self._done < pages[0].read_no:
+                    await self._progress.wait()
+            complete = await to_thread.run_sync(self._keep, batch)
+            async with self._progress:
+                self._done += sum(page.rows for page in pages)
+                if complete:
+                    self._check()
+                self._progress.notify_all()
+
+    async def _gather(self) -> list[RawPage]:
+        """The next pages, none at the end; waits a moment for more: a batch costs as much as three pages at least."""
+        pages: list[RawPage] = []
+        async with self._gathering:
+            with suppress(anyio.EndOfStream):
                 pages.append(await self._receiver.receive())
+                with anyio.move_on_after(GATHER_SECONDS):
+                    while len(pages) < BATCH_PAGES:
+                        pages.append(await self._receiver.receive())
+        return pages
 
     async def parts(self) -> Sequence[Path]:
         """The parts that hold everything received so far, written out."""
@@ -112,8 +131,7 @@ class Pipeline:
         """Contacts received so far."""
         return self._rows
 
-    def _work(self, pages: Sequence[RawPage]) -> bool:
-        batch = self._normalizer(pages)
+    def _keep(self, batch: NormalizedBatch) -> bool:
         rejects = self._first_seen(batch.rejects)
         complete = self._stage.append(replace(batch, rejects=rejects))
         self.counts.update(batch.counts)
@@ -130,6 +148,13 @@ class Pipeline:
         fresh = [index for index in fresh if digests[index] not in self._rejected]
         self._rejected.update(digests)
         return rejects.take(pa.array(fresh, pa.int64()))
+
+
+def _normalizer(account: str) -> Normalize:
+    """A normalizer of a thread's own; what it needs is imported in that thread, while the server is already asked."""
+    from etl.normalize import Normalizer  # noqa: PLC0415
+
+    return Normalizer(account)
 
 
 def _digests(rejects: pa.Table) -> list[bytes]:

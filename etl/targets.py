@@ -8,7 +8,6 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from etl.config import Config
 from etl.errors import UsageError
@@ -57,7 +56,7 @@ def creation_times(sink: Sink, account: str) -> Callable[[bool | None], Sequence
         times = sink.created_at(account, is_contact)
         if not len(times):
             return ()
-        whole = pc.divide(times.cast(pa.int64()), 1000).combine_chunks()
+        whole = times.cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()).combine_chunks()
         return memoryview(whole.buffers()[1]).cast("q")[: len(whole)]
 
     return created

@@ -175,3 +175,36 @@ def test_both_paths_agree(elements: st.SearchStrategy[bytes], data: st.DataObjec
     for batch in batches:
         pages = pages_of(batch)
         assert_same(normalizer(pages), row_by_row(pages), sum(map(len, batch)))
+
+
+COLUMNS = [column.path for column in READ if column.path != ("_id",)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_both_paths_agree_where_columns_drift(data: st.DataObject) -> None:
+    """Columns that most contacts fill with another type are read by themselves, and give the same cells (A30-A39)."""
+    drifting = data.draw(st.lists(st.sampled_from(COLUMNS), min_size=1, max_size=3, unique=True))
+    tokens = data.draw(st.lists(st.sampled_from(TOKENS), min_size=1, max_size=3))
+    drifts = [(path, token, False) for path in drifting for token in tokens]
+    drifted = st.tuples(st.lists(st.sampled_from(drifts), max_size=4), changes).map(lambda both: both[0] + both[1])
+    elements = st.one_of(st.sampled_from(drifts).map(lambda drift: contact([drift])), drifted.map(contact), mild)
+    batches = data.draw(st.lists(st.lists(elements, min_size=8, max_size=20), min_size=2, max_size=4))
+    normalizer = Normalizer("main")
+    for batch in batches:
+        pages = pages_of([batch])
+        assert_same(normalizer(pages), row_by_row(pages), len(batch))
+
+
+@pytest.mark.parametrize("path", COLUMNS, ids=".".join)
+def test_every_column_may_drift_to_every_type(path: tuple[str, ...]) -> None:
+    """A column of another type in most contacts, or in all, has the cells of row-by-row reading (A30, A31, A32)."""
+    mixed = Normalizer("main")
+    for token in TOKENS:
+        pages = pages_of([[contact([(path, token, False)] if index % 3 else []) for index in range(9)]])
+        assert_same(mixed(pages), row_by_row(pages), 9)
+    for token in (b"12", b"1.50", b"true", b'"5"', b'{"a":1.50}', b'[1,"a"]'):
+        uniform = Normalizer("main")
+        for _ in range(2):
+            pages = pages_of([[contact([(path, token, False)])] * 9])
+            assert_same(uniform(pages), row_by_row(pages), 9)

@@ -61,7 +61,6 @@ async def connect(
         timeout=_timeout(settings),
         trust_env=settings.proxy_from_environment,
         cookie_jar=aiohttp.DummyCookieJar(),
-        json_serialize=lambda body: msgspec.json.encode(body).decode(),
         trace_configs=[_reuse_trace()],
         auto_decompress=False,
     ) as session:
@@ -77,6 +76,7 @@ async def connect(
 _HEADERS = {
     # Not documented for this white label; without it the server answers 401 (API.md).
     "authtype": "Key",
+    "Content-Type": "application/json",
     "Accept": "application/json",
     "Accept-Encoding": "gzip",
     "User-Agent": "etl",
@@ -120,8 +120,9 @@ async def _send(session: aiohttp.ClientSession, url: str, body: Body, secret: st
     passage = _Passage()
     headers = {"Authorization": f"Bearer {secret}"}
     try:
+        data = msgspec.json.encode(body)
         async with session.post(
-            url, json=body, headers=headers, allow_redirects=False, trace_request_ctx=passage
+            url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=passage
         ) as response:
             return Reply(response.status, response.headers, await _whole(response, cap))
     except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:

@@ -7,6 +7,7 @@ the same bytes, and texts are searched in Arrow's buffers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -19,9 +20,11 @@ import pyarrow.json as pj
 from etl.model import RawPage
 from etl.normalize.cells import EARLIEST, LATEST, iso_micros
 from etl.normalize.pages import MAX_CONTACT_BYTES, one_line
-from etl.normalize.shape import ATTRIBUTE_FIELDS, READ_SCHEMA, TREE, Path, Tree, pickable
+from etl.normalize.shape import ATTRIBUTE_FIELDS, TREE, Path, Tree, contact_schema, page_schema, pickable
 from etl.schema import ARROW, NOTE_FIELDS, TIME, Column, Kind
 
+MANY = 8
+"""One contact in so many is too many to be looked for one after another."""
 MAX_BYTES = 2**30
 """Arrow counts the bytes of a block in 32 bits."""
 
@@ -31,11 +34,17 @@ _FALSE, _BLANK, _ONE = pa.scalar(False), pa.scalar(""), pa.scalar(1)
 Unknown = Literal["infer", "ignore"]
 """What Arrow does with fields that have no column: find them with the types of their values, or skip them."""
 
-_PAGE_SCHEMA = pa.schema([("data", pa.list_(pa.struct(list(READ_SCHEMA))))])
+_ROW = re.compile(r" in row (\d+)$")
+"""How Arrow ends the message that it could not parse a line."""
 
 
 class Refused(Exception):
     """The batch holds something that Arrow cannot read faithfully."""
+
+    def __init__(self, row: int | None = None) -> None:
+        self.row = row
+        """The line that Arrow could not parse, the first being 0, where it says so."""
+        super().__init__(row)
 
 
 @dataclass(slots=True)
@@ -43,15 +52,15 @@ class Flat:
     """The columns of a batch."""
 
     columns: dict[str, pa.Array] = field(default_factory=dict)
-    """One array for every column of schema.READ."""
+    """One array for every column of schema.READ, but for those that drift."""
     odd: list[pa.Array] = field(default_factory=list)
     """Masks of the contacts that another path must read."""
     unknown: dict[Path, pa.Array] = field(default_factory=dict)
     """Masks of the contacts whose `extra` gets something from a path."""
 
 
-def flatten_pages(pages: Sequence[RawPage], most_unknown: int) -> Flat:
-    """All contacts of `pages` as columns, and where they have fields without a column.
+def flatten_pages(pages: Sequence[RawPage], most_unknown: int, drifting: frozenset[Path]) -> Flat:
+    """All contacts of `pages` as columns, but for those `drifting`, and where they have fields without a column.
 
     Relies on the fetcher for what a strict parser sees: the bodies are JSON, and not nested by the ten thousand, where
     Arrow overruns its stack. Raises Refused, also where a field without a column has values of several types, and where
@@ -59,12 +68,12 @@ def flatten_pages(pages: Sequence[RawPage], most_unknown: int) -> Flat:
     """
     if max(len(page.body) for page in pages) > MAX_CONTACT_BYTES:
         raise Refused
-    table = _decode([one_line(page.body) for page in pages], _PAGE_SCHEMA, "infer")
+    table = _decode([one_line(page.body) for page in pages], page_schema(drifting), "infer")
     data = table["data"].chunk(0)
     if data.value_lengths().to_pylist() != [page.rows for page in pages]:
         raise Refused
     try:
-        flat = _flat(data.values)
+        flat = _flat(data.values, drifting)
     except RecursionError as error:
         raise Refused from error
     if len(flat.unknown) > most_unknown or not all(map(pickable, flat.unknown)):
@@ -72,20 +81,39 @@ def flatten_pages(pages: Sequence[RawPage], most_unknown: int) -> Flat:
     return flat
 
 
-def flatten_contacts(raws: Sequence[bytes]) -> Flat:
-    """The contacts in `raws`, all of them JSON objects, as columns; fields without a column are skipped.
+def flatten_contacts(raws: Sequence[bytes], drifting: frozenset[Path]) -> Flat:
+    """The contacts in `raws`, all of them JSON objects, as columns, but for those `drifting`.
 
-    Raises Refused.
+    Fields without a column are skipped. Raises Refused.
     """
-    contacts = _decode(list(map(one_line, raws)), READ_SCHEMA, "ignore")
+    contacts = _decode(list(map(one_line, raws)), contact_schema(drifting), "ignore")
     if len(contacts) != len(raws):
         raise Refused
-    return _flat(contacts.to_batches()[0].to_struct_array())
+    return _flat(contacts.to_batches()[0].to_struct_array(), drifting)
 
 
-def _flat(contacts: pa.StructArray) -> Flat:
+def refused_contacts(raws: Sequence[bytes], drifting: frozenset[Path]) -> Sequence[int]:
+    """The places of the contacts for which `flatten_contacts` refuses `raws`; of all, where it cannot say or are many.
+
+    Arrow stops at the first, so that to find them all costs one more reading, whatever their number.
+    """
+    lines, found, start = list(map(one_line, raws)), list[int](), 0
+    while len(found) <= len(raws) // MANY:
+        try:
+            _decode(lines[start:], contact_schema(drifting), "ignore")
+        except Refused as refused:
+            if refused.row is None:
+                break
+            found.append(start + refused.row)
+            start = found[-1] + 1
+        else:
+            return found
+    return range(len(raws))
+
+
+def _flat(contacts: pa.StructArray, drifting: frozenset[Path]) -> Flat:
     flat = Flat()
-    _flatten(contacts, TREE, (), flat)
+    _flatten(contacts, TREE, (), drifting, flat)
     ids = flat.columns["contact_id"]
     if ids.null_count:
         flat.odd.append(ids.is_null())
@@ -103,7 +131,8 @@ def _decode(lines: Sequence[bytes], schema: pa.Schema, unknown: Unknown) -> pa.T
             parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unknown),
         )
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:  # an error text that quotes invalid UTF-8 is the latter
-        raise Refused from error
+        row = _ROW.search(str(error))
+        raise Refused(int(row[1]) if row else None) from error
 
 
 def _is_utf8(blob: bytes) -> bool:
@@ -116,15 +145,17 @@ def _is_utf8(blob: bytes) -> bool:
     return True
 
 
-def _flatten(array: pa.StructArray, tree: Tree, above: Path, flat: Flat) -> None:
+def _flatten(array: pa.StructArray, tree: Tree, above: Path, drifting: frozenset[Path], flat: Flat) -> None:
     for index, arrow_field in enumerate(array.type):
         path = (*above, arrow_field.name)
+        if path in drifting:
+            continue
         step = tree.get(arrow_field.name)
         child = array.field(index)
         if step is None:
             _note_unknown(path, _says_something(child), flat)
         elif isinstance(step, dict):
-            _flatten(child, step, path, flat)
+            _flatten(child, step, path, drifting, flat)
         else:
             flat.columns[step.name] = _column(step, child, flat)
 

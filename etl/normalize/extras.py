@@ -1,7 +1,11 @@
-"""The column `extra` of contacts that Arrow has read: their fields without a column, taken out of their JSON text."""
+"""What Arrow was not told to read of contacts, taken out of their JSON text: the column `extra`, and drifting columns.
+
+A column drifts when many contacts have another type there. Its values go one by one the way of the tolerant path.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -10,12 +14,15 @@ import msgspec
 from msgspec import Raw
 
 from etl.model import RawPage
-from etl.normalize.json_text import Json, Reader, canonical, pruned
+from etl.normalize.json_text import Json, canonical, pruned
+from etl.normalize.rowwise import EXTRA, RowReader, RowResult
 from etl.normalize.shape import Path, picker
+from etl.schema import READ
 
 Wanted: TypeAlias = Mapping[Path, frozenset[int]]
-"""By path, the rows whose `extra` gets what stands there."""
+"""By path, the rows of which what stands there is wanted."""
 
+_COLUMNS = {column.path: (place, column.name) for place, column in enumerate(READ)}
 _PLAIN = frozenset(b'tf-0123456789"')
 """First bytes of true, false, numbers and strings: without an escape their text is canonical."""
 _NOTHING = frozenset((b"null", b'""', b"[]", b"{}"))
@@ -23,19 +30,21 @@ _NOTHING = frozenset((b"null", b'""', b"[]", b"{}"))
 
 @dataclass(slots=True)
 class Extras:
-    """`extra` of some contacts, by row."""
+    """`extra` and the drifting columns of some contacts, by row."""
 
     texts: dict[int, str] = field(default_factory=dict)
     """Canonical JSON; a row of which nothing is left is absent."""
+    cells: dict[str, dict[int, object]] = field(default_factory=dict)
+    """The cells of each drifting column."""
     unread: set[int] = field(default_factory=set)
     """Rows that have to be read another way: nested too deeply, or in one page with something that is no contact."""
-    repeated: int = 0
-    replaced: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    """See model.NormalizedBatch."""
 
 
-def extras_of_pages(pages: Sequence[RawPage], wanted: Wanted) -> Extras:
-    """`extra` of contacts of `pages`, numbered through; a page without a wanted one is not decoded."""
-    reading = _Reading(wanted)
+def extras_of_pages(pages: Sequence[RawPage], wanted: Wanted, drifting: frozenset[Path]) -> Extras:
+    """What is `wanted` of contacts of `pages`, numbered through; a page without a wanted one is not decoded."""
+    reading = _Reading(wanted, drifting)
     start = 0
     for page in pages:
         here = [row for row in range(start, start + page.rows) if row in reading.rows]
@@ -47,12 +56,12 @@ def extras_of_pages(pages: Sequence[RawPage], wanted: Wanted) -> Extras:
             for row in here:
                 reading.add(row, picked[row - start])
         start += page.rows
-    return reading.extras
+    return reading.done()
 
 
-def extras_of_contacts(raws: Sequence[bytes], wanted: Wanted) -> Extras:
-    """`extra` of contacts of `raws`."""
-    reading = _Reading(wanted)
+def extras_of_contacts(raws: Sequence[bytes], wanted: Wanted, drifting: frozenset[Path]) -> Extras:
+    """What is `wanted` of contacts of `raws`."""
+    reading = _Reading(wanted, drifting)
     for row in sorted(reading.rows):
         try:
             picked = reading.picker.of_contact(raws[row])
@@ -60,30 +69,49 @@ def extras_of_contacts(raws: Sequence[bytes], wanted: Wanted) -> Extras:
             reading.extras.unread.add(row)
         else:
             reading.add(row, picked)
-    return reading.extras
+    return reading.done()
 
 
 class _Reading:
-    """Collects `extra` row by row."""
+    """Collects what is wanted row by row."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, drifting: frozenset[Path]) -> None:
         self.rows = frozenset[int]().union(*wanted.values())
         self.picker = picker(frozenset(wanted))
-        self.extras = Extras()
-        self._reader = Reader()
+        self.extras = Extras(cells={_COLUMNS[path][1]: {} for path in drifting})
+        self._result = RowResult()
+        self._rows = RowReader(self._result)
+        self._drifting = drifting
         self._partly = {path: rows for path, rows in wanted.items() if rows != self.rows}
 
     def add(self, row: int, picked: msgspec.Struct) -> None:
-        extra: dict[str, Json] = {}
+        found: dict[str, Json] = {}
         try:
             for path, raw in self.picker.values(picked):
-                if path not in self._partly or row in self._partly[path]:
-                    _put(extra, path, self._value(raw))
-            if extra:
-                self.extras.texts[row] = canonical(extra)
+                if path in self._drifting:
+                    _put(found, path, self._rows.json.read(bytes(raw)))
+                elif path not in self._partly or row in self._partly[path]:
+                    _put(found, path, self._value(raw))
+            if found:
+                self._keep(row, found)
         except RecursionError:
             self.extras.unread.add(row)
-        self.extras.repeated, self.extras.replaced = self._reader.repeated, self._reader.replaced
+
+    def done(self) -> Extras:
+        mended = self._rows.json
+        self.extras.counts.update(self._result.counts, repeated=mended.repeated, replaced=mended.replaced)
+        return self.extras
+
+    def _keep(self, row: int, found: dict[str, Json]) -> None:
+        if not self._drifting:
+            self.extras.texts[row] = canonical(found)
+            return
+        cells = self._rows.cells(found)
+        if cells[EXTRA] is not None:
+            self.extras.texts[row] = str(cells[EXTRA])
+        for path in self._drifting:
+            place, name = _COLUMNS[path]
+            self.extras.cells[name][row] = cells[place]
 
     def _value(self, raw: Raw) -> Json:
         text = bytes(raw)
@@ -91,16 +119,16 @@ class _Reading:
             return None
         if text[0] in _PLAIN and b"\\" not in text:
             return raw
-        return pruned(self._reader.read(text))
+        return pruned(self._rows.json.read(text))
 
 
-def _put(extra: dict[str, Json], path: Path, value: Json) -> None:
+def _put(found: dict[str, Json], path: Path, value: Json) -> None:
     """Put `value` at `path`, if it says something."""
     if value is None:
         return
     for parent in path[:-1]:
-        below = extra.setdefault(parent, {})
+        below = found.setdefault(parent, {})
         if not isinstance(below, dict):
             raise TypeError(f"{path} lies inside another path")
-        extra = below
-    extra[path[-1]] = value
+        found = below
+    found[path[-1]] = value

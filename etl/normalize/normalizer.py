@@ -3,13 +3,14 @@
 1. In bulk: the whole batch through Arrow, which also finds the fields that have no column.
 2. Refused: the contacts are sorted by a strict row type. The clean ones go through Arrow again, which now skips the
    fields without a column (one of them may have changed its type); the others are read row by row.
-A refused batch makes the next ones start with step 2, for a pause that doubles with every refusal in a row.
+A refused batch makes the next ones start with step 2, for a pause that doubles with every refusal in a row. A column
+that many contacts fill with another type drifts: from then on Arrow is not told of it, and `extras` reads it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,12 +20,12 @@ import pyarrow.compute as pc
 from etl.errors import EtlError
 from etl.model import NormalizedBatch, RawPage
 from etl.normalize.assembly import in_reading_order, part, part_of_rows, rejects_table
-from etl.normalize.columnar import Flat, Refused, flatten_contacts, flatten_pages
+from etl.normalize.columnar import Flat, Refused, flatten_contacts, flatten_pages, refused_contacts
 from etl.normalize.extras import Extras, extras_of_contacts, extras_of_pages
 from etl.normalize.pages import MAX_CONTACT_BYTES, Contacts, contacts_of, without_surrogates
 from etl.normalize.rowwise import Reject, read_rows
 from etl.normalize.shape import Path, pickable, strict_decoder
-from etl.schema import READ
+from etl.schema import ARROW, READ
 
 _MAX_KNOWN = 64
 """Fields without a column that are read in bulk; a contact with any other is read on its own."""
@@ -32,7 +33,14 @@ _MAX_PAUSE = 64
 """Batches that start with sorting, at most, before Arrow is tried with a whole one again."""
 _FEW = 4
 """So few contacts are read sooner one by one than by Arrow."""
+_DRIFTS = 8
+"""A column drifts when one contact in so many has another type there."""
+_SAMPLE = 16
+"""Odd contacts read one by one before the others are sorted again, if these have shown a field that was not known."""
 _COLUMNS = frozenset(column.path for column in READ)
+_TYPES = {column.name: ARROW[column.kind] for column in READ}
+_ID = ("_id",)
+"""Never drifts: without it a contact is a reject."""
 
 _StrictDecoder = msgspec.json.Decoder[msgspec.Struct]
 
@@ -44,6 +52,7 @@ class _Work:
     parts: list[pa.Table] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    misfits: Counter[Path] = field(default_factory=Counter)
 
 
 class Normalizer:
@@ -56,6 +65,9 @@ class Normalizer:
     def __init__(self, account: str) -> None:
         self._account = account
         self._known: frozenset[Path] = frozenset()
+        """Fields without a column."""
+        self._drifting: frozenset[Path] = frozenset()
+        """Columns that Arrow is not told of."""
         self._mends = False
         self._pause = 0
         self._refusals = 0
@@ -68,6 +80,7 @@ class Normalizer:
         contacts, work = contacts_of(pages), _Work()
         if len(contacts) and not self._read_in_bulk(pages, contacts, work):
             self._read_sorted(contacts, work)
+        self._learn_drift(work.misfits, len(contacts))
         return _closed(self._account, work, len(contacts))
 
     def _read_in_bulk(self, pages: Sequence[RawPage], contacts: Contacts, work: _Work) -> bool:
@@ -85,7 +98,8 @@ class Normalizer:
         self._learn(flat.unknown)
         odd = _odd_rows(flat).union(mended)
         wanted = {path: _rows(mask) - odd for path, mask in flat.unknown.items()}
-        self._keep(flat, extras_of_pages(readable, wanted), odd, contacts, work)
+        wanted |= dict.fromkeys(self._drifting, frozenset(range(len(contacts))) - odd)
+        self._keep(flat, extras_of_pages(readable, wanted, self._drifting), odd, contacts, work)
         return True
 
     def _flatten(self, pages: Sequence[RawPage]) -> tuple[Flat, Sequence[RawPage], Collection[int]]:
@@ -95,52 +109,61 @@ class Normalizer:
         """
         if not self._mends:
             try:
-                return flatten_pages(pages, _MAX_KNOWN), pages, ()
+                return flatten_pages(pages, _MAX_KNOWN, self._drifting), pages, ()
             except Refused:
                 pass
         twins, mended = without_surrogates(pages)
         if not (self._mends or mended):
             raise Refused
         self._mends = bool(mended)
-        return flatten_pages(twins, _MAX_KNOWN), twins, mended
+        return flatten_pages(twins, _MAX_KNOWN, self._drifting), twins, mended
 
     def _read_sorted(self, contacts: Contacts, work: _Work) -> None:
-        decoder = strict_decoder(self._known)
+        """Read the contacts that a strict row type takes by columns, the others one by one."""
+        known = self._known | self._drifting
+        decoder = strict_decoder(known)
         clean: list[int] = []
         others: list[int] = []
         for row, raw in enumerate(contacts.raws):
             (clean if _is_clean(raw, decoder) else others).append(row)
-        self._read_halves(contacts.take(clean), self._known, work)
-        self._read_rows(contacts.take(others), work)
+        self._read_clean(contacts.take(clean), known, work)
+        self._read_rows(contacts.take(others[:_SAMPLE]), work)
+        rest = contacts.take(others[_SAMPLE:])
+        if self._known <= known:
+            self._read_rows(rest, work)
+        else:
+            self._read_sorted(rest, work)
 
-    def _read_halves(self, contacts: Contacts, known: frozenset[Path], work: _Work) -> None:
-        """Read clean contacts by columns; where Arrow still refuses one (a repeated key), find it by halves.
+    def _read_clean(self, contacts: Contacts, picked: frozenset[Path], work: _Work) -> None:
+        """Read clean contacts by columns, and those that Arrow still refuses (a repeated key) one by one.
 
-        They have no fields without a column but the `known`.
+        What Arrow is not told of stands at the paths `picked`.
         """
-        count = len(contacts)
-        if count <= _FEW:
+        if len(contacts) <= _FEW:
             self._read_rows(contacts, work)
             return
+        everyone = range(len(contacts))
         try:
-            flat = flatten_contacts(contacts.raws)
+            flat = flatten_contacts(contacts.raws, self._drifting)
         except Refused:
-            self._read_halves(contacts.take(range(count // 2)), known, work)
-            self._read_halves(contacts.take(range(count // 2, count)), known, work)
+            refused = refused_contacts(contacts.raws, self._drifting)
+            self._read_rows(contacts.take(refused), work)
+            self._read_clean(contacts.take(sorted(set(everyone).difference(refused))), picked, work)
         else:
             odd = _odd_rows(flat)
-            wanted = dict.fromkeys(known, frozenset(range(count)) - odd)
-            self._keep(flat, extras_of_contacts(contacts.raws, wanted), odd, contacts, work)
+            wanted = dict.fromkeys(picked, frozenset(everyone) - odd)
+            self._keep(flat, extras_of_contacts(contacts.raws, wanted, self._drifting), odd, contacts, work)
 
     def _keep(self, flat: Flat, extras: Extras, odd: frozenset[int], contacts: Contacts, work: _Work) -> None:
         """Keep what Arrow has read, and read the odd contacts one by one."""
         odd = odd | extras.unread
         texts = pa.array(map(extras.texts.get, range(len(contacts))), pa.string(), size=len(contacts))
-        table = part(self._account, flat.columns, texts, pa.array(contacts.numbers, pa.int64()))
+        drifting = {name: _cells(name, cells, len(contacts)) for name, cells in extras.cells.items()}
+        table = part(self._account, flat.columns | drifting, texts, pa.array(contacts.numbers, pa.int64()))
         if odd:
             table = table.take(pa.array(sorted(set(range(len(contacts))) - odd), pa.int64()))
         work.parts.append(table)
-        work.counts.update(repeated=extras.repeated, replaced=extras.replaced)
+        work.counts.update(extras.counts)
         self._read_rows(contacts.take(sorted(odd)), work)
 
     def _read_rows(self, contacts: Contacts, work: _Work) -> None:
@@ -150,7 +173,16 @@ class Normalizer:
         work.parts.append(part_of_rows(self._account, result.rows))
         work.rejects += result.rejects
         work.counts.update(result.counts)
+        work.misfits.update(result.misfits)
         self._learn(result.unknown)
+
+    def _learn_drift(self, misfits: Counter[Path], contacts: int) -> None:
+        """Remember columns that many contacts fill with another type; a few are cheaper read one by one."""
+        many = max(contacts // _DRIFTS, _FEW)
+        drifting = {path for path, count in misfits.items() if count > many and path != _ID}
+        if not drifting <= self._drifting:
+            self._drifting |= drifting
+            self._pause = 0
 
     def _learn(self, paths: Iterable[Path]) -> None:
         """Remember fields without a column, so that they do not make a contact odd again."""
@@ -163,10 +195,16 @@ def _is_clean(raw: bytes, decoder: _StrictDecoder) -> bool:
     if raw[:1] != b"{" or len(raw) > MAX_CONTACT_BYTES or (b"\\" in raw and b"\\u0000" in raw):
         return False
     try:
+        raw.decode()  # msgspec does not look into what it skips
         decoder.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
     return True
+
+
+def _cells(name: str, cells: Mapping[int, object], count: int) -> pa.Array:
+    """The cells of a column by row, null where there is none."""
+    return pa.array(map(cells.get, range(count)), _TYPES[name], size=count)
 
 
 def _rows(mask: pa.BooleanArray) -> frozenset[int]:

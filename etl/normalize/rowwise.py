@@ -23,7 +23,9 @@ Row: TypeAlias = list[object]
 """The cells of schema.READ in order, then `extra`, then `read_no`."""
 
 _ATTRIBUTE, _NOTE = frozenset(ATTRIBUTE_FIELDS), frozenset(NOTE_FIELDS)
-_EXTRA, _READ_NO = len(READ), len(READ) + 1
+EXTRA = len(READ)
+"""The place of `extra` in a row."""
+_READ_NO = EXTRA + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class RowResult:
     counts: Counter[str] = field(default_factory=Counter)
     unknown: set[Path] = field(default_factory=set)
     """Paths of fields that have no column."""
+    misfits: Counter[Path] = field(default_factory=Counter)
+    """Contacts by the path of a column that has not its type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,28 +92,30 @@ _STEPS = _steps(TREE)
 def read_rows(raws: Sequence[bytes], numbers: Sequence[int]) -> RowResult:
     """Every contact of `raws` as a row (with its number of `numbers`) or a reject."""
     result = RowResult()
-    walk = _Walk(result)
+    reader = RowReader(result)
     for raw, number in zip(raws, numbers, strict=True):
-        outcome = walk.contact(raw)
+        outcome = reader.contact(raw)
         if isinstance(outcome, Reject):
             result.rejects.append(outcome)
         else:
             outcome[_READ_NO] = number
             result.rows.append(outcome)
     for name in ("repeated", "replaced"):
-        result.counts[name] += getattr(walk.reader, name)
+        result.counts[name] += getattr(reader.json, name)
     return result
 
 
-class _Walk:
-    """Walks contacts along the column tree and counts what it meets."""
+class RowReader:
+    """Walks contacts along the column tree and notes in `result` what it meets."""
 
     def __init__(self, result: RowResult) -> None:
-        self.reader = Reader()
+        self.json = Reader()
         self._counts = result.counts
         self._unknown = result.unknown
+        self._misfits = result.misfits
 
     def contact(self, raw: bytes) -> Row | Reject:
+        """The contact in `raw` as a row, without its number."""
         if len(raw) > MAX_CONTACT_BYTES:
             return Reject("too_large", None, raw, _told_id(raw))
         try:
@@ -120,19 +126,23 @@ class _Walk:
             return Reject("not_json", None, raw)
 
     def _contact(self, raw: bytes) -> Row | Reject:
-        repeated = self.reader.repeated
-        contact = self.reader.read(raw)
+        repeated = self.json.repeated
+        contact = self.json.read(raw)
         if not isinstance(contact, dict):
             return Reject("not_an_object", None, raw)
         reason = _id_fault(contact)
-        if reason is None and self.reader.repeated > repeated and _ids_conflict(raw):
+        if reason is None and self.json.repeated > repeated and _ids_conflict(raw):
             reason = "conflicting_ids"
         if reason is not None:
             return Reject(reason, "_id", raw)
+        return self.cells(contact)
+
+    def cells(self, contact: dict[str, Json]) -> Row:
+        """The row of a contact, or of a part of it."""
         row: Row = [None] * (len(READ) + 2)
         extra: dict[str, Json] = {}
         self._object(contact, _STEPS, (), row, extra)
-        row[_EXTRA] = canonical(extra) if extra else None
+        row[EXTRA] = canonical(extra) if extra else None
         return row
 
     def _object(
@@ -150,6 +160,7 @@ class _Walk:
                 cell = row[step.index] = step.exact(value)
                 if cell is not None:
                     continue
+                self._misfits[*above, name] += 1
                 kept = self._loose(step, value, row)
             elif isinstance(step, dict):
                 kept = self._parent(step, value, (*above, name), row)
@@ -157,7 +168,10 @@ class _Walk:
                 self._unknown.add((*above, name))
                 kept = pruned(value)
             else:
+                counted = self._counts.total()
                 kept = self._list(step, value, row)
+                if kept is not None or self._counts.total() > counted:
+                    self._misfits[*above, name] += 1
             if kept is not None:
                 extra[name] = kept
 

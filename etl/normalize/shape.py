@@ -47,15 +47,27 @@ def _grow(columns: Iterable[Column]) -> Tree:
 TREE: Tree = _grow(READ)
 
 
-def _arrow_fields(tree: Tree) -> list[pa.Field]:
+def _arrow_fields(tree: Tree, without: frozenset[Path]) -> list[pa.Field]:
     return [
-        pa.field(name, pa.struct(_arrow_fields(step)) if isinstance(step, dict) else _READ_AS[step.kind])
+        pa.field(name, pa.struct(_arrow_fields(step, without)) if isinstance(step, dict) else _READ_AS[step.kind])
         for name, step in tree.items()
+        if isinstance(step, dict) or step.path not in without
     ]
 
 
-READ_SCHEMA = pa.schema(_arrow_fields(TREE))
-"""What `pyarrow.json` is told of one contact: only types that it reads without changing a value."""
+@lru_cache(maxsize=64)
+def contact_schema(without: frozenset[Path]) -> pa.Schema:
+    """What `pyarrow.json` is told of one contact: only types that it reads without changing a value.
+
+    Columns at the paths `without` are not among them.
+    """
+    return pa.schema(_arrow_fields(TREE, without))
+
+
+@lru_cache(maxsize=64)
+def page_schema(without: frozenset[Path]) -> pa.Schema:
+    """What `pyarrow.json` is told of one page."""
+    return pa.schema([("data", pa.list_(pa.struct(list(contact_schema(without)))))])
 
 
 def _struct(name: str, fields: list[tuple[str, object, object]], *, strict: bool) -> type[msgspec.Struct]:
@@ -107,7 +119,10 @@ def _strict_type(tree: Tree, more: Branch) -> type[msgspec.Struct]:
     fields: list[tuple[str, object, object]] = []
     for name, step in tree.items():
         below = more.get(name) or {}
-        kind = _strict_type(step, below) | None if isinstance(step, dict) else _STRICT[step.kind]
+        if isinstance(step, dict):
+            kind: object = _strict_type(step, below) | None
+        else:
+            kind = Raw if name in more else _STRICT[step.kind]
         fields.append((name, kind, None))
     fields += [(name, Raw, None) for name in more if name not in tree]
     return _struct("Contact", fields, strict=True)
@@ -115,7 +130,10 @@ def _strict_type(tree: Tree, more: Branch) -> type[msgspec.Struct]:
 
 @lru_cache(maxsize=64)
 def strict_decoder(known: frozenset[Path]) -> msgspec.json.Decoder[msgspec.Struct]:
-    """Decodes a contact that has every column's exact type and no field beyond the columns and `known`."""
+    """Decodes a contact that has every column's exact type and no field beyond the columns and `known`.
+
+    A column that is itself among the `known` may have any type.
+    """
     return msgspec.json.Decoder(_strict_type(TREE, branch(known)))
 
 

@@ -1,4 +1,4 @@
-"""The command: `python -m tests.bench [--only W1,W2] [--quick] [--large] [--json]`."""
+"""The command: `python -m tests.bench [--only W1,W2] [--quick] [--large] [--json]`, or `--compare BEFORE AFTER`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from pathlib import Path
 
 from tests.bench.cases import CASES, Plan
 from tests.bench.measure import Failed
-from tests.bench.table import Row, render
+from tests.bench.table import Row, render, render_changes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is asked for and print it; 1 when a job fails or a count does not fit, after what was measured."""
     asked = _parser().parse_args(arguments)
+    if asked.compare:
+        before, after = (json.loads(path.read_text(encoding="utf-8"))["rows"] for path in asked.compare)
+        print(render_changes(before, after))
+        return 0
     began = time.monotonic()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="etl-bench-") as folder:
@@ -59,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a tenth of the contacts, one round: under a minute")
     parser.add_argument("--large", action="store_true", help="W3 and INC with 1,000,000 contacts (6 GB, minutes more)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    compare = "measure nothing: tell what changed between two such documents"
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help=compare)
     return parser
 
 

@@ -59,7 +59,8 @@ def w2(plan: Plan) -> Iterator[Row]:
     for what, row in compared("W2", "200 ms, parquet", plan.slow, rounds).items():
         reading = median(_reading_seconds(ran) for ran in rounds[what])
         facts = {"reading s": reading, "ideal s": ideal, "reading / ideal": reading / ideal}
-        yield replace(row, facts=facts | (_requests(rounds[what][-1], plan.slow) if what != BARE else {}))
+        last = rounds[what][-1]
+        yield replace(row, facts=facts | ({**_phases(last), **_requests(last, plan.slow)} if what != BARE else {}))
 
 
 def w3(plan: Plan) -> Iterator[Row]:
@@ -67,9 +68,10 @@ def w3(plan: Plan) -> Iterator[Row]:
     smaller: dict[str, Row] = {}
     for contacts in (plan.contacts, plan.larger):
         with serving(contacts) as server:
-            for what, side in _single_sides(server, plan.folder).items():
-                row = row_of("W3", what, contacts, [side()])
-                yield replace(row, facts=_growth(smaller[what], row)) if what in smaller else row
+            rounds = interleaved(_single_sides(server, plan.folder), 1, 0.0)
+            for what, row in compared("W3", "once", contacts, rounds).items():
+                fair = row if what.startswith("parquet") else replace(row, speed=None)
+                yield replace(fair, facts=_growth(smaller[what], row)) if what in smaller else fair
                 smaller[what] = row
 
 
@@ -144,6 +146,11 @@ def _requests(ran: Ran, contacts: int) -> dict[str, float]:
     """Requests by purpose, and as multiples of the pages that hold all contacts."""
     pages, known = contacts / PAGE, {name: ran.purposes.get(name, 0) for name in PURPOSES}
     return known | {"windows / pages": known["windows"] / pages, "all / pages": sum(ran.purposes.values()) / pages}
+
+
+def _phases(ran: Ran) -> dict[str, float]:
+    """Seconds by purpose: what is probed, witnessed and swept apart from the windows."""
+    return {f"{name} s": ran.phases[name] for name in PURPOSES if name in ran.phases}
 
 
 def _reading_seconds(ran: Ran) -> float:

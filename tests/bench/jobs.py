@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from tests.bench.measure import PYTHON, Cost, Failed, measured
 
@@ -85,6 +86,8 @@ class Ran:
     log: Log
     purposes: Mapping[str, int]
     """Requests by what they were for, as the run itself counted; empty for the bare pipeline."""
+    phases: Mapping[str, float]
+    """Seconds by the same purposes."""
     counts: Mapping[str, int]
     """What the job says it did."""
     read_seconds: float = 0.0
@@ -97,7 +100,7 @@ def bare(server: Server, sink: str, folder: Path) -> Ran:
     cost = measured([PYTHON, "-m", "tests.bench.bare", server.url, server.token, sink, str(path)])
     counted = json.loads(cost.out)
     _reconcile("bare", server, counted["received"], counted["stored"])
-    return Ran(cost, server.log(), {}, counted)
+    return Ran(cost, server.log(), {}, {}, counted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,8 @@ class Etl:
         rejected = account["counts"]["rejected"]
         rows, distinct = self._stored(account["seq"])
         _reconcile(f"etl into {self.sink}", self.server, rows + rejected, distinct + rejected)
-        return Ran(cost, log, self._purposes(), account["counts"], _read_seconds(cost))
+        told = self._told()
+        return Ran(cost, log, told["requests"], told["seconds"], account["counts"], _read_seconds(cost))
 
     @property
     def path(self) -> Path:
@@ -148,11 +152,11 @@ class Etl:
         rows, distinct = measured([PYTHON, "-c", _COUNT, query]).out.split()
         return int(rows), int(distinct)
 
-    def _purposes(self) -> Mapping[str, int]:
-        query = "SELECT detail->'requests' AS requests FROM runs ORDER BY seq DESC LIMIT 1"
+    def _told(self) -> Mapping[str, Any]:
+        query = "SELECT detail FROM runs ORDER BY seq DESC LIMIT 1"
         command = [PYTHON, "-m", "etl", "sql", str(self._config()), query, "--json"]
         [row] = json.loads(measured(command, self._environment).out)
-        told = row["requests"]
+        told = row["detail"]
         return dict(json.loads(told) if isinstance(told, str) else told)
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+Document: TypeAlias = dict[str, Any]
+"""A row as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Row:
         """Microseconds of CPU for one contact."""
         return self.cpu / self.contacts * 1e6 if self.contacts and self.cpu is not None else None
 
-    def document(self) -> dict[str, object]:
+    def document(self) -> Document:
         """For JSON."""
         return {**asdict(self), "contacts_per_second": self.rate, "cpu_us_per_contact": self.cpu_each}
 
@@ -51,8 +55,6 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("x bare", lambda row: _number(row.speed, 2)),
     ("", lambda row: ", ".join(f"{name} {_fact(value)}" for name, value in row.facts.items())),
 )
-_LEFT = (0, 1, len(_COLUMNS) - 1)
-"""Columns of text; the others are numbers."""
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -67,17 +69,52 @@ def _fact(value: float) -> str:
 
 def render(rows: Sequence[Row]) -> str:
     """The rows under their headings, aligned; an empty line between cases."""
-    cells = [[name for name, _ in _COLUMNS], *([cell(row) for _, cell in _COLUMNS] for row in rows)]
+    return _aligned([name for name, _ in _COLUMNS], [[cell(row) for _, cell in _COLUMNS] for row in rows])
+
+
+_TEXTS = (0, 1, len(_COLUMNS) - 1)
+"""Columns of text, in both tables; the others are numbers."""
+_COMPARED = (
+    ("seconds", "seconds", 2),
+    ("contacts_per_second", "contacts/s", 0),
+    ("cpu_us_per_contact", "CPU us each", 1),
+    ("peak_mb", "peak MB", 0),
+)
+"""Figures of a document, their headings and digits."""
+
+
+def render_changes(before: Sequence[Document], after: Sequence[Document]) -> str:
+    """What two documents' rows have in common: each figure before and now, and now as a multiple of before.
+
+    Only ratios within one machine mean something, and only with the same number of contacts.
+    """
+    known = {(row["case"], row["what"], row["contacts"]): row for row in before}
+    both = [(known[key], row) for row in after if (key := (row["case"], row["what"], row["contacts"])) in known]
+    headings = ["", "what", "contacts", *(word for _, name, _ in _COMPARED for word in (name, "now", "x"))]
+    return _aligned(headings, [_change(old, new) for old, new in both])
+
+
+def _change(old: Document, new: Document) -> list[str]:
+    cells = [str(new["case"]), str(new["what"]), _number(new["contacts"] or None, 0)]
+    for name, _, digits in _COMPARED:
+        was, now = old[name], new[name]
+        cells += [_number(was, digits), _number(now, digits), _number(now / was if was and now else None, 2)]
+    return cells
+
+
+def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows whose first cell is their case."""
+    cells = [headings, *rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(_padded(row, widths)).rstrip() for row in cells]
     for place in reversed(range(len(rows))):
-        if not place or rows[place].case != rows[place - 1].case:
+        if not place or rows[place][0] != rows[place - 1][0]:
             lines.insert(place + 1, "")
     return "\n".join(lines)
 
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [
-        cell.ljust(width) if column in _LEFT else cell.rjust(width)
+        cell.ljust(width) if column in _TEXTS else cell.rjust(width)
         for column, (cell, width) in enumerate(zip(row, widths, strict=True))
     ]

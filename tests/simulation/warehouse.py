@@ -18,6 +18,7 @@ import duckdb
 from etl import merge
 from etl.api.answer import Page
 from etl.extract import Extraction
+from etl.journal import Journal
 from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
 from etl.normalize import Normalizer
 from etl.pipeline import Pipeline
@@ -114,11 +115,11 @@ class Warehouse:
 
 def _staged(pages: Sequence[Page], stage: Stage) -> Counts:
     """Normalize the pages into the stage as the production pipeline does, here without its thread."""
-    pipeline = Pipeline(Normalizer(ACCOUNT), stage)
+    pipeline = Pipeline(ACCOUNT, stage, Journal(stage.folder, "", 0.0))
     starts = accumulate((len(page.rows) for page in pages), initial=0)
     raw = [RawPage(page.body, len(page.rows), start) for page, start in zip(pages, starts, strict=False)]
     if raw:
-        pipeline._work(raw)
+        pipeline._keep(Normalizer(ACCOUNT)(raw))
     stage.close()
     pipeline.close()
     pipeline._receiver.close()
