@@ -167,8 +167,7 @@ class _Reading:
         reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger)
         created = self.witness.created if walked else self.history.created
         with self._counted("windows"):
-            for is_contact in LEADS_FIRST:
-                await reader.complete(self._plan(created(is_contact), is_contact, None, self.run.watermark))
+            await reader.complete(self._both(created, None, self.run.watermark))
         # Contacts without a creation time are in no window, and a walk may miss them: the sweep reads their touches.
         since = min(self.run.watermark, self._last_margin()) if self.history.undated else self.run.watermark
         await self._sweep(reader, since=since)
@@ -252,8 +251,7 @@ class _Reading:
             rounds=self.timing.scrub_runs,
             capacity=self.run.capabilities.capacity,
         )
-        for is_contact in LEADS_FIRST:
-            await reader.complete(self._plan(self.history.created(is_contact), is_contact, start, end))
+        await reader.complete(self._both(self.history.created, start, end))
         self.run.coverage = ((start, end),)
         self.run.scrub_after = end if end < self.run.watermark else None
 
@@ -276,6 +274,11 @@ class _Reading:
     def _conclude(self, reader: WindowReader) -> None:
         self.run.accepted = reader.accepted
         self.run.unproven.extend(reader.unproven)
+
+    def _both(self, created: Callable[[bool], Sequence[int]], start: int | None, end: int) -> Iterator[Window]:
+        """The windows of both lists in one row, so that a list does not have to end before the other begins."""
+        for is_contact in LEADS_FIRST:
+            yield from self._plan(created(is_contact), is_contact, start, end)
 
     def _plan(self, times: Sequence[int], is_contact: bool, start: int | None, end: int) -> Iterator[Window]:
         return plan_windows(

@@ -18,7 +18,7 @@ from etl.ledger import Ledger
 from etl.plan import remaining
 from etl.probe import FAR_FUTURE
 from etl.walk import Receive
-from etl.window import Accepted, Bounds, Window, halved, split
+from etl.window import Accepted, Bounds, Window, halved, may_be_read, split
 from etl.worklist import Worklist
 
 COUNTED_READS = 3
@@ -54,8 +54,8 @@ class WindowReader:
         await self.read(remaining(windows, self._before))
 
     async def read(self, windows: Iterable[Window]) -> None:
-        """Read `windows`, in any order, many at a time."""
-        await Worklist(self.settle, windows).run(self._client.concurrency)
+        """Read `windows`, many at a time and in any order, but leads before contacts of the same time."""
+        await Worklist(self.settle, windows, may_be_read).run(self._client.concurrency)
 
     async def settle(self, window: Window) -> Sequence[Window]:
         """Read one window; returns the parts still to be read when it was too full to be proven."""

@@ -7,7 +7,7 @@ ranges are half-open, [start, end), and None is an open end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -76,6 +76,24 @@ def around(created: int, is_contact: bool, granule: int) -> Window:
     """The narrowest window around a creation time."""
     start = created - created % granule
     return Window("createdAt", is_contact, start, start + granule)
+
+
+def may_be_read(window: Window, unfinished: Iterable[Window]) -> bool:
+    """Whether a window may be read while others are not finished.
+
+    Contacts wait for leads of the same time: a lead that becomes a contact meanwhile is then seen in one of the lists.
+    """
+    return not window.is_contact or not any(_hides(other, window) for other in unfinished)
+
+
+def _hides(leads: Window, contacts: Window) -> bool:
+    """Whether somebody may be in both windows, of whom the first is one of leads."""
+    apart = (
+        leads.is_contact
+        or (leads.start is not None and contacts.end is not None and contacts.end <= leads.start)
+        or (contacts.start is not None and leads.end is not None and leads.end <= contacts.start)
+    )
+    return leads.field == contacts.field and not apart
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Generic, TypeVar
 
 import anyio
@@ -13,14 +13,23 @@ T = TypeVar("T")
 class Worklist(Generic[T]):
     """Applies `work` to every item, and to every item that `work` returns, with a fixed number of workers.
 
-    `items` is drawn lazily; items left by earlier ones go first, so that the list stays short.
+    `items` is drawn lazily, in order; items left by earlier ones go first, so that the list stays short. An item that
+    `ready` does not let go beside those that are not finished yet waits for them, and so do all that come after it.
     """
 
-    def __init__(self, work: Callable[[T], Awaitable[Sequence[T]]], items: Iterable[T]) -> None:
+    def __init__(
+        self,
+        work: Callable[[T], Awaitable[Sequence[T]]],
+        items: Iterable[T],
+        ready: Callable[[T, Collection[T]], bool] = lambda *_: True,
+    ) -> None:
         self._work = work
         self._items = iter(items)
+        self._ready = ready
         self._left: list[T] = []
-        self._busy = 0
+        self._held: T | None = None
+        """Drawn, and not ready yet."""
+        self._unfinished: list[T] = []
         self._changed = anyio.Condition()
 
     async def run(self, workers: int) -> None:
@@ -33,17 +42,24 @@ class Worklist(Generic[T]):
         while (item := await self._next()) is not None:
             further = await self._work(item)
             async with self._changed:
-                self._busy -= 1
+                self._unfinished.remove(item)
                 self._left.extend(further)
                 self._changed.notify_all()
 
     async def _next(self) -> T | None:
         async with self._changed:
             while True:
-                item = self._left.pop() if self._left else next(self._items, None)
+                item = self._left.pop() if self._left else self._draw()
                 if item is not None:
-                    self._busy += 1
+                    self._unfinished.append(item)
                     return item
-                if not self._busy:
+                if not self._unfinished:
                     return None
                 await self._changed.wait()
+
+    def _draw(self) -> T | None:
+        """The next item, if there is one and it is ready."""
+        item = self._held if self._held is not None else next(self._items, None)
+        ready = item is None or self._ready(item, self._unfinished)
+        self._held = None if ready else item
+        return item if ready else None

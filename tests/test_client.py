@@ -465,3 +465,13 @@ def test_a_server_that_is_away_is_asked_slowly_until_it_is_back() -> None:
     run(together(*[job] * 16))
     assert 10 <= len(asked) <= 40
     assert client.statistics().retried == len(asked)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3])
+async def test_a_single_refusal_slows_nothing_down_for_good(concurrency: int) -> None:
+    """However few requests go at once, the pace stays a number of seconds (A7)."""
+    script = Script([good(), good(), bad(503), *[good()] * 100])
+    client = Client(script, account="main", concurrency=concurrency, jitter=lambda: 0.0)
+    for _ in range(60):
+        await client.read(EVERYTHING)
+    assert client.statistics().interval < 1

@@ -173,7 +173,11 @@ def test_the_second_signal_ends_the_run_at_once(first: int, second: int, warm: N
 # --- locks, two runs, two hosts --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [f"{os.getpid()}\n", "1\n", "", "\0" * 100_000, "no process id"])
+@pytest.mark.parametrize(
+    "text",
+    [f"{os.getpid()}\n", "1\n", "", "\0" * 100_000, "no process id"],
+    ids=["our own", "another", "none", "zeros", "no number"],
+)
 def test_a_stale_lock_file_stops_nobody(text: str, job: Job) -> None:
     """P7: the machine went down with the lock held, and its process id belongs to somebody else now."""
     job.temporary.mkdir(parents=True)

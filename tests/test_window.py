@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from etl.api.answer import Row
 from etl.api.request import TimeField, iso
 from etl.errors import ContractError
-from etl.window import Bounds, Window, milliseconds, split
+from etl.window import Bounds, Window, may_be_read, milliseconds, split
 
 GRANULES = (1, 1000, 86_400_000)
 FIELDS: tuple[TimeField, ...] = ("createdAt", "lastSeenAt")
@@ -259,3 +259,27 @@ def test_no_value_breaks_the_reading(value: object) -> None:
     """Anything at all is a time or none (A30)."""
     time = milliseconds(value)
     assert time is None or isinstance(time, int)
+
+
+@pytest.mark.parametrize(
+    ("contacts", "leads", "waits"),
+    [
+        ((10, 20), (20, 30), False),
+        ((20, 30), (10, 20), False),
+        ((10, 20), (19, 30), True),
+        ((10, 20), (None, 11), True),
+        ((10, 20), (None, 10), False),
+        ((None, 10), (None, 5), True),
+        ((10, None), (5, 10), False),
+        ((10, None), (5, 11), True),
+        ((10, None), (50, None), True),
+    ],
+)
+def test_contacts_wait_for_leads_of_the_same_time(
+    contacts: tuple[int | None, int | None], leads: tuple[int | None, int | None], waits: bool
+) -> None:
+    """A lead that becomes a contact between the two readings is seen in one of them (M13)."""
+    window, others = Window("createdAt", True, *contacts), [Window("createdAt", False, *leads)]
+    assert may_be_read(window, others) is not waits
+    assert may_be_read(Window("createdAt", False, *contacts), others)
+    assert may_be_read(window, [Window("createdAt", True, *leads), Window("lastSeenAt", False, *leads)])

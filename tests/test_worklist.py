@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from random import Random
 
 import anyio
@@ -108,3 +108,19 @@ def test_nothing_to_do_is_done_at_once() -> None:
         raise AssertionError
 
     run(Worklist(work, []).run(3))
+
+
+def test_an_item_that_is_not_ready_waits_for_those_before_it() -> None:
+    """Nothing overtakes it, nothing is left out, and what its forerunners leave goes first (M13)."""
+    order: list[str] = []
+
+    async def work(item: str) -> Sequence[str]:
+        await anyio.sleep(1 if item.startswith("slow") else 0.1)
+        order.append(item)
+        return ["slow part"] if item == "slow" else []
+
+    def ready(item: str, unfinished: Collection[str]) -> bool:
+        return item != "careful" or not any(other.startswith("slow") for other in unfinished)
+
+    run(Worklist(work, ["slow", "quick", "careful", "last"], ready).run(3))
+    assert order == ["quick", "slow", "slow part", "careful", "last"]

@@ -102,7 +102,7 @@ class Pace:
         elif self.interval:
             # What was measured was a burst that the server allows at first.
             self.interval, self._patience = self.interval * BURST, 1
-        elif self.limit <= FEW and self._passed:
+        elif self.limit <= FEW and self._passed and self.throttled:
             # Fewer at once did not help: what got through since the last cut is all that there is to go by.
             self.interval = (now - self._cut_at) / len(self._passed)
         self.limit = max(1.0, min(self.limit, self.ceiling) / 2)

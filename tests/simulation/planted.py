@@ -202,7 +202,7 @@ PLANTS = (
         {**_CHAIN, "mix": "deletes", "scrub_runs": 1},
         Warehouse,
     ),
-    Plant("the fold keeps the first answer", (sql("arg_max(read_no", "arg_min(read_no"),), _TOUCHED, Warehouse),
+    Plant("the fold keeps the first answer", (sql("DESC, read_no DESC", "ASC, read_no ASC"),), _TOUCHED, Warehouse),
     Plant(
         "retries have no budget",
         (instead(etl.api.retry.Budget, "allows_retry", spoilt.without_budget),),

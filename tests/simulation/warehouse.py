@@ -68,8 +68,7 @@ class Warehouse:
     def publish(self) -> None:
         """See `fold.Fold`."""
         assert self._merging is not None
-        for statement in sink._PUBLISH:
-            self._merging.execute(statement)
+        sink._write(self._merging)
         self._contacts = {row[0]: self._versions[row] for row in self._merging.execute(_KEPT).fetchall()}
         self._strikes = dict(self._merging.execute("SELECT contact_id, strikes FROM etl.strikes").fetchall())
         self._drop()
