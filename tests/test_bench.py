@@ -52,3 +52,13 @@ def test_two_documents_are_compared_row_by_row(tmp_path: Path) -> None:
     [_, row] = filter(None, bench("--compare", str(before), str(after)).splitlines())
     compared = "2.00 2.00 1.00 50,000 60,000 1.20 20.0 15.0 0.75 150 150 1.00"
     assert row.split() == ["NORM", "clean", "100", *compared.split()]
+
+
+def test_the_load_phase_is_measured_without_a_server() -> None:
+    """A first run and two incremental ones stored every contact in each sink (else the bench fails)."""
+    rows = json.loads(bench("--only", "LOAD", "--loaded", str(CONTACTS), "--json"))["rows"]
+    assert [row["what"].partition(":")[0] for row in rows] == ["parquet"] * 3 + ["duckdb"] * 3
+    assert [row["contacts"] for row in rows] == [CONTACTS, CONTACTS // 100, CONTACTS // 100] * 2
+    assert all(row["seconds"] > row["facts"].get("load s", 0.0) and row["peak_mb"] > 0 for row in rows)
+    files = [(row["facts"]["linked"], row["facts"]["written"]) for row in rows[1:3]]
+    assert files == [(0, 1)] * 2, "so few contacts are one file, which is written again"

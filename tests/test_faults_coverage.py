@@ -12,7 +12,6 @@ import pytest
 from tests.faults import CATALOGUE, GROUPS, NOT_APPLICABLE, TESTS, cases, coverage, named
 
 UNCOVERED = {
-    "P6": "power loss: no file system that drops what was not synced",
     "X16": "there is no command to erase one contact",
 }
 """What applies here and no test covers, with the reason."""

@@ -14,7 +14,9 @@ from live import Job, Live, Row, live
 
 from etl.journal import NAME, TOO_OLD
 
-CONTACTS = 5_000
+CONTACTS = 6_000
+CALM = "[extract]\nconcurrency = 8\n"
+"""What is under way when a process ends is asked again: with few at once it is little."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def account(job: Job, *words: str) -> tuple[Row, int]:
 @pytest.fixture(scope="module")
 def whole(server: Live, tmp_path_factory: pytest.TempPathFactory) -> Row:
     """A clean run of the same account."""
-    found, resumed = account(Job(tmp_path_factory.mktemp("clean"), {"main": server.url}))
+    found, resumed = account(Job(tmp_path_factory.mktemp("clean"), {"main": server.url}, settings=CALM))
     assert resumed == 0
     return found
 
@@ -63,7 +65,7 @@ def test_a_run_killed_at_90_percent_is_gone_on_with(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row, number: signal.Signals, code: int
 ) -> None:
     """P1, P4: at most 15 % of the requests of a clean run, the same contacts, the T0 of the run that was killed."""
-    job = Job(tmp_path_factory.mktemp("killed"), {"main": server.url})
+    job = Job(tmp_path_factory.mktemp("killed"), {"main": server.url}, settings=CALM)
     begun = server.clock()
     assert ended(job, server, int(whole["requests"]["sent"] * 0.9), number) == code
     assert not job.duckdb.exists()
@@ -84,7 +86,7 @@ def test_a_run_killed_again_and_again_comes_to_its_end(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row
 ) -> None:
     """P5: every process adds its share, whatever it was killed over."""
-    job = Job(tmp_path_factory.mktemp("again"), {"main": server.url}, sinks=("duckdb",))
+    job = Job(tmp_path_factory.mktemp("again"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
     for share in (0.6, 0.1, 0.1, 0.02):
         ended(job, server, int(whole["requests"]["sent"] * share), signal.SIGKILL)
     found, resumed = account(job)
@@ -118,7 +120,7 @@ def _without_a_part(job: Job) -> None:
 
 
 def _reconfigured(job: Job) -> None:
-    job.settings = '[extract]\nvisibility_lag = "3s"\n'
+    job.settings += 'visibility_lag = "3s"\n'
 
 
 @pytest.mark.parametrize("spoil", [_aged, _rebooted, _without_first_line, _without_a_part, _reconfigured])
@@ -126,7 +128,7 @@ def test_what_does_not_fit_any_more_is_thrown_away(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row, spoil: Callable[[Job], None]
 ) -> None:
     """P27, P25: leftovers that are too old, of another start of the machine, damaged, or of another configuration."""
-    job = Job(tmp_path_factory.mktemp("spoilt"), {"main": server.url}, sinks=("duckdb",))
+    job = Job(tmp_path_factory.mktemp("spoilt"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
     ended(job, server, int(whole["requests"]["sent"] * 0.8), signal.SIGKILL)
     spoil(job)
     found, resumed = account(job)
@@ -139,7 +141,7 @@ def test_a_torn_last_line_costs_that_line_alone(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row
 ) -> None:
     """P11: a process that was killed in the middle of a write."""
-    job = Job(tmp_path_factory.mktemp("torn"), {"main": server.url}, sinks=("duckdb",))
+    job = Job(tmp_path_factory.mktemp("torn"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
     ended(job, server, int(whole["requests"]["sent"] * 0.6), signal.SIGKILL)
     journal = next(job.temporary.rglob(NAME))
     journal.write_bytes(journal.read_bytes()[:-7])
@@ -153,7 +155,7 @@ def test_a_torn_last_line_costs_that_line_alone(
 def test_an_incremental_run_is_gone_on_with_as_well(tmp_path_factory: pytest.TempPathFactory) -> None:
     """M1, M3: what changes while nobody reads is in the sweep of the one that goes on."""
     with live(contacts=600, nasty_share=0, small=True, latency=0.05) as server:
-        job = Job(tmp_path_factory.mktemp("incremental"), {"main": server.url}, sinks=("duckdb",))
+        job = Job(tmp_path_factory.mktemp("incremental"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
         account(job)
         touched = server.ids()
         for identity in touched[:200]:

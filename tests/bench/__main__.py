@@ -59,9 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", type=_cases, default=list(CASES), help="cases, with commas between them")
     parser.add_argument("--contacts", type=int, default=100_000, help="in the account, but for larger ones (100000)")
+    parser.add_argument("--loaded", type=int, default=1_000_000, help="contacts in LOAD (1000000)")
     parser.add_argument("--runs", type=int, default=3, help="rounds of a comparison at most (3)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the contacts, one round: under a minute")
-    parser.add_argument("--large", action="store_true", help="W3 and INC with 1,000,000 contacts (6 GB, minutes more)")
+    large = (
+        "W3 and INC with 1,000,000 contacts (6 GB, minutes more), LOAD with 10,000,000 (10 GB of disk, half an hour)"
+    )
+    parser.add_argument("--large", action="store_true", help=large)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     compare = "measure nothing: tell what changed between two such documents"
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help=compare)
@@ -86,6 +90,7 @@ def _plan(asked: argparse.Namespace, folder: Path) -> Plan:
         incremental=1_000_000 if asked.large else contacts,
         slow=min(contacts, 2_400 if asked.quick else 10_000),
         planned=100 * contacts,
+        loaded=10_000_000 if asked.large else asked.loaded // 10 if asked.quick else asked.loaded,
     )
 
 

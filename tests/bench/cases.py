@@ -10,14 +10,18 @@ from pathlib import Path
 from statistics import median
 
 from tests.bench.compare import Side, compared, interleaved, row_of, spent
-from tests.bench.jobs import CONCURRENCY, PAGE, Etl, Ran, Server, bare, serving
-from tests.bench.measure import PYTHON, Failed, measured
+from tests.bench.jobs import CONCURRENCY, NAMES, PAGE, Etl, Ran, Server, bare, fresh, serving, stored
+from tests.bench.measure import PYTHON, Cost, Failed, measured
 from tests.bench.table import Row
 
 BARE, FIRST, PLANNED = "bare pipeline", "etl, first run, with witness", "etl, second full run, planned"
 PURPOSES = ("probe", "witness", "windows", "sweep")
 LATENCY = 0.2
 """Seconds, in W2."""
+LOADS = {"first": "first run", "newest": "1 % changed, among the newest", "evenly": "1 % changed, evenly"}
+"""The runs of LOAD, in order: what changed."""
+LOAD_LIMIT = 3600.0
+"""Seconds that one step of LOAD may take: the largest has ten million contacts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Plan:
     """Contacts behind the slow server of W2."""
     planned: int
     """Creation times in PLAN."""
+    loaded: int
+    """Contacts in LOAD."""
 
 
 def w1(plan: Plan) -> Iterator[Row]:
@@ -90,6 +96,18 @@ def incremental(plan: Plan) -> Iterator[Row]:
             yield replace(row_of("INC", f"{sink}: etl, 1 % changed", server.contacts, [ran]), facts=facts)
 
 
+def load(plan: Plan) -> Iterator[Row]:
+    """The load phase alone, without a server: what it takes from a large account read to the account published."""
+    contacts, parts = max(200, plan.loaded // 200 * 200), plan.folder / "parts"  # one in a hundred of each list
+    _loads("parts", parts, contacts)
+    for sink in ("parquet", "duckdb"):
+        path = fresh(plan.folder / NAMES[sink])
+        for seq, run in enumerate(LOADS, start=1):
+            yield _load(path, sink, seq, _loads("publish", parts, run, sink, path), contacts)
+        fresh(path)
+    fresh(parts)
+
+
 def odd(plan: Plan) -> Iterator[Row]:
     """Real accounts hold oddities: what one contact in a hundred costs."""
     with serving(plan.contacts, odd=0.01) as server:
@@ -122,6 +140,7 @@ CASES: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "W2": w2,
     "W3": w3,
     "INC": incremental,
+    "LOAD": load,
     "ODD": odd,
     "NORM": normalizer,
     "PLAN": planner,
@@ -176,3 +195,28 @@ def _alone(case: str, part: str, contacts: int) -> Iterator[Row]:
         facts = {"windows": done["windows"]} if done["windows"] else {}
         cpu = done["cpu"]
         yield Row(case, done["what"], 1, done["contacts"], cpu, cpu, cost.peak_mb, facts=facts)
+
+
+def _loads(*arguments: object) -> Cost:
+    return measured([PYTHON, "-m", "tests.bench.loads", *map(str, arguments)], limit=LOAD_LIMIT)
+
+
+def _load(path: Path, sink: str, seq: int, cost: Cost, contacts: int) -> Row:
+    """The row of one publication; raises Failed unless exactly what was read is new or changed, and all are stored."""
+    done = json.loads(cost.out)
+    received = contacts if seq == 1 else contacts // 100
+    wanted = {"received": received, "new": 0, "changed": 0, "contacts": contacts}
+    wanted["new" if seq == 1 else "changed"] = received
+    what = f"{sink}: {[*LOADS.values()][seq - 1]}"
+    if (found := {name: done["counts"][name] for name in wanted}) != wanted:
+        raise Failed(f"{what}: {found} instead of {wanted}")
+    if (rows := stored(sink, path, seq)) != (contacts, contacts):
+        raise Failed(f"{what}: {rows[0]} rows of {rows[1]} contacts instead of {contacts}")
+    facts = {"of contacts": contacts, "load s": done["seconds"], **_shared(path, seq)} if seq > 1 else {}
+    return replace(spent("LOAD", what, [cost], received), facts=facts)
+
+
+def _shared(path: Path, seq: int) -> dict[str, int]:
+    """How many files of a Parquet state are those of the state before under a further name, and how many are not."""
+    before, now = ({file.stat().st_ino for file in path.glob(f"current/seq={at:08d}/*")} for at in (seq - 1, seq))
+    return {"linked": len(now & before), "written": len(now - before)} if now else {}

@@ -20,6 +20,8 @@ PAGE = 50
 CONCURRENCY = 16
 PUBLISHED = (0, 40)
 """Exit codes of a run that published: with every contact, or but for some that went to `rejects`."""
+NAMES = {"parquet": "contacts", "duckdb": "contacts.duckdb"}
+"""The target of each sink."""
 _COUNT = "import duckdb, sys; print(*duckdb.connect().execute(sys.argv[1]).fetchone())"
 _STORED = {
     "parquet": "SELECT count(*), count(DISTINCT contact_id) FROM '{path}/current/seq={seq:08d}/*.parquet'",
@@ -96,7 +98,7 @@ class Ran:
 
 def bare(server: Server, sink: str, folder: Path) -> Ran:
     """The bare pipeline into a new file in `folder`."""
-    path = _fresh(folder / f"bare.{sink}")
+    path = fresh(folder / f"bare.{sink}")
     cost = measured([PYTHON, "-m", "tests.bench.bare", server.url, server.token, sink, str(path)])
     counted = json.loads(cost.out)
     _reconcile("bare", server, counted["received"], counted["stored"])
@@ -113,7 +115,7 @@ class Etl:
 
     def first(self) -> Ran:
         """A first run: with a witness walk, its windows planned from what that saw."""
-        _fresh(self.path)
+        fresh(self.path)
         return self.run()
 
     def run(self, *flags: str) -> Ran:
@@ -124,7 +126,7 @@ class Etl:
         log = self.server.log()
         [account] = json.loads(cost.out)["accounts"]
         rejected = account["counts"]["rejected"]
-        rows, distinct = self._stored(account["seq"])
+        rows, distinct = stored(self.sink, self.path, account["seq"])
         _reconcile(f"etl into {self.sink}", self.server, rows + rejected, distinct + rejected)
         told = self._told()
         return Ran(cost, log, told["requests"], told["seconds"], account["counts"], _read_seconds(cost))
@@ -132,7 +134,7 @@ class Etl:
     @property
     def path(self) -> Path:
         """The target."""
-        return self.folder / ("contacts.duckdb" if self.sink == "duckdb" else "contacts")
+        return self.folder / NAMES[self.sink]
 
     @property
     def _environment(self) -> Mapping[str, str]:
@@ -147,17 +149,18 @@ class Etl:
         )
         return config
 
-    def _stored(self, seq: int) -> tuple[int, int]:
-        query = _STORED[self.sink].format(path=self.path, seq=seq)
-        rows, distinct = measured([PYTHON, "-c", _COUNT, query]).out.split()
-        return int(rows), int(distinct)
-
     def _told(self) -> Mapping[str, Any]:
         query = "SELECT detail FROM runs ORDER BY seq DESC LIMIT 1"
         command = [PYTHON, "-m", "etl", "sql", str(self._config()), query, "--json"]
         [row] = json.loads(measured(command, self._environment).out)
         told = row["detail"]
         return dict(json.loads(told) if isinstance(told, str) else told)
+
+
+def stored(sink: str, path: Path, seq: int) -> tuple[int, int]:
+    """Rows in the target after run `seq`, and how many contacts these are."""
+    rows, distinct = measured([PYTHON, "-c", _COUNT, _STORED[sink].format(path=path, seq=seq)]).out.split()
+    return int(rows), int(distinct)
 
 
 def _read_seconds(cost: Cost) -> float:
@@ -172,7 +175,7 @@ def _reconcile(who: str, server: Server, rows: int, distinct: int) -> None:
         raise Failed(f"{who}: {rows} rows of {distinct} contacts, but the server holds {server.contacts}")
 
 
-def _fresh(path: Path) -> Path:
+def fresh(path: Path) -> Path:
     """`path` with nothing there."""
     shutil.rmtree(path, ignore_errors=True)
     path.unlink(missing_ok=True)

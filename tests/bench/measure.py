@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 PYTHON = sys.executable
 LIMIT = 600.0
-"""Seconds after which a command is killed."""
+"""Seconds after which a command is killed, unless it is given more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,22 @@ class Failed(Exception):
 
 
 def measured(
-    command: Sequence[str], environment: Mapping[str, str] | None = None, *, well: Collection[int] = (0,)
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    well: Collection[int] = (0,),
+    limit: float = LIMIT,
 ) -> Cost:
-    """Run `command` to its end; raises Failed with its last words unless its exit code is among `well`."""
+    """Run `command` to its end; raises Failed with its last words unless its exit code is among `well`.
+
+    After `limit` seconds it is killed.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started, clock = time.time(), time.perf_counter()
         process = subprocess.Popen(  # noqa: S603 - our own programs
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, **(environment or {})}
         )
-        watchdog = threading.Timer(LIMIT, process.kill)
+        watchdog = threading.Timer(limit, process.kill)
         watchdog.start()
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - clock

@@ -161,7 +161,12 @@ class Oracle:
     def _not_deleted(self, run: Run, gone: Mapping[str, float]) -> Iterator[str]:
         """Whoever is gone leaves the snapshot after two runs that read their place, or two rounds of the scrub."""
         for key, row in run.after.items():
-            if row.created is None or gone.get(key, run.t1) > run.t0:
+            if row.created is None:
+                continue
+            if gone.get(key, run.t1) > run.t0:
+                # It was there when the run began, perhaps once more: what was counted before is over.
+                self._rounds.pop(key, None)
+                self._chances.pop(key, None)
                 continue
             self._rounds[key] += 1
             self._chances[key] += covered(run.extraction, row.created)
