@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from etl import __version__, disk
 from etl.api.client import Client
+from etl.api.pace import Pace
 from etl.config import Extract, Http
 from etl.errors import SourceUnavailable
 from etl.extract import Extraction, History, Timing, extract
@@ -102,9 +103,10 @@ class Reader:
         journal = self._journal()
         left = journal.left
         stage = Stage(self.folder, left.parts, left.rejects)
-        with Pipeline(self.source.account, stage, journal) as pipeline:
+        pace = pace_of(self.last, self.extract.concurrency)
+        with journal, Pipeline(self.source.account, stage, journal) as pipeline:
             self._pipeline = pipeline
-            async with reach(self.source, self.extract, self.http) as client, anyio.create_task_group() as tasks:
+            async with reach(self.source, self.extract, self.http, pace) as client, anyio.create_task_group() as tasks:
                 self._client = client
                 tasks.start_soon(pipeline.run)
                 await pipeline.go_on()
@@ -185,6 +187,17 @@ def last_run(states: Sequence[SinkState], account: str) -> RunRecord | None:
     records = [state.runs.get(account) for state in states]
     known = [record for record in records if record is not None]
     return min(known, key=lambda record: record.watermark) if len(known) == len(records) else None
+
+
+def pace_of(record: RunRecord | None, concurrency: int) -> Pace:
+    """The pace to begin with: that at which the last run of the account ended."""
+    pace = Pace(concurrency)
+    known = record.detail.get("pace") if record else None
+    if isinstance(known, Mapping):
+        at_once, per_second = float(known.get("at_once") or 0), float(known.get("per_second") or 0)
+        pace.limit = at_once if per_second else max(pace.limit, at_once)
+        pace.interval = 1.0 / per_second if per_second else 0.0
+    return pace
 
 
 def history_of(record: RunRecord | None, created: Callable[[bool | None], Sequence[int]]) -> History:

@@ -72,15 +72,24 @@ def private_file(path: Path, content: bytes = b"") -> Path:
     return path
 
 
-def append(path: Path, content: bytes) -> None:
-    """Add to a file, which is made 0600 where there is none; in one write, not synced."""
-    with doing("write the file", path):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, FILE_MODE)
-        try:
+class Appended:
+    """A file that grows, made 0600 where there is none: what was added outlives the process, as it is not buffered."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with doing("open the file", path):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            self._file = os.fdopen(os.open(path, flags, FILE_MODE), "ab", buffering=0)
+
+    def add(self, content: bytes) -> None:
+        """Add to the end, in one write where the system takes it whole; not synced."""
+        with doing("write the file", self.path):
             while content:
-                content = content[os.write(handle, content) :]
-        finally:
-            os.close(handle)
+                content = content[self._file.write(content) :]
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._file.close()
 
 
 def cut(path: Path, size: int) -> None:

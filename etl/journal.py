@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -156,6 +157,8 @@ class Journal:
     _ends: dict[int, int] = field(default_factory=dict, init=False)
     """Contacts received when a segment's last page had come."""
     _begun: bool = field(default=False, init=False)
+    _lines: disk.Appended | None = field(default=None, init=False)
+    _pages: disk.Appended | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Go on behind what is there."""
@@ -198,7 +201,9 @@ class Journal:
     def receive(self, page: RawPage) -> None:
         """Keep a page until `written` says that its contacts are in a part."""
         if self._begun:
-            disk.append(self._path(self._segment), page.body)
+            if self._pages is None:
+                self._pages = disk.Appended(self._path(self._segment))
+            self._pages.add(page.body)
             self._write(_Received(self._segment, self._offset, len(page.body), page.rows, page.read_no))
             self._ends[self._segment] = page.read_no + page.rows
             self._offset += len(page.body)
@@ -214,6 +219,9 @@ class Journal:
             disk.remove(self._path(segment))
             del self._ends[segment]
         self._segment, self._offset = self._segment + 1, 0
+        if self._pages is not None:
+            self._pages.close()
+            self._pages = None
 
     def pages(self) -> Iterator[RawPage]:
         """The pages that a killed run received and no part holds, in the order of reading."""
@@ -228,7 +236,19 @@ class Journal:
 
     def _write(self, line: _Line) -> None:
         if self._begun:
-            disk.append(self.folder / NAME, _encode(line) + b"\n")
+            if self._lines is None:
+                self._lines = disk.Appended(self.folder / NAME)
+            self._lines.add(_encode(line) + b"\n")
+
+    def __enter__(self) -> Self:
+        """Its files are closed when the block ends, however it does."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close its files."""
+        for file in (self._lines, self._pages):
+            if file is not None:
+                file.close()
 
 
 def _names(files: Sequence[Path]) -> tuple[str, ...]:

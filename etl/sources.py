@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from etl.api.client import Client
 from etl.api.http import Credential, connect
+from etl.api.pace import Pace
 from etl.config import Account, Config, Extract, Http, read_token
 from etl.errors import UsageError
 from etl.sandbox.settings import Settings
@@ -26,11 +27,11 @@ class Source:
 
 
 @asynccontextmanager
-async def reach(source: Source, extract: Extract, http: Http) -> AsyncIterator[Client]:
-    """A client that speaks to `source`, until the block ends."""
+async def reach(source: Source, extract: Extract, http: Http, pace: Pace | None = None) -> AsyncIterator[Client]:
+    """A client that speaks to `source`, until the block ends; `pace` is what is known of the server from before."""
     credential, concurrency = source.credential, extract.concurrency
     async with connect(source.base_url, credential, http, concurrency=concurrency) as transport:
-        yield Client(transport, account=source.account, concurrency=concurrency, renew=credential.renew)
+        yield Client(transport, account=source.account, concurrency=concurrency, pace=pace, renew=credential.renew)
 
 
 @asynccontextmanager

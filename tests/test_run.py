@@ -6,7 +6,7 @@ import json
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import expected_rows
 import pytest
 from live import TOKEN, Job, Live, Row, live
 
+from etl.account import pace_of
+from etl.api.pace import Pace
 from etl.report import render_run
 
 SECOND = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -505,6 +507,19 @@ def test_a_server_that_allows_little_is_read_to_the_end(tmp_path: Path, limits: 
     assert pace["throttled"] >= 1
     assert pace["waited"] > 0
     assert f"slowed down {pace['throttled']} times by the server" in render_run(report)
+
+
+def test_a_run_begins_at_the_pace_of_the_last(tmp_path: Path) -> None:
+    """A7: what a run has learned of the server the next one need not learn again."""
+    with live(contacts=600, nasty_share=0, small=True, latency=0.01) as server:
+        last = Job(tmp_path, {"main": server.url}, sinks=("duckdb",)).run().accounts[0].record
+    assert last is not None
+    pace = pace_of(last, concurrency=16)
+    assert pace.at_once == last.detail["pace"]["at_once"] > Pace(16).at_once
+    assert pace.interval == 0
+    slow = replace(last, detail={"pace": {"at_once": 3, "per_second": 20.0}})
+    assert (pace_of(slow, 16).at_once, pace_of(slow, 16).interval) == (3, 0.05)
+    assert pace_of(None, 16) == pace_of(replace(last, detail={}), 16) == Pace(16)
 
 
 @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])

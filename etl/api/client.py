@@ -78,10 +78,14 @@ class Client:
         *,
         account: str,
         concurrency: int,
+        pace: Pace | None = None,
         renew: Callable[[], bool] = lambda: False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`renew` looks for another token when one is refused, and tells whether there is one."""
+        """`pace` is what is known of this server from before.
+
+        `renew` looks for another token when one is refused, and tells whether there is one.
+        """
         self.concurrency = concurrency
         self.first_page = 1
         """The number under which the server knows its first page; the probe corrects it."""
@@ -93,7 +97,7 @@ class Client:
         self._tokens = 1
         """Tokens used so far."""
         self._jitter = jitter
-        self._pace = Pace(concurrency)
+        self._pace = pace or Pace(concurrency)
         self._slots = anyio.CapacityLimiter(self._pace.at_once)
         self._budget = Budget()
         self._paused_until = -1.0
