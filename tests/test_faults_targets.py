@@ -399,14 +399,7 @@ REFUSED = {
 }
 
 
-VIEW_IN_PLACE = pytest.mark.xfail(
-    strict=True, reason="a view under the name of our table is taken for it until the merge"
-)
-
-
-@pytest.mark.parametrize(
-    "what", [pytest.param(what, marks=VIEW_IN_PLACE if "view" in what else ()) for what in REFUSED]
-)
+@pytest.mark.parametrize("what", REFUSED)
 def test_what_the_user_changed_is_refused_with_a_mend(what: str, database: Target) -> None:
     """S6: exit 22 before anything is read from the server; the file stays as the user made it."""
     sql(database.path, *REFUSED[what])

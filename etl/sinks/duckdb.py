@@ -29,9 +29,13 @@ _HEADER_BYTES = 3 * 4096
 _ROW_GROUP_ROWS = 30_720
 """A quarter of the default: 100,000 rows are then compressed by several threads (0.4 s instead of 0.9 s)."""
 
-_COLUMNS = """
-SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()
-WHERE database_name = 'target' AND NOT internal
+_VIEW = "a view"
+_COLUMNS = f"""
+SELECT c.schema_name, c.table_name, c.column_name, if(v.view_name IS NULL, c.data_type, '{_VIEW}')
+FROM duckdb_columns() c
+LEFT JOIN duckdb_views() v
+    ON c.database_name = v.database_name AND c.schema_name = v.schema_name AND c.table_name = v.view_name
+WHERE c.database_name = 'target' AND NOT c.internal
 """
 _SIZE = "SELECT block_size, used_blocks FROM pragma_database_size() WHERE database_name = 'target'"
 _LAST_MANIFEST = "SELECT seq, digest, document FROM target.etl.manifests ORDER BY seq DESC LIMIT 1"
@@ -260,6 +264,9 @@ class DuckDBSink:
     def _refuse_altered(self, held: dict[tuple[str, str], dict[str, str]]) -> None:
         for (home, table), columns in _OURS.items():
             found = held.get((home, table), {})
+            if _VIEW in found.values():
+                mend = f"Give our table its name back: DROP VIEW {home}.{table}; ALTER TABLE ... RENAME TO {table}."
+                raise TargetCorrupt(f"{home}.{table} is a view, not our table", where=str(self.path), mend=mend)
             for column, kind in columns:
                 if column in found and _same_type(found[column], kind):
                     continue
