@@ -107,6 +107,16 @@ PLANTS = (
         (settling(spoilt.resume), NO_WITNESS),
         {**_LIVELY, "mix": "deletes"},
     ),
+    Plant(
+        "a run that goes on with a killed one forgets the time between",
+        ((etl.extract, "_go_on", spoilt.begins_now), NO_WITNESS),
+        {**_TOUCHED, "killed": 60, "pages": 20, "page_size": 3, "churn": 0.01, "gap_events": 0},
+    ),
+    Plant(
+        "a window that overlaps what a killed run read counts as read",
+        (instead(etl.fetch, "remaining", spoilt.untouched_alone), NO_WITNESS),
+        {**_TOUCHED, "killed": 45, "pages": 20, "page_size": 3},
+    ),
     Plant("of a full window only a part is read again", (settling(spoilt.last_part),), _LIVELY),
     Plant(
         "the error of one window is swallowed", (settling(spoilt.swallow), NO_WITNESS), {**_CALM, "faults": (_POISON,)}

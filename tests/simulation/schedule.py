@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+import anyio
+
 from etl import guard
 from etl.api.client import Client
 from etl.api.retry import ATTEMPTS
@@ -21,6 +23,8 @@ from tests.simulation.personality import Personality
 from tests.simulation.weather import Weather, peopled
 from tests.simulation.wire import START, Endless, Killed, Wire, let_pass, now
 
+BETWEEN_PROCESSES = 20.0
+"""Seconds from the end of a process that is killed to the next one, which goes on with its run."""
 SHRINK_SHARE = 0.05
 """The default of `guard.max_shrink_share`."""
 
@@ -78,6 +82,7 @@ class Schedule:
         if await self._process(reading, killed=self.personality["killed"]):
             reading.diary.reopen(witnessed=reading.witness.walked)
             reading.witness = reading.witness.again()
+            await anyio.sleep(BETWEEN_PROCESSES)
             await self._process(reading, killed=None)
 
     async def _process(self, reading: Reading, *, killed: int | None) -> bool:

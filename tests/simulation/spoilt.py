@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from etl.api.request import Query
 from etl.errors import EtlError
 from etl.extract import Extraction, History, Timing
 from etl.fetch import Crowd, WindowReader
+from etl.ledger import Begun
+from etl.plan import remaining
 from etl.window import Window, milliseconds
 from tests.simulation import schedule
 
@@ -126,6 +128,24 @@ def _never(_: Any) -> Any:
 
 NO_WITNESS: Change = (etl.extract._Reading, "_witness_is_due", _never)
 """Without the witness, which brings most losses of a first run to light before the oracle has to."""
+
+
+def begins_now(sound: Any) -> Any:
+    """A run that is gone on with takes the time of its own beginning for its watermark."""
+
+    async def go_on(client: Client, begun: Begun) -> Begun:
+        begun = await sound(client, begun)
+        return replace(begun, watermark=client.server_now or begun.watermark)
+
+    return go_on
+
+
+def untouched_alone(windows: Iterable[Window], done: Sequence[Window]) -> Iterator[Window]:
+    """Of the windows only those of which a killed run has read nothing."""
+    for window in windows:
+        if list(remaining([window], done)) == [window]:
+            yield window
+
 
 # --- windows -------------------------------------------------------------------------------------------------------
 
