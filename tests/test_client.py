@@ -475,3 +475,30 @@ async def test_a_single_refusal_slows_nothing_down_for_good(concurrency: int) ->
     for _ in range(60):
         await client.read(EVERYTHING)
     assert client.statistics().interval < 1
+
+
+@pytest.mark.parametrize("every", [200, 100, 50])
+def test_refusals_that_no_pace_avoids_do_not_stop_a_run(every: int) -> None:
+    """A server that is busy now and then, however slowly it is asked, costs time within bounds (A7, A8)."""
+    asked = 0
+
+    async def busy(body: Body) -> Reply:
+        nonlocal asked
+        del body
+        asked += 1
+        number = asked
+        await anyio.sleep(0.1)
+        return bad(503) if number % every == 0 else good()
+
+    client = Client(busy, account="main", concurrency=16, jitter=lambda: 0.5)
+    ended = 0.0
+
+    async def job() -> None:
+        nonlocal ended
+        for _ in range(200):
+            await client.read(EVERYTHING)
+        ended = anyio.current_time()
+
+    run(together(*[job] * 16))
+    assert client.statistics().throttled > 5
+    assert ended < 5 * 3200 * 0.1 / 16

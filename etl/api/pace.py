@@ -27,8 +27,12 @@ RECOVERY = 0.01
 """The share by which a success shortens the time between two requests, while measurements do not agree."""
 ALIKE = 1.25
 MOST_PATIENT = 256
-SHORTEST_INTERVAL = 0.0005
-"""Seconds; below this the pace is not held back at all."""
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.0005, 2.0
+"""Seconds; below the first the pace is not held back at all."""
+LOOKED_BACK = 20
+"""Cuts by which is told whether slowing down makes refusals fewer."""
+RARE = 8
+"""Successes between two cuts, on average, that a pace which is too fast does not come to."""
 BROKEN = 10
 """Failures in a row after which requests go one by one, until one succeeds: the server is away, not slow."""
 BROKEN_INTERVAL = 1.0
@@ -54,6 +58,10 @@ class Pace:
     _cut_at: float = -math.inf
     _passed: deque[float] = field(default_factory=lambda: deque(maxlen=MEASURED))
     """When the latest requests succeeded that were sent since the cut."""
+    _successes: int = 0
+    """Since the cut."""
+    _cuts: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=LOOKED_BACK))
+    """The latest cuts: the successes before each, and the interval."""
     _measured: float = 0.0
     _patience: int = 1
     """By how much recovery is slowed down: more with every measurement that agrees with the one before."""
@@ -78,6 +86,7 @@ class Pace:
     def succeeded(self, now: float, sent_at: float, in_flight: int) -> None:
         """An answer came while `in_flight` requests were under way, this one included."""
         self._failed = 0
+        self._successes += 1
         if sent_at >= self._cut_at:
             self._passed.append(now)
         if in_flight >= self.at_once:
@@ -95,26 +104,42 @@ class Pace:
         """The server said at `now` that a request sent at `sent_at` was too much; seconds that all had better wait."""
         if sent_at <= self._cut_at:
             return 0.0
+        self._cuts.append((self._successes, self.interval))
         known = len(self._passed) >= ENOUGH
         self._again = 0 if known else self._again + 1
-        if known:
+        if self._is_in_vain():
+            known = True
+        elif known:
             self._measure(now)
         elif self.interval:
             # What was measured was a burst that the server allows at first.
-            self.interval, self._patience = self.interval * BURST, 1
+            self.interval, self._patience = min(LONGEST_INTERVAL, self.interval * BURST), 1
         elif self.limit <= FEW and self._passed and self.throttled:
             # Fewer at once did not help: what got through since the last cut is all that there is to go by.
             self.interval = (now - self._cut_at) / len(self._passed)
         self.limit = max(1.0, min(self.limit, self.ceiling) / 2)
         self.throttled += 1
-        self._cut_at, self._next = now, now + self.interval
+        self._cut_at, self._next, self._successes = now, now + self.interval, 0
         self._passed.clear()
         return 0.0 if known else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self._again - 1))
+
+    def _is_in_vain(self) -> bool:
+        """Whether slowing down makes rare refusals no rarer: then the server is busy for reasons of its own."""
+        if len(self._cuts) < LOOKED_BACK:
+            return False
+        spacings = [spacing for spacing, _ in self._cuts]
+        before, after = sum(spacings[: LOOKED_BACK // 2]), sum(spacings[LOOKED_BACK // 2 :])
+        interval = self._cuts[0][1]
+        in_vain = after < 2 * before and after >= RARE * LOOKED_BACK / 2 and self.interval > 1.5 * interval > 0
+        if in_vain:
+            self.interval, self._patience = interval, 1
+            self._cuts.clear()
+        return in_vain
 
     def _measure(self, now: float) -> None:
         measured = (now - self._passed[0]) / len(self._passed)
         alike = self._measured / ALIKE < measured < self._measured * ALIKE
         self._patience = min(MOST_PATIENT, self._patience * 4) if alike else 1
         at_once_again = len(self._passed) < MEASURED
-        self.interval = max(measured, self.interval) * (MARGIN if at_once_again else 1)
+        self.interval = min(LONGEST_INTERVAL, max(measured, self.interval) * (MARGIN if at_once_again else 1))
         self._measured = measured
