@@ -160,7 +160,10 @@ class Job:
         paths = {"duckdb": self.duckdb, "parquet": self.parquet}
         sinks = "".join(f'[sinks.{name}]\npath = "{paths[name]}"\n' for name in self.sinks)
         path = self.folder / "job.toml"
-        path.write_text(accounts + sinks + self.settings)
+        text = accounts + sinks + self.settings
+        # Written once: somebody who starts at the same moment may be reading it.
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
         return path
 
     def environment(self) -> dict[str, str]:
