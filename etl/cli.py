@@ -62,17 +62,23 @@ def run(
     from etl.run import Options, execute  # noqa: PLC0415
     from etl.signals import until_stopped  # noqa: PLC0415
 
+    def tell(report: RunReport) -> int:
+        if report.error is not None:
+            _complain(report.error)
+        _print(report.document(), render_run(report) + _hint(config, report.exit), as_json=as_json)
+        return report.exit
+
+    def fail(error: EtlError) -> int:
+        return tell(RunReport(0.0, error=error))
+
     configure()
     try:
         settings = load_named(config, assignments)
         options = Options(full, allow_unproven, allow_shrink)
-        report = _in_loop(lambda: until_stopped(lambda: execute(settings, options)))
+        report = _in_loop(lambda: until_stopped(lambda: execute(settings, options), fail))
     except EtlError as error:
-        report = RunReport(0.0, error=error)
-    if report.error is not None:
-        _complain(report.error)
-    _print(report.document(), render_run(report) + _hint(config, report.exit), as_json=as_json)
-    return report.exit
+        return fail(error)
+    return tell(report)
 
 
 @app.command()
@@ -292,4 +298,4 @@ def _print(document: object, text: str, *, as_json: bool) -> None:
 
 
 def _complain(error: EtlError) -> None:
-    print(f"error {error.exit_code}: {error}", file=sys.stderr)
+    print(f"error {error.exit_code}: {error}", file=sys.stderr, flush=True)

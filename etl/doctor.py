@@ -34,7 +34,7 @@ def _sink(sink: Sink) -> Finding:
         with Lock(sink.path):
             state = sink.open()
     except TargetLocked as busy:
-        # Opening collects what killed runs left: while a run is at work, that would be its own staging.
+        # Opening collects what killed runs prepared: while a run is at work, that would be what it prepares.
         return Finding("sink", str(sink.path), busy.message)
     except EtlError as error:
         return failure("sink", error, where=str(sink.path))

@@ -63,6 +63,13 @@ class History:
     created: Callable[[bool | None], Sequence[int]] = field(default=lambda _: ())
     """The sorted creation times (ms) of the previous snapshot, of one list or (None) of both."""
 
+    def witness_is_due(self, t0: int, every: int, *, full: bool) -> bool:
+        """Whether a run that begins at `t0` walks all pages, as one does after `every` milliseconds.
+
+        A full run always does where only a walk reaches some of the contacts.
+        """
+        return self.witness_at is None or t0 - self.witness_at >= every or (full and self.undated)
+
 
 @dataclass(slots=True)
 class Extraction:
@@ -161,7 +168,7 @@ class _Reading:
 
     async def full(self) -> None:
         """Every window up to the watermark, then the sweep; on a first run and every week with a witness."""
-        walked = self._witness_is_due() or self.history.undated
+        walked = self._witness_is_due(full=True)
         if walked:
             await self._walk_witness()
         reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger)
@@ -180,7 +187,7 @@ class _Reading:
 
     async def incremental(self) -> None:
         """The sweep from before the last watermark, and one share of the windows; every week with a witness."""
-        walked = self._witness_is_due()
+        walked = self._witness_is_due(full=False)
         if walked:
             await self._walk_witness()
         reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger)
@@ -229,9 +236,8 @@ class _Reading:
         """The names to send in `applicableFilters`: whether more than the flags must be named is not known (API.md)."""
         return tuple(name for name in filters if name not in {"isContact", "searchText", "applicableFilters"})
 
-    def _witness_is_due(self) -> bool:
-        last = self.run.witness_at
-        return last is None or self.run.capabilities.t0 - last >= self.timing.witness_every
+    def _witness_is_due(self, *, full: bool) -> bool:
+        return self.history.witness_is_due(self.run.capabilities.t0, self.timing.witness_every, full=full)
 
     async def _walk_witness(self) -> None:
         if not (self.ledger.resumed and self.ledger.resumed.witnessed):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from time import monotonic, time
 
 from etl.account import history_of, last_run
@@ -76,9 +77,10 @@ async def _work(
         return "filtered", 0, sum([await count_pages(client, query) for query in queries])
     if not found.windows:
         return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
-    capacity = found.capacity
+    capacity, every = found.capacity, config.extract.witness_every // timedelta(milliseconds=1)
+    walked = history.witness_is_due(found.t0, every, full=full)
+    pages = sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST]) if walked else 0
     if history.watermark is None:
-        pages = sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
         return "full", -(-pages * found.page_size // capacity), pages + SWEEP_REQUESTS
     start, end = None, found.t0
     if not full:
@@ -92,7 +94,7 @@ async def _work(
     windows = sum(
         requests_of(history.created(listed), start=start, end=end, capacity=capacity) for listed in LEADS_FIRST
     )
-    return ("full" if full else "incremental"), windows, SWEEP_REQUESTS
+    return ("full" if full else "incremental"), windows, pages + SWEEP_REQUESTS
 
 
 async def count_pages(client: Client, query: Query) -> int:

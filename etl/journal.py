@@ -83,6 +83,11 @@ class Left:
     size: int = 0
     """Bytes of the journal's whole lines."""
 
+    def files(self, folder: Path) -> set[Path]:
+        """Everything that the reading goes on with, the journal apart."""
+        segments = {_segment_path(folder, page.segment) for page in self.pages}
+        return {*self.parts, *self.rejects, *self.witness, *segments}
+
 
 def key_of(*facts: object) -> str:
     """What a reading depends on, as a fingerprint: leftovers with another are not gone on with."""
@@ -101,7 +106,7 @@ def left_in(folder: Path, key: str, now: float) -> Left:
     if not 0 <= now - began.at <= TOO_OLD.total_seconds():
         return Left()
     left = _left(began.begun, lines, size, folder)
-    return left if all(file.is_file() for file in (*left.parts, *left.rejects, *left.witness)) else Left()
+    return left if all(file.is_file() for file in left.files(folder)) else Left()
 
 
 def _whole_lines(path: Path) -> tuple[list[_Line], int]:
@@ -116,13 +121,8 @@ def _whole_lines(path: Path) -> tuple[list[_Line], int]:
 
 
 def _left(begun: Begun, lines: Sequence[_Line], size: int, folder: Path) -> Left:
-    written, heard = _Written(), None
-    for line in lines:
-        match line:
-            case _Written():
-                written = line
-            case _Witnessed():
-                heard = line
+    written = next((line for line in reversed(lines) if isinstance(line, _Written)), _Written())
+    heard = next((line for line in lines if isinstance(line, _Witnessed)), None)
     accepted = [line.done for line in lines if isinstance(line, _Accepted)]
     return Left(
         Resumption(begun, accepted, heard is not None),
@@ -172,13 +172,7 @@ class Journal:
 
     def _drop_the_rest(self) -> None:
         """Remove files that were not complete when the run was killed."""
-        kept = {
-            self.folder / NAME,
-            *self.left.parts,
-            *self.left.rejects,
-            *self.left.witness,
-            *map(self._path, self._ends),
-        }
+        kept = {self.folder / NAME} | self.left.files(self.folder)
         for path in disk.entries(self.folder):
             if path not in kept:
                 disk.remove(path)
@@ -202,7 +196,7 @@ class Journal:
         """Keep a page until `written` says that its contacts are in a part."""
         if self._begun:
             if self._pages is None:
-                self._pages = disk.Appended(self._path(self._segment))
+                self._pages = disk.Appended(_segment_path(self.folder, self._segment))
             self._pages.add(page.body)
             self._write(_Received(self._segment, self._offset, len(page.body), page.rows, page.read_no))
             self._ends[self._segment] = page.read_no + page.rows
@@ -216,7 +210,7 @@ class Journal:
         """Note the complete parts, which hold the first `upto` contacts received, and drop the pages of those."""
         self._write(_Written(_names(parts), _names(rejects), upto, counts))
         for segment in [segment for segment, end in self._ends.items() if end <= upto]:
-            disk.remove(self._path(segment))
+            disk.remove(_segment_path(self.folder, segment))
             del self._ends[segment]
         self._segment, self._offset = self._segment + 1, 0
         if self._pages is not None:
@@ -226,13 +220,10 @@ class Journal:
     def pages(self) -> Iterator[RawPage]:
         """The pages that a killed run received and no part holds, in the order of reading."""
         for page in self.left.pages:
-            path = self._path(page.segment)
+            path = _segment_path(self.folder, page.segment)
             with disk.doing("read a page again", path), path.open("rb") as file:
                 file.seek(page.offset)
                 yield RawPage(file.read(page.size), page.rows, page.read_no)
-
-    def _path(self, segment: int) -> Path:
-        return self.folder / f"pages-{segment:06d}.jsonl"
 
     def _write(self, line: _Line) -> None:
         if self._begun:
@@ -249,6 +240,10 @@ class Journal:
         for file in (self._lines, self._pages):
             if file is not None:
                 file.close()
+
+
+def _segment_path(folder: Path, segment: int) -> Path:
+    return folder / f"pages-{segment:06d}.jsonl"
 
 
 def _names(files: Sequence[Path]) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
@@ -21,8 +20,11 @@ GRACE = 4.0
 _ERRORS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 
 
-async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
-    """The result of `work`; raises Interrupted or Terminated when a signal cancelled it."""
+async def until_stopped(work: Callable[[], Awaitable[T]], last_words: Callable[[EtlError], object]) -> T:
+    """The result of `work`; raises Interrupted or Terminated when a signal cancelled it.
+
+    Where the work does not let itself be cancelled the process ends anyhow, after `last_words`.
+    """
     caught: list[int] = []
 
     async def watch(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> NoReturn:
@@ -33,7 +35,7 @@ async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
                     os._exit(128 + number)
                 caught.append(number)
                 scope.cancel()
-                tasks.start_soon(_end_anyhow, number)
+                tasks.start_soon(_end_anyhow, number, last_words)
         raise AssertionError
 
     async with anyio.create_task_group() as tasks:
@@ -46,8 +48,8 @@ async def until_stopped(work: Callable[[], Awaitable[T]]) -> T:
     raise _ERRORS[caught[0]](f"stopped by {signal.Signals(caught[0]).name}")
 
 
-async def _end_anyhow(number: int) -> None:
+async def _end_anyhow(number: int, last_words: Callable[[EtlError], object]) -> None:
     await anyio.sleep(GRACE)
     error = _ERRORS[number](f"stopped by {signal.Signals(number).name} in the middle of the work")
-    print(f"error {error.exit_code}: {error}", file=sys.stderr, flush=True)
+    last_words(error)
     os._exit(error.exit_code)

@@ -416,6 +416,21 @@ def test_plan_counts_about_what_a_run_then_sends(past_end: str, tmp_path: Path) 
     assert sent / 2 < planned["requests"] < sent * 2
 
 
+def test_plan_counts_the_weekly_witness(tmp_path: Path) -> None:
+    """Every page of both lists, once a week, beside what a nightly run sends."""
+    with live(contacts=1500, nasty_share=0, small=True) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        job.run()
+        days: list[int] = []
+        for _ in range(2):
+            [planned] = job.call("plan", "CONFIG", "--json").document["accounts"]
+            days.append(planned["requests"])
+            server.ahead += 8 * 86_400
+        sent = job.run().accounts[0].record.requests.sent
+    assert days[1] >= days[0] + 1500 // 50
+    assert sent / 2 < days[1] < sent * 2
+
+
 def test_columns_documents_every_column(job: Job) -> None:
     """As JSON and as text, in the order of the table."""
     ended = job.call("columns", "--json")

@@ -152,6 +152,7 @@ def test_work_that_does_not_end_is_ended(warm: Nursery, job: Job) -> None:
     assert ended.code == 143
     assert ended.seconds < 7  # of which a run needs some
     assert "stopped by SIGTERM" in ended.err.strip().splitlines()[-1]
+    assert (ended.document["exit"], ended.document["error"]["code"]) == (143, 143)
     assert job.fingerprint() == before
     healed(job)
 

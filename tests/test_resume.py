@@ -119,11 +119,18 @@ def _without_a_part(job: Job) -> None:
         path.unlink()
 
 
+def _without_a_page(job: Job) -> None:
+    for path in job.temporary.rglob("pages-*.jsonl"):
+        path.unlink()
+
+
 def _reconfigured(job: Job) -> None:
     job.settings += 'visibility_lag = "3s"\n'
 
 
-@pytest.mark.parametrize("spoil", [_aged, _rebooted, _without_first_line, _without_a_part, _reconfigured])
+@pytest.mark.parametrize(
+    "spoil", [_aged, _rebooted, _without_first_line, _without_a_part, _without_a_page, _reconfigured]
+)
 def test_what_does_not_fit_any_more_is_thrown_away(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row, spoil: Callable[[Job], None]
 ) -> None:

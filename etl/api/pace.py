@@ -21,16 +21,21 @@ FEW = 2
 MARGIN = 1.05
 """By how much the time between two requests grows when the rate was refused again at once."""
 BURST = 1.4
+"""The same, where so few got through that the rate measured before was a burst that the server allows at first."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds for which all wait when a request was refused and the rate is not known yet; doubled every time."""
 RECOVERY = 0.01
 """The share by which a success shortens the time between two requests, while measurements do not agree."""
 ALIKE = 1.25
+"""By how much two measurements of one rate may differ."""
 MOST_PATIENT = 256
+"""By how much recovery is slowed down at most."""
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.0005, 2.0
 """Seconds; below the first the pace is not held back at all."""
 LOOKED_BACK = 20
 """Cuts by which is told whether slowing down makes refusals fewer."""
+SLOWER = 1.5
+"""By how much slower a pace must have become in these cuts to be looked back on."""
 RARE = 8
 """Successes between two cuts, on average, that a pace which is too fast does not come to."""
 BROKEN = 10
@@ -112,7 +117,6 @@ class Pace:
         elif known:
             self._measure(now)
         elif self.interval:
-            # What was measured was a burst that the server allows at first.
             self.interval, self._patience = min(LONGEST_INTERVAL, self.interval * BURST), 1
         elif self.limit <= FEW and self._passed and self.throttled:
             # Fewer at once did not help: what got through since the last cut is all that there is to go by.
@@ -130,7 +134,7 @@ class Pace:
         spacings = [spacing for spacing, _ in self._cuts]
         before, after = sum(spacings[: LOOKED_BACK // 2]), sum(spacings[LOOKED_BACK // 2 :])
         interval = self._cuts[0][1]
-        in_vain = after < 2 * before and after >= RARE * LOOKED_BACK / 2 and self.interval > 1.5 * interval > 0
+        in_vain = after < 2 * before and after >= RARE * LOOKED_BACK / 2 and self.interval > SLOWER * interval > 0
         if in_vain:
             self.interval, self._patience = interval, 1
             self._cuts.clear()

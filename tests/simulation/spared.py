@@ -18,6 +18,12 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         lambda traits: traits["page_base"] == 0 and traits["past_end"] == "repeat",
         {"page_base": 1},
     ),
+    (
+        # API.md: a page holds 14 at least. With one on each every contact is a crowd, read page by page.
+        "a server that comes down to one contact on a page",
+        lambda traits: traits["page_size_drop"] is not None and traits["page_size_drop"][0] * traits["page_size"] < 2,
+        {"page_size_drop": None},
+    ),
 )
 """What is wrong, where it shows, and what stands in for it."""
 

@@ -123,7 +123,7 @@ def never_onwards(run: Extraction, *_: object) -> None:
 
 
 def _never(_: Any) -> Any:
-    return lambda _: False
+    return lambda *_, **__: False
 
 
 NO_WITNESS: Change = (etl.extract._Reading, "_witness_is_due", _never)
