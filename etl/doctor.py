@@ -49,7 +49,7 @@ async def _server(config: Config, source: Source) -> AsyncIterator[Finding]:
     except EtlError as error:
         yield failure("server", error, where=source.base_url)
         return
-    yield Finding("server", source.base_url, f"answers; {client.statistics().sent} requests sent")
+    yield Finding("server", source.base_url, f"answers; {client.sent} requests sent")
     yield _filters(source, found)
 
 

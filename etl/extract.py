@@ -127,7 +127,7 @@ async def extract(
         begun.watermark,
         witness_at=history.witness_at,
         scrub_after=history.scrub_after,
-        requests={"probe": client.statistics().sent},
+        requests={"probe": client.sent},
         seconds={"probe": anyio.current_time() - started},
         resumed=len(ledger.resumed.accepted) if ledger.resumed else 0,
     )
@@ -299,11 +299,11 @@ class _Reading:
 
     @contextmanager
     def _counted(self, purpose: str) -> Iterator[None]:
-        sent, begun = self.client.statistics().sent, anyio.current_time()
+        sent, begun = self.client.sent, anyio.current_time()
         try:
             yield
         finally:
-            _add(self.run.requests, purpose, self.client.statistics().sent - sent)
+            _add(self.run.requests, purpose, self.client.sent - sent)
             _add(self.run.seconds, purpose, anyio.current_time() - begun)
 
 

