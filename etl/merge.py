@@ -40,14 +40,6 @@ _PART = tables.in_files(
 _REJECT_PART = tuple(column for column in tables.REJECTS if column[0] not in {"seq", "observed_at"})
 
 
-def _hashed(column: schema.Column) -> str:
-    name = engine.quoted(column.name)
-    return f"epoch_us({name})" if column.kind is schema.Kind.TIME else name
-
-
-# JSON tells null from "" and a list from its text, and depends on no locale and no machine.
-_FINGERPRINT = f"md5(json_array({', '.join(_hashed(column) for column in schema.CONTENT)}))"
-
 # Few contacts are read more than once: looking for those few is cheaper than ranking all.
 _LOSERS = """
 CREATE TEMP TABLE losers AS
@@ -61,8 +53,8 @@ CREATE TEMP TABLE losers AS
 
 _FOLDED = f"""
 CREATE TEMP TABLE folded AS
-    SELECT account, contact_id, read_no, created_at, {engine.listed(_PRESENCE)},
-           coalesce(status = 'DELETED', false) AS listed_deleted, {_FINGERPRINT} AS row_hash
+    SELECT account, contact_id, read_no, created_at, row_hash, {engine.listed(_PRESENCE)},
+           coalesce(status = 'DELETED', false) AS listed_deleted
     FROM received ANTI JOIN losers USING (account, read_no)
 """
 
@@ -70,7 +62,7 @@ CREATE TEMP TABLE folded AS
 _VERDICTS = """
 CREATE TEMP TABLE verdicts (
     account VARCHAR, contact_id VARCHAR, read_no BIGINT, created_at TIMESTAMPTZ, was_created_at TIMESTAMPTZ,
-    row_hash VARCHAR, strikes TINYINT, verdict VARCHAR
+    strikes TINYINT, verdict VARCHAR
 )
 """
 
@@ -87,7 +79,7 @@ INSERT INTO verdicts
         LEFT JOIN contacts p ON f.account = p.account AND f.contact_id = p.contact_id
         LEFT JOIN strikes s ON f.account = s.account AND f.contact_id = s.contact_id
     )
-    SELECT account, contact_id, read_no, created_at, was_created_at, row_hash, strikes_now,
+    SELECT account, contact_id, read_no, created_at, was_created_at, strikes_now,
            CASE WHEN strikes_now = 2 AND unknown THEN 'buried'
                 WHEN strikes_now = 2 THEN 'deleted'
                 WHEN unknown THEN 'new'
@@ -111,7 +103,7 @@ INSERT INTO verdicts
         ANTI JOIN folded f ON p.account = f.account AND p.contact_id = f.contact_id
         WHERE y.filtered OR (p.created_at >= r.start AND p.created_at < r."end")
     )
-    SELECT a.account, a.contact_id, NULL, NULL, a.created_at, NULL,
+    SELECT a.account, a.contact_id, NULL, NULL, a.created_at,
            CASE WHEN a.filtered THEN 0 WHEN s.contact_id IS NULL THEN 1 ELSE 2 END,
            CASE WHEN a.filtered OR s.contact_id IS NOT NULL THEN 'deleted' ELSE 'struck' END
     FROM absent a
@@ -122,7 +114,7 @@ INSERT INTO verdicts
 
 _INCOMING = """
 CREATE TEMP VIEW incoming AS
-    SELECT account, read_no, created_at, row_hash, verdict
+    SELECT account, read_no, created_at, verdict
     FROM verdicts WHERE verdict IN ('new', 'changed', 'presence')
 """
 
@@ -132,7 +124,7 @@ CREATE TEMP VIEW outgoing AS
     FROM verdicts WHERE verdict IN ('changed', 'presence', 'deleted')
 """
 
-_STAMPS = {"row_hash": "v.row_hash", "observed_at": "y.t0", "seq": "y.seq"}
+_STAMPS = {"observed_at": "y.t0", "seq": "y.seq"}
 _STAMPED_ROW = ", ".join(f"{_STAMPS.get(name, f'r.{engine.quoted(name)}')} AS {engine.quoted(name)}" for name in _NAMES)
 _UPSERTS = f"""
 CREATE TEMP VIEW upserts AS
@@ -142,8 +134,7 @@ CREATE TEMP VIEW upserts AS
     JOIN yields y ON r.account = y.account
 """
 
-_BURIAL = {"observed_at": "y.t0", "seq": "y.seq"}
-_LAST_ROW = ", ".join(_BURIAL.get(name, f"p.{engine.quoted(name)}") for name in _NAMES)
+_LAST_ROW = ", ".join(_STAMPS.get(name, f"p.{engine.quoted(name)}") for name in _NAMES)
 _VERSIONS = f"""
 CREATE TEMP VIEW versions AS
     SELECT {engine.listed(_NAMES)}, 'upsert' AS op, cut_at FROM upserts WHERE verdict <> 'presence'

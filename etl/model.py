@@ -37,7 +37,7 @@ class NormalizedBatch:
     """Contacts of many pages as columns, and those that could not be kept."""
 
     contacts: pa.Table
-    """schema.PART_SCHEMA"""
+    """schema.NORMALIZED_SCHEMA"""
     rejects: pa.Table
     """schema.REJECT_PART_SCHEMA"""
     counts: Counter[str] = field(default_factory=Counter)

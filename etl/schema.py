@@ -170,21 +170,29 @@ CONTACTS: tuple[Column, ...] = (
     _column("seq", _I, "", _NONE, "sequence number of the run that wrote this row"),
 )
 
-STAMPED = ("row_hash", "observed_at", "seq")
-"""Columns that are known only when a run is folded and published; a part does not have them."""
+STAMPED = ("observed_at", "seq")
+"""Columns that are known only when a run is published; a part does not have them."""
+
+FINGERPRINT = "row_hash"
 
 READ: tuple[Column, ...] = tuple(column for column in CONTACTS if column.path)
 """The columns that come straight out of the API's contact."""
 
 CONTENT: tuple[Column, ...] = tuple(
-    column for column in CONTACTS if not column.presence and column.name not in {"account", "contact_id", *STAMPED}
+    column
+    for column in CONTACTS
+    if not column.presence and column.name not in {"account", "contact_id", FINGERPRINT, *STAMPED}
 )
 """The columns whose change makes a new version of a contact."""
 
-PART_SCHEMA = pa.schema(
-    [column.arrow for column in CONTACTS if column.name not in STAMPED] + [pa.field("read_no", pa.int64())]
+NORMALIZED_SCHEMA = pa.schema(
+    [column.arrow for column in CONTACTS if column.name not in {FINGERPRINT, *STAMPED}]
+    + [pa.field("read_no", pa.int64())]
 )
-"""A part: normalized contacts as read. `read_no` numbers the rows of a run in reading order and is unique in it."""
+"""Normalized contacts as read. `read_no` numbers the rows of a run in reading order and is unique in it."""
+
+PART_SCHEMA = NORMALIZED_SCHEMA.append(pa.field(FINGERPRINT, pa.string()))
+"""A part: normalized contacts with the fingerprint of each."""
 
 CONTACTS_SCHEMA = pa.schema([column.arrow for column in CONTACTS])
 

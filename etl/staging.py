@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from etl import disk
 from etl.errors import TargetLocked
+from etl.fingerprint import Fingerprint
 from etl.model import NormalizedBatch
 
 PART_ROWS = 50_000
@@ -86,7 +87,7 @@ class Stage:
     def __init__(self, folder: Path, parts: Sequence[Path] = (), rejects: Sequence[Path] = ()) -> None:
         """`parts` and `rejects` are complete files that a killed run left in `folder`."""
         self.folder = disk.private_folder(folder)
-        self._contacts = _Parts(folder, "part", parts)
+        self._contacts = _Parts(folder, "part", parts, Fingerprint())
         self._rejects = _Parts(folder, "rejects", rejects)
 
     def append(self, batch: NormalizedBatch) -> bool:
@@ -124,8 +125,16 @@ class Stage:
 class _Parts:
     """Tables that become numbered files, a row group at a time, so that no more than one waits in memory."""
 
-    def __init__(self, folder: Path, stem: str, files: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        files: Sequence[Path],
+        finish: Callable[[pa.Table], pa.Table] = lambda table: table,
+    ) -> None:
+        """`finish` is applied to the rows of a row group before they are written."""
         self.files = list(files)
+        self._finish = finish
         self._folder = folder
         self._stem = stem
         self._waiting: list[pa.Table] = []
@@ -156,7 +165,7 @@ class _Parts:
             self._writer, self.written = None, 0
 
     def _write(self) -> None:
-        table = pa.concat_tables(self._waiting)
+        table = self._finish(pa.concat_tables(self._waiting))
         writer = self._writer or self._begin(table.schema)
         with disk.doing("write a part", self.files[-1]):
             writer.write_table(table, row_group_size=table.num_rows)

@@ -44,7 +44,7 @@ def batch(account: str, rows: Sequence[Row], rejects: Sequence[Row] = (), read_n
     """The rows as the normalizer would hand them over, numbered from `read_no`."""
     numbered = [{**row, "account": account, "read_no": read_no + i} for i, row in enumerate(rows)]
     return NormalizedBatch(
-        pa.Table.from_pylist(numbered, schema=schema.PART_SCHEMA),
+        pa.Table.from_pylist(numbered, schema=schema.NORMALIZED_SCHEMA),
         pa.Table.from_pylist([{**row, "account": account} for row in rejects], schema=schema.REJECT_PART_SCHEMA),
     )
 

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("one module per kind of target", "sinks"),
     ("what a publication changes in a snapshot", "merge"),
     ("files and tables of a target", "manifest tables staging readback"),
+    ("what tells whether a contact has changed", "fingerprint"),
     ("where to cut time", "plan"),
     ("contacts that no range of time reaches", "undated"),
     ("what a reading has to remember", "ledger"),

@@ -12,7 +12,7 @@ import pytest
 from etl.errors import ContractError
 from etl.model import NormalizedBatch, RawPage
 from etl.normalize import Normalizer
-from etl.schema import PART_SCHEMA, REJECT_PART_SCHEMA
+from etl.schema import NORMALIZED_SCHEMA, REJECT_PART_SCHEMA
 
 SAMPLE = (
     '{"_id":"65aa0000000000000000a001","_agency":"65aa0000000000000000b001","_customer":"65aa0000000000000000c001",'
@@ -33,7 +33,7 @@ def normalized(*contacts: str | bytes, separator: bytes = b",") -> NormalizedBat
     batch = Normalizer("main")([RawPage(b'{"success":true,"data":[' + separator.join(raws) + b"]}", len(raws), 7)])
     batch.contacts.validate(full=True)
     batch.rejects.validate(full=True)
-    assert batch.contacts.schema == PART_SCHEMA
+    assert batch.contacts.schema == NORMALIZED_SCHEMA
     assert batch.rejects.schema == REJECT_PART_SCHEMA
     assert len(batch.contacts) + len(batch.rejects) == batch.counts["received"] == len(raws)
     return batch
@@ -621,7 +621,7 @@ def test_no_contacts() -> None:
     """Pages without contacts, and no pages, are empty tables."""
     for pages in ([], [RawPage(b'{"data":[]}', 0, 0)]):
         batch = Normalizer("main")(pages)
-        assert (batch.contacts, batch.rejects) == (PART_SCHEMA.empty_table(), REJECT_PART_SCHEMA.empty_table())
+        assert (batch.contacts, batch.rejects) == (NORMALIZED_SCHEMA.empty_table(), REJECT_PART_SCHEMA.empty_table())
 
 
 def test_order_of_pages_does_not_change_a_row() -> None:

@@ -14,7 +14,7 @@ from etl.normalize import Normalizer
 from etl.normalize.assembly import part_of_rows, rejects_table
 from etl.normalize.pages import contacts_of
 from etl.normalize.rowwise import read_rows
-from etl.schema import PART_SCHEMA, READ, REJECT_PART_SCHEMA
+from etl.schema import NORMALIZED_SCHEMA, READ, REJECT_PART_SCHEMA
 
 PLAIN = {
     "_id": "65aa0000000000000000a001",
@@ -149,7 +149,7 @@ def row_by_row(pages: Sequence[RawPage]) -> NormalizedBatch:
 
 def assert_same(batch: NormalizedBatch, expected: NormalizedBatch, received: int) -> None:
     """The same cells, the same texts, the same counts, and no row lost."""
-    for table, schema in ((batch.contacts, PART_SCHEMA), (batch.rejects, REJECT_PART_SCHEMA)):
+    for table, schema in ((batch.contacts, NORMALIZED_SCHEMA), (batch.rejects, REJECT_PART_SCHEMA)):
         table.validate(full=True)
         assert table.schema == schema
     assert batch.contacts.to_pylist(maps_as_pydicts="strict") == expected.contacts.to_pylist(maps_as_pydicts="strict")

@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from etl.normalize.phones import e164
 from etl.normalize.rowwise import Reject, Row
-from etl.schema import ARROW, PART_SCHEMA, READ, REJECT_PART_SCHEMA
+from etl.schema import ARROW, NORMALIZED_SCHEMA, READ, REJECT_PART_SCHEMA
 
 
 def part(account: str, read: dict[str, pa.Array], extra: pa.Array, numbers: pa.Array) -> pa.Table:
-    """The contacts of which `read` holds every column of schema.READ, as a table of schema.PART_SCHEMA."""
+    """The contacts of which `read` holds every column of schema.READ, as a table of schema.NORMALIZED_SCHEMA."""
     made = {
         "account": pa.repeat(pa.scalar(account), len(numbers)),
         "phone_e164": e164(read["phone_prefix"], read["phone_number"]),
@@ -20,13 +20,13 @@ def part(account: str, read: dict[str, pa.Array], extra: pa.Array, numbers: pa.A
         "read_no": numbers,
     }
     columns = read | made
-    return pa.Table.from_arrays([columns[name] for name in PART_SCHEMA.names], schema=PART_SCHEMA)
+    return pa.Table.from_arrays([columns[name] for name in NORMALIZED_SCHEMA.names], schema=NORMALIZED_SCHEMA)
 
 
 def part_of_rows(account: str, rows: Sequence[Row]) -> pa.Table:
-    """Rows of the tolerant path as a table of schema.PART_SCHEMA."""
+    """Rows of the tolerant path as a table of schema.NORMALIZED_SCHEMA."""
     if not rows:
-        return PART_SCHEMA.empty_table()
+        return NORMALIZED_SCHEMA.empty_table()
     *cells, extra, numbers = zip(*rows, strict=True)
     read = {column.name: pa.array(values, ARROW[column.kind]) for column, values in zip(READ, cells, strict=True)}
     return part(account, read, pa.array(extra, pa.string()), pa.array(numbers, pa.int64()))
@@ -36,7 +36,7 @@ def in_reading_order(parts: Sequence[pa.Table]) -> pa.Table:
     """All contacts of `parts`, by read_no."""
     if len(parts) == 1:
         return parts[0]
-    return pa.concat_tables([PART_SCHEMA.empty_table(), *parts]).combine_chunks().sort_by("read_no")
+    return pa.concat_tables([NORMALIZED_SCHEMA.empty_table(), *parts]).combine_chunks().sort_by("read_no")
 
 
 def rejects_table(account: str, rejects: Sequence[Reject]) -> pa.Table:

@@ -1,0 +1,41 @@
+"""The fingerprint of a contact's content: what tells whether a contact has changed since it was published.
+
+It is made where parts are written, so that it is ready when the reading ends. Fields of presence do not count.
+"""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+
+from etl import engine, schema
+from etl.errors import EtlError
+
+
+def _hashed(column: schema.Column) -> str:
+    name = engine.quoted(column.name)
+    return f"epoch_us({name})" if column.kind is schema.Kind.TIME else name
+
+
+# JSON tells null from "" and a list from its text, and depends on no locale and no machine.
+_FINGERPRINT = f"md5(json_array({', '.join(_hashed(column) for column in schema.CONTENT)})) AS {schema.FINGERPRINT}"
+
+
+class Fingerprint:
+    """Adds `row_hash` to normalized contacts. An object serves one thread at a time."""
+
+    def __init__(self) -> None:
+        """Its engine has one thread, which keeps the order of rows; it holds no data and reads no file."""
+        self._engine = duckdb.connect(config={"autoinstall_known_extensions": "false", "threads": 1})
+
+    def __call__(self, contacts: pa.Table) -> pa.Table:
+        """`contacts` (schema.NORMALIZED) with their fingerprints (schema.PART_SCHEMA): 32 hexadecimal digits each.
+
+        The same content has the same fingerprint on every machine and with every version of the engine.
+        """
+        rows = self._engine.from_arrow(contacts.to_reader())
+        made = rows.project(f"read_no, {_FINGERPRINT}").to_arrow_table()
+        if not made["read_no"].equals(contacts["read_no"]):
+            message = "the fingerprints are not in the order of the contacts"
+            raise EtlError(message)
+        return contacts.append_column(schema.PART_SCHEMA.field(schema.FINGERPRINT), made[schema.FINGERPRINT])
