@@ -31,7 +31,7 @@ from etl.sinks import Sink
 from etl.sources import Source, sources
 from etl.staging import Lock, stage_folder
 from etl.targets import creation_times
-from etl.targets import sinks as make_sinks
+from etl.targets import sinks as sinks_of
 
 RESUMABLE = (SourceUnavailable, AuthError)
 """Errors after which the next run goes on with what was read: nothing is wrong with it."""
@@ -73,7 +73,7 @@ class _Run:
     async def execute(self) -> None:
         """Lock, open, read, publish."""
         filters = checked_filters(self._config.extract.filters)
-        sinks = make_sinks(self._config)
+        sinks = sinks_of(self._config)
         with ExitStack() as held:
             async with sources(self._config) as found:
                 self._accounts = {source.account: AccountReport(source.account) for source in found}

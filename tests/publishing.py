@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from etl import schema
+from etl import engine, schema
 from etl.model import (
     AccountYield,
     Counts,
@@ -21,6 +21,7 @@ from etl.model import (
     RunRecord,
     Span,
 )
+from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind
 from etl.staging import Stage
 
 DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -79,6 +80,11 @@ def brought(
     )
     table = pa.Table.from_pylist([{**row, "account": account} for row in windows], schema=schema.WINDOWS_SCHEMA)
     return AccountYield(record, stage.parts, stage.rejects, tuple(coverage), table)
+
+
+def sink_at(kind: SinkKind, path: Path, memory_limit: int = engine.MEMORY_LIMIT) -> Sink:
+    """A sink of this kind, as a new process would have it."""
+    return DuckDBSink(path, memory_limit) if kind == "duckdb" else ParquetSink(path, memory_limit)
 
 
 def publication(*accounts: AccountYield, filters: Mapping[str, object] | None = None) -> Publication:

@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 import pytest
 from forked import Ended, Harm, Nursery, is_stopped, nursery
 from live import Job, Live, live
-from publishing import brought, contact, publication
+from publishing import brought, contact, publication, sink_at
 
 from etl import disk, staging
 from etl.errors import PublishConflict, SinkError
-from etl.sinks import make_sinks
+from etl.sinks import SinkKind
 
 CONTACTS = 60
 WORDS = ("run", "CONFIG", "--json")
@@ -215,12 +215,12 @@ INTERLEAVINGS = [
 
 @pytest.mark.parametrize("kind", ["duckdb", "parquet"])
 @pytest.mark.parametrize("steps", INTERLEAVINGS, ids=", ".join)
-def test_two_hosts_never_publish_the_same_number(steps: Sequence[str], kind: str, tmp_path: Path) -> None:
+def test_two_hosts_never_publish_the_same_number(steps: Sequence[str], kind: SinkKind, tmp_path: Path) -> None:
     """P13, P17: where the lock does not reach the other host, the number decides: all interleavings, one winner."""
     target = tmp_path / "data" / "contacts"
     for seq in (1, 2):
         runs = {who: publication(brought(tmp_path, "main", [contact(1, name=who + str(seq))], seq=seq)) for who in "ab"}
-        sinks = {who: make_sinks(*((target, None) if kind == "duckdb" else (None, target)))[0] for who in "ab"}
+        sinks = {who: sink_at(kind, target) for who in "ab"}
         lost: set[str] = set()
         for step in steps:
             what, who = step.split()
@@ -253,7 +253,7 @@ def parquet_names(target: Path, seq: int) -> list[object]:
 
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_a_holder_that_slept_while_another_host_published_loses(
-    sink: str, warm: Nursery, server: Live, tmp_path: Path
+    sink: SinkKind, warm: Nursery, server: Live, tmp_path: Path
 ) -> None:
     """P18: stopped with everything prepared and woken an age later, it exits 21 and overwrites nothing."""
     job = Job(tmp_path, {"main": server.url}, sinks=(sink,))
@@ -264,7 +264,7 @@ def test_a_holder_that_slept_while_another_host_published_loses(
     while not is_stopped(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    [other] = make_sinks(*((job.duckdb, None) if sink == "duckdb" else (None, job.parquet)))
+    other = sink_at(sink, job.duckdb if sink == "duckdb" else job.parquet)
     theirs = publication(brought(tmp_path / "theirs", "other", [contact(1)], seq=2))
     other.prepare(theirs)
     other.publish(theirs)
@@ -526,13 +526,13 @@ def test_the_lock_locks_on_this_file_system(tmp_path: Path) -> None:
 PUBLISH = """
 import hashlib, json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
-from publishing import day
+from publishing import day, sink_at
 from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord
 from etl.normalize import Normalizer
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
 from etl import schema
-from etl.sinks import make_sinks, open_readonly
+from etl.sinks import open_readonly
 from etl.staging import Stage
 
 home = pathlib.Path(sys.argv[2])
@@ -550,7 +550,8 @@ record = RunRecord(seq=1, run_id="r", account="main", mode="full", t0=day(1), wa
 windows = schema.WINDOWS_SCHEMA.empty_table()
 run = Publication(1, "r", (AccountYield(record, stage.parts, stage.rejects, (), windows),))
 told = [dict(batch.counts)]
-for kind, sink in zip(("duckdb", "parquet"), make_sinks(home / "c.duckdb", home / "c"), strict=True):
+for kind in ("duckdb", "parquet"):
+    sink = sink_at(kind, home / kind)
     sink.open()
     sink.prepare(run)
     sink.publish(run)

@@ -19,13 +19,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from live import Job, Live, live
-from publishing import Row, brought, contact, day, publication
+from publishing import Row, brought, contact, day, publication, sink_at
 
 from etl import manifest, staging
 from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt
 from etl.model import Publication
 from etl.readback import ReadBackError, read_back
-from etl.sinks import ParquetSink, Sink, make_sinks, open_readonly, select
+from etl.sinks import ParquetSink, Sink, open_readonly, select
 from etl.sinks.reader import SinkKind
 
 ROWS = tuple(contact(number, name=f"name {number}", tags=["a", str(number)]) for number in range(1, 41))
@@ -41,9 +41,7 @@ class Target:
 
     def sink(self, memory_limit: int = 500_000_000) -> Sink:
         """As a new process would have it."""
-        paths = (self.path, None) if self.kind == "duckdb" else (None, self.path)
-        [sink] = make_sinks(*paths, memory_limit)
-        return sink
+        return sink_at(self.kind, self.path, memory_limit)
 
     def bring(self, seq: int, *rows: Row) -> Publication:
         """A run of one account."""

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from publishing import Row, batch, brought, contact, day, publication
+from publishing import Row, batch, brought, contact, day, publication, sink_at
 
 from etl import schema, staging
 from etl.errors import (
@@ -32,7 +32,7 @@ from etl.errors import (
     UsageError,
 )
 from etl.model import Merged, NormalizedBatch, Publication
-from etl.sinks import DuckDBSink, ParquetSink, Sink, make_sinks, open_readonly, select
+from etl.sinks import Sink, open_readonly, select
 from etl.sinks.reader import SinkKind
 
 
@@ -65,8 +65,7 @@ class Target:
 
     def sink(self) -> Sink:
         """A new sink object, as a new process would have it."""
-        [sink] = make_sinks(self.path, None) if self.kind == "duckdb" else make_sinks(None, self.path)
-        return sink
+        return sink_at(self.kind, self.path)
 
     def bring(self, seq: int, *rows: Row, **options: object) -> Publication:
         """A run of one account."""
@@ -344,8 +343,7 @@ def test_a_run_that_fails_leaves_every_byte(target: Target) -> None:
 _KILL = """
 import os, shutil, sys, pathlib
 sys.path.insert(0, sys.argv[1])
-from publishing import brought, contact, publication
-from etl.sinks import make_sinks
+from publishing import brought, contact, publication, sink_at
 kind, home, name, seq = sys.argv[2], pathlib.Path(sys.argv[3]), sys.argv[4], int(sys.argv[5])
 whole, data = home / "whole", home / "data"
 run = publication(brought(home / "parts-of-child", "main", [contact(1), contact(seq)], seq=seq))
@@ -367,7 +365,7 @@ while code == -9:
     shutil.rmtree(data, ignore_errors=True)
     if whole.exists():
         shutil.copytree(whole, data)
-    [sink] = make_sinks(data / name, None) if kind == "duckdb" else make_sinks(None, data / name)
+    sink = sink_at(kind, data / name)
     sink.open()
     sink.prepare(run)
     child = os.fork()
@@ -404,13 +402,12 @@ def test_a_kill_anywhere_in_publishing_leaves_the_old_state_or_the_new(target: T
 _LIMIT = """
 import resource, sys, pathlib
 sys.path.insert(0, sys.argv[1])
-from publishing import brought, contact, publication
+from publishing import brought, contact, publication, sink_at
 from etl.errors import SinkError
-from etl.sinks import make_sinks
 path = pathlib.Path(sys.argv[3])
 rows = [contact(number, extra=str(number) * 99) for number in range(9000)]
 run = publication(brought(path.parent.parent / "limited", "main", rows, seq=2))
-[sink] = make_sinks(path, None) if sys.argv[2] == "duckdb" else make_sinks(None, path)
+sink = sink_at(sys.argv[2], path)
 sink.open()
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
 try:
@@ -734,10 +731,3 @@ def test_an_altered_folder_is_refused(folder: Target, alter: Callable[[Path], No
     with pytest.raises(TargetCorrupt):
         folder.sink().open()
     assert folder.bytes() == before
-
-
-def test_sinks_are_made_for_the_paths_that_are_set(tmp_path: Path) -> None:
-    """Both, one, or none."""
-    both = make_sinks(tmp_path / "a.duckdb", tmp_path / "a", 256_000_000)
-    assert [type(sink) for sink in both] == [DuckDBSink, ParquetSink]
-    assert make_sinks(None, None) == ()

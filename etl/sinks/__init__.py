@@ -7,13 +7,12 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from etl import engine
 from etl.model import Merged, Publication, SinkState
 from etl.sinks.duckdb import DuckDBSink
 from etl.sinks.parquet import ParquetSink
 from etl.sinks.reader import SinkKind, open_readonly, select
 
-__all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "make_sinks", "open_readonly", "select"]
+__all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "open_readonly", "select"]
 
 
 class Sink(Protocol):
@@ -55,15 +54,3 @@ class Sink(Protocol):
     def discard(self) -> None:
         """Drop what is prepared; nothing happens where nothing is."""
         ...
-
-
-def make_sinks(
-    duckdb_path: Path | None, parquet_path: Path | None, memory_limit: int = engine.MEMORY_LIMIT
-) -> tuple[Sink, ...]:
-    """The sinks that have a path."""
-    sinks: list[Sink] = []
-    if duckdb_path is not None:
-        sinks.append(DuckDBSink(duckdb_path, memory_limit))
-    if parquet_path is not None:
-        sinks.append(ParquetSink(parquet_path, memory_limit))
-    return tuple(sinks)
