@@ -5,6 +5,7 @@ Data goes to stdout, everything else to stderr. What a command needs is imported
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -264,6 +265,9 @@ def _report_bug(error: Exception) -> NoReturn:
         raise SinkError("memory ran out", where=where, mend=mend)
     raise EtlError(f"internal error: {type(error).__name__}", where=where)
 
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        mend = "Raise the limit of open files (ulimit -n), then run again."
+        raise SinkError("too many files are open", where=where, mend=mend)
 
 def _failure(error: EtlError) -> dict[str, object]:
     """The document of a command that failed; that of `run` has all its keys even then (see `RunReport.document`)."""
@@ -276,6 +280,9 @@ def _in_loop(main: Callable[[], Awaitable[T]]) -> T:
 
     return anyio.run(main)
 
+    from etl.disk import check_handles  # noqa: PLC0415
+
+    check_handles()
 
 def _print_findings(findings: Sequence[Finding], *, as_json: bool) -> int:
     code = worst(findings)

@@ -12,7 +12,7 @@ import os
 import resource
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from etl.errors import SinkError
@@ -22,6 +22,8 @@ FOLDER_MODE = 0o700
 _FICLONE = 0x40049409
 """Linux ioctl: share the blocks of another file (Btrfs, XFS); the copy costs nothing until it is written to."""
 
+HANDLES = 24
+"""Files and sockets that a command has open at once when it speaks to a server."""
 ROOM = 16 * 2**20
 """Bytes that a small run writes; before its first request there must be as many."""
 
@@ -193,6 +195,13 @@ def probe(folder: Path, beside: Path) -> None:
     with doing("write into the folder", beside):
         if not os.access(beside, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(beside))
+
+
+def check_handles() -> None:
+    """Raise `SinkError` where so few files may be open at once that the work could not even begin."""
+    with doing(f"open {HANDLES} files at once", Path(os.devnull)), ExitStack() as opened:
+        for _ in range(HANDLES):
+            opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
 
 
 def check_room(folder: Path, copied: int) -> None:

@@ -302,17 +302,31 @@ def test_memory_that_runs_out_never_leaves_half_a_state(warm: Nursery, job: Job)
     healed(job)
 
 
-@pytest.mark.parametrize("files", [12, 24])
-def test_too_few_open_files_are_told(files: int, warm: Nursery, job: Job) -> None:
-    """P12: `ulimit -n`; a clean failure or a good run, never anything between."""
+@pytest.mark.parametrize("files", [8, 12, 24])
+def test_too_few_open_files_are_told_before_the_first_request(
+    files: int, warm: Nursery, server: Live, job: Job
+) -> None:
+    """P12: `ulimit -n`; also where the event loop itself could not be made."""
     assert job.run().exit == 0
-    before = job.fingerprint()
+    before, sent = job.fingerprint(), server.stats()["requests"]
     ended = run(warm, job, limits={"NOFILE": files})
+    assert (ended.code, ended.document["error"]["code"]) == (20, 20), ended.err
+    assert "ulimit -n" in ended.document["error"]["mend"]
     assert "Traceback" not in ended.err
-    if ended.code:
-        assert job.fingerprint() == before
-        assert ended.code in {11, 20}, (ended.code, ended.err)
+    assert server.stats()["requests"] == sent
+    assert job.fingerprint() == before
     healed(job)
+
+
+@pytest.mark.parametrize("files", [32, 36, 48])
+def test_open_files_that_run_out_on_the_way_are_told(files: int, warm: Nursery, tmp_path: Path) -> None:
+    """P12: more requests at once than files may be open; a clean failure or a good run, never anything between."""
+    with live(contacts=900, nasty_share=0, small=True, latency=0.05) as slow:
+        job = Job(tmp_path, {"main": slow.url}, settings="[extract]\nconcurrency = 64\n")
+        ended = run(warm, job, limits={"NOFILE": files})
+    assert ended.code in {0, 11, 20}, (ended.code, ended.err)
+    assert "Traceback" not in ended.err
+    assert job.duckdb.exists() == job.parquet.exists() == (ended.code == 0)
 
 
 @pytest.mark.parametrize("size", [0, 1000, 100_000])
