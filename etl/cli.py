@@ -60,7 +60,7 @@ def run(
     from etl.config import load_named  # noqa: PLC0415
     from etl.observe import configure  # noqa: PLC0415
     from etl.report import RunReport, render_run  # noqa: PLC0415
-    from etl.run import Options, execute  # noqa: PLC0415
+    from etl.run import Options, Run  # noqa: PLC0415
     from etl.signals import until_stopped  # noqa: PLC0415
 
     def tell(report: RunReport) -> int:
@@ -69,17 +69,19 @@ def run(
         _print(report.document(), render_run(report) + _hint(config, report.exit), as_json=as_json)
         return report.exit
 
-    def fail(error: EtlError) -> int:
-        return tell(RunReport(0.0, error=error))
-
     configure()
     try:
-        settings = load_named(config, assignments)
-        options = Options(full, allow_unproven, allow_shrink)
-        report = _in_loop(lambda: until_stopped(lambda: execute(settings, options), fail))
+        work = Run(load_named(config, assignments), Options(full, allow_unproven, allow_shrink))
     except EtlError as error:
-        return fail(error)
-    return tell(report)
+        return tell(RunReport(0.0, error=error))
+
+    def stopped(error: EtlError) -> int:
+        return tell(work.report(error))
+
+    try:
+        return tell(_in_loop(lambda: until_stopped(work.execute, stopped)))
+    except EtlError as error:
+        return stopped(error)
 
 
 @app.command()
@@ -263,11 +265,11 @@ def _report_bug(error: Exception) -> NoReturn:
     if isinstance(error, MemoryError):
         mend = "Lower extract.memory_limit or extract.concurrency, or give it more memory, then run again."
         raise SinkError("memory ran out", where=where, mend=mend)
-    raise EtlError(f"internal error: {type(error).__name__}", where=where)
-
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         mend = "Raise the limit of open files (ulimit -n), then run again."
         raise SinkError("too many files are open", where=where, mend=mend)
+    raise EtlError(f"internal error: {type(error).__name__}", where=where)
+
 
 def _failure(error: EtlError) -> dict[str, object]:
     """The document of a command that failed; that of `run` has all its keys even then (see `RunReport.document`)."""
@@ -278,11 +280,11 @@ def _failure(error: EtlError) -> dict[str, object]:
 def _in_loop(main: Callable[[], Awaitable[T]]) -> T:
     import anyio  # noqa: PLC0415
 
-    return anyio.run(main)
-
     from etl.disk import check_handles  # noqa: PLC0415
 
     check_handles()
+    return anyio.run(main)
+
 
 def _print_findings(findings: Sequence[Finding], *, as_json: bool) -> int:
     code = worst(findings)

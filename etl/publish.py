@@ -1,6 +1,7 @@
 """Publishing: merge beside every target, guard what came of it, then one atomic step per sink.
 
-Synchronous: the run calls it in a worker thread. What goes wrong before the first step leaves every target as it was.
+Synchronous: the run calls it in a worker thread. What goes wrong before the first step leaves every target as it was,
+and so does a signal; once that step is made, the others follow.
 """
 
 from __future__ import annotations
@@ -25,16 +26,26 @@ class Outcome:
 
 
 def publish(
-    sinks: Sequence[Sink], publication: Publication, *, shrink_share: float | None, published: Callable[[Sink], None]
+    sinks: Sequence[Sink],
+    publication: Publication,
+    *,
+    shrink_share: float | None,
+    published: Callable[[Sink], None],
+    go_on: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Publish to every sink and tell `published` of each; accounts that a guard refuses stay out.
 
-    `shrink_share` None switches the shrink guard off. Raises what the sinks raise; nothing prepared is left behind.
+    `shrink_share` None switches the shrink guard off. `go_on` raises when the run is to stop: it is asked after each
+    preparation, and no more once the first sink has published. Raises what it and the sinks raise; nothing prepared is
+    left behind.
     """
     refused: dict[str, EtlError] = {}
     try:
         while publication.accounts:
-            merged = [sink.prepare(publication) for sink in sinks]
+            merged = []
+            for sink in sinks:
+                merged.append(sink.prepare(publication))
+                go_on()
             found = {} if shrink_share is None else _shrunk(publication, merged, shrink_share)
             if not found:
                 for sink in sinks:

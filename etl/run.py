@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 import anyio
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
 from etl import disk, guard
 from etl.account import Reader, history_of, last_run
@@ -47,30 +47,44 @@ class Options:
 
 
 async def execute(config: Config, options: Options) -> RunReport:
-    """Run once and tell what came of it; an EtlError becomes part of the report, nothing else is caught."""
-    started = monotonic()
-    run = _Run(config, options, run_id=secrets.token_hex(4))
-    try:
-        with bound(run=run.run_id):
-            await run.execute()
-    except EtlError as error:
-        log.error("run.failed", **error.document())
-        return run.report(monotonic() - started, error)
-    return run.report(monotonic() - started, None)
+    """Run once and tell what came of it."""
+    return await Run(config, options).execute()
 
 
-class _Run:
-    """The state of one run between its steps."""
+class Run:
+    """One run, and its state between its steps."""
 
-    def __init__(self, config: Config, options: Options, *, run_id: str) -> None:
-        self.run_id = run_id
+    def __init__(self, config: Config, options: Options) -> None:
+        self.run_id = secrets.token_hex(4)
         self._config = config
         self._options = options
+        self._started = monotonic()
         self._accounts = {account.name: AccountReport(account.name) for account in config.accounts}
+        self._readers: Sequence[Reader] = ()
         self._yields: dict[str, AccountYield] = {}
         self._published: dict[str, SinkReport] = {}
 
-    async def execute(self) -> None:
+    async def execute(self) -> RunReport:
+        """Run and tell what came of it; an EtlError becomes part of the report, nothing else is caught."""
+        try:
+            with bound(run=self.run_id):
+                await self._execute()
+        except EtlError as error:
+            log.error("run.failed", **error.document())
+            return self.report(error)
+        return self.report(None)
+
+    def report(self, error: EtlError | None) -> RunReport:
+        """What is known now, also in the middle of the work; `error` is what ended the whole run."""
+        spent = {reader.source.account: reader.spent() for reader in self._readers}
+        accounts = [
+            replace(account, error=account.error or error, requests=spent.get(name, account.requests))
+            for name, account in self._accounts.items()
+        ]
+        first = next((account.error for account in accounts if account.error), None)
+        return RunReport(monotonic() - self._started, tuple(accounts), dict(self._published), error or first)
+
+    async def _execute(self) -> None:
         """Lock, open, read, publish."""
         filters = checked_filters(self._config.extract.filters)
         sinks = sinks_of(self._config)
@@ -84,7 +98,8 @@ class _Run:
                 folder = held.enter_context(self._staged(sinks))
                 seq = max(state.seq for state in states) + 1
                 read_one = partial(self._reader, sinks[0], states, folder, seq)
-                await self._read([await to_thread.run_sync(read_one, source) for source in found])
+                self._readers = [await to_thread.run_sync(read_one, source) for source in found]
+                await self._read()
             brought = tuple(self._yields[name] for name in self._accounts if name in self._yields)
             await self._publish(sinks, Publication(seq, self.run_id, brought, filters))
 
@@ -110,12 +125,6 @@ class _Run:
                 disk.clear(folder / name)
         disk.remove_if_empty(folder)
 
-    def report(self, seconds: float, error: EtlError | None) -> RunReport:
-        """What is known now; `error` is what ended the whole run."""
-        accounts = [replace(account, error=account.error or error) for account in self._accounts.values()]
-        first = next((account.error for account in accounts if account.error), None)
-        return RunReport(seconds, tuple(accounts), self._published, error or first)
-
     def _reader(self, sink: Sink, states: Sequence[SinkState], folder: Path, seq: int, source: Source) -> Reader:
         last = last_run(states, source.account)
         return Reader(
@@ -131,14 +140,14 @@ class _Run:
             last=last,
         )
 
-    async def _read(self, readers: Sequence[Reader]) -> None:
+    async def _read(self) -> None:
         def glance() -> list[Glance]:
-            return [now for reader in readers if (now := reader.glance())]
+            return [now for reader in self._readers if (now := reader.glance())]
 
         async with anyio.create_task_group() as observer:
             observer.start_soon(watch, glance)
             async with anyio.create_task_group() as tasks:
-                for reader in readers:
+                for reader in self._readers:
                     tasks.start_soon(self._read_one, reader)
             observer.cancel_scope.cancel()
 
@@ -152,7 +161,7 @@ class _Run:
             if not self._options.allow_shrink:
                 guard.check_not_empty(brought.record, reader.last.counts.contacts if reader.last else 0)
         except* EtlError as group:
-            self._note(name, error=_first(group), requests=reader.spent())
+            self._note(name, error=_first(group))
         else:
             self._yields[name] = brought
 
@@ -162,7 +171,10 @@ class _Run:
             log.info("sink.published", sink=sink.name, seq=publication.seq)
 
         share = None if self._options.allow_shrink else self._config.guard.max_shrink_share
-        work = partial(publish, sinks, publication, shrink_share=share, published=published)
+        # The thread is waited for: a signal that comes before the first sink has published is heard there, a later one
+        # no more, so that this exit code tells what is published.
+        go_on = from_thread.check_cancelled
+        work = partial(publish, sinks, publication, shrink_share=share, published=published, go_on=go_on)
         outcome = await to_thread.run_sync(work)
         for name, error in outcome.refused.items():
             self._note(name, error=error)
