@@ -7,7 +7,9 @@ It imports nothing of the package, so that it starts at once.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -47,13 +49,16 @@ def read_back(setup: Sequence[str], queries: Sequence[str]) -> list[Rows]:
     return answer["rows"]
 
 
-def _answer(request: dict[str, list[str]]) -> dict[str, object]:
+def _answer(request: dict[str, list[str]], *, again: bool = True) -> dict[str, object]:
     try:
         connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
         for statement in request["setup"]:
             connection.execute(statement)
         return {"rows": [_rows(connection, query) for query in request["queries"]]}
     except duckdb.Error as error:
+        # The engine does not go on by itself after a read that the system interrupted, and that is no damage.
+        if again and os.strerror(errno.EINTR) in str(error):
+            return _answer(request, again=False)
         return {"error": str(error)}
 
 

@@ -11,6 +11,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -222,4 +223,7 @@ class Lock:
         trace: TracebackType | None,
     ) -> None:
         """Give it back; the file stays, because removing it would race with the next holder."""
-        os.close(self._handle)
+        with suppress(
+            OSError
+        ):  # The system has given it back even where it says so; what is published stays published.
+            os.close(self._handle)

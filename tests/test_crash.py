@@ -89,6 +89,21 @@ def _hold_of_errors(found: Verdicts) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sink", "call"),
+    [("duckdb", "pwrite64"), ("duckdb", "fdatasync"), ("duckdb", "pread64"), ("parquet", "pwrite64")],
+)
+def test_an_interrupted_call_of_the_engine_is_got_over(sink: str, call: str) -> None:
+    """P11: the engine gives up where the system interrupts it; what it made is thrown away and made again, exit 0."""
+    which = ("--kind=error", "--errno=EINTR", f"--call={call}", "--sample=40")
+    code, out, err = played("--sink", sink, "--start", "snapshot", *which)
+    assert code == 0, err
+    # Threads take turns, so that a number may stand for the call beside it.
+    found = [each for each in json.loads(out) if each["syscall"] == call]
+    assert len(found) >= 2
+    assert {(each["code"], each["saw"]) for each in found} == {(0, "new")}
+
+
+@pytest.mark.parametrize(
     ("sink", "which", "shown"),
     [
         ("duckdb written in place", "--kind=kill --call=sendfile", "torn"),

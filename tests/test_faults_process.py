@@ -311,6 +311,14 @@ def test_a_holder_that_slept_while_another_host_published_loses(
     assert job.run().exit == 0
 
 
+def test_a_lock_that_cannot_be_given_back_harms_nothing(tmp_path: Path) -> None:
+    """P10, P11: an error of that last call comes when everything is published, and the system has taken it back."""
+    with staging.Lock(tmp_path / "contacts") as held:
+        os.close(held._handle)
+    with staging.Lock(tmp_path / "contacts"):
+        pass
+
+
 # --- memory and limits -----------------------------------------------------------------------------------------------
 
 

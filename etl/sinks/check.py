@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ _ABOUT_FILES = (
     duckdb.CatalogException,
     duckdb.TransactionException,
 )
+_INTERRUPTED = os.strerror(errno.EINTR)
 _DAMAGE = re.compile("corrupt|checksum|magic bytes|TProtocol|zstd", re.IGNORECASE)
 
 
@@ -32,7 +35,8 @@ class OutOfMemory(SinkError):
 def frugally(limit: int, work: Callable[[int], Merged]) -> Merged:
     """What `work` comes to with little memory; only where that is not enough, with all that the limit in bytes allows.
 
-    `work` begins from nothing each time.
+    `work` begins from nothing each time; once more as well where the system interrupted a call of the engine's, which
+    does not go on by itself (FAULTS.md P11).
     """
     try:
         return work(min(limit, engine.FRUGAL))
@@ -40,6 +44,10 @@ def frugally(limit: int, work: Callable[[int], Merged]) -> Merged:
         if limit <= engine.FRUGAL:
             raise
         return work(limit)
+    except SinkError as error:
+        if _INTERRUPTED not in str(error.__cause__):
+            raise
+        return work(min(limit, engine.FRUGAL))
 
 
 def fits(previous: SinkState, publication: Publication, target: Path) -> None:
