@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from importlib import metadata
 from time import time
 
 from etl.capabilities import Capabilities
 from etl.config import Config
-from etl.errors import EtlError, TargetLocked, UnprovenError
+from etl.errors import EtlError, TargetLocked, UnprovenError, UsageError
 from etl.findings import Finding, failure
 from etl.probe import probe
 from etl.sinks import Sink
@@ -15,10 +17,13 @@ from etl.sources import Source, reach, sources
 from etl.staging import Lock
 from etl.targets import sinks
 
+PACKAGE = "etl"
+_FLOOR = re.compile(r"([\w.-]+)>=([\d.]+)")
+
 
 async def examine(config: Config) -> list[Finding]:
-    """Look at sinks, tokens and servers; an error becomes a finding."""
-    findings = [_sink(sink) for sink in sinks(config)]
+    """Look at libraries, sinks, tokens and servers; an error becomes a finding."""
+    findings = [_libraries(), *(_sink(sink) for sink in sinks(config))]
     try:
         async with sources(config) as found:
             findings.append(Finding("token", "configuration", f"{len(found)} account(s) with a token"))
@@ -27,6 +32,34 @@ async def examine(config: Config) -> list[Finding]:
     except EtlError as error:
         findings.append(failure("token", error))
     return findings
+
+
+def _libraries() -> Finding:
+    """Whether every library is as new as our own metadata ask for (FAULTS.md P24); they name plain floors."""
+    try:
+        floors = [found.groups() for line in metadata.requires(PACKAGE) or () if (found := _FLOOR.match(line))]
+    except metadata.PackageNotFoundError:
+        return Finding("packages", PACKAGE, "it is not installed, so what it needs is not known")
+    if outdated := list(_outdated(floors)):
+        mend = "Install them anew (make setup)."
+        return Finding("packages", PACKAGE, "; ".join(outdated), mend, UsageError.exit_code)
+    return Finding("packages", PACKAGE, f"{len(floors)} libraries are installed, and none is too old")
+
+
+def _outdated(floors: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    for name, floor in floors:
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield f"{name} is not installed"
+            continue
+        if _numbers(found) < _numbers(floor.removesuffix(".0")):
+            yield f"{name} {found} is older than {floor}"
+
+
+def _numbers(version: str) -> list[int]:
+    """The numbers in a version, in order; a pre-release counts as its release."""
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _sink(sink: Sink) -> Finding:

@@ -710,6 +710,22 @@ def test_a_damaged_library_is_told(module: str, job: Job) -> None:
     assert not (job.folder / "data").exists()
 
 
+@pytest.mark.parametrize(
+    ("version", "told"), [("1.4.2", "duckdb 1.4.2 is older than 2.0"), ("2.0.0rc1", ""), ("10.0", "")]
+)
+def test_a_library_that_is_too_old_is_found(version: str, told: str, job: Job) -> None:
+    """P24: `doctor` holds what is installed against what our own metadata ask for, and names the mend."""
+    older = job.folder / "older"
+    (older / "duckdb-0.dist-info").mkdir(parents=True)
+    (older / "duckdb-0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: duckdb\nVersion: {version}\n")
+    path = os.pathsep.join((str(older), os.environ.get("PYTHONPATH", "")))
+    ended = job.command("doctor", "CONFIG", "--json", PYTHONPATH=path)
+    [found] = [check for check in ended.document["checks"] if check["check"] == "packages"]
+    assert (ended.code, found["ok"]) == ((2, False) if told else (0, True)), ended
+    assert told in found["detail"]
+    assert bool(found["mend"]) == bool(told)
+
+
 # --- leftovers -------------------------------------------------------------------------------------------------------
 
 
