@@ -67,7 +67,6 @@ class Reader:
                 extraction, pipeline, stage = await self._extract()
         except TimeoutError:
             raise SourceUnavailable(f"not done within extract.deadline ({limit:.0f} s)", where=self._where) from None
-        self._compare_clocks(extraction)
         record = self._record(extraction, pipeline, monotonic() - started)
         log.info("account.read", account=self.source.account, mode=record.mode, **asdict(record.requests))
         return AccountYield(
@@ -78,11 +77,16 @@ class Reader:
             _windows(self.source.account, extraction.accepted),
         )
 
-    def _compare_clocks(self, extraction: Extraction) -> None:
-        """Warn of clocks that differ: the watermark is safe with either, but one of them is wrong (FAULTS.md N25)."""
+    def _clock_ahead(self, extraction: Extraction) -> int:
+        """Seconds that the server's clock is ahead of ours, 0 where they hardly differ; warns.
+
+        The watermark is safe with either clock, but one of them is wrong (FAULTS.md N25).
+        """
         ahead = extraction.capabilities.t0 / 1000 - self._began_at
-        if abs(ahead) > CLOCKS_DIFFER and not extraction.resumed:
-            log.warning("clocks.differ", account=self.source.account, server_ahead_seconds=round(ahead))
+        if abs(ahead) <= CLOCKS_DIFFER or extraction.resumed:
+            return 0
+        log.warning("clocks.differ", account=self.source.account, server_ahead_seconds=round(ahead))
+        return round(ahead)
 
     def glance(self) -> Glance | None:
         """How far it is; None before the connection stands."""
@@ -151,7 +155,8 @@ class Reader:
             requests=self.spent(),
             seconds=round(seconds, 3),
             counts=Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")}),
-            detail=_detail(extraction, pipeline.counts) | {"pace": self._pace()},
+            detail=_detail(extraction, pipeline.counts)
+            | {"pace": self._pace(), "clock_ahead": self._clock_ahead(extraction)},
         )
 
     def _pace(self) -> dict[str, object]:

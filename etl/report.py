@@ -117,7 +117,8 @@ def _account_lines(account: AccountReport) -> Sequence[str]:
         ("received", f"{counts.received:,} ({counts.folded:,} folded, {counts.rejected:,} rejected)"),
         ("requests", f"{requests.sent:,} ({requests.retried:,} retried; {spent})"),
     )
-    return [f"{name:<9} {text}" for name, text in (*rows, *_pace(record.detail.get("pace")), *_resumed(record.detail))]
+    notes = (*_pace(record.detail.get("pace")), *_clocks(record.detail), *_resumed(record.detail))
+    return [f"{name:<9} {text}" for name, text in (*rows, *notes)]
 
 
 def _pace(pace: object) -> Sequence[tuple[str, str]]:
@@ -126,6 +127,15 @@ def _pace(pace: object) -> Sequence[tuple[str, str]]:
         return ()
     rate = f"{pace['per_second']} requests a second" if pace["per_second"] else f"{pace['at_once']} requests at once"
     return [("pace", f"slowed down {pace['throttled']} times by the server, to {rate}; waited {pace['waited']} s")]
+
+
+def _clocks(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:
+    """A line for two clocks of which one is wrong."""
+    ahead = detail.get("clock_ahead")
+    if not isinstance(ahead, int) or not ahead:
+        return ()
+    side = "ahead of" if ahead > 0 else "behind"
+    return [("clock", f"the server's is {abs(ahead):,} s {side} ours; nothing is lost, and observed_at goes by it")]
 
 
 def _resumed(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:
