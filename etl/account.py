@@ -131,10 +131,7 @@ class Reader:
 
     def _journal(self) -> Journal:
         """The journal of this account's stage, upon what a killed run left or upon nothing."""
-        key = key_of(
-            self.source.account, self.source.base_url, self.full, _timing(self.extract), self.extract.filters,
-            self.last and (self.last.run_id, self.last.seq), PART_SCHEMA, __version__,
-        )  # fmt: skip
+        key = reading_key(self.source, self.extract, self.last, full=self.full)
         left = left_in(self.folder, key, self._began_at)
         if left.resumption is None:
             disk.remove(self.folder)
@@ -175,6 +172,14 @@ class Reader:
     @property
     def _where(self) -> str:
         return f"account {self.source.account}"
+
+
+def reading_key(source: Source, extract: Extract, last: RunRecord | None, *, full: bool) -> str:
+    """What a reading after the run `last` depends on: what a killed run left is gone on with by the same key alone."""
+    return key_of(
+        source.account, source.base_url, full, _timing(extract), extract.filters,
+        last and (last.run_id, last.seq), PART_SCHEMA, __version__,
+    )  # fmt: skip
 
 
 def proof_of(extraction: Extraction) -> Proof:

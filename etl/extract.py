@@ -114,7 +114,7 @@ async def extract(
     """
     started = anyio.current_time()
     if ledger.resumed:
-        begun = await _go_on(client, ledger.resumed.begun)
+        begun = await go_on(client, ledger.resumed.begun)
     else:
         found = await probe(client, local_now=local_now)
         incremental = not (full or filters or history.watermark is None) and found.windows
@@ -135,7 +135,7 @@ async def extract(
     return run
 
 
-async def _go_on(client: Client, begun: Begun) -> Begun:
+async def go_on(client: Client, begun: Begun) -> Begun:
     """Take up what a killed run had begun: what it probed is known, but not what time it is by now."""
     client.first_page = begun.capabilities.first_page
     await client.read(Query(is_contact=False))

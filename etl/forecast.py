@@ -10,16 +10,19 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from time import monotonic, time
 
-from etl.account import history_of, last_run
+from etl.account import history_of, last_run, reading_key
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query
 from etl.capabilities import Capabilities
 from etl.config import Config
-from etl.extract import LEADS_FIRST, History
+from etl.extract import LEADS_FIRST, History, go_on
+from etl.journal import left_in
+from etl.ledger import Resumption
 from etl.model import Mode
 from etl.plan import requests_of, scrub_span
 from etl.probe import probe
 from etl.sources import Source, reach, sources
+from etl.staging import stage_folder
 from etl.targets import creation_times, sinks
 
 SWEEP_REQUESTS = 4
@@ -38,6 +41,8 @@ class Forecast:
     requests: int
     seconds: float
     """At the rate measured while probing."""
+    resumes: int = 0
+    """Windows that a killed run had read, which are not read again."""
 
     def document(self) -> dict[str, object]:
         """The account's entry in the `--json` document of `plan`."""
@@ -52,26 +57,36 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
         for source in found:
             last = last_run([state for _, state in states], source.account)
             history = history_of(last, creation_times(states[0][0], source.account))
-            forecasts.append(await _forecast(config, source, history, full=full))
+            stage = stage_folder(states[0][0].path) / source.account
+            left = left_in(stage, reading_key(source, config.extract, last, full=full), time()).resumption
+            forecasts.append(await _forecast(config, source, history, left, full=full))
     return forecasts
 
 
-async def _forecast(config: Config, source: Source, history: History, *, full: bool) -> Forecast:
+async def _forecast(
+    config: Config, source: Source, history: History, left: Resumption | None, *, full: bool
+) -> Forecast:
     concurrency = config.extract.concurrency
     async with reach(source, config.extract, config.http) as client:
         started = monotonic()
-        found = await probe(client, local_now=int(time() * 1000))
+        if left:
+            found = (await go_on(client, left.begun)).capabilities
+        else:
+            found = await probe(client, local_now=int(time() * 1000))
         probed = client.sent
         latency = (monotonic() - started) / probed
-        mode, windows, others = await _work(config, client, found, history, full=full)
+        heard = left is not None and left.witnessed
+        mode, windows, others = await _work(config, client, found, history, full=full, heard=heard)
+    resumes = len(left.accepted) if left else 0
+    windows = max(0, windows - resumes)
     requests = probed + windows + others
-    return Forecast(source.account, mode, windows, requests, round(requests * latency / concurrency, 1))
+    return Forecast(source.account, mode, windows, requests, round(requests * latency / concurrency, 1), resumes)
 
 
 async def _work(
-    config: Config, client: Client, found: Capabilities, history: History, *, full: bool
+    config: Config, client: Client, found: Capabilities, history: History, *, full: bool, heard: bool
 ) -> tuple[Mode, int, int]:
-    """Mode, windows, and the requests beside them."""
+    """Mode, windows, and the requests beside them; `heard` is a witness that need not walk again."""
     if config.extract.filters:
         queries = [Query(listed, filters=config.extract.filters) for listed in LEADS_FIRST]
         return "filtered", 0, sum([await count_pages(client, query) for query in queries])
@@ -80,8 +95,9 @@ async def _work(
     capacity, every = found.capacity, config.extract.witness_every // timedelta(milliseconds=1)
     walked = history.witness_is_due(found.t0, every, full=full)
     pages = sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST]) if walked else 0
+    others = SWEEP_REQUESTS + (0 if heard else pages)
     if history.watermark is None:
-        return "full", -(-pages * found.page_size // capacity), pages + SWEEP_REQUESTS
+        return "full", -(-pages * found.page_size // capacity), others
     start, end = None, found.t0
     if not full:
         start, end = scrub_span(
@@ -94,7 +110,7 @@ async def _work(
     windows = sum(
         requests_of(history.created(listed), start=start, end=end, capacity=capacity) for listed in LEADS_FIRST
     )
-    return ("full" if full else "incremental"), windows, pages + SWEEP_REQUESTS
+    return ("full" if full else "incremental"), windows, others
 
 
 async def count_pages(client: Client, query: Query) -> int:
@@ -121,6 +137,7 @@ def render_forecasts(forecasts: Sequence[Forecast]) -> str:
     """The forecasts as lines for a person."""
     return "\n".join(
         f"{f.account}: {f.mode} run, {f.windows:,} windows, about {f.requests:,} requests, {f.seconds:,.1f} s; "
-        "nothing was written"
+        + (f"goes on with {f.resumes:,} windows that a killed run had read; " if f.resumes else "")
+        + "nothing was written"
         for f in forecasts
     )

@@ -58,6 +58,28 @@ def whole(server: Live, tmp_path_factory: pytest.TempPathFactory) -> Row:
     return found
 
 
+def test_a_plan_knows_what_a_killed_run_left(
+    tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row
+) -> None:
+    """P4: its windows are counted and not planned again, and nothing of them is touched."""
+    job = Job(tmp_path_factory.mktemp("planned"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
+    [clean] = job.call("plan", "CONFIG", "--json").document["accounts"]
+    assert clean["resumes"] == 0
+    ended(job, server, int(whole["requests"]["sent"] * 0.9), signal.SIGKILL)
+    left = {path: path.read_bytes() for path in job.temporary.rglob("*") if path.is_file()}
+    [planned] = job.call("plan", "CONFIG", "--json").document["accounts"]
+    text = job.call("plan", "CONFIG").out
+    assert {path: path.read_bytes() for path in job.temporary.rglob("*") if path.is_file()} == left
+    [again] = job.call("plan", "CONFIG", "--full", "--json").document["accounts"]
+    assert again["resumes"] == 0
+    found, resumed = account(job)
+    assert (planned["resumes"], planned["mode"]) == (resumed, found["mode"])
+    assert f"goes on with {resumed:,} windows" in text
+    assert planned["windows"] < clean["windows"] / 2
+    assert planned["requests"] < clean["requests"] / 2
+    assert found["requests"]["sent"] / 3 < planned["requests"] < found["requests"]["sent"] * 3
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=lambda v: str(int(v))
 )
