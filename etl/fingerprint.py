@@ -5,6 +5,9 @@ It is made where parts are written, so that it is ready when the reading ends. F
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import duckdb
 import pyarrow as pa
 
@@ -21,20 +24,31 @@ def _hashed(column: schema.Column) -> str:
 _FINGERPRINT = f"md5(json_array({', '.join(_hashed(column) for column in schema.CONTENT)})) AS {schema.FINGERPRINT}"
 
 
+@contextmanager
+def _memory() -> Iterator[None]:
+    """The engine's want of memory leaves as Python's own, which every command tells with its mend."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise MemoryError from error
+
+
 class Fingerprint:
     """Adds `row_hash` to normalized contacts. An object serves one thread at a time."""
 
     def __init__(self) -> None:
         """Its engine has one thread, which keeps the order of rows; it holds no data and reads no file."""
-        self._engine = duckdb.connect(config={"autoinstall_known_extensions": "false", "threads": 1})
+        with _memory():
+            self._engine = duckdb.connect(config={"autoinstall_known_extensions": "false", "threads": 1})
 
     def __call__(self, contacts: pa.Table) -> pa.Table:
         """`contacts` (schema.NORMALIZED) with their fingerprints (schema.PART_SCHEMA): 32 hexadecimal digits each.
 
         The same content has the same fingerprint on every machine and with every version of the engine.
         """
-        rows = self._engine.from_arrow(contacts.to_reader())
-        made = rows.project(f"read_no, {_FINGERPRINT}").to_arrow_table()
+        with _memory():
+            rows = self._engine.from_arrow(contacts.to_reader())
+            made = rows.project(f"read_no, {_FINGERPRINT}").to_arrow_table()
         if not made["read_no"].equals(contacts["read_no"]):
             message = "the fingerprints are not in the order of the contacts"
             raise EtlError(message)
