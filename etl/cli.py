@@ -262,7 +262,8 @@ def _report_bug(error: Exception) -> NoReturn:
     where = f"{Path(*Path(place.filename).parts[-2:])}:{place.lineno} in {place.name}"
     if isinstance(error, ImportError):
         raise UsageError("a library is missing or damaged", where=where, mend="Install it anew (make setup).")
-    if isinstance(error, MemoryError):
+    # A thread whose stack finds no room is told by its words alone.
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
         mend = "Lower extract.memory_limit or extract.concurrency, or give it more memory, then run again."
         raise SinkError("memory ran out", where=where, mend=mend)
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
