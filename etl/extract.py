@@ -149,7 +149,7 @@ async def _read(reading: _Reading, filters: Mapping[str, object]) -> None:
     elif not run.capabilities.windows:
         await reading.walk_all()
     else:
-        # Pages are ranks, which nobody can go on with; windows are.
+        # A proof can be gone on with; pages alone are ranks in a list that has moved since.
         reading.ledger.begin(Begun(run.mode, run.capabilities, run.watermark))
         await (reading.incremental() if run.mode == "incremental" else reading.full())
 
@@ -240,9 +240,8 @@ class _Reading:
         return self.history.witness_is_due(self.run.capabilities.t0, self.timing.witness_every, full=full)
 
     async def _walk_witness(self) -> None:
-        if not (self.ledger.resumed and self.ledger.resumed.witnessed):
-            with self._counted("witness"):
-                await self._testimony().walk()
+        with self._counted("witness"):
+            await self._testimony().walk()
         self.run.witness_at = self.run.capabilities.t0
 
     def _testimony(self) -> Testimony:

@@ -1,17 +1,19 @@
 """The plain page walk: every page of one listing, concurrently.
 
 A page number is a rank in a list that moves while it is read, so a walk proves nothing. It serves as witness (each
-contact it shows is real), for servers whose time filters do not work, and for filtered exports.
+contact it shows is real), for servers whose time filters do not work, and for filtered exports. One that was
+interrupted can be gone on with, as far as the list has not moved since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 import anyio
 
-from etl.api.answer import Page
+from etl.api.answer import Page, id_text
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query
 from etl.errors import ContractError
@@ -20,6 +22,36 @@ Receive = Callable[[Page], Awaitable[None]]
 
 REPEATS = 3
 """The same page so many times in a row is the end of any list."""
+LEAPS = (0, 1, 3, 7, 15, 31, 63, 127)
+"""How many pages to go back, one leap after the other, to find nobody but people who are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """How far a walk had come that was interrupted; nowhere by default."""
+
+    sizes: Mapping[int, int] = field(default_factory=dict)
+    """The rows of each page that it took."""
+    over: bool = False
+    """Whether it had come to its end."""
+    ids: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """Who was listed on the last page that it took, on that before the first gap, and on those before that, as far as
+    `LEAPS` go back: never more, so that it does not grow with the list."""
+
+    @property
+    def gap(self) -> int:
+        """The first page that it did not take: its requests overtook each other."""
+        return next(number for number in count(1) if number not in self.sizes)
+
+    @property
+    def last(self) -> int:
+        """The last page that it took."""
+        return max(self.sizes, default=0)
+
+    @property
+    def wanted(self) -> frozenset[int]:
+        """The pages whose `ids` are needed to go on with it."""
+        return frozenset({*range(self.gap - 1 - LEAPS[-1], self.gap), self.last})
 
 
 @dataclass(slots=True)
@@ -32,8 +64,12 @@ class Walk:
     end: int | None = None
     """The first page past the end, once known."""
     sizes: dict[int, int] = field(default_factory=dict)
+    """The rows of each page taken, by this walk or by the one that it goes on with."""
     known: set[int] = field(default_factory=set)
-    """Hashes of the ids seen: kept only where the last page is repeated, because there nothing else shows the end."""
+    """Hashes of the ids seen: kept only where the last page is repeated, because there nothing else shows the end.
+
+    Those of a walk that is gone on with do not count: where the list has grown since, they are on later pages as well.
+    """
     latest: frozenset[bytes] = frozenset()
     """The ids of the last page taken."""
     again: int = 0
@@ -41,10 +77,11 @@ class Walk:
 
     def next(self) -> int | None:
         """The number of the next page to ask; None when all up to the end were asked."""
-        if self.end is not None and self.asked + 1 >= self.end:
+        number = next(one for one in count(self.asked + 1) if one not in self.sizes)
+        if self.end is not None and number >= self.end:
             return None
-        self.asked += 1
-        return self.asked
+        self.asked = number
+        return number
 
     def take(self, number: int, page: Page) -> bool:
         """Note page `number`; whether it is to be handed on."""
@@ -77,14 +114,18 @@ class Walk:
         return last == max(self.sizes.values(), default=0)
 
 
-async def walk(client: Client, query: Query, receive: Receive, *, repeats: bool = False) -> int:
+async def walk(
+    client: Client, query: Query, receive: Receive, *, repeats: bool = False, taken: Mapping[int, int] | None = None
+) -> int:
     """Hand every page of `query` to `receive`, in any order; returns how many pages there are.
+
+    Pages `taken` before, with their rows, are not asked for; the end is looked for anew.
 
     The end is found without a total: the first empty page, a repeated last page, or a refusal (400, 404) after which
     nothing comes. At most `client.concurrency` requests go beyond it. Raises ContractError when a page is refused
     in the middle of the list.
     """
-    progress, refused = Walk(repeats), set[int]()
+    progress, refused = Walk(repeats, sizes=dict(taken or {})), set[int]()
 
     async def worker() -> None:
         while (number := progress.next()) is not None:
@@ -118,3 +159,40 @@ async def _confirm_end(client: Client, query: Query, progress: Walk) -> None:
         raise
     if beyond.rows:
         raise ContractError(f"page {end} is refused, but page {end + 1} is not", where=query.span())
+
+
+async def still_holds(client: Client, query: Query, trail: Trail) -> int:
+    """Up to which page an interrupted walk need not be repeated, now that the list may have moved; 0 for no page.
+
+    While nobody was reading, each deletion moved those behind it one place forward, the first of them perhaps onto a
+    page that was taken: who has no creation time would be in no window either, and be lost. So it goes back from the
+    first gap to a page that lists only people who were seen. As long as the list keeps its order, whoever was not seen
+    comes after them. (Somebody who was touched need not: the sweep reads him.)
+
+    What was taken behind the gap holds only if the pages at both ends of it have not moved at all.
+    """
+    border = trail.gap - 1
+    known = frozenset[str]().union(*(ids for number, ids in trail.ids.items() if number <= border))
+    for leap in LEAPS:
+        if leap >= border:
+            break
+        listed = await _listed(client, query, border - leap)
+        if leap == 0 and listed == trail.ids.get(border) and await _ends_alike(client, query, trail):
+            return trail.last
+        if listed and listed <= known:
+            return border - leap
+    return 0
+
+
+async def _ends_alike(client: Client, query: Query, trail: Trail) -> bool:
+    last = trail.last
+    return last < trail.gap or await _listed(client, query, last) == trail.ids.get(last)
+
+
+async def _listed(client: Client, query: Query, number: int) -> frozenset[str]:
+    """The ids on a page; none where the list has become shorter."""
+    try:
+        page = await client.read(query, number)
+    except PageRefused:
+        return frozenset()
+    return frozenset(found for row in page.rows if (found := id_text(bytes(row.contact_id))))

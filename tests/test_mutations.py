@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from etl.api.answer import Page, Reply, Row
+from etl.api.answer import Page, Reply, Row, id_text
 from etl.api.client import Client
 from etl.api.request import Body
 from etl.errors import ContractError
@@ -23,7 +23,6 @@ from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
 from etl.testimony import Suspect
 from etl.window import milliseconds
-from etl.witness import id_text
 from tests.publishing import brought, contact, day, publication
 
 START = 1_700_000_000.0
