@@ -26,7 +26,7 @@ from etl.plan import plan_windows, scrub_span
 from etl.probe import probe
 from etl.sweep import sweep
 from etl.testimony import Testimony, WitnessLog
-from etl.walk import Receive, walk
+from etl.walk import Receive, Walk, walk
 from etl.window import Accepted, Window
 
 Number = TypeVar("Number", int, float)
@@ -230,7 +230,7 @@ class _Reading:
                 await self._walk(query, self.receive)
 
     async def _walk(self, query: Query, receive: Receive) -> None:
-        await walk(self.client, query, receive, repeats=self.run.capabilities.past_end == "repeats")
+        await walk(self.client, query, receive, Walk(self.run.capabilities.past_end == "repeats"))
 
     def _applicable(self, filters: Mapping[str, object]) -> tuple[str, ...]:
         """The names to send in `applicableFilters`: whether more than the flags must be named is not known (API.md)."""

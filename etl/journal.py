@@ -9,7 +9,7 @@ away.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -54,8 +54,8 @@ class _Walked(msgspec.Struct, tag="walked"):
     """What was seen on the pages."""
     pages: tuple[tuple[bool, int, int], ...]
     """Which list, number, rows."""
-    over: tuple[bool, ...]
-    """The lists that have come to their end."""
+    ends: tuple[tuple[bool, int], ...]
+    """Which list, the first page past its end."""
 
 
 class _Forgotten(msgspec.Struct, tag="forgotten"):
@@ -85,8 +85,8 @@ class Walked:
     """What it saw, in order."""
     sizes: Mapping[bool, Mapping[int, int]] = field(default_factory=lambda: {False: {}, True: {}})
     """By list: the rows of each page that need not be read again."""
-    over: frozenset[bool] = frozenset()
-    """The lists that it had walked to their end."""
+    ends: Mapping[bool, int] = field(default_factory=dict)
+    """By list: the first page past the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +161,18 @@ def _left(begun: Begun, lines: Sequence[_Line], size: int, folder: Path) -> Left
 def _walked(lines: Sequence[_Line], folder: Path) -> Walked:
     files: list[Path] = []
     sizes: dict[bool, dict[int, int]] = {False: {}, True: {}}
-    over = set[bool]()
+    ends: dict[bool, int] = {}
     for line in lines:
         if isinstance(line, _Walked):
             files += [folder / name for name in line.files]
-            over.update(line.over)
+            ends.update(line.ends)
             for is_contact, number, rows in line.pages:
                 sizes[is_contact][number] = rows
         elif isinstance(line, _Forgotten):
             held = sizes[line.is_contact]
             sizes[line.is_contact] = {number: rows for number, rows in held.items() if number <= line.upto}
-    return Walked(files, sizes, frozenset(over))
+            ends.pop(line.is_contact, None)
+    return Walked(files, sizes, ends)
 
 
 def _boot() -> str:
@@ -240,17 +241,15 @@ class Journal:
             self._ends[self._segment] = page.read_no + page.rows
             self._offset += len(page.body)
 
-    def walked(
-        self, files: Sequence[Path], pages: Sequence[tuple[bool, int, int]], over: Collection[bool] = ()
-    ) -> None:
+    def walked(self, files: Sequence[Path], pages: Sequence[tuple[bool, int, int]], ends: Mapping[bool, int]) -> None:
         """Note `pages` (which list, number, rows) that the witness took: `files`, complete, hold what it saw on them.
 
-        `over` are the lists that it has walked to their end.
+        `ends` tells, by list, the first page past the end.
         """
-        self._write(_Walked(_names(files), tuple(pages), tuple(over)))
+        self._write(_Walked(_names(files), tuple(pages), tuple(ends.items())))
 
     def forget(self, is_contact: bool, upto: int) -> None:
-        """Note that the witness takes the pages of a list behind `upto` once more."""
+        """Note that the witness takes the pages of a list behind `upto` once more, and looks for its end."""
         self._write(_Forgotten(is_contact, upto))
 
     def written(self, parts: Sequence[Path], rejects: Sequence[Path], upto: int, counts: Mapping[str, int]) -> None:

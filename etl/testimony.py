@@ -19,7 +19,7 @@ from etl.capabilities import Capabilities
 from etl.fetch import WindowReader
 from etl.plan import plan_windows
 from etl.undated import without_creation_time
-from etl.walk import Receive, Trail, still_holds, walk
+from etl.walk import Receive, Trail, Walk, still_holds, walk
 from etl.window import around
 
 SUSPECTS = 10_000
@@ -42,14 +42,14 @@ class WitnessLog(Protocol):
     async def trail(self, is_contact: bool) -> Trail:
         """How far a run that was killed had walked one of the lists."""
 
-    async def go_on(self, is_contact: bool, upto: int) -> None:
-        """Count in what that run took of a list up to page `upto`, and forget the rest."""
+    async def go_on(self, is_contact: bool, trail: Trail) -> None:
+        """Count in what still holds of that run's walk of a list, and forget the rest."""
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
         """Note a page that the walk took from one of the lists."""
 
-    def end(self, is_contact: bool) -> None:
-        """Note that the walk of a list has come to its end."""
+    def end(self, is_contact: bool, end: int | None) -> None:
+        """Note the first page past the end of a list; None where it is not known."""
 
     async def keep(self) -> None:
         """See to it that what was noted so far outlives this run."""
@@ -88,15 +88,15 @@ class Testimony:
             await self.log.keep()
 
     async def _walk(self, is_contact: bool) -> None:
-        query, trail = Query(is_contact), await self.log.trail(is_contact)
-        upto = trail.last if trail.over else await still_holds(self.client, query, trail)
-        await self.log.go_on(is_contact, upto)
-        if trail.over:
-            return
+        query = Query(is_contact)
+        trail = await still_holds(self.client, query, await self.log.trail(is_contact))
+        await self.log.go_on(is_contact, trail)
         repeats = self.capabilities.past_end == "repeats"
-        taken = {number: rows for number, rows in trail.sizes.items() if number <= upto}
-        await walk(self.client, query, self._noting(is_contact), repeats=repeats, taken=taken)
-        self.log.end(is_contact)
+        progress = Walk(repeats, sizes=dict(trail.sizes), end=trail.end)
+        try:
+            await walk(self.client, query, self._noting(is_contact), progress)
+        finally:
+            self.log.end(is_contact, progress.sure_end)
 
     def _noting(self, is_contact: bool) -> Receive:
         async def note(page: Page) -> None:

@@ -32,8 +32,8 @@ class Trail:
 
     sizes: Mapping[int, int] = field(default_factory=dict)
     """The rows of each page that it took."""
-    over: bool = False
-    """Whether it had come to its end."""
+    end: int | None = None
+    """The first page past the end, where it was sure of it."""
     ids: Mapping[int, frozenset[str]] = field(default_factory=dict)
     """Who was listed on the last page that it took, on that before the first gap, and on those before that, as far as
     `LEAPS` go back: never more, so that it does not grow with the list."""
@@ -49,9 +49,18 @@ class Trail:
         return max(self.sizes, default=0)
 
     @property
+    def over(self) -> bool:
+        """Whether there is nothing left to take."""
+        return self.end is not None and self.gap >= self.end
+
+    @property
     def wanted(self) -> frozenset[int]:
         """The pages whose `ids` are needed to go on with it."""
         return frozenset({*range(self.gap - 1 - LEAPS[-1], self.gap), self.last})
+
+    def upto(self, number: int) -> Trail:
+        """What it took up to a page, with an end that is open again."""
+        return Trail({page: rows for page, rows in self.sizes.items() if page <= number})
 
 
 @dataclass(slots=True)
@@ -74,6 +83,8 @@ class Walk:
     """The ids of the last page taken."""
     again: int = 0
     """How often in a row they came again."""
+    refused: set[int] = field(default_factory=set)
+    """The pages that the server refuses, which are past the end or faults."""
 
     def next(self) -> int | None:
         """The number of the next page to ask; None when all up to the end were asked."""
@@ -108,31 +119,33 @@ class Walk:
         self.end = number if self.end is None else min(self.end, number)
 
     @property
+    def sure_end(self) -> int | None:
+        """The end, unless it is a refusal that was not looked behind."""
+        return None if self.end in self.refused else self.end
+
+    @property
     def ends_full(self) -> bool:
         """Whether the last page is as large as the largest, so that the end shows no other sign."""
         last = self.sizes.get((self.end or 1) - 1, 0)
         return last == max(self.sizes.values(), default=0)
 
 
-async def walk(
-    client: Client, query: Query, receive: Receive, *, repeats: bool = False, taken: Mapping[int, int] | None = None
-) -> int:
+async def walk(client: Client, query: Query, receive: Receive, progress: Walk) -> int:
     """Hand every page of `query` to `receive`, in any order; returns how many pages there are.
 
-    Pages `taken` before, with their rows, are not asked for; the end is looked for anew.
+    `progress` begins with the pages that need not be asked for, and tells how far it came if the walk is interrupted.
 
     The end is found without a total: the first empty page, a repeated last page, or a refusal (400, 404) after which
     nothing comes. At most `client.concurrency` requests go beyond it. Raises ContractError when a page is refused
     in the middle of the list.
     """
-    progress, refused = Walk(repeats, sizes=dict(taken or {})), set[int]()
 
     async def worker() -> None:
         while (number := progress.next()) is not None:
             try:
                 page = await client.read(query, number)
             except PageRefused:
-                refused.add(number)
+                progress.refused.add(number)
                 progress.ends_before(number)
                 continue
             if progress.take(number, page):
@@ -141,8 +154,9 @@ async def walk(
     async with anyio.create_task_group() as tasks:
         for _ in range(client.concurrency):
             tasks.start_soon(worker)
-    if progress.end in refused:
+    if progress.end in progress.refused:
         await _confirm_end(client, query, progress)
+        progress.refused.clear()
     return (progress.end or 1) - 1
 
 
@@ -161,16 +175,18 @@ async def _confirm_end(client: Client, query: Query, progress: Walk) -> None:
         raise ContractError(f"page {end} is refused, but page {end + 1} is not", where=query.span())
 
 
-async def still_holds(client: Client, query: Query, trail: Trail) -> int:
-    """Up to which page an interrupted walk need not be repeated, now that the list may have moved; 0 for no page.
+async def still_holds(client: Client, query: Query, trail: Trail) -> Trail:
+    """What of an interrupted walk need not be repeated, now that the list may have moved.
 
     While nobody was reading, each deletion moved those behind it one place forward, the first of them perhaps onto a
     page that was taken: who has no creation time would be in no window either, and be lost. So it goes back from the
     first gap to a page that lists only people who were seen. As long as the list keeps its order, whoever was not seen
     comes after them. (Somebody who was touched need not: the sweep reads him.)
 
-    What was taken behind the gap holds only if the pages at both ends of it have not moved at all.
+    What was taken behind the gap, and the end, hold only if the pages at both ends of it have not moved at all.
     """
+    if trail.over:
+        return trail
     border = trail.gap - 1
     known = frozenset[str]().union(*(ids for number, ids in trail.ids.items() if number <= border))
     for leap in LEAPS:
@@ -178,10 +194,10 @@ async def still_holds(client: Client, query: Query, trail: Trail) -> int:
             break
         listed = await _listed(client, query, border - leap)
         if leap == 0 and listed == trail.ids.get(border) and await _ends_alike(client, query, trail):
-            return trail.last
+            return trail
         if listed and listed <= known:
-            return border - leap
-    return 0
+            return trail.upto(border - leap)
+    return Trail()
 
 
 async def _ends_alike(client: Client, query: Query, trail: Trail) -> bool:

@@ -56,26 +56,22 @@ class WitnessFiles:
         self._rows: list[_Seen] = []
         self._pages: list[tuple[bool, int, int]] = []
         """Those that the rows are from: which list, number, rows."""
-        self._over: set[bool] = set()
+        self._ends: dict[bool, int] = {}
         self._created = {False: array("q"), True: array("q")}
         self._writing = anyio.Lock()
 
     async def trail(self, is_contact: bool) -> Trail:
         """See `testimony.WitnessLog`."""
-        trail = Trail(self._before.sizes[is_contact], is_contact in self._before.over)
-        ids: dict[int, frozenset[str]] = {}
-        if not trail.over:
-            ids = await to_thread.run_sync(self._ids, is_contact, trail.wanted)
-        return replace(trail, ids=ids)
+        trail = Trail(self._before.sizes[is_contact], self._before.ends.get(is_contact))
+        if trail.over:
+            return trail
+        return replace(trail, ids=await to_thread.run_sync(self._ids, is_contact, trail.wanted))
 
-    async def go_on(self, is_contact: bool, upto: int) -> None:
+    async def go_on(self, is_contact: bool, trail: Trail) -> None:
         """See `testimony.WitnessLog`."""
-        sizes = self._before.sizes[is_contact]
-        held = [number for number in sizes if number <= upto]
-        if len(held) < len(sizes):
-            self._journal.forget(is_contact, upto)
-        if held:
-            await to_thread.run_sync(self._count_in, is_contact, held)
+        if trail.end is None and self._before.sizes[is_contact]:
+            self._journal.forget(is_contact, trail.last)
+        await to_thread.run_sync(self._count_in, is_contact, trail.sizes.keys())
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
         """See `testimony.WitnessLog`; whoever has no id cannot be asked after."""
@@ -89,23 +85,24 @@ class WitnessFiles:
         if len(self._rows) >= CHUNK_ROWS:
             await self.keep()
 
-    def end(self, is_contact: bool) -> None:
+    def end(self, is_contact: bool, end: int | None) -> None:
         """See `testimony.WitnessLog`."""
-        self._over.add(is_contact)
+        if end is not None:
+            self._ends[is_contact] = end
 
     async def keep(self) -> None:
         """Write what was seen since the last time, and only then note it; also in a run that is being ended."""
         with anyio.CancelScope(shield=True):
             async with self._writing:
-                rows, pages, over = self._rows, self._pages, self._over
-                self._rows, self._pages, self._over = [], [], set()
+                rows, pages, ends = self._rows, self._pages, self._ends
+                self._rows, self._pages, self._ends = [], [], {}
                 files = []
                 if rows:
                     files = [self._folder / f"witness-{len(self._files) + 1:06d}.parquet"]
                     await to_thread.run_sync(_write, files[0], rows)
                     self._files += files
-                if pages or over:
-                    self._journal.walked(files, pages, over)
+                if pages or ends:
+                    self._journal.walked(files, pages, ends)
 
     def _ids(self, is_contact: bool, wanted: Collection[int]) -> dict[int, frozenset[str]]:
         """Who was listed on pages that were taken."""

@@ -160,7 +160,7 @@ def walked(listing: Listing, concurrency: int = 4, receive: Callable[[Page], obj
 
     async def main() -> None:
         client = Client(listing, account="main", concurrency=concurrency, jitter=lambda: 0.5)
-        await walk(client, QUERY, keep, repeats=listing.past_end == "repeats")
+        await walk(client, QUERY, keep, Walk(listing.past_end == "repeats"))
 
     run(main())
     return seen
@@ -229,7 +229,7 @@ def test_a_slow_receiver_slows_the_walk_down() -> None:
         ahead.append(len(listing.asked) - len(received))
 
     async def main() -> int:
-        return await walk(Client(listing, account="main", concurrency=4), QUERY, receive)
+        return await walk(Client(listing, account="main", concurrency=4), QUERY, receive, Walk(repeats=False))
 
     assert run(main()) == 40
     assert len(received) == 40

@@ -32,28 +32,31 @@ class Witness:
         self._pages: dict[tuple[bool, int], Sequence[Row]] = {}
         self._lost: list[tuple[bool, int]] = []
         """Pages of `_pages` that are not kept yet."""
-        self._over: set[bool] = set()
-        self._over_kept: set[bool] = set()
+        self._ends: dict[bool, int] = {}
+        self._ends_kept: dict[bool, int] = {}
 
     def killed(self) -> None:
         """Another process goes on, with what was kept."""
         for page in self._lost:
             self._pages.pop(page, None)
-        self._over &= self._over_kept
+        self._ends = dict(self._ends_kept)
         self._lost.clear()
 
     async def trail(self, is_contact: bool) -> Trail:
         """How far a killed process had walked one of the lists."""
         taken = {number: rows for (listed, number), rows in self._pages.items() if listed is is_contact}
-        trail = Trail({number: len(rows) for number, rows in taken.items()}, is_contact in self._over)
+        trail = Trail({number: len(rows) for number, rows in taken.items()}, self._ends.get(is_contact))
         ids = {number: _texts(rows) for number, rows in taken.items() if number in trail.wanted}
         return replace(trail, ids=ids)
 
-    async def go_on(self, is_contact: bool, upto: int) -> None:
-        """Forget the pages behind `upto`."""
+    async def go_on(self, is_contact: bool, trail: Trail) -> None:
+        """Forget what does not hold any more."""
         for listed, number in [*self._pages]:
-            if listed is is_contact and number > upto:
+            if listed is is_contact and number not in trail.sizes:
                 del self._pages[listed, number]
+        if trail.end is None:
+            self._ends.pop(is_contact, None)
+            self._ends_kept.pop(is_contact, None)
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
         """Note a page that the walk took."""
@@ -66,18 +69,19 @@ class Witness:
             if created is not None:
                 self._seen[bytes(row.contact_id)] = Suspect(created, is_contact)
 
-    def end(self, is_contact: bool) -> None:
-        """The walk of a list is over."""
-        self._over.add(is_contact)
+    def end(self, is_contact: bool, end: int | None) -> None:
+        """Where a list ends."""
+        if end is not None:
+            self._ends[is_contact] = end
 
     async def keep(self) -> None:
         """What was seen outlives the process, unless that ended too suddenly to come to it."""
-        if len(self._over) == len(LEADS_FIRST) or not self._sudden:
+        if len(self._ends) == len(LEADS_FIRST) or not self._sudden:
             self._keep()
 
     def _keep(self) -> None:
         self._lost.clear()
-        self._over_kept |= self._over
+        self._ends_kept |= self._ends
 
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms)."""
