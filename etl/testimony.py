@@ -88,10 +88,9 @@ class Testimony:
             await self.log.keep()
 
     async def _walk(self, is_contact: bool) -> None:
-        query = Query(is_contact)
-        trail = await still_holds(self.client, query, await self.log.trail(is_contact))
+        query, repeats = Query(is_contact), self.capabilities.past_end == "repeats"
+        trail = await still_holds(self.client, query, await self.log.trail(is_contact), repeats=repeats)
         await self.log.go_on(is_contact, trail)
-        repeats = self.capabilities.past_end == "repeats"
         progress = Walk(repeats, sizes=dict(trail.sizes), end=trail.end)
         try:
             await walk(self.client, query, self._noting(is_contact), progress)

@@ -175,7 +175,7 @@ async def _confirm_end(client: Client, query: Query, progress: Walk) -> None:
         raise ContractError(f"page {end} is refused, but page {end + 1} is not", where=query.span())
 
 
-async def still_holds(client: Client, query: Query, trail: Trail) -> Trail:
+async def still_holds(client: Client, query: Query, trail: Trail, *, repeats: bool = False) -> Trail:
     """What of an interrupted walk need not be repeated, now that the list may have moved.
 
     While nobody was reading, each deletion moved those behind it one place forward, the first of them perhaps onto a
@@ -183,7 +183,8 @@ async def still_holds(client: Client, query: Query, trail: Trail) -> Trail:
     first gap to a page that lists only people who were seen. As long as the list keeps its order, whoever was not seen
     comes after them. (Somebody who was touched need not: the sweep reads him.)
 
-    What was taken behind the gap, and the end, hold only if the pages at both ends of it have not moved at all.
+    What was taken behind the gap, and the end, hold only if the pages at both ends of it have not moved at all; on a
+    server that repeats its last page, where the last one taken may be such a repetition by now, they do not.
     """
     if trail.over:
         return trail
@@ -193,16 +194,17 @@ async def still_holds(client: Client, query: Query, trail: Trail) -> Trail:
         if leap >= border:
             break
         listed = await _listed(client, query, border - leap)
-        if leap == 0 and listed == trail.ids.get(border) and await _ends_alike(client, query, trail):
+        if leap == 0 and listed == trail.ids.get(border) and await _ends_alike(client, query, trail, repeats):
             return trail
         if listed and listed <= known:
             return trail.upto(border - leap)
     return Trail()
 
 
-async def _ends_alike(client: Client, query: Query, trail: Trail) -> bool:
-    last = trail.last
-    return last < trail.gap or await _listed(client, query, last) == trail.ids.get(last)
+async def _ends_alike(client: Client, query: Query, trail: Trail, repeats: bool) -> bool:
+    if trail.last < trail.gap:
+        return True
+    return not repeats and await _listed(client, query, trail.last) == trail.ids.get(trail.last)
 
 
 async def _listed(client: Client, query: Query, number: int) -> frozenset[str]:
