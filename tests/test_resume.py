@@ -224,7 +224,7 @@ def test_a_server_that_fails_in_three_of_ten_is_read_run_by_run(tmp_path_factory
         clean = account(job)[0]
     with live(**settings, faults=({"kind": "status", "status": 500, "rate": 0.3},)) as server:
         job = Job(tmp_path_factory.mktemp("failing"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
-        for _ in range(20):
+        for _ in range(15):
             report = job.run()
             spent = report.accounts[0].record or report.accounts[0]
             assert spent.requests.retried <= 10 + 0.1 * spent.requests.sent
