@@ -14,7 +14,6 @@ from pathlib import Path
 
 import anyio
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from anyio import to_thread
 
@@ -107,27 +106,28 @@ class WitnessFiles:
     def _ids(self, is_contact: bool, wanted: Collection[int]) -> dict[int, frozenset[str]]:
         """Who was listed on pages that were taken."""
         listed: dict[int, set[str]] = {}
-        for seen in self._newest(is_contact, self._before.sizes[is_contact].keys() & wanted):
-            for number, contact_id in zip(seen["page"].to_pylist(), seen["contact_id"].to_pylist(), strict=True):
-                listed.setdefault(number, set()).add(contact_id)
+        for number, contact_id, _ in self._newest(is_contact, self._before.sizes[is_contact].keys() & wanted):
+            listed.setdefault(number, set()).add(contact_id)
         return {number: frozenset(ids) for number, ids in listed.items()}
 
     def _count_in(self, is_contact: bool, pages: Collection[int]) -> None:
-        for seen in self._newest(is_contact, pages):
-            self._created[is_contact].extend(seen["created"].drop_null().to_pylist())
+        times = (created for _, _, created in self._newest(is_contact, pages))
+        self._created[is_contact].extend(created for created in times if created is not None)
 
-    def _newest(self, is_contact: bool, pages: Collection[int]) -> Iterator[pa.Table]:
-        """What was seen on these pages, as they were last taken: one that was taken again is in a later file, too."""
+    def _newest(self, is_contact: bool, pages: Collection[int]) -> Iterator[tuple[int, str, int | None]]:
+        """Page, contact_id, creation time (ms) as pages were last taken: one taken again is in a later file, too."""
         left = set(pages)
         for file in reversed(self._before.files):
             if not left:
                 return
             with disk.doing("read what the witness saw", file):
-                seen = pq.read_table(file)
-            among = pc.is_in(seen["page"], value_set=pa.array(left, pa.int32()))
-            seen = seen.filter(pc.and_(among, pc.equal(seen["is_contact"], is_contact)))
-            left -= set(pc.unique(seen["page"]).to_pylist())
-            yield seen
+                columns = [column.to_pylist() for column in pq.read_table(file).columns]
+            found = set[int]()
+            for contact_id, created, listed, number in zip(*columns, strict=True):
+                if listed is is_contact and number in left:
+                    found.add(number)
+                    yield number, contact_id, created
+            left -= found
 
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts seen in one list."""
