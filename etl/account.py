@@ -119,7 +119,7 @@ class Reader:
                     self.history,
                     _timing(self.extract),
                     pipeline.receive,
-                    WitnessFiles(self.folder, pipeline.parts, self.copy_ids, journal.witnessed, left.witness),
+                    WitnessFiles(self.folder, pipeline.parts, self.copy_ids, journal),
                     journal,
                     full=self.full,
                     filters=self.extract.filters,

@@ -26,7 +26,7 @@ from etl.plan import plan_windows, scrub_span
 from etl.probe import probe
 from etl.sweep import sweep
 from etl.testimony import Testimony, WitnessLog
-from etl.walk import Receive, walk
+from etl.walk import Receive, Walk, walk
 from etl.window import Accepted, Window
 
 Number = TypeVar("Number", int, float)
@@ -149,7 +149,7 @@ async def _read(reading: _Reading, filters: Mapping[str, object]) -> None:
     elif not run.capabilities.windows:
         await reading.walk_all()
     else:
-        # Pages are ranks, which nobody can go on with; windows are.
+        # A proof can be gone on with; pages alone are ranks in a list that has moved since.
         reading.ledger.begin(Begun(run.mode, run.capabilities, run.watermark))
         await (reading.incremental() if run.mode == "incremental" else reading.full())
 
@@ -230,7 +230,7 @@ class _Reading:
                 await self._walk(query, self.receive)
 
     async def _walk(self, query: Query, receive: Receive) -> None:
-        await walk(self.client, query, receive, repeats=self.run.capabilities.past_end == "repeats")
+        await walk(self.client, query, receive, Walk(self.run.capabilities.past_end == "repeats"))
 
     def _applicable(self, filters: Mapping[str, object]) -> tuple[str, ...]:
         """The names to send in `applicableFilters`: whether more than the flags must be named is not known (API.md)."""
@@ -240,9 +240,8 @@ class _Reading:
         return self.history.witness_is_due(self.run.capabilities.t0, self.timing.witness_every, full=full)
 
     async def _walk_witness(self) -> None:
-        if not (self.ledger.resumed and self.ledger.resumed.witnessed):
-            with self._counted("witness"):
-                await self._testimony().walk()
+        with self._counted("witness"):
+            await self._testimony().walk()
         self.run.witness_at = self.run.capabilities.t0
 
     def _testimony(self) -> Testimony:

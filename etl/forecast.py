@@ -16,8 +16,7 @@ from etl.api.request import Query
 from etl.capabilities import Capabilities
 from etl.config import Config
 from etl.extract import LEADS_FIRST, History, go_on
-from etl.journal import left_in
-from etl.ledger import Resumption
+from etl.journal import Left, left_in
 from etl.model import Mode
 from etl.plan import requests_of, scrub_span
 from etl.probe import probe
@@ -58,44 +57,42 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
             last = last_run([state for _, state in states], source.account)
             history = history_of(last, creation_times(states[0][0], source.account))
             stage = stage_folder(states[0][0].path) / source.account
-            left = left_in(stage, reading_key(source, config.extract, last, full=full), time()).resumption
+            left = left_in(stage, reading_key(source, config.extract, last, full=full), time())
             forecasts.append(await _forecast(config, source, history, left, full=full))
     return forecasts
 
 
-async def _forecast(
-    config: Config, source: Source, history: History, left: Resumption | None, *, full: bool
-) -> Forecast:
+async def _forecast(config: Config, source: Source, history: History, left: Left, *, full: bool) -> Forecast:
     concurrency = config.extract.concurrency
     async with reach(source, config.extract, config.http) as client:
         started = monotonic()
-        if left:
-            found = (await go_on(client, left.begun)).capabilities
+        if left.resumption:
+            found = (await go_on(client, left.resumption.begun)).capabilities
         else:
             found = await probe(client, local_now=int(time() * 1000))
         probed = client.sent
         latency = (monotonic() - started) / probed
-        heard = left is not None and left.witnessed
-        mode, windows, others = await _work(config, client, found, history, full=full, heard=heard)
-    resumes = len(left.accepted) if left else 0
+        walked = sum(map(len, left.walked.sizes.values()))
+        mode, windows, others = await _work(config, client, found, history, full=full, walked=walked)
+    resumes = len(left.resumption.accepted) if left.resumption else 0
     windows = max(0, windows - resumes)
     requests = probed + windows + others
     return Forecast(source.account, mode, windows, requests, round(requests * latency / concurrency, 1), resumes)
 
 
 async def _work(
-    config: Config, client: Client, found: Capabilities, history: History, *, full: bool, heard: bool
+    config: Config, client: Client, found: Capabilities, history: History, *, full: bool, walked: int
 ) -> tuple[Mode, int, int]:
-    """Mode, windows, and the requests beside them; `heard` is a witness that need not walk again."""
+    """Mode, windows, and the requests beside them; `walked` are pages that a witness need not read again."""
     if config.extract.filters:
         queries = [Query(listed, filters=config.extract.filters) for listed in LEADS_FIRST]
         return "filtered", 0, sum([await count_pages(client, query) for query in queries])
     if not found.windows:
         return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
     capacity, every = found.capacity, config.extract.witness_every // timedelta(milliseconds=1)
-    walked = history.witness_is_due(found.t0, every, full=full)
-    pages = sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST]) if walked else 0
-    others = SWEEP_REQUESTS + (0 if heard else pages)
+    due = history.witness_is_due(found.t0, every, full=full)
+    pages = sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST]) if due else 0
+    others = SWEEP_REQUESTS + max(0, pages - walked)
     if history.watermark is None:
         return "full", -(-pages * found.page_size // capacity), others
     start, end = None, found.t0

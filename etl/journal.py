@@ -1,8 +1,9 @@
 """The journal of a reading: what was received and accepted so far, so that a run that was killed can be gone on with.
 
 Pages are kept as they came, in segments, until the part that holds their contacts is complete; every window accepted is
-a line. A line is one write, so that a killed process leaves at most one torn line at the end. It outlives a process,
-not a machine: nothing is synced, and after a reboot what is left is thrown away.
+a line, and so is every stretch of the witness's walk. A line is one write, so that a killed process leaves at most one
+torn line at the end. It outlives a process, not a machine: nothing is synced, and after a reboot what is left is thrown
+away.
 """
 
 from __future__ import annotations
@@ -48,8 +49,19 @@ class _Accepted(msgspec.Struct, tag="accepted"):
     """Its contacts were received before: a line further up."""
 
 
-class _Witnessed(msgspec.Struct, tag="witnessed"):
+class _Walked(msgspec.Struct, tag="walked"):
     files: tuple[str, ...]
+    """What was seen on the pages."""
+    pages: tuple[tuple[bool, int, int], ...]
+    """Which list, number, rows."""
+    ends: tuple[tuple[bool, int], ...]
+    """Which list, the first page past its end."""
+
+
+class _Forgotten(msgspec.Struct, tag="forgotten"):
+    is_contact: bool
+    upto: int
+    """The pages behind it are to be read again."""
 
 
 class _Written(msgspec.Struct, tag="written"):
@@ -60,9 +72,21 @@ class _Written(msgspec.Struct, tag="written"):
     counts: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
-_Line = _Began | _Received | _Accepted | _Witnessed | _Written
+_Line = _Began | _Received | _Accepted | _Walked | _Forgotten | _Written
 _decode = msgspec.json.Decoder(_Line).decode
 _encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """How far the witness had walked; nowhere by default."""
+
+    files: Sequence[Path] = ()
+    """What it saw, in order."""
+    sizes: Mapping[bool, Mapping[int, int]] = field(default_factory=lambda: {False: {}, True: {}})
+    """By list: the rows of each page that need not be read again."""
+    ends: Mapping[bool, int] = field(default_factory=dict)
+    """By list: the first page past the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +102,14 @@ class Left:
     """What normalizing them came to."""
     pages: Sequence[_Received] = ()
     """Received, and in no part yet."""
-    witness: Sequence[Path] = ()
-    """The files of a witness that was heard to the end."""
+    walked: Walked = field(default_factory=Walked)
     size: int = 0
     """Bytes of the journal's whole lines."""
 
     def files(self, folder: Path) -> set[Path]:
         """Everything that the reading goes on with, the journal apart."""
         segments = {_segment_path(folder, page.segment) for page in self.pages}
-        return {*self.parts, *self.rejects, *self.witness, *segments}
+        return {*self.parts, *self.rejects, *self.walked.files, *segments}
 
 
 def key_of(*facts: object) -> str:
@@ -122,18 +145,34 @@ def _whole_lines(path: Path) -> tuple[list[_Line], int]:
 
 def _left(begun: Begun, lines: Sequence[_Line], size: int, folder: Path) -> Left:
     written = next((line for line in reversed(lines) if isinstance(line, _Written)), _Written())
-    heard = next((line for line in lines if isinstance(line, _Witnessed)), None)
     accepted = [line.done for line in lines if isinstance(line, _Accepted)]
     return Left(
-        Resumption(begun, accepted, heard is not None),
+        Resumption(begun, accepted),
         parts=[folder / name for name in written.parts],
         rejects=[folder / name for name in written.rejects],
         upto=written.upto,
         counts=written.counts,
         pages=[line for line in lines if isinstance(line, _Received) and line.read_no >= written.upto],
-        witness=[folder / name for name in heard.files] if heard else [],
+        walked=_walked(lines, folder),
         size=size,
     )
+
+
+def _walked(lines: Sequence[_Line], folder: Path) -> Walked:
+    files: list[Path] = []
+    sizes: dict[bool, dict[int, int]] = {False: {}, True: {}}
+    ends: dict[bool, int] = {}
+    for line in lines:
+        if isinstance(line, _Walked):
+            files += [folder / name for name in line.files]
+            ends.update(line.ends)
+            for is_contact, number, rows in line.pages:
+                sizes[is_contact][number] = rows
+        elif isinstance(line, _Forgotten):
+            held = sizes[line.is_contact]
+            sizes[line.is_contact] = {number: rows for number, rows in held.items() if number <= line.upto}
+            ends.pop(line.is_contact, None)
+    return Walked(files, sizes, ends)
 
 
 def _boot() -> str:
@@ -202,9 +241,16 @@ class Journal:
             self._ends[self._segment] = page.read_no + page.rows
             self._offset += len(page.body)
 
-    def witnessed(self, files: Sequence[Path]) -> None:
-        """Note that the witness was heard to the end; `files` hold what it said."""
-        self._write(_Witnessed(_names(files)))
+    def walked(self, files: Sequence[Path], pages: Sequence[tuple[bool, int, int]], ends: Mapping[bool, int]) -> None:
+        """Note `pages` (which list, number, rows) that the witness took: `files`, complete, hold what it saw on them.
+
+        `ends` tells, by list, the first page past the end.
+        """
+        self._write(_Walked(_names(files), tuple(pages), tuple(ends.items())))
+
+    def forget(self, is_contact: bool, upto: int) -> None:
+        """Note that the witness takes the pages of a list behind `upto` once more, and looks for its end."""
+        self._write(_Forgotten(is_contact, upto))
 
     def written(self, parts: Sequence[Path], rejects: Sequence[Path], upto: int, counts: Mapping[str, int]) -> None:
         """Note the complete parts, which hold the first `upto` contacts received, and drop the pages of those."""

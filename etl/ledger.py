@@ -27,8 +27,6 @@ class Resumption:
     begun: Begun
     accepted: Sequence[Accepted] = ()
     """Windows that need not be read again."""
-    witnessed: bool = False
-    """Whether the witness had walked to the end."""
 
 
 class Ledger(Protocol):

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import anyio
 
-from etl.api.answer import Page, Row
+from etl.api.answer import Page
 from etl.api.client import Client
 from etl.api.request import Query
 from etl.capabilities import Capabilities
 from etl.fetch import WindowReader
 from etl.plan import plan_windows
 from etl.undated import without_creation_time
-from etl.walk import Receive, walk
+from etl.walk import Receive, Trail, Walk, still_holds, walk
 from etl.window import around
 
 SUSPECTS = 10_000
@@ -40,11 +39,20 @@ class Suspect:
 class WitnessLog(Protocol):
     """Keeps what a page walk showed, and tells afterwards which of it did not arrive."""
 
-    async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
-        """Note contacts that the walk saw in one of the lists."""
+    async def trail(self, is_contact: bool) -> Trail:
+        """How far a run that was killed had walked one of the lists."""
+
+    async def go_on(self, is_contact: bool, trail: Trail) -> None:
+        """Count in what still holds of that run's walk of a list, and forget the rest."""
+
+    async def record(self, page: Page, *, is_contact: bool) -> None:
+        """Note a page that the walk took from one of the lists."""
+
+    def end(self, is_contact: bool, end: int | None) -> None:
+        """Note the first page past the end of a list; None where it is not known."""
 
     async def keep(self) -> None:
-        """Note that the walk is over: what it showed outlives this run if it is killed."""
+        """See to it that what was noted so far outlives this run."""
 
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts seen in one list."""
@@ -67,20 +75,35 @@ class Testimony:
     lists: Sequence[bool]
 
     async def walk(self) -> None:
-        """Walk all pages; contacts without a creation time come from here alone, so they are handed to `receive`."""
-        repeats = self.capabilities.past_end == "repeats"
-        async with anyio.create_task_group() as tasks:
-            for is_contact in self.lists:
-                query, note = Query(is_contact), self._noting(is_contact)
-                tasks.start_soon(partial(walk, self.client, query, note, repeats=repeats))
-        await self.log.keep()
+        """Walk all pages, or those that a killed run did not come to.
+
+        Contacts without a creation time come from here alone, so they are handed to `receive`.
+        """
+        try:
+            async with anyio.create_task_group() as tasks:
+                for is_contact in self.lists:
+                    tasks.start_soon(self._walk, is_contact)
+        finally:
+            # Most of all when it did not come to its end: the next run goes on from here.
+            await self.log.keep()
+
+    async def _walk(self, is_contact: bool) -> None:
+        query, repeats = Query(is_contact), self.capabilities.past_end == "repeats"
+        trail = await still_holds(self.client, query, await self.log.trail(is_contact), repeats=repeats)
+        await self.log.go_on(is_contact, trail)
+        progress = Walk(repeats, sizes=dict(trail.sizes), end=trail.end)
+        try:
+            await walk(self.client, query, self._noting(is_contact), progress)
+        finally:
+            self.log.end(is_contact, progress.sure_end)
 
     def _noting(self, is_contact: bool) -> Receive:
         async def note(page: Page) -> None:
-            await self.log.record(page.rows, is_contact=is_contact)
             undated = without_creation_time(page)
+            # First of all: a page that was noted is not read again.
             if undated is not None:
                 await self.receive(undated)
+            await self.log.record(page, is_contact=is_contact)
 
         return note
 

@@ -16,7 +16,7 @@ import duckdb
 
 from etl import disk
 from etl.account import last_run
-from etl.api.answer import Page
+from etl.api.answer import Page, id_text
 from etl.config import Config
 from etl.errors import EtlError, TargetCorrupt, UnprovenError
 from etl.extract import LEADS_FIRST
@@ -30,7 +30,6 @@ from etl.sinks import SinkKind, layout, open_readonly
 from etl.sources import Source, reach, sources
 from etl.targets import creation_times, sinks, targets
 from etl.window import Window, milliseconds
-from etl.witness import id_text
 
 _CHECKS: dict[str, str] = {
     "ids": "select count(*) from (select 1 from contacts group by account, contact_id having count(*) > 1)",

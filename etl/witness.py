@@ -1,30 +1,37 @@
 """What a page walk showed, kept on disk: each contact of it is real, so one that no window brought is a question.
 
-Memory holds one chunk of ids and the creation times (8 bytes a contact); the comparison with the parts is DuckDB's.
+Memory holds one chunk of ids and the creation times (8 bytes a contact); the comparison with the parts is DuckDB's. The
+journal knows each file and the pages that are in it, so that a walk which is killed costs one chunk at most.
 """
 
 from __future__ import annotations
 
-import json
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import anyio
 import pyarrow as pa
 import pyarrow.parquet as pq
 from anyio import to_thread
 
 from etl import disk, engine
-from etl.api.answer import Row
+from etl.api.answer import Page, id_text
+from etl.journal import Journal
 from etl.testimony import SUSPECTS, Suspect
+from etl.walk import Trail
 from etl.window import milliseconds
 
-CHUNK_ROWS = 50_000
-_Seen = tuple[str, int, bool]
-"""contact_id, creation time (ms), which list."""
+CHUNK_ROWS = 10_000
+"""Contacts seen that a run which is killed can lose."""
+_Seen = tuple[str, int | None, bool, int]
+"""contact_id, creation time (ms), which list, which page."""
 _COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"))
-_SCHEMA = pa.schema([("contact_id", pa.string()), ("created", pa.int64()), ("is_contact", pa.bool_())])
+_SCHEMA = pa.schema(
+    [("contact_id", pa.string()), ("created", pa.int64()), ("is_contact", pa.bool_()), ("page", pa.int32())]
+)
 
 
 class WitnessFiles:
@@ -35,45 +42,92 @@ class WitnessFiles:
         folder: Path,
         parts: Callable[[], Awaitable[Sequence[Path]]],
         copy_ids: Callable[[Path], None],
-        keep: Callable[[Sequence[Path]], None] = lambda _: None,
-        files: Sequence[Path] = (),
+        journal: Journal,
     ) -> None:
-        """`parts` tells the files that hold everything received so far; `copy_ids` writes the ids of the snapshot.
-
-        `keep` is told the files of a walk that is over, and `files` are those of one that a killed run had ended.
-        """
+        """`parts` tells the files that hold everything received so far; `copy_ids` writes the ids of the snapshot."""
         self._folder = folder
         self._parts = parts
         self._copy_ids = copy_ids
+        self._journal = journal
+        self._before = journal.left.walked
+        """The walk of a run that was killed."""
+        self._files = list(self._before.files)
         self._rows: list[_Seen] = []
+        self._pages: list[tuple[bool, int, int]] = []
+        """Those that the rows are from: which list, number, rows."""
+        self._ends: dict[bool, int] = {}
         self._created = {False: array("q"), True: array("q")}
-        self._keep = keep
-        self._files = list(files)
-        for file in files:
-            self._read(file)
+        self._writing = anyio.Lock()
 
-    async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
-        """Note contacts that the walk saw in one of the lists; those without a creation time do not count."""
-        for row in rows:
+    async def trail(self, is_contact: bool) -> Trail:
+        """See `testimony.WitnessLog`."""
+        trail = Trail(self._before.sizes[is_contact], self._before.ends.get(is_contact))
+        if trail.over:
+            return trail
+        return replace(trail, ids=await to_thread.run_sync(self._ids, is_contact, trail.wanted))
+
+    async def go_on(self, is_contact: bool, trail: Trail) -> None:
+        """See `testimony.WitnessLog`."""
+        if trail.end is None and self._before.sizes[is_contact]:
+            self._journal.forget(is_contact, trail.last)
+        await to_thread.run_sync(self._count_in, is_contact, trail.sizes.keys())
+
+    async def record(self, page: Page, *, is_contact: bool) -> None:
+        """See `testimony.WitnessLog`; whoever has no id cannot be asked after."""
+        for row in page.rows:
             created, contact_id = milliseconds(row.created_at), id_text(bytes(row.contact_id))
-            if created is not None and contact_id is not None:
-                self._rows.append((contact_id, created, is_contact))
-                self._created[is_contact].append(created)
+            if contact_id is not None:
+                self._rows.append((contact_id, created, is_contact, page.number))
+                if created is not None:
+                    self._created[is_contact].append(created)
+        self._pages.append((is_contact, page.number, len(page.rows)))
         if len(self._rows) >= CHUNK_ROWS:
-            # The rows and the name are taken before the thread starts: many pages are recorded at once.
-            await to_thread.run_sync(_write, *self._chunk())
+            await self.keep()
+
+    def end(self, is_contact: bool, end: int | None) -> None:
+        """See `testimony.WitnessLog`."""
+        if end is not None:
+            self._ends[is_contact] = end
 
     async def keep(self) -> None:
-        """See `testimony.WitnessLog`."""
-        if self._rows:
-            await to_thread.run_sync(_write, *self._chunk())
-        self._keep(self._files)
+        """Write what was seen since the last time, and only then note it; also in a run that is being ended."""
+        with anyio.CancelScope(shield=True):
+            async with self._writing:
+                rows, pages, ends = self._rows, self._pages, self._ends
+                self._rows, self._pages, self._ends = [], [], {}
+                files = []
+                if rows:
+                    files = [self._folder / f"witness-{len(self._files) + 1:06d}.parquet"]
+                    await to_thread.run_sync(_write, files[0], rows)
+                    self._files += files
+                if pages or ends:
+                    self._journal.walked(files, pages, ends)
 
-    def _read(self, file: Path) -> None:
-        with disk.doing("read what the witness saw", file):
-            seen = pq.read_table(file, columns=["created", "is_contact"])
-        for created, is_contact in zip(seen["created"].to_pylist(), seen["is_contact"].to_pylist(), strict=True):
-            self._created[is_contact].append(created)
+    def _ids(self, is_contact: bool, wanted: Collection[int]) -> dict[int, frozenset[str]]:
+        """Who was listed on pages that were taken."""
+        listed: dict[int, set[str]] = {}
+        for number, contact_id, _ in self._newest(is_contact, self._before.sizes[is_contact].keys() & wanted):
+            listed.setdefault(number, set()).add(contact_id)
+        return {number: frozenset(ids) for number, ids in listed.items()}
+
+    def _count_in(self, is_contact: bool, pages: Collection[int]) -> None:
+        times = (created for _, _, created in self._newest(is_contact, pages))
+        self._created[is_contact].extend(created for created in times if created is not None)
+
+    def _newest(self, is_contact: bool, pages: Collection[int]) -> Iterator[tuple[int, str, int | None]]:
+        """Page, contact_id, creation time (ms) as pages were last taken: one taken again is in a later file, too."""
+        left = set(pages)
+        for file in reversed(self._before.files):
+            if not left:
+                return
+            with disk.doing("read what the witness saw", file):
+                columns = [column.to_pylist() for column in pq.read_table(file).columns]
+            found = set[int]()
+            for contact_id, created, listed, number in zip(*columns, strict=True):
+                if listed is is_contact and number in left:
+                    found.add(number)
+                    yield number, contact_id, created
+            left -= found
 
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts seen in one list."""
@@ -96,12 +150,6 @@ class WitnessFiles:
             self._copy_ids(path)
         return path
 
-    def _chunk(self) -> tuple[Path, list[_Seen]]:
-        rows, self._rows = self._rows, []
-        path = self._folder / f"witness-{len(self._files) + 1:06d}.parquet"
-        self._files.append(path)
-        return path, rows
-
     def _missing(self, held: Sequence[Path], before: int) -> Sequence[Suspect]:
         if not self._files:
             return []
@@ -119,11 +167,3 @@ def _write(path: Path, rows: list[_Seen]) -> None:
     disk.private_file(path)
     with disk.doing("write what the witness saw", path):
         pq.write_table(pa.table(columns, schema=_SCHEMA), path)
-
-
-def id_text(raw: bytes) -> str | None:
-    """A raw JSON id as the normalizer would keep it; None where it is no id."""
-    if raw.startswith(b'"') and b"\\" not in raw:
-        return raw[1:-1].decode("utf-8", errors="replace") or None
-    value = json.loads(raw, parse_int=str, parse_float=str)
-    return value if isinstance(value, str) and value else None

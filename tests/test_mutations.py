@@ -7,12 +7,12 @@ each is exact. What random worlds find beside it is in tests/simulation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from etl.api.answer import Page, Reply, Row
+from etl.api.answer import Page, Reply, Row, id_text
 from etl.api.client import Client
 from etl.api.request import Body
 from etl.errors import ContractError
@@ -22,8 +22,8 @@ from etl.merge import prepare
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
 from etl.testimony import Suspect
+from etl.walk import Trail
 from etl.window import milliseconds
-from etl.witness import id_text
 from tests.publishing import brought, contact, day, publication
 
 START = 1_700_000_000.0
@@ -38,12 +38,22 @@ class Memory:
         self.seen: dict[str, Suspect] = {}
         self.arrived: dict[str, Row] = {}
 
-    async def record(self, rows: Sequence[Row], *, is_contact: bool) -> None:
+    async def trail(self, is_contact: bool) -> Trail:  # noqa: ARG002 - of either list
+        """Nobody has walked before."""
+        return Trail()
+
+    async def go_on(self, is_contact: bool, trail: Trail) -> None:
+        """There is nothing to go on with."""
+
+    async def record(self, page: Page, *, is_contact: bool) -> None:
         """Note what the walk saw."""
-        for row in rows:
+        for row in page.rows:
             created, name = milliseconds(row.created_at), id_text(bytes(row.contact_id))
             if created is not None and name is not None:
                 self.seen[name] = Suspect(created, is_contact)
+
+    def end(self, is_contact: bool, end: int | None) -> None:
+        """Nobody will ask where."""
 
     async def keep(self) -> None:
         """It is kept anyway."""

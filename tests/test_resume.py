@@ -12,6 +12,7 @@ from datetime import datetime
 import pytest
 from live import Job, Live, Row, live
 
+from etl.errors import SourceUnavailable
 from etl.journal import NAME, TOO_OLD
 
 CONTACTS = 6_000
@@ -201,3 +202,58 @@ def test_an_incremental_run_is_gone_on_with_as_well(tmp_path_factory: pytest.Tem
             key: datetime.fromisoformat(at).timestamp() for key, at in truth.items()
         }
         assert fresh in truth
+
+
+# --- killed in the middle of the walk ---------------------------------------------------------------------------------
+
+MANY = 16_000
+"""Contacts of a walk that is longer than the chunk of the witness that SIGKILL may cost."""
+
+
+def witnessed(job: Job) -> int:
+    """The requests that the last run spent on its witness."""
+    return job.rows("select (detail->'requests'->>'witness')::int from runs order by seq desc limit 1")[0][0]
+
+
+@pytest.mark.parametrize(
+    ("number", "left"), [(signal.SIGKILL, 190), (signal.SIGTERM, 100)], ids=lambda value: str(int(value))
+)
+def test_a_walk_that_was_killed_is_gone_on_with(
+    tmp_path_factory: pytest.TempPathFactory, number: signal.Signals, left: int
+) -> None:
+    """P1, P4, M1: those without a creation time, one in three, are all read, though many moved up in the meantime."""
+    job = Job(tmp_path_factory.mktemp("walk"), {"main": ""}, settings=CALM, sinks=("duckdb",))
+    with live(contacts=MANY, nasty_share=0, no_created_at_share=0.33, small=True, latency=0.01) as server:
+        job.urls = {"main": server.url}
+        ended(job, server, 300, number)
+        assert list(job.temporary.rglob("witness-*.parquet"))
+        gone = server.ids()[-4000::400]
+        for identity in gone:
+            server.change(lambda w, now, identity=identity: w.delete(identity, now))
+        found, resumed = account(job)
+        seen = {row["contact_id"] for row in job.in_duckdb()}
+        assert set(server.ids()) <= seen <= {*server.ids(), *gone}
+        assert (resumed, found["counts"]["rejected"]) == (0, 0)
+        # Of 320 pages the killed run took 250 at least, and knows of those in whole chunks or all of them.
+        assert witnessed(job) <= left
+
+
+def test_a_server_that_fails_in_three_of_ten_is_read_run_by_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """N5, N17, P5: no retry budget is enough for so much, but every run adds its share until one comes to the end."""
+    settings = {"contacts": 4_000, "nasty_share": 0.01, "no_created_at_share": 0.01, "small": True}
+    with live(**settings) as server:
+        job = Job(tmp_path_factory.mktemp("clean"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
+        clean = account(job)[0]
+    with live(**settings, faults=({"kind": "status", "status": 500, "rate": 0.3},)) as server:
+        job = Job(tmp_path_factory.mktemp("failing"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
+        for _ in range(15):
+            report = job.run()
+            spent = report.accounts[0].record or report.accounts[0]
+            assert spent.requests.retried <= 10 + 0.1 * spent.requests.sent
+            if report.error is None:
+                break
+            assert isinstance(report.error, SourceUnavailable), report.error
+        assert report.exit in (0, 40)
+        assert report.accounts[0].record.counts.contacts == clean["counts"]["contacts"]
+        assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids())
+        assert server.stats()["by_status"]["200"] <= 1.25 * clean["requests"]["sent"]

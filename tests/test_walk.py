@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
@@ -18,7 +18,7 @@ from etl.api.answer import Page, Reply, Row
 from etl.api.client import Broken, Client, PageRefused
 from etl.api.request import Body, Query
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
-from etl.walk import Walk, walk
+from etl.walk import LEAPS, Trail, Walk, still_holds, walk
 from tests.simulation.loop import run
 
 QUERY = Query(is_contact=True)
@@ -160,7 +160,7 @@ def walked(listing: Listing, concurrency: int = 4, receive: Callable[[Page], obj
 
     async def main() -> None:
         client = Client(listing, account="main", concurrency=concurrency, jitter=lambda: 0.5)
-        await walk(client, QUERY, keep, repeats=listing.past_end == "repeats")
+        await walk(client, QUERY, keep, Walk(listing.past_end == "repeats"))
 
     run(main())
     return seen
@@ -229,8 +229,169 @@ def test_a_slow_receiver_slows_the_walk_down() -> None:
         ahead.append(len(listing.asked) - len(received))
 
     async def main() -> int:
-        return await walk(Client(listing, account="main", concurrency=4), QUERY, receive)
+        return await walk(Client(listing, account="main", concurrency=4), QUERY, receive, Walk(repeats=False))
 
     assert run(main()) == 40
     assert len(received) == 40
     assert max(ahead) <= 4
+
+
+# --- a walk that was interrupted ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Moving(Listing):
+    """The same of a list that may move: its ids in order, cut into pages."""
+
+    listed: list[str] = field(default_factory=list)
+
+    def ids(self, number: int) -> list[str]:
+        """The ids on a page."""
+        return self.listed[(number - 1) * self.size : number * self.size] if number >= 1 else []
+
+    def moves(self, listed: list[str]) -> None:
+        """Another order from now on, and nobody has asked yet."""
+        self.listed, self.pages, self.asked = listed, -(-len(listed) // self.size), []
+
+    def trail(self, taken: Sequence[int], end: int | None = None) -> Trail:
+        """What a walk remembers that took these pages."""
+        sizes = {number: len(self.ids(number)) for number in taken}
+        trail = Trail(sizes, end)
+        return replace(trail, ids={number: frozenset(self.ids(number)) for number in trail.wanted & sizes.keys()})
+
+
+def moving(count: int, size: int, past_end: PastEnd = "empty") -> Moving:
+    """So many people on pages of a size."""
+    listing = Moving(0, past_end, size)
+    listing.moves([f"{place:04d}" for place in range(count)])
+    return listing
+
+
+def gone_on(listing: Moving, trail: Trail, concurrency: int = 4) -> tuple[Trail, set[bytes]]:
+    """What still holds of a trail, and the ids that going on with it hands on."""
+    seen: set[bytes] = set()
+
+    async def keep(page: Page) -> None:
+        seen.update(page.ids)
+
+    async def main() -> Trail:
+        client = Client(listing, account="main", concurrency=concurrency, jitter=lambda: 0.5)
+        repeats = listing.past_end == "repeats"
+        held = await still_holds(client, QUERY, trail, repeats=repeats)
+        await walk(client, QUERY, keep, Walk(repeats, sizes=dict(held.sizes), end=held.end))
+        return held
+
+    return run(main()), seen
+
+
+@given(
+    count=st.integers(1, 60),
+    size=st.integers(1, 5),
+    taken=st.sets(st.integers(1, 60)),
+    prefix=st.integers(0, 20),
+    deleted=st.sets(st.integers(0, 59), max_size=12),
+    fresh=st.tuples(st.integers(0, 12), st.integers(0, 12)),
+    past_end=st.sampled_from(PAST_ENDS),
+    end_known=st.booleans(),
+    concurrency=st.integers(1, 8),
+    chance=st.randoms(use_true_random=False),
+)
+@settings(deadline=None)
+def test_nobody_hides_from_a_walk_that_is_gone_on_with(
+    count: int,
+    size: int,
+    taken: set[int],
+    prefix: int,
+    deleted: set[int],
+    fresh: tuple[int, int],
+    past_end: PastEnd,
+    end_known: bool,
+    concurrency: int,
+    chance: Random,
+) -> None:
+    """People were deleted, and others came at either end, while nobody was reading: who stayed is seen (M1, M3)."""
+    listing = moving(count, size, past_end)
+    listing.chance = chance
+    before = listing.listed
+    pages = sorted(number for number in {*taken, *range(1, prefix + 1)} if number <= listing.pages)
+    trail = listing.trail(pages, listing.pages + 1 if end_known else None)
+    seen = {json.dumps(one).encode() for number in pages for one in listing.ids(number)}
+    stayed = [one for place, one in enumerate(before) if place not in deleted]
+    listing.moves([*(f"new {n}" for n in range(fresh[0])), *stayed, *(f"late {n}" for n in range(fresh[1]))])
+    if past_end == "refused" and not listing.listed:
+        return
+    _, later = gone_on(listing, trail, concurrency)
+    assert {json.dumps(one).encode() for one in stayed} <= seen | later
+
+
+@given(
+    count=st.integers(1, 60),
+    size=st.integers(1, 5),
+    taken=st.sets(st.integers(2, 60)),
+    past_end=st.sampled_from(("empty", "refused")),
+    end_known=st.booleans(),
+    concurrency=st.integers(1, 8),
+)
+@settings(deadline=None)
+def test_where_nothing_moved_only_the_gaps_are_asked_for(
+    count: int, size: int, taken: set[int], past_end: PastEnd, end_known: bool, concurrency: int
+) -> None:
+    """Two pages make sure of it; beyond the end nothing is asked where that is known (P4)."""
+    listing = moving(count, size, past_end)
+    pages = [number for number in range(1, listing.pages + 1) if number == 1 or number in taken]
+    trail = listing.trail(pages, listing.pages + 1 if end_known else None)
+    held, _ = gone_on(listing, trail, concurrency)
+    gaps = set(range(1, listing.pages + 1)) - set(pages)
+    assert held == trail
+    assert set(listing.asked) >= gaps
+    beyond = 0 if end_known else concurrency + (past_end == "refused")
+    assert len(listing.asked) <= len(gaps) + 2 + beyond
+    assert end_known is False or max(listing.asked, default=0) <= listing.pages
+
+
+def test_where_the_last_page_is_repeated_nothing_holds_behind_a_gap() -> None:
+    """The last page taken may be past the end by now, and looks the same (A13)."""
+    listing = moving(15, 2, "repeats")
+    trail = listing.trail([1, 3, 8], end=9)
+    listing.moves([*listing.listed[:2], *listing.listed[10:]])
+    held, seen = gone_on(listing, trail)
+    assert held == Trail({1: 2})
+    assert seen >= {json.dumps(f"{place:04d}").encode() for place in range(10, 15)}
+
+
+def test_a_walk_that_was_over_asks_nothing() -> None:
+    """Neither for a page nor whether the list has moved."""
+    listing = moving(10, 3)
+    held, seen = gone_on(listing, listing.trail([1, 2, 3, 4], end=5))
+    assert (held.over, seen, listing.asked) == (True, set(), [])
+
+
+def test_it_goes_back_until_everybody_is_known() -> None:
+    """Seven were deleted: those behind moved up by more than two pages of three, so it goes back by more (M1)."""
+    listing = moving(60, 3)
+    trail = listing.trail(range(1, 11))
+    listing.moves(listing.listed[7:])
+    held, seen = gone_on(listing, trail, concurrency=1)
+    assert held == Trail(dict.fromkeys(range(1, 8), 3))
+    assert listing.asked[:4] == [10, 9, 7, 8]
+    assert seen >= {json.dumps(f"{place:04d}").encode() for place in range(30, 60)}
+
+
+def test_where_everybody_is_new_it_begins_anew() -> None:
+    """An order that was not kept tells nothing: after a few leaps back the walk begins at page 1 (A22)."""
+    listing = moving(900, 1)
+    trail = listing.trail(range(1, 401))
+    listing.moves([f"other {place}" for place in range(900)])
+    held, seen = gone_on(listing, trail)
+    assert (held, len(seen)) == (Trail(), 900)
+    assert listing.asked[: len(LEAPS)] == [400 - leap for leap in LEAPS]
+
+
+def test_a_list_that_became_shorter_than_what_was_taken_is_no_end() -> None:
+    """Whether the pages behind it are empty, refused, or the last one again (A13, A14)."""
+    for past_end in PAST_ENDS:
+        listing = moving(30, 3, past_end)
+        trail = listing.trail(range(1, 9))
+        listing.moves(listing.listed[15:])
+        _, seen = gone_on(listing, trail, concurrency=2)
+        assert seen >= {json.dumps(f"{place:04d}").encode() for place in range(24, 30)}

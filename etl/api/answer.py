@@ -92,6 +92,8 @@ class Page:
     """The number of matches, where the server tells one; never relied on alone."""
     mislabelled: bool = False
     """Whether its `Content-Type` is another than JSON, which does no harm but is counted."""
+    number: int = 1
+    """As which page it was asked for."""
     attempt: int = 1
     """On which attempt it came."""
 
@@ -99,6 +101,14 @@ class Page:
     def ids(self) -> frozenset[bytes]:
         """The ids listed, as JSON text."""
         return frozenset(bytes(row.contact_id) for row in self.rows)
+
+
+def id_text(raw: bytes) -> str | None:
+    """A raw JSON id as the normalizer would keep it; None where it is no id."""
+    if raw.startswith(b'"') and b"\\" not in raw:
+        return raw[1:-1].decode("utf-8", errors="replace") or None
+    value = json.loads(raw, parse_int=str, parse_float=str)
+    return value if isinstance(value, str) and value else None
 
 
 class _Envelope(msgspec.Struct, gc=False):

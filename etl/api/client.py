@@ -133,7 +133,7 @@ class Client:
             token = self._tokens
             verdict = await self.ask(query, page)
             if isinstance(verdict, Page):
-                return verdict if attempt == 1 else replace(verdict, attempt=attempt)
+                return verdict if page == attempt == 1 else replace(verdict, number=page, attempt=attempt)
             if verdict.kind is Kind.AUTH and self._is_renewed(token):
                 continue
             where = f"account {self._account}, {_place(query, page)}, attempt {attempt}"

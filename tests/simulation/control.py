@@ -9,7 +9,7 @@ from etl.api.client import Client
 from etl.api.request import Query
 from etl.sandbox.service import Service
 from etl.sandbox.world import World
-from etl.walk import walk
+from etl.walk import Walk, walk
 from tests.simulation import loop
 from tests.simulation.contact import versions
 from tests.simulation.personality import Personality
@@ -80,5 +80,5 @@ async def _walk(client: Client, *, repeats: bool) -> set[str | None]:
         seen.update(row.id for row in versions(page))
 
     for is_contact in (False, True):
-        await walk(client, Query(is_contact), receive, repeats=repeats)
+        await walk(client, Query(is_contact), receive, Walk(repeats))
     return seen

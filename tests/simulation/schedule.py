@@ -78,10 +78,11 @@ class Schedule:
 
     async def _run(self, *, full: bool) -> None:
         intake = Intake()
-        reading = Reading(intake, Witness(intake.ids, self._known()), Diary(), full)
+        witness = Witness(intake.ids, self._known(), sudden=self.personality.draw("sudden").choice((False, True)))
+        reading = Reading(intake, witness, Diary(), full)
         if await self._process(reading, killed=self.personality["killed"]):
-            reading.diary.reopen(witnessed=reading.witness.walked)
-            reading.witness = reading.witness.again()
+            reading.diary.reopen()
+            reading.witness.killed()
             await anyio.sleep(BETWEEN_PROCESSES)
             await self._process(reading, killed=None)
 

@@ -1,0 +1,213 @@
+"""The witness's files and their lines in the journal: what a run that was killed leaves, and what the next finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+from etl.api.answer import Page, Row
+from etl.capabilities import Capabilities
+from etl.journal import NAME, Journal, left_in
+from etl.ledger import Begun
+from etl.walk import Trail
+from etl.window import Bounds
+from etl.witness import CHUNK_ROWS, WitnessFiles
+
+KEY, NOW = "the same", 1_760_000_000.0
+BEGUN = Begun(
+    "full",
+    Capabilities(
+        t0=0,
+        clock="server",
+        page_size=3,
+        page_size_agreed=True,
+        first_page=1,
+        honours_page=True,
+        one_page=False,
+        past_end="empty",
+        newest_first=True,
+        created=Bounds(),
+        seen=Bounds(),
+        counts_matches=False,
+        lists="disjoint",
+        total=None,
+        empty=False,
+    ),
+    watermark=0,
+)
+
+
+def page_of(number: int, *ids: str | None, size: int = 0) -> Page:
+    """Page `number` with these ids, or with so many; who has an "x" in it was created at no time."""
+    ids = ids or tuple(f"{number}-{place}" for place in range(size))
+    rows = [Row(msgspec.Raw(json.dumps(one).encode()), None if "x" in (one or "") else _created(number)) for one in ids]
+    return Page(b"", rows, number=number)
+
+
+def _created(second: int) -> str:
+    return f"1970-01-01T00:{second // 60:02d}:{second % 60:02d}Z"
+
+
+async def nothing() -> Sequence[Path]:
+    """The parts of a run that has received nobody."""
+    return ()
+
+
+Begin = Callable[[], WitnessFiles]
+"""Begins another process, which goes on with what the one before left; returns its witness."""
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Processes one after the other in the same folder."""
+    with ExitStack() as held:
+
+        def another() -> WitnessFiles:
+            journal = held.enter_context(Journal(tmp_path, KEY, NOW, left_in(tmp_path, KEY, NOW)))
+            journal.begin(BEGUN)
+            return WitnessFiles(tmp_path, nothing, lambda _: None, journal)
+
+        yield another
+
+
+def files(folder: Path) -> list[str]:
+    """The names of the witness's files."""
+    return sorted(path.name for path in folder.glob("witness-*"))
+
+
+async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin) -> None:
+    """Pages of both lists, their rows, who was on them, their times, and where a list ends (P4)."""
+    log = begin()
+    await log.record(page_of(1, "a", "x", None), is_contact=True)
+    await log.record(page_of(3, "c"), is_contact=True)
+    await log.record(page_of(1, "b", "d"), is_contact=False)
+    log.end(False, 2)
+    await log.keep()
+    again = begin()
+    trail = await again.trail(True)
+    assert trail == Trail({1: 3, 3: 1}, None, {1: frozenset({"a", "x"}), 3: frozenset({"c"})})
+    assert (trail.gap, trail.last, trail.over) == (2, 3, False)
+    leads = await again.trail(False)
+    assert (leads, leads.over) == (Trail({1: 2}, 2), True)
+    for is_contact, told in ((True, trail), (False, leads)):
+        await again.go_on(is_contact, told)
+    assert [list(again.created(is_contact)) for is_contact in (True, False)] == [[1000, 3000], [1000, 1000]]
+    assert {one.created for one in await again.missing(10**6)} == {1000, 3000}
+
+
+async def test_a_chunk_outlives_a_process_that_is_killed(begin: Begin, tmp_path: Path) -> None:
+    """Nobody tells the log of SIGKILL: what is noted then are whole chunks, and the rest is read again (P4)."""
+    log = begin()
+    for number in range(1, 6):
+        await log.record(page_of(number, size=CHUNK_ROWS // 4), is_contact=True)
+    assert files(tmp_path) == ["witness-000001.parquet"]
+    assert sorted((await begin().trail(True)).sizes) == [1, 2, 3, 4]
+
+
+async def test_what_was_seen_is_kept_by_a_run_that_is_cancelled(begin: Begin) -> None:
+    """SIGTERM: the log is kept on the way out, though nothing may wait any more (P1)."""
+    log = begin()
+    with anyio.CancelScope() as scope:
+        try:
+            await log.record(page_of(1, "a"), is_contact=True)
+            scope.cancel()
+            await anyio.sleep(1)
+        finally:
+            await log.keep()
+    assert (await begin().trail(True)).sizes == {1: 1}
+
+
+async def test_many_pages_at_once_are_all_in_whole_files(begin: Begin) -> None:
+    """While one chunk is written others fill: each line stands behind its file and the files before (P22)."""
+    log = begin()
+    async with anyio.create_task_group() as tasks:
+        for number in range(1, 41):
+            tasks.start_soon(lambda n: log.record(page_of(n, size=CHUNK_ROWS // 5), is_contact=bool(n % 2)), number)
+    await log.keep()
+    again = begin()
+    trails = [await again.trail(is_contact) for is_contact in (False, True)]
+    assert [sorted(trail.sizes) for trail in trails] == [list(range(2, 41, 2)), list(range(1, 41, 2))]
+    for is_contact in (False, True):
+        await again.go_on(is_contact, trails[is_contact])
+        assert len(again.created(is_contact)) == 4 * CHUNK_ROWS
+
+
+async def test_pages_forgotten_are_taken_again_and_count_once(begin: Begin) -> None:
+    """What the list had moved past is open again; who was seen there stays a witness (M1)."""
+    log = begin()
+    for number in (1, 2, 3):
+        await log.record(page_of(number, f"old {number}"), is_contact=True)
+    log.end(True, 5)
+    await log.keep()
+    log = begin()
+    await log.go_on(True, (await log.trail(True)).upto(1))
+    assert list(log.created(True)) == [1000]
+    await log.record(page_of(2, "new 2"), is_contact=True)
+    await log.keep()
+    log = begin()
+    trail = await log.trail(True)
+    assert trail == Trail({1: 1, 2: 1}, None, {1: frozenset({"old 1"}), 2: frozenset({"new 2"})})
+    await log.go_on(True, trail)
+    assert list(log.created(True)) == [1000, 2000]
+    assert sorted(one.created for one in await log.missing(10**6)) == [1000, 2000, 2000, 3000]
+
+
+async def test_a_file_without_its_line_is_not_there(begin: Begin, tmp_path: Path) -> None:
+    """A process killed between the two leaves a file that nobody knows, and that the next run removes (P27)."""
+    log = begin()
+    await log.record(page_of(1, "a"), is_contact=True)
+    await log.keep()
+    (tmp_path / "witness-000002.parquet").write_bytes(b"PAR1 and no")
+    again = begin()
+    assert (await again.trail(True)).sizes == {1: 1}
+    assert files(tmp_path) == ["witness-000001.parquet"]
+    await again.record(page_of(2, "b"), is_contact=True)
+    await again.keep()
+    assert files(tmp_path) == ["witness-000001.parquet", "witness-000002.parquet"]
+
+
+async def test_a_torn_line_costs_its_chunk_alone(begin: Begin, tmp_path: Path) -> None:
+    """A line cut anywhere is no line, and what is written next is not lost behind it (P11)."""
+    log = begin()
+    for number in (1, 2):
+        await log.record(page_of(number, "a"), is_contact=True)
+        await log.keep()
+    whole = (tmp_path / NAME).read_bytes()
+    (tmp_path / NAME).write_bytes(whole[:-20])
+    log = begin()
+    assert (await log.trail(True)).sizes == {1: 1}
+    await log.record(page_of(3, "c"), is_contact=True)
+    await log.keep()
+    assert (await begin().trail(True)).sizes == {1: 1, 3: 1}
+
+
+OLDER = b'{"type":"witnessed","files":["witness-000001.parquet"]}\n'
+"""What the journal said of a walk when only one that was over could be gone on with."""
+
+
+@pytest.mark.parametrize("line", [OLDER, b'{"type":"walked","files":[]}\n', b'{"type":"walked"\n', b"\xff\n"])
+async def test_a_line_that_is_not_understood_ends_the_journal(begin: Begin, tmp_path: Path, line: bytes) -> None:
+    """Of another version, or damaged: nothing behind it is believed (P24, P25)."""
+    log = begin()
+    await log.record(page_of(1, "a"), is_contact=True)
+    await log.keep()
+    with (tmp_path / NAME).open("ab") as journal:
+        journal.write(line)
+    size = (tmp_path / NAME).stat().st_size
+    assert (await begin().trail(True)).sizes == {1: 1}
+    assert (tmp_path / NAME).stat().st_size == size - len(line)
+
+
+async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tmp_path: Path) -> None:
+    """Somebody has tidied up: the reading begins anew (P26)."""
+    log = begin()
+    await log.record(page_of(1, "a"), is_contact=True)
+    await log.keep()
+    (tmp_path / "witness-000001.parquet").unlink()
+    assert left_in(tmp_path, KEY, NOW).resumption is None
