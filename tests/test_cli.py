@@ -324,20 +324,51 @@ def test_a_damaged_target_is_told_and_never_taken_for_an_empty_one(
     assert {p: b for p, b in kept.items() if p not in locks} == {p: b for p, b in left.items() if p not in locks}
 
 
-@pytest.mark.parametrize("damage", [zero, cut, garbage, foreign])
-@pytest.mark.parametrize("command", ["status", "sql"])
-def test_questions_to_a_damaged_target_fail_with_one_message(
-    command: str, damage: Callable[[Job], None], job: Job
-) -> None:
-    """S4: no traceback, no empty answer."""
-    job.sinks = ("duckdb",)
+QUESTIONS = {
+    "status": ("status", "CONFIG"),
+    "sql": ("sql", "CONFIG", "select count(*) from contacts"),
+    "verify": ("verify", "CONFIG"),
+    "explain": ("explain", "CONFIG", "65aa0000000000000000a001"),
+}
+
+
+@pytest.mark.parametrize("sink", DAMAGES)
+def test_questions_to_a_damaged_target_fail_as_a_run_does(sink: str, job: Job) -> None:
+    """P25, P26, S4, S6, S9: the code of a run, the path, a mend that does not speak of rights, no empty answer."""
+    job.sinks = (sink,)
     assert job.run().exit == 0
-    damage(job)
-    words = ("CONFIG", "select * from contact_versions") if command == "sql" else ("CONFIG",)
-    ended = job.call(command, *words, "--json")
-    assert ended.code in {2, 20, 22}
-    assert ended.document["error"]["code"] == ended.code
-    assert "Traceback" not in ended.err
+    whole = job.folder / "whole"
+    shutil.copytree(job.folder / "data", whole)
+    for damage in DAMAGES[sink]:
+        damage(job)
+        wanted = 20 if damage in {folder, file_for_folder} else 22
+        for words in QUESTIONS.values():
+            ended = job.call(*words, "--json")
+            assert (ended.code, damage, words) == (wanted, damage, words), ended
+            assert "Traceback" not in ended.err
+            told = ended.document.get("error") or next(c for c in ended.document["checks"] if not c["ok"])
+            assert str(job.folder / "data") in told["where"]
+            assert told["mend"]
+            assert wanted == 20 or "rights" not in told["mend"]
+        shutil.rmtree(job.folder / "data")
+        shutil.copytree(whole, job.folder / "data")
+    assert [job.call(*words).code for words in QUESTIONS.values()] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("sink", ["duckdb", "parquet"])
+def test_questions_to_a_place_that_holds_nothing_of_ours_wait_for_the_first_run(sink: str, job: Job) -> None:
+    """S6: the tables of others alone, or an empty folder, are no damage: `status` is empty, `sql` says what to do."""
+    job.sinks = (sink,)
+    job.duckdb.parent.mkdir()
+    if sink == "parquet":
+        job.parquet.mkdir()
+    else:
+        with duckdb.connect(str(job.duckdb)) as connection:
+            connection.execute("create table theirs as select 1 as id")
+    ended = job.call("status", "CONFIG", "--json")
+    assert (ended.code, ended.document) == (0, {"accounts": [], "runs": []})
+    assert job.call("verify", "CONFIG").code == 0
+    refused(job.call(*QUESTIONS["sql"], "--json"), 2, "etl run")
 
 
 def test_a_database_with_other_tables_gets_ours_added(job: Job) -> None:

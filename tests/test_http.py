@@ -311,7 +311,7 @@ async def test_a_bomb_does_not_fill_the_memory() -> None:
         )
         told, _ = await asyncio.wait_for(child.communicate(), 20)
     message, _, grown = told.decode().rpartition(" ")
-    assert message == "an answer of more than 16777216 bytes"
+    assert message.startswith("an answer of more than 16777216 bytes")
     assert int(grown) * 1024 < 2 * 2**24
 
 
