@@ -185,7 +185,7 @@ def columns(as_json: AsJson = False) -> int:
 
 @app.command()
 def sandbox(
-    port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; 0 takes a free one.")] = 8080,
     contacts: Annotated[int, typer.Option(help="Contacts at the start.")] = 2000,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of [sandbox]; may be repeated.")
