@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -422,6 +423,30 @@ def test_a_failure_is_one_line_for_people(job: Job) -> None:
     assert "complete" not in ended.out
 
 
+STUB = """
+import os
+class Named:
+    def __set_name__(self, *_):
+        os.kill(os.getpid(), {:d})
+class Owner:
+    name = Named()
+"""
+"""A library in whose import a signal comes, in the middle of a class: there an exception becomes a RuntimeError."""
+
+
+@pytest.mark.parametrize("library", ["typer", "pydantic", "anyio"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_comes_during_the_imports_ends_in_order(library: str, number: int, code: int, job: Job) -> None:
+    """P1: of the commands, of the configuration, of the loop: the code, one document, no traceback, nothing written."""
+    (job.folder / f"{library}.py").write_text(STUB.format(number))
+    paths = os.pathsep.join([str(job.folder), os.environ.get("PYTHONPATH", "")])
+    ended = job.command("run", "CONFIG", "--json", PYTHONPATH=paths)
+    assert (ended.code, ended.document["error"]["code"]) == (code, code), ended
+    assert "Traceback" not in ended.err
+    assert ended.document.keys() == {"exit", "seconds", "accounts", "sinks", "error"}
+    assert not (job.folder / "data").exists()
+
+
 def test_plan_writes_nothing(job: Job) -> None:
     """Mode, windows, requests and seconds of the next run, before the first and after."""
     first = job.call("plan", "CONFIG", "--json")
@@ -491,7 +516,13 @@ def test_the_sandbox_command_serves_until_it_is_stopped(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
-@pytest.mark.parametrize("words", [("--set", "pagesize=3"), ("--contacts", "-1"), ("--set", "past_end=nonsense")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("--set", "pagesize=3"), ("--contacts", "-1"), ("--set", "past_end=nonsense")),
+        *(("--port", "99999"), ("--port", "-1")),
+    ],
+)
 def test_a_wrong_setting_of_the_sandbox_is_exit_2(words: tuple[str, ...], job: Job) -> None:
     """As everywhere."""
     ended = job.call("sandbox", "--port", "0", *words, "--json")
