@@ -1,5 +1,17 @@
-"""`python -m etl`."""
+"""`python -m etl`, and the console script."""
 
-from etl.cli import main
+from __future__ import annotations
 
-main()
+from etl.ending import stopped_at_once
+
+
+def main() -> None:
+    """Run a command, and exit with its code."""
+    with stopped_at_once():
+        from etl.cli import main as command  # noqa: PLC0415 - it takes a while, in which a signal may come
+
+        command()
+
+
+if __name__ == "__main__":
+    main()

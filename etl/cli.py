@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
+from etl.ending import complain, fail
 from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, SinkError, UsageError
 from etl.findings import Finding, render_findings, worst
 from etl.streams import harden
@@ -65,7 +66,7 @@ def run(
 
     def tell(report: RunReport) -> int:
         if report.error is not None:
-            _complain(report.error)
+            complain(report.error)
         _print(report.document(), render_run(report) + _hint(config, report.exit), as_json=as_json)
         return report.exit
 
@@ -185,7 +186,7 @@ def columns(as_json: AsJson = False) -> int:
 
 @app.command()
 def sandbox(
-    port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; 0 takes a free one.")] = 8080,
     contacts: Annotated[int, typer.Option(help="Contacts at the start.")] = 2000,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of [sandbox]; may be repeated.")
@@ -243,10 +244,7 @@ def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
     try:
         return command()
     except EtlError as error:
-        _complain(error)
-        if as_json:
-            _print(_failure(error), "", as_json=True)
-        return error.exit_code
+        return fail(error, as_json=as_json)
     except KeyboardInterrupt:
         return Interrupted.exit_code
     except Exception as caught:  # noqa: BLE001 - the last border: a bug is one line and exit 70, never a screenful
@@ -270,12 +268,6 @@ def _report_bug(error: Exception) -> NoReturn:
         mend = "Raise the limit of open files (ulimit -n), then run again."
         raise SinkError("too many files are open", where=where, mend=mend)
     raise EtlError(f"internal error: {type(error).__name__}", where=where)
-
-
-def _failure(error: EtlError) -> dict[str, object]:
-    """The document of a command that failed; that of `run` has all its keys even then (see `RunReport.document`)."""
-    known = {"seconds": 0.0, "accounts": [], "sinks": {}} if "run" in sys.argv[1:2] else {}
-    return {"exit": error.exit_code, **known, "error": error.document()}
 
 
 def _in_loop(main: Callable[[], Awaitable[T]]) -> T:
@@ -305,7 +297,3 @@ def _operands(words: Sequence[str], count: int) -> tuple[Path | None, Sequence[s
 
 def _print(document: object, text: str, *, as_json: bool) -> None:
     print(json.dumps(document, ensure_ascii=False) if as_json else text, flush=True)
-
-
-def _complain(error: EtlError) -> None:
-    print(f"error {error.exit_code}: {error}", file=sys.stderr, flush=True)

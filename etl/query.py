@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import count
 
 import duckdb
 import pyarrow as pa
@@ -40,12 +41,21 @@ def _rendered(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> str:
 
 
 def rows_of(table: pa.Table) -> list[dict[str, object]]:
-    """The rows of an Arrow table as JSON-able objects."""
+    """The rows of an Arrow table as JSON-able objects; of columns of one name, each keeps its own (see `_distinct`)."""
     columns = {
         name: [_plain(value, column.type) for value in column.to_pylist()]
-        for name, column in zip(table.column_names, table.columns, strict=True)
+        for name, column in zip(_distinct(table.column_names), table.columns, strict=True)
     }
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _distinct(names: Iterable[str]) -> Iterable[str]:
+    """The names as keys of one object: a, a, a is a, a_1, a_2, as it is where DuckDB makes a table of them."""
+    taken: dict[str, None] = {}
+    for name in names:
+        spellings = (f"{name}_{number}" if number else name for number in count())
+        taken[next(spelling for spelling in spellings if spelling not in taken)] = None
+    return taken
 
 
 def _plain(value: object, kind: pa.DataType) -> object:
@@ -64,6 +74,19 @@ def _plain(value: object, kind: pa.DataType) -> object:
     return str(value)
 
 
+def _interval(value: pa.MonthDayNano) -> str:
+    """In DuckDB's words: `1 year 2 months -3 days 04:05:06.5`, each part with its sign."""
+    years, months = (number if value.months >= 0 else -number for number in divmod(abs(value.months), 12))
+    parts = ((years, "year"), (months, "month"), (value.days, "day"))
+    words = [f"{number} {unit}{'' if abs(number) == 1 else 's'}" for number, unit in parts if number]
+    if value.nanoseconds or not words:
+        seconds, micros = divmod(abs(value.nanoseconds) // 1000, 1_000_000)
+        clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        fraction = f".{micros:06}".rstrip("0") if micros else ""
+        words.append(f"{'-' if value.nanoseconds < 0 else ''}{clock}{fraction}")
+    return " ".join(words)
+
+
 def _number(value: float) -> float | str:
     return value if value == value and abs(value) != float("inf") else str(value)  # noqa: PLR0124 - NaN
 
@@ -73,6 +96,7 @@ _RENDERED: dict[type, Callable[..., object]] = {
     date: date.isoformat,
     time: time.isoformat,
     timedelta: str,
+    pa.MonthDayNano: _interval,
     float: _number,
     Decimal: lambda value: int(value) if value == value.to_integral_value() else float(value),
     bytes: bytes.hex,

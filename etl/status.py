@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import duckdb
-
 from etl.config import Config
-from etl.errors import TargetCorrupt
 from etl.query import rows_of
-from etl.targets import published, reading
+from etl.sinks import Unpublished
+from etl.targets import reading
 
 HISTORY = 20
 _COLUMNS = """seq, run_id, account, mode, observed_at, watermark, seconds, proof_level, windows, unproven,
@@ -25,17 +23,13 @@ Row = Mapping[str, object]
 
 
 def read_status(config: Config) -> Document:
-    """The `--json` document of `status`; empty lists before the first run. Raises TargetCorrupt."""
-    target = published(config)
-    if target is None:
-        return {"accounts": [], "runs": []}
+    """The `--json` document of `status`; empty lists before the first run. Raises SinkError, TargetCorrupt."""
     try:
         with reading(config) as connection:
             runs = rows_of(connection.sql(_QUERY).to_arrow_table())
             last = rows_of(connection.sql(_LAST).to_arrow_table())
-    except duckdb.Error as error:
-        reason = str(error).partition("\n")[0]
-        raise TargetCorrupt(f"The target cannot be read: {reason}", where=str(target[1])) from error
+    except Unpublished:
+        return {"accounts": [], "runs": []}
     return {"accounts": [_account(row) for row in last], "runs": runs}
 
 

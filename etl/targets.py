@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 
@@ -10,8 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from etl.config import Config
-from etl.errors import UsageError
-from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind, open_readonly
+from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind, Unpublished, open_readonly
 
 
 def sinks(config: Config) -> tuple[Sink, ...]:
@@ -35,16 +35,11 @@ def targets(config: Config) -> list[tuple[SinkKind, Path]]:
     return paths
 
 
-def published(config: Config) -> tuple[SinkKind, Path] | None:
-    """The first configured target that exists; None before the first run."""
-    return next((target for target in targets(config) if target[1].exists()), None)
-
-
-def reading(config: Config) -> duckdb.DuckDBPyConnection:
-    """A read-only connection to what was published. Raises UsageError before the first run, TargetCorrupt."""
-    target = published(config)
+def reading(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """A read-only connection to what was published. Raises as `open_readonly` does."""
+    target = next((target for target in targets(config) if target[1].exists()), None)
     if target is None:
-        raise UsageError("nothing was exported yet", where="sinks", mend="Run `etl run` first.")
+        raise Unpublished("nothing was exported yet", where="sinks")
     return open_readonly(*target)
 
 

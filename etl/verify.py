@@ -26,7 +26,7 @@ from etl.ledger import Forgetful
 from etl.manifest import digest
 from etl.plan import plan_windows
 from etl.probe import probe
-from etl.sinks import SinkKind, layout, open_readonly
+from etl.sinks import Unpublished, layout, open_readonly
 from etl.sources import Source, reach, sources
 from etl.targets import creation_times, sinks, targets
 from etl.window import Window, milliseconds
@@ -54,13 +54,12 @@ def verify_targets(config: Config) -> list[Finding]:
     """Look at every published target; an error becomes a finding."""
     findings: list[Finding] = []
     for kind, path in targets(config):
-        if not path.exists():
-            findings.append(Finding("target", str(path), "nothing was published yet"))
-            continue
         try:
-            findings.append(_manifests(kind, path))
             with open_readonly(kind, path) as connection:
+                findings.append(_folder_manifests(path) if kind == "parquet" else _manifests(connection, path))
                 findings += [_counted(connection, path, check, query) for check, query in _CHECKS.items()]
+        except Unpublished:
+            findings.append(Finding("target", str(path), "nothing was published yet"))
         except EtlError as error:
             findings.append(failure("target", error, where=str(path)))
     return findings
@@ -73,16 +72,17 @@ def _counted(connection: duckdb.DuckDBPyConnection, path: Path, check: str, quer
     return Finding(check, str(path), f"{wrong} do not agree", TargetCorrupt.default_mend, TargetCorrupt.exit_code)
 
 
-def _manifests(kind: SinkKind, path: Path) -> Finding:
-    if kind == "parquet":
-        chain = layout.read(path)
-        files = [file for name in layout.CONTENTS for file in chain.entries(name)]
-        for file in files:
-            if _sha256(path / file.path) != file.sha256:
-                raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(path / file.path))
-        return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {len(files)} files as published")
-    with open_readonly(kind, path) as connection:
-        rows = connection.execute("select digest, document from etl.manifests order by seq").fetchall()
+def _folder_manifests(path: Path) -> Finding:
+    chain = layout.read(path)
+    files = [file for name in layout.CONTENTS for file in chain.entries(name)]
+    for file in files:
+        if _sha256(path / file.path) != file.sha256:
+            raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(path / file.path))
+    return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {len(files)} files as published")
+
+
+def _manifests(connection: duckdb.DuckDBPyConnection, path: Path) -> Finding:
+    rows = connection.execute("select digest, document from etl.manifests order by seq").fetchall()
     previous = ""
     for recorded, document in rows:
         if digest(document.encode()) != recorded or f'"previous":"{previous}"' not in document:

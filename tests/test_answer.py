@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,6 +137,98 @@ TOLD = [
 def test_a_200_that_tells_of_a_failure_is_one(fields: dict[str, object], kind: Kind) -> None:
     """`success: false` or a failing code under status 200 is a refusal, even with an empty list (A11, N8)."""
     assert refusal(body(**fields)).kind is kind
+
+
+SIGNS = [
+    *({"success": no} for no in ("false", "False", 0, "0", "no", "", [], {})),
+    *({"ok": no} for no in (False, "false", 0)),
+    *({"error": words} for words in ("timeout", True, 1, {"message": "timeout"}, {"reason": 7}, ["timeout"])),
+    *({"errors": words} for words in ([{"message": "timeout"}], ["timeout"], {"createdAt": "no date"}, "timeout")),
+    *({"status": word} for word in ("error", "ERROR", "fail", "Failed", "failure", "ko", "internal_error", False)),
+    {"code": "ERR_TIMEOUT"},
+    {"success": True, "message": "ok", "code": 200, "error": "timeout"},
+]
+"""Parts of an envelope that tell of a failure without a code of HTTP."""
+
+
+def both_ways(fields: dict[str, object], data: list[object]) -> list[bytes]:
+    """An answer as the strict reader takes it, and one that only the tolerant reader can read."""
+    return [json.dumps({**fields, "data": rows}).encode() for rows in (data, [*data, {"_id": "\ud83d"}])]
+
+
+@pytest.mark.parametrize("fields", SIGNS, ids=json.dumps)
+def test_whatever_tells_of_a_failure_is_no_page(fields: dict[str, object]) -> None:
+    """An empty list, or a part of one, beside an error proves that nobody is there as little as a 500 (A11, A55)."""
+    for data in ([], [{"_id": "a"}]):
+        for content in both_ways(fields, data):
+            assert refusal(content, Retry_After="9").kind is Kind.UNAVAILABLE
+            assert refusal(content, Retry_After="9").retry_after == "9"
+
+
+CODES = [
+    ({"statusCode": 503}, Kind.THROTTLED),
+    ({"httpStatus": "500"}, Kind.UNAVAILABLE),
+    ({"status": "502 Bad Gateway"}, Kind.UNAVAILABLE),
+    ({"status": 408}, Kind.THROTTLED),
+    ({"code": 500.0}, Kind.UNAVAILABLE),
+    ({"code": 200, "statusCode": 429}, Kind.THROTTLED),
+    ({"success": True, "status": "success", "statusCode": 401}, Kind.AUTH),
+    ({"error": {"code": 429, "message": "too fast"}}, Kind.THROTTLED),
+    ({"code": 50013}, Kind.UNAVAILABLE),
+    ({"code": int("9" * 4000)}, Kind.UNAVAILABLE),
+    ({"success": "false", "code": 422}, Kind.CONTRACT),
+]
+
+
+@pytest.mark.parametrize(("fields", "kind"), CODES)
+def test_a_failing_code_counts_wherever_it_stands(fields: dict[str, object], kind: Kind) -> None:
+    """`code`, `status`, `statusCode`, `httpStatus` and an error's `code` mean what they would as a status (A5, A11)."""
+    for content in both_ways(fields, []):
+        assert refusal(content).kind is kind
+
+
+def test_a_code_that_no_machine_type_holds_is_a_failure() -> None:
+    """Five thousand digits are no reason to fail in our own way (A11, A32)."""
+    assert refusal(b'{"data":[],"code":' + b"9" * 5000 + b"}").kind is Kind.UNAVAILABLE
+
+
+HARMLESS = [
+    {},
+    *({"success": yes} for yes in (True, None, 1, "true")),
+    *({"status": word} for word in ("success", "ok", "OK", 200, "200", True, None, "OPEN", "", {"code": 0}, "tokyo")),
+    *({"error": nothing} for nothing in (None, False, "", [], {}, 0, "false")),
+    *({"errors": nothing} for nothing in (None, [], {})),
+    *({"message": text} for text in ("error", "no errors", "fail", None, 500, ["failed"])),
+    *({"code": code} for code in (0, 1, 200, "OK", None, 1.5)),
+    {"ok": True, "statusCode": 200, "httpStatus": "200 OK"},
+    {"meta": {"error": "none of ours"}, "failed": 0, "requestId": "ERROR", "pagination": {"page": 1}},
+]
+
+
+@pytest.mark.parametrize("fields", HARMLESS, ids=json.dumps)
+def test_a_harmless_envelope_is_a_page(fields: dict[str, object]) -> None:
+    """Good words, message texts, empty errors and unknown fields refuse nobody, by either reader (A37, A55)."""
+    for content in both_ways(fields, [{"_id": "a"}]):
+        assert page(content).rows[0].contact_id == msgspec.Raw(b'"a"')
+
+
+@pytest.mark.parametrize(
+    "fields", [{"error": "{}"}, {"error": {"message": "{}"}}, {"errors": ["{}"]}, {"errors": [{"message": "{}"}]}]
+)
+def test_what_an_error_says_is_shown_with_discretion(fields: dict[str, object]) -> None:
+    """The words of an error, wherever they stand, are told without the token and without people (A11, X1, X2)."""
+    words = "boom, token canary-5f0c1e, ada@example.com, +44 20 7946 0958"
+    content = json.dumps({**fields, "data": []}).replace("{}", words).encode()
+    verdict = judge(Reply(200, {}, content, secret="canary-5f0c1e"))  # noqa: S106 - invented
+    assert isinstance(verdict, Refusal)
+    assert verdict.message == "HTTP 200 that tells of a failure: boom, token …, … …"
+
+
+@pytest.mark.parametrize("data", [b'["lastSeenAt must be a date"]', b"[null]", b"[[],5]"])
+def test_a_list_of_anything_but_contacts_is_no_page(data: bytes) -> None:
+    """Validation errors come as texts in `data`: where no item is an object nothing was listed (A12, A55)."""
+    assert refusal(b'{"success":true,"code":200,"data":' + data + b"}").kind is Kind.GARBLED
+    assert refusal(b'{"success":false,"code":400,"data":' + data + b"}").kind is Kind.CONTRACT
 
 
 def test_a_throttling_told_under_200_keeps_its_wait() -> None:

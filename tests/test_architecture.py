@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("decisions: when to ask again, what is too wrong to publish", "api.retry guard"),
     ("from pages to columns", "normalize"),
     ("what is asked, what is answered, how fast", "api.request api.answer api.pace"),
-    ("what is told", "report findings observe"),
+    ("what is told", "report findings observe ending"),
     ("what is configured", "config"),
     ("tools that know nothing of contacts", "disk engine signals streams worklist units"),
     ("values, columns and errors, which know nothing else", "model schema errors"),

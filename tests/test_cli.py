@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -324,20 +325,51 @@ def test_a_damaged_target_is_told_and_never_taken_for_an_empty_one(
     assert {p: b for p, b in kept.items() if p not in locks} == {p: b for p, b in left.items() if p not in locks}
 
 
-@pytest.mark.parametrize("damage", [zero, cut, garbage, foreign])
-@pytest.mark.parametrize("command", ["status", "sql"])
-def test_questions_to_a_damaged_target_fail_with_one_message(
-    command: str, damage: Callable[[Job], None], job: Job
-) -> None:
-    """S4: no traceback, no empty answer."""
-    job.sinks = ("duckdb",)
+QUESTIONS = {
+    "status": ("status", "CONFIG"),
+    "sql": ("sql", "CONFIG", "select count(*) from contacts"),
+    "verify": ("verify", "CONFIG"),
+    "explain": ("explain", "CONFIG", "65aa0000000000000000a001"),
+}
+
+
+@pytest.mark.parametrize("sink", DAMAGES)
+def test_questions_to_a_damaged_target_fail_as_a_run_does(sink: str, job: Job) -> None:
+    """P25, P26, S4, S6, S9: the code of a run, the path, a mend that does not speak of rights, no empty answer."""
+    job.sinks = (sink,)
     assert job.run().exit == 0
-    damage(job)
-    words = ("CONFIG", "select * from contact_versions") if command == "sql" else ("CONFIG",)
-    ended = job.call(command, *words, "--json")
-    assert ended.code in {2, 20, 22}
-    assert ended.document["error"]["code"] == ended.code
-    assert "Traceback" not in ended.err
+    whole = job.folder / "whole"
+    shutil.copytree(job.folder / "data", whole)
+    for damage in DAMAGES[sink]:
+        damage(job)
+        wanted = 20 if damage in {folder, file_for_folder} else 22
+        for words in QUESTIONS.values():
+            ended = job.call(*words, "--json")
+            assert (ended.code, damage, words) == (wanted, damage, words), ended
+            assert "Traceback" not in ended.err
+            told = ended.document.get("error") or next(c for c in ended.document["checks"] if not c["ok"])
+            assert str(job.folder / "data") in told["where"]
+            assert told["mend"]
+            assert wanted == 20 or "rights" not in told["mend"]
+        shutil.rmtree(job.folder / "data")
+        shutil.copytree(whole, job.folder / "data")
+    assert [job.call(*words).code for words in QUESTIONS.values()] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("sink", ["duckdb", "parquet"])
+def test_questions_to_a_place_that_holds_nothing_of_ours_wait_for_the_first_run(sink: str, job: Job) -> None:
+    """S6: the tables of others alone, or an empty folder, are no damage: `status` is empty, `sql` says what to do."""
+    job.sinks = (sink,)
+    job.duckdb.parent.mkdir()
+    if sink == "parquet":
+        job.parquet.mkdir()
+    else:
+        with duckdb.connect(str(job.duckdb)) as connection:
+            connection.execute("create table theirs as select 1 as id")
+    ended = job.call("status", "CONFIG", "--json")
+    assert (ended.code, ended.document) == (0, {"accounts": [], "runs": []})
+    assert job.call("verify", "CONFIG").code == 0
+    refused(job.call(*QUESTIONS["sql"], "--json"), 2, "etl run")
 
 
 def test_a_database_with_other_tables_gets_ours_added(job: Job) -> None:
@@ -389,6 +421,30 @@ def test_a_failure_is_one_line_for_people(job: Job) -> None:
     assert "account main" in last
     assert "etl doctor" in last
     assert "complete" not in ended.out
+
+
+STUB = """
+import os
+class Named:
+    def __set_name__(self, *_):
+        os.kill(os.getpid(), {:d})
+class Owner:
+    name = Named()
+"""
+"""A library in whose import a signal comes, in the middle of a class: there an exception becomes a RuntimeError."""
+
+
+@pytest.mark.parametrize("library", ["typer", "pydantic", "anyio"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_comes_during_the_imports_ends_in_order(library: str, number: int, code: int, job: Job) -> None:
+    """P1: of the commands, of the configuration, of the loop: the code, one document, no traceback, nothing written."""
+    (job.folder / f"{library}.py").write_text(STUB.format(number))
+    paths = os.pathsep.join([str(job.folder), os.environ.get("PYTHONPATH", "")])
+    ended = job.command("run", "CONFIG", "--json", PYTHONPATH=paths)
+    assert (ended.code, ended.document["error"]["code"]) == (code, code), ended
+    assert "Traceback" not in ended.err
+    assert ended.document.keys() == {"exit", "seconds", "accounts", "sinks", "error"}
+    assert not (job.folder / "data").exists()
 
 
 def test_plan_writes_nothing(job: Job) -> None:
@@ -460,7 +516,13 @@ def test_the_sandbox_command_serves_until_it_is_stopped(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
-@pytest.mark.parametrize("words", [("--set", "pagesize=3"), ("--contacts", "-1"), ("--set", "past_end=nonsense")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("--set", "pagesize=3"), ("--contacts", "-1"), ("--set", "past_end=nonsense")),
+        *(("--port", "99999"), ("--port", "-1")),
+    ],
+)
 def test_a_wrong_setting_of_the_sandbox_is_exit_2(words: tuple[str, ...], job: Job) -> None:
     """As everywhere."""
     ended = job.call("sandbox", "--port", "0", *words, "--json")

@@ -99,6 +99,9 @@ FAILING: Mapping[str, Case] = {
     "A48 malformed token": Case(10, token="kanarie", sandbox={"token": "5eed" * 6}),  # noqa: S106
     "A49 authtype lost": answers(10, 401),
     "A50 date filters ignored": Case(13, sandbox={"applicable_filters": "ignored"}),
+    "A11 an error beside an empty list": always(11, "envelope", shape="error"),
+    "A11 an error beside an empty list, after the probe": always(11, "envelope", shape="error", **{"from": 20}),
+    "A55 texts instead of contacts": always(12, "envelope", shape="texts"),
     "A55 a bare list": always(12, "envelope", shape="bare_list"),
     "A55 data is an object": always(12, "envelope", shape="object_data"),
     "A55 no data": always(12, "envelope", shape="no_data"),
@@ -128,6 +131,7 @@ PASSING: Mapping[str, Case] = {
     "A6 429 with a wait in the past": always(0, "retry_after", retry_after="Wed, 21 Oct 2015 07:28:00 GMT", nth=9),
     "A7 429 without a wait": always(0, "status", status=429, nth=9),
     "A8 500 now and then": always(0, "status", status=500, message=BABBLE, every=12),
+    "A11 one error beside an empty list": always(0, "envelope", shape="error", nth=9),
     "A12 one empty answer": always(0, "empty", nth=9),
     "A13 the last page again past the end": Case(0, sandbox={"past_end": "repeat"}),
     "A14 404 past the end": Case(0, sandbox={"past_end": "404"}),

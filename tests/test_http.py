@@ -270,7 +270,8 @@ FLOODS: dict[str, Turn] = {
 async def test_a_flood_is_given_up_at_the_cap(turn: Turn) -> None:
     """A body beyond the cap, packed or not, declared or not, is given up as a broken contract (N12, N13)."""
     refusal = await broken(turn, http=settings(max_body="1MiB"))
-    assert (refusal.kind, refusal.message) == (Kind.GARBLED, "an answer of more than 1048576 bytes")
+    assert refusal.kind is Kind.GARBLED
+    assert "more than 1048576 bytes; raise http.max_body" in refusal.message
 
 
 async def test_a_body_of_just_the_cap_is_taken() -> None:
@@ -310,7 +311,7 @@ async def test_a_bomb_does_not_fill_the_memory() -> None:
         )
         told, _ = await asyncio.wait_for(child.communicate(), 20)
     message, _, grown = told.decode().rpartition(" ")
-    assert message == "an answer of more than 16777216 bytes"
+    assert message.startswith("an answer of more than 16777216 bytes")
     assert int(grown) * 1024 < 2 * 2**24
 
 

@@ -476,8 +476,8 @@ def test_a_query_cannot_write(target: Target) -> None:
 
 def test_sql_before_the_first_run_says_so(target: Target) -> None:
     """There is nothing to open yet."""
-    with pytest.raises(UsageError, match="Nothing was published yet"):
-        open_readonly(target.kind, target.path)
+    with pytest.raises(UsageError, match="Nothing was published yet"), open_readonly(target.kind, target.path):
+        pass
 
 
 # What only DuckDB has.

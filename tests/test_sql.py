@@ -112,6 +112,28 @@ def test_odd_types_become_json(job: Job) -> None:
     assert row["id"] == "00000000-0000-0000-0000-000000000001"
 
 
+def test_columns_of_one_name_are_told_apart(job: Job) -> None:
+    """No value is lost under the key of another: the second `a` is `a_1`, whatever else has that name."""
+    assert ask(job, 'select 1 a, 2 a, 3 a_1, 4 "A", 5 a').document == [{"a": 1, "a_1": 2, "a_1_1": 3, "A": 4, "a_2": 5}]
+    assert job.call("sql", "CONFIG", "select 1 a, 2 a").code == 0
+
+
+INTERVALS = (
+    *("0 days", "14 months", "-14 months", "1 year", "-1 day", "100 hours", "3.5 seconds", "-3.000001 seconds"),
+    *("1 month -2 days 3 seconds", "-90 minutes", "2 years 1 month 1 day 23 hours 59 minutes 59.999999 seconds"),
+)
+
+
+@pytest.mark.parametrize("length", INTERVALS)
+def test_an_interval_is_told_in_the_words_of_the_engine(length: str, job: Job) -> None:
+    """Alone, in a list, in a struct and in a map."""
+    found = f"interval '{length}'"
+    query = f"select {found}::varchar as words, {found} as one, [{found}] as many, {{'x': {found}}} as part, map {{'k': {found}}} as pairs"  # noqa: E501
+    [row] = ask(job, query).document
+    words = row["words"]
+    assert row == {"words": words, "one": words, "many": [words], "part": {"x": words}, "pairs": {"k": words}}
+
+
 # --- status ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """What the server answered: an accepted page, or a refusal with its kind. Pure: no I/O, no clock.
 
-A 200 is not yet a page. The envelope must be a known one, `success` must not be false, and `data` must be a list; only
-then do the rows count. A body cut off or replaced by a proxy is a refusal and is never read as a prefix.
+A 200 is not yet a page. The envelope must tell of no failure, in whatever way servers do, and `data` must be a list;
+only then do the rows count: an empty list beside an error would prove that nobody is there. A body cut off or replaced
+by a proxy is a refusal and is never read as a prefix.
 Source: API.md, "Answers"; FAULTS.md groups N and A.
 """
 
@@ -112,15 +113,23 @@ def id_text(raw: bytes) -> str | None:
 
 
 class _Envelope(msgspec.Struct, gc=False):
+    """All that can tell of a failure, whatever its type; another field does no harm."""
+
     data: list[Row] | msgspec.UnsetType = msgspec.UNSET
     success: object = None
+    ok: object = None
     code: object = None
     status: object = None
+    status_code: object = msgspec.field(name="statusCode", default=None)
+    http_status: object = msgspec.field(name="httpStatus", default=None)
+    error: object = None
+    errors: object = None
     message: object = None
     total: object = None
 
 
 _decode = msgspec.json.Decoder(_Envelope).decode
+_FIELDS = {known.name: known.encode_name for known in msgspec.structs.fields(_Envelope) if known.name != "data"}
 
 _BY_STATUS: Mapping[int, tuple[Kind, str]] = {
     204: (Kind.GARBLED, "an empty answer"),
@@ -172,8 +181,8 @@ def _page(reply: Reply) -> Page | Refusal:
     envelope = _envelope(body)
     if isinstance(envelope, Refusal):
         return envelope
-    code = _code(envelope)
-    if envelope.success is False or envelope.data is msgspec.UNSET or code >= HTTPStatus.BAD_REQUEST:
+    code = _failing_code(envelope)
+    if code or envelope.data is msgspec.UNSET or _tells_of_failure(envelope):
         return _told(envelope, code, reply)
     total = envelope.total if type(envelope.total) is int else None
     mislabelled = "json" not in reply.headers.get("Content-Type", "json").lower()
@@ -202,10 +211,14 @@ def _tolerant_envelope(body: bytes) -> _Envelope | Refusal:
         return Refusal(Kind.GARBLED, f"{len(body)} bytes that are not JSON")
     if not isinstance(document, dict):
         return Refusal(Kind.GARBLED, f"a JSON {type(document).__name__} instead of an object with data")
-    fields = {name: document.get(name) for name in ("success", "code", "status", "message", "total")}
-    data = document.get("data", msgspec.UNSET)
-    rows = [_row(item) for item in data] if isinstance(data, list) else msgspec.UNSET
-    return _Envelope(data=rows, **fields)
+    return _Envelope(_listed(document.get("data")), **{name: document.get(key) for name, key in _FIELDS.items()})
+
+
+def _listed(data: object) -> list[Row] | msgspec.UnsetType:
+    """The rows of a list of contacts: one that holds nothing but other things is where servers put complaints, too."""
+    if isinstance(data, list) and (not data or any(isinstance(item, dict) for item in data)):
+        return [_row(item) for item in data]
+    return msgspec.UNSET
 
 
 def _row(item: object) -> Row:
@@ -233,23 +246,51 @@ def _foreign_charset(reply: Reply, body: bytes) -> str:
     return ""
 
 
-def _code(envelope: _Envelope) -> int:
-    """The HTTP status that the body tells, 0 where it tells none."""
-    return next((int(str(c)) for c in (envelope.code, envelope.status) if str(c).isdecimal()), 0)
+def _failing_code(envelope: _Envelope) -> int:
+    """The failing HTTP status that the body tells, 0 where it tells none."""
+    inner = envelope.error.get("code") if isinstance(envelope.error, dict) else None
+    told = (envelope.code, envelope.status, envelope.status_code, envelope.http_status, inner)
+    numbers = [int(found[0]) for each in told if each is not None and (found := _NUMBER.match(_word(each)))]
+    return next((number for number in numbers if number >= HTTPStatus.BAD_REQUEST), 0)
+
+
+def _tells_of_failure(envelope: _Envelope) -> bool:
+    """Whether anything but a code says so."""
+    return (
+        not {_word(envelope.success), _word(envelope.ok)} <= _YES
+        or not {_word(envelope.error), _word(envelope.errors)} <= _NOTHING
+        or _FAILURE.search(f"{_word(envelope.code)} {_word(envelope.status)}") is not None
+    )
+
+
+def _word(told: object) -> str:
+    """What was told as one word, the same from both readers; of a list or an object, whether it holds anything."""
+    return str(bool(told) if isinstance(told, (list, dict)) else told).lower()
 
 
 def _told(envelope: _Envelope, code: int, reply: Reply) -> Refusal:
     """A 200 that says in its body that it is none."""
-    said = _shown(envelope.message, reply.secret)
+    words = filter(None, map(_words, (envelope.message, envelope.error, envelope.errors)))
+    said, wait = _shown(next(words, ""), reply.secret), reply.headers.get("Retry-After")
+    because = f": {said}" if said else ""
     if _MALFORMED_TOKEN in said:
-        return Refusal(Kind.AUTH, f"the token is malformed: {said}", status=code)
-    if code >= HTTPStatus.BAD_REQUEST:
+        return Refusal(Kind.AUTH, f"the token is malformed{because}", status=code)
+    if code:
         kind, message = _by_status(code)
-        shown = f"HTTP 200 with code {code}: {message}: {said}"
-        return Refusal(kind, shown, reply.headers.get("Retry-After"), code)
+        return Refusal(kind, f"HTTP 200 with code {code}: {message}{because}", wait, code)
     if envelope.success is False:
-        return Refusal(Kind.CONTRACT, f"HTTP 200 with success false: {said}")
+        return Refusal(Kind.CONTRACT, f"HTTP 200 with success false{because}")
+    if _tells_of_failure(envelope):
+        return Refusal(Kind.UNAVAILABLE, f"HTTP 200 that tells of a failure{because}", wait)
     return Refusal(Kind.GARBLED, "an answer without a list of contacts in `data`")
+
+
+def _words(told: object) -> str:
+    """The text in a message or an error, in the shapes that servers give it."""
+    match told:
+        case str(text) | {"message": str(text)} | [str(text), *_] | [{"message": str(text)}, *_]:
+            return text
+    return ""
 
 
 def _said(reply: Reply) -> str:
@@ -285,6 +326,10 @@ def _traces(secret: str) -> frozenset[str]:
     return frozenset(text[start : start + PIECE] for text in spelled for start in range(len(text) - PIECE + 1))
 
 
+_NUMBER = re.compile(r"\s*\d{1,9}", re.ASCII)
+_YES = frozenset({"none", "true", "1", "yes", "ok"})
+_NOTHING = frozenset({"none", "null", "false", "0", "no", ""})
+_FAILURE = re.compile(r"\berr|error|fail|false|\bko\b")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHARSET = re.compile(r"charset=\"?([\w-]{1,40})", re.IGNORECASE)
 _PERSONAL = re.compile(r"[^\s@]{1,64}@[^\s@]{1,255}|\+?\d[\d ()-]{6,30}\d")

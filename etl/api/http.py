@@ -175,7 +175,8 @@ async def _whole(response: aiohttp.ClientResponse, cap: int) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > cap:
-            raise Broken(f"an answer of more than {cap} bytes", kind=Kind.GARBLED)
+            reason = f"an answer of more than {cap} bytes; raise http.max_body if pages are as large as that"
+            raise Broken(reason, kind=Kind.GARBLED)
     return b"".join(pieces)
 
 

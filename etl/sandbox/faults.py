@@ -56,6 +56,8 @@ _SHAPES: Mapping[str, Callable[[bytes], bytes]] = MappingProxyType(
         "no_data": lambda _: b'{"success":true,"message":"ok","code":200}',
         "null_data": lambda _: b'{"success":true,"message":"ok","code":200,"data":null}',
         "object_data": lambda data: b'{"success":true,"message":"ok","code":200,"data":{"users":' + data + b"}}",
+        "error": lambda _: b'{"error":"timeout","data":[]}',
+        "texts": lambda _: b'{"success":true,"code":200,"data":["lastSeenAt must be a date"]}',
         "object": lambda _: b"{}",
         "list": lambda _: b"[]",
     }

@@ -10,9 +10,9 @@ import pyarrow as pa
 from etl.model import Merged, Publication, SinkState
 from etl.sinks.duckdb import DuckDBSink
 from etl.sinks.parquet import ParquetSink
-from etl.sinks.reader import SinkKind, open_readonly, select
+from etl.sinks.reader import SinkKind, Unpublished, open_readonly, select
 
-__all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "open_readonly", "select"]
+__all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "Unpublished", "open_readonly", "select"]
 
 
 class Sink(Protocol):

@@ -37,7 +37,7 @@ LEFT JOIN duckdb_views() v
     ON c.database_name = v.database_name AND c.schema_name = v.schema_name AND c.table_name = v.view_name
 WHERE c.database_name = 'target' AND NOT c.internal
 """
-_SIZE = "SELECT block_size, used_blocks FROM pragma_database_size() WHERE database_name = 'target'"
+SIZE = "SELECT block_size, used_blocks FROM pragma_database_size() WHERE database_name = 'target'"
 _LAST_MANIFEST = "SELECT seq, digest, document FROM target.etl.manifests ORDER BY seq DESC LIMIT 1"
 
 _OURS = {
@@ -229,11 +229,8 @@ class DuckDBSink:
         with disk.doing("read the target", self.path):
             self.path.open("rb").close()
         _refuse_open_wal(self.path)
-        columns, sizes, manifests = self._read(_COLUMNS, _SIZE, _LAST_MANIFEST)
-        block, used = (int(str(number)) for number in sizes[0])
-        blocks, rest = divmod(self.path.stat().st_size - _HEADER_BYTES, block)
-        if rest or blocks < used:
-            raise TargetCorrupt("The target was cut off: blocks are missing at its end", where=str(self.path))
+        columns, sizes, manifests = self._read(_COLUMNS, SIZE, _LAST_MANIFEST)
+        refuse_cut_off(self.path, *(int(str(number)) for number in sizes[0]))
         held: dict[tuple[str, str], dict[str, str]] = {}
         for home, table, column, kind in columns:
             held.setdefault((str(home), str(table)), {})[str(column)] = str(kind)
@@ -293,6 +290,13 @@ class DuckDBSink:
         if state.digest != digest or state.seq != seq:
             raise TargetCorrupt(f"Manifest {seq} was altered", where=str(self.path))
         return state
+
+
+def refuse_cut_off(path: Path, block: int, used: int) -> None:
+    """Raise `TargetCorrupt` where the file is shorter than its `used` blocks of `block` bytes each (see `SIZE`)."""
+    blocks, rest = divmod(path.stat().st_size - _HEADER_BYTES, block)
+    if rest or blocks < used:
+        raise TargetCorrupt("The target was cut off: blocks are missing at its end", where=str(path))
 
 
 def _write(connection: duckdb.DuckDBPyConnection) -> None:

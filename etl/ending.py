@@ -1,0 +1,57 @@
+"""How a command that fails ends: one line for people, with `--json` one document for programs, and its exit code.
+
+It imports next to nothing, so that a signal is heard while everything else is still being imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from etl.errors import EtlError, Interrupted, Terminated
+
+_STOPS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
+
+
+def fail(error: EtlError, *, as_json: bool) -> int:
+    """Tell of `error`, and return its exit code."""
+    complain(error)
+    if as_json:
+        print(json.dumps(_document(error), ensure_ascii=False), flush=True)
+    return error.exit_code
+
+
+def complain(error: EtlError) -> None:
+    """The line for people, on stderr."""
+    print(f"error {error.exit_code}: {error}", file=sys.stderr, flush=True)
+
+
+def _document(error: EtlError) -> dict[str, object]:
+    """The document of a command that failed; that of `run` has all its keys even then (see `RunReport.document`)."""
+    known = {"seconds": 0.0, "accounts": [], "sinks": {}} if "run" in sys.argv[1:2] else {}
+    return {"exit": error.exit_code, **known, "error": error.document()}
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """SIGINT and SIGTERM end the program where it stands, until a run that has begun takes them over (`signals`).
+
+    Before that, and in commands that only read, nothing is in hand. An exception would do worse: raised in the middle
+    of an import it can come out as another one.
+    """
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        error = _STOPS[number](f"stopped by {signal.Signals(number).name}")
+        os._exit(fail(error, as_json="--json" in sys.argv))
+
+    before = {number: signal.signal(number, stop) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
