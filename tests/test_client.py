@@ -382,7 +382,8 @@ class Crowded:
     in_flight: int = 0
     refused: list[int] = field(default_factory=list)
     served: int = 0
-    _allowance: float = 1.0
+    allowance: float = 1.0
+    """Requests of the rate that are saved up, ten at most."""
     _since: float = 0.0
 
     async def __call__(self, body: Body) -> Reply:
@@ -390,13 +391,13 @@ class Crowded:
         del body
         now = anyio.current_time()
         if self.per_second != float("inf"):
-            self._allowance = min(10.0, self._allowance + (now - self._since) * self.per_second)
+            self.allowance = min(10.0, self.allowance + (now - self._since) * self.per_second)
         self._since = now
-        if self.in_flight >= self.at_once or self._allowance < 1:
+        if self.in_flight >= self.at_once or self.allowance < 1:
             self.refused.append(self.served)
             return bad(429)
         if self.per_second != float("inf"):
-            self._allowance -= 1
+            self.allowance -= 1
         self.in_flight += 1
         try:
             await anyio.sleep(self.latency * self.chance.uniform(1 - self.spread, 1 + self.spread))
@@ -453,7 +454,7 @@ def test_the_rate_settles_at_the_hidden_limit(limits: dict[str, float]) -> None:
 
 
 async def read_all(server: Crowded, requests: int, workers: int = 16) -> tuple[Client, list[float], int]:
-    """The client after so many reads by so many workers, when each was through, and the most attempts that one took."""
+    """The client after at least so many reads, when each was through, and the most attempts that one took."""
     client = Client(server, account="main", concurrency=16, jitter=random.Random(1).random)
     done: list[float] = []
     attempts: list[int] = []
@@ -483,6 +484,17 @@ def test_one_request_at_a_time_is_learned(requests: int, latency: float, spread:
     assert seen.retried <= 10
     assert seen.retried == len(server.refused)
     assert done[-1] <= 3 + 1.15 * requests * latency
+
+
+@pytest.mark.parametrize("latency", [0.005, 0.05])
+@pytest.mark.parametrize("per_second", [1.5, 3, 5])
+def test_a_rate_far_below_what_the_answers_suggest_is_learned(per_second: float, latency: float) -> None:
+    """A burst that is answered at once does not hide a rate a hundred times lower until the retries end (A7, A8)."""
+    server = Crowded(per_second=per_second, latency=latency, allowance=10.0)
+    client, done, _ = run(read_all(server, 300))
+    seen = client.statistics()
+    assert seen.retried <= 10 + 0.1 * seen.sent
+    assert rate(done[100:]) == pytest.approx(per_second, rel=0.1)
 
 
 @pytest.mark.parametrize("workers", [2, 3, 16])

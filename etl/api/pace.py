@@ -133,11 +133,12 @@ class Pace:
             known = True
         elif known:
             self._measure(now)
+        elif among == 1 and self._passed and self.throttled and (self._again > 1 or not self.interval):
+            # Fewer at once did not help: what got through since the last cut is all that there is to go by.
+            measured = (now - self._cut_at) / len(self._passed)
+            self.interval, self._patience = min(LONGEST_INTERVAL, max(measured, self.interval * BURST)), 1
         elif self.interval:
             self.interval, self._patience = min(LONGEST_INTERVAL, self.interval * BURST), 1
-        elif among == 1 and self._passed and self.throttled:
-            # Fewer at once did not help: what got through since the last cut is all that there is to go by.
-            self.interval = (now - self._cut_at) / len(self._passed)
         self.limit = max(1.0, among - 1.0 if too_many else min(self.limit, self.ceiling) / 2)
         self.throttled += 1
         self._cut_at, self._next, self._successes = now, now + self.interval, 0
