@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -373,10 +374,16 @@ class Crowded:
     at_once: float = float("inf")
     per_second: float = float("inf")
     latency: float = 0.05
+    spread: float = 0.0
+    """The share by which an answer takes less or more time than that, by chance."""
+    later: tuple[int, float] | None = None
+    """After how many answers it allows another number at once, and which."""
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
     in_flight: int = 0
     refused: list[int] = field(default_factory=list)
     served: int = 0
-    _allowance: float = 1.0
+    allowance: float = 1.0
+    """Requests of the rate that are saved up, ten at most."""
     _since: float = 0.0
 
     async def __call__(self, body: Body) -> Reply:
@@ -384,19 +391,21 @@ class Crowded:
         del body
         now = anyio.current_time()
         if self.per_second != float("inf"):
-            self._allowance = min(10.0, self._allowance + (now - self._since) * self.per_second)
+            self.allowance = min(10.0, self.allowance + (now - self._since) * self.per_second)
         self._since = now
-        if self.in_flight >= self.at_once or self._allowance < 1:
+        if self.in_flight >= self.at_once or self.allowance < 1:
             self.refused.append(self.served)
             return bad(429)
         if self.per_second != float("inf"):
-            self._allowance -= 1
+            self.allowance -= 1
         self.in_flight += 1
         try:
-            await anyio.sleep(self.latency)
+            await anyio.sleep(self.latency * self.chance.uniform(1 - self.spread, 1 + self.spread))
         finally:
             self.in_flight -= 1
         self.served += 1
+        if self.later and self.served == self.later[0]:
+            self.at_once = self.later[1]
         return good()
 
 
@@ -442,6 +451,77 @@ def test_the_rate_settles_at_the_hidden_limit(limits: dict[str, float]) -> None:
     rate = (len(settled) - 1) / (settled[-1] - settled[0])
     allowed = limits.get("per_second") or limits["at_once"] / server.latency
     assert 0.9 * allowed <= rate <= 1.1 * allowed
+
+
+async def read_all(server: Crowded, requests: int, workers: int = 16) -> tuple[Client, list[float], int]:
+    """The client after at least so many reads, when each was through, and the most attempts that one took."""
+    client = Client(server, account="main", concurrency=16, jitter=random.Random(1).random)
+    done: list[float] = []
+    attempts: list[int] = []
+
+    async def job() -> None:
+        while len(done) + client.statistics().in_flight < requests:
+            attempts.append((await client.read(EVERYTHING)).attempt)
+            done.append(anyio.current_time())
+
+    await together(*[job] * workers)
+    return client, done, max(attempts)
+
+
+def rate(done: Sequence[float]) -> float:
+    """Requests a second, of requests that were through at these times."""
+    return (len(done) - 1) / (done[-1] - done[0])
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.8])
+@pytest.mark.parametrize("latency", [0.005, 0.05, 0.3])
+@pytest.mark.parametrize("requests", [60, 200, 1000])
+def test_one_request_at_a_time_is_learned(requests: int, latency: float, spread: float) -> None:
+    """Where a second request at once is refused, no read fails, few are refused, and little time is lost (A7, A8)."""
+    server = Crowded(at_once=1, latency=latency, spread=spread)
+    client, done, _ = run(read_all(server, requests))
+    seen = client.statistics()
+    assert seen.retried <= 10
+    assert seen.retried == len(server.refused)
+    assert done[-1] <= 3 + 1.15 * requests * latency
+
+
+@pytest.mark.parametrize("latency", [0.005, 0.05])
+@pytest.mark.parametrize("per_second", [1.5, 3, 5])
+def test_a_rate_far_below_what_the_answers_suggest_is_learned(per_second: float, latency: float) -> None:
+    """A burst that is answered at once does not hide a rate a hundred times lower until the retries end (A7, A8)."""
+    server = Crowded(per_second=per_second, latency=latency, allowance=10.0)
+    client, done, _ = run(read_all(server, 300))
+    seen = client.statistics()
+    assert seen.retried <= 10 + 0.1 * seen.sent
+    assert rate(done[100:]) == pytest.approx(per_second, rel=0.1)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 16])
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_the_attempts_of_a_request_are_not_spent_on_trials(at_once: int, workers: int) -> None:
+    """A request that was refused is through before more at once are tried again: none is refused thrice (A7)."""
+    _, _, attempts = run(read_all(Crowded(at_once=at_once, latency=0.005, spread=0.8), 1000, workers))
+    assert attempts <= 3
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 5, 8, 14])
+def test_the_number_at_once_settles_where_answers_take_their_time_by_chance(at_once: int) -> None:
+    """After 200 requests as many are under way as the server allows, though no rate fits it (A7)."""
+    server = Crowded(at_once=at_once, spread=0.8)
+    _, done, _ = run(read_all(server, 1200))
+    assert rate(done[200:]) == pytest.approx(at_once / server.latency, rel=0.1)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.8])
+@pytest.mark.parametrize(("before", "after"), [(1, 10), (3, 10), (10, 1), (10, 3)])
+def test_a_limit_that_changes_is_found_again(before: int, after: int, spread: float) -> None:
+    """Within 500 requests of a change in the middle of a run the pace is that of the new limit (A7, A8)."""
+    server = Crowded(at_once=before, later=(500, after), spread=spread)
+    client, done, _ = run(read_all(server, 2000))
+    seen = client.statistics()
+    assert seen.retried <= 10 + 0.1 * seen.sent
+    assert rate(done[1000:]) == pytest.approx(after / server.latency, rel=0.1)
 
 
 def test_a_server_that_is_away_is_asked_slowly_until_it_is_back() -> None:

@@ -104,6 +104,8 @@ class Client:
         self._in_flight = 0
         self._peak = 0
         self._waited = 0.0
+        self._repeated = 0
+        """Requests that failed before and are not through yet: their attempts are not spent on trials of the pace."""
 
     @property
     def sent(self) -> int:
@@ -128,17 +130,27 @@ class Client:
 
         Raises AuthError, ContractError or SourceUnavailable when asking again is of no use or out of budget.
         """
+        token = self._tokens
+        verdict = await self.ask(query, page)
+        if isinstance(verdict, Page):
+            return verdict if page == 1 else replace(verdict, number=page)
+        self._repeated += 1
+        try:
+            return await self._read_again(query, page, verdict, token)
+        finally:
+            self._repeated -= 1
+
+    async def _read_again(self, query: Query, page: int, verdict: Page | Refusal, token: int) -> Page:
+        """The same after a first attempt under token number `token` that failed with `verdict`."""
         attempt = 1
-        while True:
+        while not isinstance(verdict, Page):
+            if verdict.kind is not Kind.AUTH or not self._is_renewed(token):
+                where = f"account {self._account}, {_place(query, page)}, attempt {attempt}"
+                await self._before_retry(verdict, attempt, where)
+                attempt += 1
             token = self._tokens
             verdict = await self.ask(query, page)
-            if isinstance(verdict, Page):
-                return verdict if page == attempt == 1 else replace(verdict, number=page, attempt=attempt)
-            if verdict.kind is Kind.AUTH and self._is_renewed(token):
-                continue
-            where = f"account {self._account}, {_place(query, page)}, attempt {attempt}"
-            await self._before_retry(verdict, attempt, where)
-            attempt += 1
+        return replace(verdict, number=page, attempt=attempt)
 
     def _is_renewed(self, used: int) -> bool:
         """Whether there is a newer token than number `used`: fetched for another request meanwhile, or now."""
@@ -155,10 +167,11 @@ class Client:
             sent_at = await self._turn()
             self._budget.sent += 1
             self._in_flight += 1
-            self._peak = max(self._peak, self._in_flight)
+            among = self._in_flight
+            self._peak = max(self._peak, among)
             try:
                 verdict = await self._answer(body)
-                self._adapt(verdict, sent_at)
+                self._adapt(verdict, sent_at, among)
                 return verdict
             finally:
                 self._in_flight -= 1
@@ -182,13 +195,13 @@ class Client:
             await self._slots.acquire_on_behalf_of(slot)
         return slot
 
-    def _adapt(self, verdict: Page | Refusal, sent_at: float) -> None:
-        """Take the answer as a sign of how fast the server can be asked."""
+    def _adapt(self, verdict: Page | Refusal, sent_at: float, among: int) -> None:
+        """Take the answer to one of `among` requests under way as a sign of how fast the server can be asked."""
         now = anyio.current_time()
         if isinstance(verdict, Page):
-            self._pace.succeeded(now, sent_at, self._in_flight)
+            self._pace.succeeded(now, sent_at, self._in_flight, among, may_try=not self._repeated)
         elif verdict.kind is Kind.THROTTLED:
-            self._obey(verdict, self._pace.refused(now, sent_at))
+            self._obey(verdict, self._pace.refused(now, sent_at, max(among, self._in_flight)))
         elif verdict.kind is Kind.UNAVAILABLE:
             self._pace.failed()
         self._slots.total_tokens = self._pace.at_once

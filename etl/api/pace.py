@@ -3,7 +3,9 @@
 The server's limit is not known (API.md), so it is found: more at once for every success while it goes well, half as
 many when the server says that it was too fast, at most once for the requests that were under way together. Whatever the
 server counts, requests at once or requests a second, it lets so many through a second: that rate is measured, kept, and
-now and then tried again, the less often the better two measurements agree. Source: FAULTS.md A5 to A8.
+now and then tried again, the less often the better two measurements agree. A number at once that was refused is also
+tried again ever more rarely: answers take their time by chance, so that no rate keeps below it. Source: FAULTS.md A5
+to A8.
 """
 
 from __future__ import annotations
@@ -16,8 +18,6 @@ START = 4
 """Requests at once to begin with: a server that allows fewer refuses a handful, not a storm."""
 MEASURED, ENOUGH = 64, 4
 """The latest successes by which a rate is measured, and the fewest that tell it."""
-FEW = 2
-"""Requests at once below which it is not their number that the server minds."""
 MARGIN = 1.05
 """By how much the time between two requests grows when the rate was refused again at once."""
 BURST = 1.4
@@ -38,6 +38,10 @@ SLOWER = 1.5
 """By how much slower a pace must have become in these cuts to be looked back on."""
 RARE = 8
 """Successes between two cuts, on average, that a pace which is too fast does not come to."""
+TRIAL, RARER, RAREST_TRIAL = 4, 4, 256
+"""Successes before a number at once that was refused is tried again, by how much rarer whenever that fails, and the
+most: a trial costs a refusal, so it must be rare, and a limit that is lifted should be found within some hundreds.
+"""
 BROKEN = 10
 """Failures in a row after which requests go one by one, until one succeeds: the server is away, not slow."""
 BROKEN_INTERVAL = 1.0
@@ -61,8 +65,8 @@ class Pace:
     _failed: int = 0
     """Failures since the last success."""
     _cut_at: float = -math.inf
-    _passed: deque[float] = field(default_factory=lambda: deque(maxlen=MEASURED))
-    """When the latest requests succeeded that were sent since the cut."""
+    _passed: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MEASURED))
+    """The latest requests that succeeded and were sent since the cut: when, and among how many at once."""
     _successes: int = 0
     """Since the cut."""
     _cuts: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=LOOKED_BACK))
@@ -71,6 +75,10 @@ class Pace:
     _patience: int = 1
     """By how much recovery is slowed down: more with every measurement that agrees with the one before."""
     _next: float = -math.inf
+    _refused: int = 0
+    """The number at once that was refused at the last cut; 0 where it is not their number that the server minds."""
+    _trial: int = TRIAL
+    """Successes since the cut after which that number is tried again."""
 
     @property
     def broken(self) -> bool:
@@ -88,16 +96,21 @@ class Pace:
         self._next = turn + (BROKEN_INTERVAL if self.broken else self.interval)
         return turn - now
 
-    def succeeded(self, now: float, sent_at: float, in_flight: int) -> None:
-        """An answer came while `in_flight` requests were under way, this one included."""
+    def succeeded(self, now: float, sent_at: float, in_flight: int, among: int, *, may_try: bool = True) -> None:
+        """An answer came while `in_flight` requests were under way, this one included; it was sent as one of `among`.
+
+        Without `may_try` the number at once that was refused is not tried now.
+        """
         self._failed = 0
         self._successes += 1
         if sent_at >= self._cut_at:
-            self._passed.append(now)
+            self._passed.append((now, min(among, in_flight)))
         if in_flight >= self.at_once:
             # Where the rate is held, requests at once need not be; where it is not known yet they grow with care.
             step = 1.0 if self.interval or not self.throttled else 1.0 / self.limit
-            self.limit = min(self.ceiling, self.limit + step)
+            held_back = self._refused and not (may_try and self._successes >= self._trial)
+            most = min(self.ceiling, self._refused - 1) if held_back else self.ceiling
+            self.limit = max(self.limit, min(most, self.limit + step))
         held = self.interval > SHORTEST_INTERVAL
         self.interval = self.interval * (1 - RECOVERY / self._patience) if held else 0.0
 
@@ -105,27 +118,42 @@ class Pace:
         """A request got no answer, or one that says that the server failed."""
         self._failed += 1
 
-    def refused(self, now: float, sent_at: float) -> float:
-        """The server said at `now` that a request sent at `sent_at` was too much; seconds that all had better wait."""
+    def refused(self, now: float, sent_at: float, among: int) -> float:
+        """The server said at `now` that a request sent at `sent_at`, one of `among` under way, was too much.
+
+        Returns the seconds that all had better wait.
+        """
         if sent_at <= self._cut_at:
             return 0.0
         self._cuts.append((self._successes, self.interval))
+        too_many = self._is_too_many(among)
         known = len(self._passed) >= ENOUGH
-        self._again = 0 if known else self._again + 1
-        if self._is_in_vain():
+        self._again = 0 if known or too_many else self._again + 1
+        if too_many or self._is_in_vain():
             known = True
         elif known:
             self._measure(now)
+        elif among == 1 and self._passed and self.throttled and (self._again > 1 or not self.interval):
+            # Fewer at once did not help: what got through since the last cut is all that there is to go by.
+            measured = (now - self._cut_at) / len(self._passed)
+            self.interval, self._patience = min(LONGEST_INTERVAL, max(measured, self.interval * BURST)), 1
         elif self.interval:
             self.interval, self._patience = min(LONGEST_INTERVAL, self.interval * BURST), 1
-        elif self.limit <= FEW and self._passed and self.throttled:
-            # Fewer at once did not help: what got through since the last cut is all that there is to go by.
-            self.interval = (now - self._cut_at) / len(self._passed)
-        self.limit = max(1.0, min(self.limit, self.ceiling) / 2)
+        self.limit = max(1.0, among - 1.0 if too_many else min(self.limit, self.ceiling) / 2)
         self.throttled += 1
         self._cut_at, self._next, self._successes = now, now + self.interval, 0
         self._passed.clear()
         return 0.0 if known else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self._again - 1))
+
+    def _is_too_many(self, among: int) -> bool:
+        """Whether it is their number that is refused: `among` at once again, when so many were tried again."""
+        if among == 1 or sum(number >= among for _, number in self._passed) >= ENOUGH:
+            self._refused = 0  # As many have got through since the cut.
+            return False
+        again = among == self._refused and self._successes >= self._trial
+        self._trial = min(RAREST_TRIAL, self._trial * RARER) if again else TRIAL
+        self._refused = among
+        return again
 
     def _is_in_vain(self) -> bool:
         """Whether slowing down makes rare refusals no rarer: then the server is busy for reasons of its own."""
@@ -141,7 +169,7 @@ class Pace:
         return in_vain
 
     def _measure(self, now: float) -> None:
-        measured = (now - self._passed[0]) / len(self._passed)
+        measured = (now - self._passed[0][0]) / len(self._passed)
         alike = self._measured / ALIKE < measured < self._measured * ALIKE
         self._patience = min(MOST_PATIENT, self._patience * 4) if alike else 1
         at_once_again = len(self._passed) < MEASURED
