@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from etl.api.answer import Page, Row
-from etl.capabilities import Capabilities
+from etl.capabilities import Capabilities, PageSizes
 from etl.journal import NAME, Journal, left_in
 from etl.ledger import Begun
 from etl.walk import Trail
@@ -25,7 +25,7 @@ BEGUN = Begun(
     Capabilities(
         t0=0,
         clock="server",
-        page_size=3,
+        page_sizes=PageSizes(3, 3),
         page_size_agreed=True,
         first_page=1,
         honours_page=True,

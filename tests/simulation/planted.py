@@ -15,6 +15,7 @@ import etl.api.retry
 import etl.extract
 import etl.fetch
 import etl.sweep
+from etl.capabilities import PageSizes
 from etl.fetch import WindowReader
 from etl.window import Window
 from tests.simulation import schedule, spoilt
@@ -149,7 +150,7 @@ PLANTS = (
     Plant(
         "the page size is believed to be larger",
         (
-            findings(page_size=lambda size: size + 5),
+            findings(page_sizes=lambda sizes: PageSizes(sizes.contacts + 5, sizes.leads + 5)),
             instead(WindowReader, "doubtful", spoilt.nobody_doubtful),
             NO_WITNESS,
         ),
