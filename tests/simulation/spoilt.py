@@ -17,6 +17,7 @@ import etl.sweep
 from etl.api.answer import Page
 from etl.api.client import Client
 from etl.api.request import Query
+from etl.capabilities import PageSizes
 from etl.errors import EtlError
 from etl.extract import Extraction, History, Timing
 from etl.fetch import Crowd, WindowReader
@@ -227,6 +228,11 @@ async def one_read(client: Client, query: Query, page_size: int, receive: Any, *
     for page in pages:
         await receive(page)
     return Crowd(sum(len(page.rows) for page in pages), 1)
+
+
+def largest_of_both(sizes: PageSizes, _: bool) -> int:
+    """One page size for both lists."""
+    return max(1, sizes.contacts, sizes.leads)
 
 
 async def nobody_doubtful(_: WindowReader) -> list[Window]:
