@@ -270,7 +270,14 @@ async def test_leads_that_come_in_pages_of_their_own_size_are_all_read(
     for leads in (1, 2, 3, 10, 30):
         account = Grown(leads, few=few, **settings)
         assert not await account.extracted(full=full), f"{leads} leads"
-        assert len(account.sent) - len(quiet.sent) <= 16 + 2 * leads
+        assert len(account.sent) - len(quiet.sent) <= 24 + 3 * leads
+
+
+async def test_the_manifest_tells_the_page_size_of_each_list() -> None:
+    """A52: both sizes stand in `runs.detail`, and the larger one alone, as before there were two."""
+    extraction, _, _ = await run(Account(contacts=60, page_size=12, leads_page_size=5))
+    found = extraction.capabilities.document()
+    assert (found["page_sizes"], found["page_size"]) == ({"contacts": 12, "leads": 5}, 12)
 
 
 @pytest.mark.parametrize("past_end", ["empty", "repeat", "404"])
