@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from etl.window import Bounds
@@ -12,16 +12,41 @@ Lists = Literal["disjoint", "overlapping", "false holds both", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
+class PageSizes:
+    """The most rows seen on a page of each of the two lists, whose pages need not be of one size; 0 where nobody is."""
+
+    contacts: int
+    leads: int
+
+    def seen(self, is_contact: bool) -> int:
+        """The most rows seen on a page of a list."""
+        return self.contacts if is_contact else self.leads
+
+    def of(self, is_contact: bool) -> int:
+        """What a page of a list holds at least: with fewer rows it is never full.
+
+        A list that never showed two rows is taken to show them if there are two, as the other list does; API.md: a page
+        holds 14 at least. Without that the first lead of an account would be a full page.
+        """
+        return max(1, self.seen(is_contact), min(2, max(self.contacts, self.leads)))
+
+    def with_page(self, is_contact: bool, rows: int) -> PageSizes:
+        """What is known after a page of so many rows."""
+        most = max(self.seen(is_contact), rows)
+        return replace(self, contacts=most) if is_contact else replace(self, leads=most)
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What the probe found."""
 
     t0: int
     """The server's clock at the start, floored to the second, milliseconds since the epoch."""
     clock: Literal["server", "local"]
-    page_size: int
-    """The most rows seen on a page. The true size is this or more, so fewer rows than this are never a full page."""
+    page_sizes: PageSizes
+    """As far as the probe saw. The true sizes are these or more."""
     page_size_agreed: bool
-    """Whether three full pages had this size."""
+    """Whether three full pages of the longer list had the same size."""
     first_page: int
     """The number of the first page: 1, or 0 on a server that counts from there."""
     honours_page: bool | None
@@ -45,9 +70,13 @@ class Capabilities:
     """Whether the account showed no contact at all."""
 
     @property
-    def capacity(self) -> int:
-        """The most contacts that a window may hold and still prove itself."""
-        return max(1, self.page_size - 1)
+    def page_size(self) -> int:
+        """The most rows seen on a page of either list; at least 1."""
+        return max(1, self.page_sizes.contacts, self.page_sizes.leads)
+
+    def capacity(self, is_contact: bool) -> int:
+        """The most contacts that a window of a list may hold and still prove itself."""
+        return max(1, self.page_sizes.of(is_contact) - 1)
 
     @property
     def granule(self) -> int:
@@ -61,4 +90,4 @@ class Capabilities:
 
     def document(self) -> dict[str, object]:
         """The findings for the manifest."""
-        return asdict(self)
+        return asdict(self) | {"page_size": self.page_size}

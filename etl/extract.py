@@ -254,7 +254,7 @@ class _Reading:
             after=self.run.scrub_after,
             end=self.run.watermark,
             rounds=self.timing.scrub_runs,
-            capacity=self.run.capabilities.capacity,
+            capacity=max(map(self.run.capabilities.capacity, LEADS_FIRST)),
         )
         await reader.complete(self._both(self.history.created, start, end))
         self.run.coverage = ((start, end),)
@@ -292,7 +292,7 @@ class _Reading:
             is_contact=is_contact,
             start=start,
             end=end,
-            capacity=self.run.capabilities.capacity,
+            capacity=self.run.capabilities.capacity(is_contact),
             granule=self.run.capabilities.granule,
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from etl.api.answer import Page
 from etl.api.client import Client, PageRefused, RequestFailed
 from etl.api.request import Query, TimeField
-from etl.capabilities import Capabilities
+from etl.capabilities import Capabilities, PageSizes
 from etl.errors import ContractError
 from etl.ledger import Ledger
 from etl.plan import remaining
@@ -25,6 +25,8 @@ COUNTED_READS = 3
 """Reads of a window that lists fewer contacts than it counts."""
 ORDERED_READS = 6
 """Reads of a crowd before it counts as unprovable; two in a row must list the same contacts."""
+FEW_GONE = 10
+"""Contacts that may leave a list, and leave it empty, in the time of one run."""
 
 
 class WindowReader:
@@ -42,7 +44,9 @@ class WindowReader:
         self._client = client
         self._capabilities = capabilities
         self._receive = receive
-        self._page_size = capabilities.page_size
+        self._sizes = capabilities.page_sizes
+        self._lowered: set[bool] = set()
+        """The lists whose pages became smaller meanwhile: a larger one is no news of them any more."""
         created, seen = capabilities.created, capabilities.seen
         if created is None or seen is None:
             message = "windows need both time filters"
@@ -64,12 +68,13 @@ class WindowReader:
             page = await self._read(window, bounds)
         except RequestFailed as error:
             return await self._isolate(window, bounds, error)
-        cut = self._is_short_of(page)
-        if len(page.rows) < self._page_size and not cut:
+        cut = self._is_cut(window, page)
+        if len(page.rows) < self._sizes.of(window.is_contact) and not cut:
             await self._accept(window, page)
             return ()
-        # A page larger than any before: the true page size is at least this.
-        self._page_size = max(self._page_size, len(page.rows))
+        # A page larger than any before of this list: the true page size is at least this.
+        if window.is_contact not in self._lowered:
+            self._sizes = self._sizes.with_page(window.is_contact, len(page.rows))
         parts = split(window, page.rows, bounds, newest_first=self._newest_first(window))
         if not parts and cut:
             self._give_up(window, bounds, f"the server says that {page.total} match, and lists {len(page.rows)}")
@@ -85,7 +90,7 @@ class WindowReader:
         for _ in range(COUNTED_READS):
             page = await self._page(window, bounds)
             window.check(page.rows, bounds)
-            if not self._is_short_of(page):
+            if not self._is_cut(window, page):
                 break
         return page
 
@@ -116,24 +121,40 @@ class WindowReader:
         self._poisoned |= {lower, upper}
         return lower, upper
 
-    def _is_short_of(self, page: Page) -> bool:
+    def _is_cut(self, window: Window, page: Page) -> bool:
         """Whether the total beside a short page shows that it is cut, on a server whose totals follow the filter."""
         counted = page.total if self._capabilities.counts_matches else None
-        return counted is not None and len(page.rows) < min(counted, self._page_size)
+        return counted is not None and len(page.rows) < min(counted, self._sizes.of(window.is_contact))
 
     async def doubtful(self) -> list[Window]:
         """The windows that a server may have cut off because it lowered its page size meanwhile; no longer accepted.
 
         Without a filter page 1 is as full as the server makes it; a window with as many rows proves nothing.
         """
-        sizes = [len((await self._client.read(Query(listed))).rows) for listed in (False, True)]
-        if max(sizes) >= self._page_size:
+        leads, contacts = [len((await self._client.read(Query(listed))).rows) for listed in (False, True)]
+        now = PageSizes(contacts, leads)
+        if vanished := self._vanished(now):
+            self.unproven.append(vanished)
             return []
-        self._page_size = max(1, *sizes)
-        doubtful = [done for done in self.accepted if _may_be_cut(done, self._page_size)]
-        self.accepted = [done for done in self.accepted if not _may_be_cut(done, self._page_size)]
+        lowered = {listed for listed in (False, True) if now.of(listed) < self._sizes.of(listed)}
+        if not lowered:
+            return []
+        self._lowered |= lowered
+        self._sizes = PageSizes(min(contacts, self._sizes.contacts), min(leads, self._sizes.leads))
+        doubtful = [done for done in self.accepted if _may_be_cut(done, self._sizes)]
+        self.accepted = [done for done in self.accepted if not _may_be_cut(done, self._sizes)]
         self._before = []
         return [done.window for done in doubtful]
+
+    def _vanished(self, now: PageSizes) -> str:
+        """That a list is empty which was not, in words: maintenance answers with valid empty lists (FAULTS.md A43).
+
+        Few may have been deleted, or have moved to the other list, as long as that one still shows somebody.
+        """
+        gone = sum(self._sizes.seen(listed) for listed in (False, True) if not now.seen(listed))
+        if gone > FEW_GONE or (gone and now == PageSizes(0, 0)):
+            return f"a list became empty while it was read: {gone} contacts of a page that it had shown are gone"
+        return ""
 
     async def _accept(self, window: Window, page: Page) -> None:
         if page.rows:
@@ -149,7 +170,9 @@ class WindowReader:
         if self._capabilities.honours_page is not True:
             self._give_up(window, bounds, "it is full, cannot be cut, and the server has no second page")
             return
-        crowd = await read_crowd(self._client, window.query(bounds), self._page_size, self._receive)
+        size = self._sizes.of(window.is_contact)
+        alone = self._capabilities.past_end == "repeats" and size < self._sizes.of(not window.is_contact)
+        crowd = await read_crowd(self._client, window.query(bounds), size, self._receive, alone=alone)
         if crowd is None:
             self._give_up(window, bounds, "reads in order did not agree")
             return
@@ -160,8 +183,8 @@ class WindowReader:
         self.unproven.append(f"isContact {listed}, {window.query(bounds).span()}: {reason}")
 
 
-def _may_be_cut(done: Accepted, page_size: int) -> bool:
-    return done.level == "windows" and done.rows >= page_size
+def _may_be_cut(done: Accepted, sizes: PageSizes) -> bool:
+    return done.level == "windows" and done.rows >= sizes.of(done.window.is_contact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +195,9 @@ class Crowd:
     reads: int
 
 
-async def read_crowd(client: Client, query: Query, page_size: int, receive: Receive) -> Crowd | None:
+async def read_crowd(
+    client: Client, query: Query, page_size: int, receive: Receive, *, alone: bool = False
+) -> Crowd | None:
     """Read all pages of `query` strictly in order until two reads in a row list the same contacts, each once.
 
     None when `ORDERED_READS` reads did not agree. Every page with a contact not handed on yet is handed on. Only for a
@@ -181,7 +206,7 @@ async def read_crowd(client: Client, query: Query, page_size: int, receive: Rece
     known: set[bytes] = set()
     last: set[bytes] | None = None
     for reads in range(1, ORDERED_READS + 1):
-        pages = await read_in_order(client, query, page_size)
+        pages = await read_in_order(client, query, page_size, alone=alone)
         if pages is None:
             continue
         ids = [bytes(row.contact_id) for page in pages for row in page.rows]
@@ -195,11 +220,12 @@ async def read_crowd(client: Client, query: Query, page_size: int, receive: Rece
     return None
 
 
-async def read_in_order(client: Client, query: Query, page_size: int) -> list[Page] | None:
+async def read_in_order(client: Client, query: Query, page_size: int, *, alone: bool = False) -> list[Page] | None:
     """Pages 1, 2, ... of `query`, each asked when the one before has come, until one brings nobody new.
 
-    That one is empty, or the last page repeated, which a short page alone can be: a full one may stand for all that the
+    That one is empty, or after a short page the last or the first one repeated: a full one may stand for all that the
     server does not show. Where it is neither it stays in the list, and the contacts then listed twice void the read.
+    `alone` says that page 1 may be short although it is as full as any seen: then page 2 may repeat it as well.
     """
     pages: list[Page] = []
     known: set[bytes] = set()
@@ -217,7 +243,8 @@ async def read_in_order(client: Client, query: Query, page_size: int) -> list[Pa
                 return pages
             raise
         if page.ids <= known:
-            ended = not page.rows or (page.ids == pages[-1].ids and len(page.rows) < page_size)
+            short = bool(pages) and (len(pages[-1].rows) < page_size or (alone and len(pages) == 1))
+            ended = not page.rows or (short and page.ids in (pages[0].ids, pages[-1].ids))
             return pages if ended else [*pages, page]
         pages.append(page)
         known |= page.ids

@@ -89,12 +89,11 @@ async def _work(
         return "filtered", 0, sum([await count_pages(client, query) for query in queries])
     if not found.windows:
         return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
-    capacity, every = found.capacity, config.extract.witness_every // timedelta(milliseconds=1)
-    due = history.witness_is_due(found.t0, every, full=full)
-    pages = sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST]) if due else 0
-    others = SWEEP_REQUESTS + max(0, pages - walked)
+    due = history.witness_is_due(found.t0, config.extract.witness_every // timedelta(milliseconds=1), full=full)
+    pages = {listed: await count_pages(client, Query(listed)) if due else 0 for listed in LEADS_FIRST}
+    others = SWEEP_REQUESTS + max(0, sum(pages.values()) - walked)
     if history.watermark is None:
-        return "full", -(-pages * found.page_size // capacity), others
+        return "full", sum(_windows(found, listed, count) for listed, count in pages.items()), others
     start, end = None, found.t0
     if not full:
         start, end = scrub_span(
@@ -102,12 +101,18 @@ async def _work(
             after=history.scrub_after,
             end=found.t0,
             rounds=config.extract.scrub_runs,
-            capacity=capacity,
+            capacity=max(map(found.capacity, LEADS_FIRST)),
         )
     windows = sum(
-        requests_of(history.created(listed), start=start, end=end, capacity=capacity) for listed in LEADS_FIRST
+        requests_of(history.created(listed), start=start, end=end, capacity=found.capacity(listed))
+        for listed in LEADS_FIRST
     )
     return ("full" if full else "incremental"), windows, others
+
+
+def _windows(found: Capabilities, is_contact: bool, pages: int) -> int:
+    """How many windows hold as many contacts as so many pages of a list."""
+    return -(-pages * found.page_sizes.of(is_contact) // found.capacity(is_contact))
 
 
 async def count_pages(client: Client, query: Query) -> int:

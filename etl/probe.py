@@ -15,7 +15,7 @@ from etl.api.answer import Kind, Page, Refusal, Row
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query, TimeField
 from etl.api.retry import backoff
-from etl.capabilities import Capabilities, Lists, PastEnd
+from etl.capabilities import Capabilities, Lists, PageSizes, PastEnd
 from etl.window import ROW_FIELD, Bounds, Window, milliseconds
 
 FAR_FUTURE = 253_370_764_800_000
@@ -38,7 +38,7 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
     contacts, leads = await _first_pages(client)
     asked = _Questions(client, contacts, leads)
     async with anyio.create_task_group() as tasks:
-        for question in (asked.page_sizes, asked.created_bounds, asked.seen_bounds, asked.beyond_the_end):
+        for question in (asked.further_pages, asked.created_bounds, asked.seen_bounds, asked.beyond_the_end):
             tasks.start_soon(question)
     if asked.honours_page is None:
         await asked.whether_one_page()
@@ -49,8 +49,8 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
     return Capabilities(
         t0=(local_now if date is None else date) // 1000 * 1000,
         clock="local" if date is None else "server",
-        page_size=max(1, *asked.sizes),
-        page_size_agreed=len(asked.sizes) > 2 and len(set(asked.sizes[:3])) == 1,
+        page_sizes=asked.page_sizes,
+        page_size_agreed=len(asked.rows) > 2 and len(set(asked.rows)) == 1,
         first_page=client.first_page,
         honours_page=asked.honours_page,
         one_page=asked.one_page,
@@ -130,7 +130,9 @@ class _Questions:
     def __init__(self, client: Client, contacts: Page, leads: Page) -> None:
         is_contact = len(contacts.rows) >= len(leads.rows)
         self.first = contacts if is_contact else leads
-        self.sizes = [len(self.first.rows)]
+        self.rows = [len(self.first.rows)]
+        """Of pages 1, 2 and 3, as far as there are rows."""
+        self.page_sizes = PageSizes(len(contacts.rows), len(leads.rows))
         self.honours_page: bool | None = None
         self.one_page = False
         self.counts_matches = False
@@ -141,7 +143,7 @@ class _Questions:
         self._query = Query(is_contact)
         self._rows = [*contacts.rows, *leads.rows]
 
-    async def page_sizes(self) -> None:
+    async def further_pages(self) -> None:
         """Row counts of pages 2 and 3, and whether they are pages of their own."""
         for number in (2, 3):
             try:
@@ -154,7 +156,8 @@ class _Questions:
             self.honours_page = True
             if not page.rows:
                 return
-            self.sizes.append(len(page.rows))
+            self.rows.append(len(page.rows))
+            self.page_sizes = self.page_sizes.with_page(self._query.is_contact, len(page.rows))
 
     async def whether_one_page(self) -> None:
         """Page 2 repeats page 1: harmless if that is all there is, which two halves of time can tell."""

@@ -155,7 +155,7 @@ class Testimony:
         await reader.read({around(one.created, not one.is_contact, granule) for one in moved})
         gone = await self.log.missing(before)
         if len(gone) < len(moved):
-            times, capacity = self.log.created(False), self.capabilities.capacity
+            times, capacity = self.log.created(False), self.capabilities.capacity(False)
             leads = plan_windows(
                 times, field="createdAt", is_contact=False, start=None, end=before, capacity=capacity, granule=granule
             )

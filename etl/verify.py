@@ -127,7 +127,9 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
     async with reach(source, config.extract, config.http) as client:
         found = await probe(client, local_now=int(time() * 1000))
         reader = WindowReader(client, found, receive, Forgetful())
-        windows = _chosen(creation_times(made[0], source.account)(None), until, max(1, found.page_size - 1), count)
+        windows = _chosen(
+            creation_times(made[0], source.account)(None), until, max(map(found.capacity, LEADS_FIRST)), count
+        )
         for is_contact in LEADS_FIRST:
             await reader.read(Window("createdAt", is_contact, window.start, window.end) for window in windows)
     missing = seen - _known(config, source.account)

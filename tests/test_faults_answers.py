@@ -73,6 +73,26 @@ def test_a_failure_that_loses_the_place_hides_nobody(fails: int) -> None:
     assert crowd is None or crowd.rows == 100
 
 
+# --- A13: what comes past the end -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beyond", ["first", "last", "nothing"])
+@pytest.mark.parametrize(("contacts", "alone"), [(SIZE - 1, False), (2 * SIZE + 1, False), (SIZE, True), (SIZE, False)])
+def test_a_page_again_after_a_short_one_is_the_end(beyond: str, contacts: int, *, alone: bool) -> None:
+    """Past the end page 1 or the last page is shown; after a full page that is no proof, unless none is known (A13)."""
+
+    async def answer(body: Body) -> Reply:
+        page, last = int(str(body["page"])), -(-contacts // SIZE)
+        shown = page if page <= last else {"first": 1, "last": last, "nothing": page}[beyond]
+        rows = [{"_id": f"{n:024x}"} for n in range(contacts)[(shown - 1) * SIZE :][:SIZE]]
+        return Reply(200, {}, json.dumps({"success": True, "data": rows}).encode())
+
+    client = Client(answer, account="main", concurrency=4, jitter=lambda: 0.0)
+    crowd = run(read_crowd(client, EVERYTHING, SIZE, ignore, alone=alone))
+    provable = alone or contacts % SIZE or beyond == "nothing"
+    assert (crowd.rows if crowd else 0) == (contacts if provable else 0)
+
+
 # --- A2, A3: another token in mid-run --------------------------------------------------------------------------------
 
 

@@ -98,7 +98,9 @@ class Account:
         answer = self.world.answer(body, self.now)
         return Reply(answer.status, answer.headers, answer.body)
 
-    async def read(self, memory: Memory, history: History, filters: Mapping[str, object]) -> Extraction:
+    async def read(
+        self, memory: Memory, history: History, filters: Mapping[str, object], *, full: bool = True
+    ) -> Extraction:
         """Extract once."""
         client = Client(self.answer, account="a", concurrency=1, jitter=lambda: 0.0)
         return await extract(
@@ -108,7 +110,7 @@ class Account:
             memory.receive,
             memory,
             Forgetful(),
-            full=True,
+            full=full,
             filters=filters,
             local_now=int(self.now * 1000),
         )
@@ -213,6 +215,111 @@ async def test_a_filter_that_is_ignored_later_voids_the_run() -> None:
         error = error.exceptions[0]
     assert isinstance(error, ContractError)
     assert "does not honour" in error.message
+
+
+class Grown(Account):
+    """An account of contacts and few leads, as an earlier run left it, with leads that came since then."""
+
+    def __init__(self, leads: int, *, few: int = 2, **settings: object) -> None:
+        super().__init__(**{"contacts": 60, "page_size": 12, **settings})
+        listed = self.world.contacts(self.now)
+        for name in [name for name, raw in listed.items() if b'"isContact":false' in raw][few:]:
+            self.world.delete(name, self.now)
+        self.watermark = int(self.now * 1000)
+        for _ in range(leads):
+            self.now += 7.013
+            self.world.insert(self.now, is_contact=False)
+        self.now += 60
+
+    async def extracted(self, *, full: bool) -> set[str]:
+        """Read on from the earlier run; who did not arrive of those that must."""
+        memory, begin = Memory(), self.now
+        rows = [json.loads(raw) for raw in self.world.contacts(self.now).values()]
+        known = sorted((milliseconds(row["createdAt"]) or 0, row["isContact"]) for row in rows)
+        history = History(
+            self.watermark,
+            witness_at=self.watermark,
+            created=lambda listed: [
+                at for at, is_contact in known if at < self.watermark and listed in (is_contact, None)
+            ],
+        )
+        extraction = await self.read(memory, history, {}, full=full)
+        assert not extraction.unproven
+        return self.world.existed_throughout(begin, self.now) - memory.arrived.keys()
+
+
+SERVERS: dict[str, dict[str, object]] = {
+    "nothing past the end": {},
+    "the last page again": {"past_end": "repeat"},
+    "404": {"past_end": "404"},
+    "page ignored": {"ignore_page": True},
+    "seconds": {"granularity": "s", "end_bound": "exclusive"},
+}
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("leads_page_size", [5, 12, 40])
+@pytest.mark.parametrize("few", [0, 2])
+@pytest.mark.parametrize("full", [False, True])
+async def test_leads_that_come_in_pages_of_their_own_size_are_all_read(
+    server: str, leads_page_size: int, few: int, *, full: bool
+) -> None:
+    """A52: what a page of leads holds was not to be seen while there were few, and that of contacts says nothing of it.
+
+    They cost a few requests at most, the first as well.
+    """
+    settings = {"leads_page_size": leads_page_size, **SERVERS[server]}
+    quiet = Grown(0, few=few, **settings)
+    assert not await quiet.extracted(full=full)
+    for leads in (1, 2, 3, 10, 30):
+        account = Grown(leads, few=few, **settings)
+        assert not await account.extracted(full=full), f"{leads} leads"
+        assert len(account.sent) - len(quiet.sent) <= 24 + 3 * leads
+
+
+async def test_the_manifest_tells_the_page_size_of_each_list() -> None:
+    """A52: both sizes stand in `runs.detail`, and the larger one alone, as before there were two."""
+    extraction, _, _ = await run(Account(contacts=60, page_size=12, leads_page_size=5))
+    found = extraction.capabilities.document()
+    assert (found["page_sizes"], found["page_size"]) == ({"contacts": 12, "leads": 5}, 12)
+
+
+@pytest.mark.parametrize("past_end", ["empty", "repeat", "404"])
+async def test_leads_of_one_moment_are_a_page_of_unknown_size_and_still_proven(past_end: str) -> None:
+    """A52, M5: as many as were ever seen on a page, and not to be parted: their page 2 shows that they are all."""
+    account = Grown(0, few=0, past_end=past_end)
+    for _ in range(2):
+        account.world.insert(account.now, is_contact=False)
+    account.now += 60
+    assert not await account.extracted(full=False)
+
+
+@pytest.mark.parametrize("contacts", [3, 30])
+@pytest.mark.parametrize("full", [False, True])
+async def test_an_account_that_is_empty_at_the_end_of_a_run_is_told(contacts: int, *, full: bool) -> None:
+    """A43: maintenance answers with valid empty lists, whatever is asked; that is no quiet hour."""
+
+    class Maintained(Grown):
+        async def answer(self, body: Body) -> Reply:
+            reply = await super().answer(body)
+            return reply if len(self.sent) < 25 else Reply(200, reply.headers, b'{"success":true,"data":[]}')
+
+    with pytest.raises(AssertionError, match="a list became empty while it was read"):
+        await Maintained(5, contacts=contacts).extracted(full=full)
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_list_of_few_may_become_empty(*, full: bool) -> None:
+    """A43: the last leads become contacts while the account is read, and the run is as good as any."""
+
+    def all_flipped(world: World, now: float) -> None:
+        for name, raw in world.contacts(now).items():
+            if b'"isContact":false' in raw:
+                world.flip(name, now)
+
+    account = Grown(1)
+    account._change, account._at = all_flipped, 30
+    assert not await account.extracted(full=full)
 
 
 def test_a_contact_whose_creation_time_was_rewritten_is_changed_and_not_struck(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from etl import testimony
 from etl.api.answer import Page, Reply, Row
 from etl.api.client import Client
 from etl.api.request import Body
-from etl.capabilities import Capabilities
+from etl.capabilities import Capabilities, PageSizes
 from etl.journal import NAME, Journal, left_in
 from etl.ledger import Begun
 from etl.walk import Trail
@@ -28,7 +28,7 @@ BEGUN = Begun(
     Capabilities(
         t0=0,
         clock="server",
-        page_size=3,
+        page_sizes=PageSizes(3, 3),
         page_size_agreed=True,
         first_page=1,
         honours_page=True,

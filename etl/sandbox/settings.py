@@ -29,6 +29,7 @@ def unknown(what: str, word: str, known: Iterable[str]) -> ValueError:
 SHARES = ("nasty_share", "no_created_at_share", "latency_jitter")
 AT_LEAST_ONE = ("page_size", "import_size", "total_cap")
 NOT_NEGATIVE = (
+    "leads_page_size",
     *("contacts", "ties", "late", "lag", "token_expires_after", "latency", "keep_alive", "rate_limit"),
     *("max_in_flight_allowed", "inserts", "touches", "deletes", "flips", "edits", "imports", "import_backdated"),
 )
@@ -62,6 +63,8 @@ class Settings:
     # --- lists and pages -----------------------------------------------------------------------------------------
     page_size: int = 50
     """Rows of a full page; 1 or more. UNKNOWN in the real API, at least 14."""
+    leads_page_size: int = 0
+    """The same of the false list, whose pages may be of another size; 0 = the same."""
     sort: Sort = "created_desc"
     """Order of the list; `shuffled` is another order for every request."""
     is_contact: Partition = "disjoint"

@@ -219,7 +219,10 @@ class World:
     def select(self, body: Body, now: float, *, page_size: int = 0) -> Page | Answer:
         """The page a valid body asks for at `now`, or the refusal of a page that does not exist."""
         self.advance(now)
-        return self._pager.page(query(body, self.settings), page_size or self.settings.page_size)
+        return self._pager.page(query(body, self.settings), page_size or self._size(leads=not body["isContact"]))
+
+    def _size(self, *, leads: bool) -> int:
+        return (leads and self.settings.leads_page_size) or self.settings.page_size
 
     # --- the oracle ------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         # the account
         "pages": ((1, 1), (1, 3), (3, 6), (5, 10), (1, 20)),
         "page_size": ((2, 3), (3, 4), (4, 5), (4, 7), (3, 10), (1, 14), (1, 20), (1, 50)),
+        # how large a page of leads is beside one of contacts
+        "leads_page": ((6, 1.0), (1, 0.4), (1, 0.7), (1, 1.5), (1, 3.0)),
         "ties": ((8, 0.0), (2, 0.8), (1, 2.5)),
         "leads": ((3, 0.0), (3, 0.4)),
         "oddities": ((8, 0.0), (2, 0.1), (1, 0.5)),
@@ -180,6 +182,7 @@ def _settings(seed: int, traits: Mapping[str, Value], timing: Timing) -> Setting
         Settings(small=True, require_all_fields=True),
         **own | {"ties": min(contacts, int(size * traits["ties"]))},
         contacts=contacts,
+        leads_page_size=max(2, int(size * traits["leads_page"])),
         seed=seed,
         nasty_share=traits["oddities"],
         nasty_kinds=ODDITIES,

@@ -15,6 +15,7 @@ import etl.api.retry
 import etl.extract
 import etl.fetch
 import etl.sweep
+from etl.capabilities import PageSizes
 from etl.fetch import WindowReader
 from etl.window import Window
 from tests.simulation import schedule, spoilt
@@ -109,7 +110,7 @@ PLANTS = (
     ),
     Plant(
         "a run that goes on with a killed one forgets the time between",
-        ((etl.extract, "_go_on", spoilt.begins_now), NO_WITNESS),
+        ((etl.extract, "go_on", spoilt.begins_now), NO_WITNESS),
         {**_TOUCHED, "killed": 60, "pages": 20, "page_size": 3, "churn": 0.01, "gap_events": 0},
     ),
     Plant(
@@ -149,11 +150,16 @@ PLANTS = (
     Plant(
         "the page size is believed to be larger",
         (
-            findings(page_size=lambda size: size + 5),
+            findings(page_sizes=lambda sizes: PageSizes(sizes.contacts + 5, sizes.leads + 5)),
             instead(WindowReader, "doubtful", spoilt.nobody_doubtful),
             NO_WITNESS,
         ),
         _LIVELY,
+    ),
+    Plant(
+        "what is a page of one list is one of the other",
+        (instead(PageSizes, "of", spoilt.largest_of_both), NO_WITNESS),
+        {**_CHAIN, "leads_page": 0.4, "is_contact": "disjoint", "mix": "flips", "gap_events": 80},
     ),
     Plant(
         "the page size is not looked at again",

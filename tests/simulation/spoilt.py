@@ -17,6 +17,7 @@ import etl.sweep
 from etl.api.answer import Page
 from etl.api.client import Client
 from etl.api.request import Query
+from etl.capabilities import PageSizes
 from etl.errors import EtlError
 from etl.extract import Extraction, History, Timing
 from etl.fetch import Crowd, WindowReader
@@ -167,7 +168,7 @@ async def resume(_: Any, reader: Any, window: Window) -> Sequence[Window]:
     for number in itertools.count(1):
         page = await reader._client.read(window.query(reader._bounds[window.field]), number)
         await reader._accept(window, page)
-        if len(page.rows) < reader._page_size:
+        if len(page.rows) < reader._sizes.of(window.is_contact):
             break
     return ()
 
@@ -218,15 +219,20 @@ def plan_of_the_known(sound: Callable[..., Iterator[Window]]) -> Callable[..., I
 
 def repeats_end(sound: Any) -> Any:
     """A crowd that ends with any page that is repeated, a full one too."""
-    return lambda client, query, page_size: sound(client, query, page_size + 1)
+    return lambda client, query, page_size, **more: sound(client, query, page_size + 1, **more)
 
 
-async def one_read(client: Client, query: Query, page_size: int, receive: Any) -> Crowd:
+async def one_read(client: Client, query: Query, page_size: int, receive: Any, *, alone: bool) -> Crowd:
     """A crowd is believed after one read."""
-    pages = await etl.fetch.read_in_order(client, query, page_size) or []
+    pages = await etl.fetch.read_in_order(client, query, page_size, alone=alone) or []
     for page in pages:
         await receive(page)
     return Crowd(sum(len(page.rows) for page in pages), 1)
+
+
+def largest_of_both(sizes: PageSizes, _: bool) -> int:
+    """One page size for both lists."""
+    return max(1, sizes.contacts, sizes.leads)
 
 
 async def nobody_doubtful(_: WindowReader) -> list[Window]:
