@@ -268,7 +268,7 @@ class _Reading:
 
     async def _walk_witness(self) -> None:
         with self._counted("witness"):
-            await self._testimony().walk()
+            self.run.unproven += await self._testimony().walk(swept=self.run.watermark)
         self.run.witness_at = self.run.capabilities.t0
 
     def _testimony(self) -> Testimony:

@@ -29,6 +29,8 @@ LISTS = (True, False)
 NOBODY = Page(b"", ())
 PATIENCE = 4
 """How often a question is asked again that a moving contact or a passing failure left open."""
+DOUBTFUL = (0.2, 0.8)
+"""Shares of the people of a page on another between which it may be the same one, moved, or its neighbour."""
 
 
 async def probe(client: Client, *, local_now: int) -> Capabilities:
@@ -86,10 +88,20 @@ async def _counts_from_zero(client: Client, contacts: Page, leads: Page) -> bool
     for is_contact, first in zip(LISTS, (contacts, leads), strict=True):
         before = await _asked(client, Query(is_contact), 0)
         if isinstance(before, Page) and before.rows:
-            return not _overlap(before, first)
+            return await _is_another(client, is_contact, before, first)
         if first.rows:
             return False
     return False
+
+
+async def _is_another(client: Client, is_contact: bool, before: Page, first: Page) -> bool:
+    """Whether page 0 is another page than page 1. Where people of one move onto the other, it takes several looks."""
+    for _ in range(PATIENCE):
+        if not DOUBTFUL[0] < _shared(before, first) < DOUBTFUL[1]:
+            break
+        before = await client.read(Query(is_contact), 0)
+        first = await client.read(Query(is_contact))
+    return not _overlap(before, first)
 
 
 async def _asked(client: Client, query: Query, number: int) -> Page | Refusal:
@@ -104,7 +116,12 @@ async def _asked(client: Client, query: Query, number: int) -> Page | Refusal:
 
 def _overlap(one: Page, other: Page) -> bool:
     """Whether two reads show the same page, give or take what moved between them."""
-    return 2 * len(one.ids & other.ids) > len(one.ids)
+    return _shared(one, other) > 1 / 2
+
+
+def _shared(one: Page, other: Page) -> float:
+    """The share of the people on a page who are on the other as well."""
+    return len(one.ids & other.ids) / max(1, len(one.ids))
 
 
 class _Questions:

@@ -6,13 +6,13 @@ contradicts the proof. It is also the only way to contacts without a creation ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
 
-from etl.api.answer import Page
+from etl.api.answer import Page, Row, id_text
 from etl.api.client import Client
 from etl.api.request import Query
 from etl.capabilities import Capabilities
@@ -20,10 +20,12 @@ from etl.fetch import WindowReader
 from etl.plan import plan_windows
 from etl.undated import without_creation_time
 from etl.walk import Receive, Trail, Walk, still_holds, walk
-from etl.window import around
+from etl.window import around, milliseconds
 
 SUSPECTS = 10_000
 """More contacts that the witness alone saw are not asked for one by one."""
+WALKS_AGAIN = 4
+"""Walks, at most, to find contacts without a creation time that earlier ones have missed."""
 FEW_DELETED, MOST_DELETED = 10, 0.05
 """Contacts, and their share, that may be deleted between the walk and the end of a run."""
 
@@ -57,6 +59,9 @@ class WitnessLog(Protocol):
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts seen in one list."""
 
+    def undated(self) -> Collection[str]:
+        """The ids of the contacts seen that have no creation time."""
+
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
         """The contacts created before `before` (ms) that no window brought, nor the last snapshot holds.
 
@@ -74,10 +79,11 @@ class Testimony:
     receive: Receive
     lists: Sequence[bool]
 
-    async def walk(self) -> None:
-        """Walk all pages, or those that a killed run did not come to.
+    async def walk(self, swept: int) -> list[str]:
+        """Walk all pages, or those that a killed run did not come to; returns what is doubtful.
 
-        Contacts without a creation time come from here alone, so they are handed to `receive`.
+        Contacts without a creation time come from here alone, so they are handed to `receive`; but for those who were
+        seen after `swept` (ms), whom the sweep reads as well.
         """
         try:
             async with anyio.create_task_group() as tasks:
@@ -86,6 +92,32 @@ class Testimony:
         finally:
             # Most of all when it did not come to its end: the next run goes on from here.
             await self.log.keep()
+        undated = set(self.log.undated())
+        return await self._walk_again(undated, swept) if undated else []
+
+    async def _walk_again(self, undated: set[str], swept: int) -> list[str]:
+        """Walk until nobody else without a creation time is found: no window proves them, and a walk may miss some.
+
+        While the list moves, two walks seldom miss the same people (FAULTS.md A27).
+        """
+
+        async def note(page: Page) -> None:
+            ids = {
+                found for row in page.rows if _is_out_of_reach(row, swept) and (found := id_text(bytes(row.contact_id)))
+            }
+            if not ids <= undated and (rest := without_creation_time(page)) is not None:
+                undated.update(ids)
+                await self.receive(rest)
+
+        for _ in range(WALKS_AGAIN):
+            known = len(undated)
+            async with anyio.create_task_group() as tasks:
+                for is_contact in self.lists:
+                    progress = Walk(repeats=self.capabilities.past_end == "repeats")
+                    tasks.start_soon(walk, self.client, Query(is_contact), note, progress)
+            if len(undated) == known:
+                return []
+        return [f"each of {WALKS_AGAIN + 1} walks found contacts without createdAt that those before it had missed"]
 
     async def _walk(self, is_contact: bool) -> None:
         query, repeats = Query(is_contact), self.capabilities.past_end == "repeats"
@@ -154,3 +186,8 @@ class Testimony:
         if len(gone) <= max(FEW_DELETED, MOST_DELETED * witnessed):
             return []
         return [f"{len(gone)} of {witnessed} contacts vanished while they were read"]
+
+
+def _is_out_of_reach(row: Row, swept: int) -> bool:
+    """Whether a contact is in no window of createdAt, nor in the sweep of lastSeenAt from `swept` on."""
+    return milliseconds(row.created_at) is None and (milliseconds(row.last_seen_at) or 0) < swept

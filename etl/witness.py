@@ -57,6 +57,7 @@ class WitnessFiles:
         """Those that the rows are from: which list, number, rows."""
         self._ends: dict[bool, int] = {}
         self._created = {False: array("q"), True: array("q")}
+        self._undated: set[str] = set()
         self._writing = anyio.Lock()
 
     async def trail(self, is_contact: bool) -> Trail:
@@ -78,8 +79,7 @@ class WitnessFiles:
             created, contact_id = milliseconds(row.created_at), id_text(bytes(row.contact_id))
             if contact_id is not None:
                 self._rows.append((contact_id, created, is_contact, page.number))
-                if created is not None:
-                    self._created[is_contact].append(created)
+                self._count(contact_id, created, is_contact)
         self._pages.append((is_contact, page.number, len(page.rows)))
         if len(self._rows) >= CHUNK_ROWS:
             await self.keep()
@@ -111,8 +111,18 @@ class WitnessFiles:
         return {number: frozenset(ids) for number, ids in listed.items()}
 
     def _count_in(self, is_contact: bool, pages: Collection[int]) -> None:
-        times = (created for _, _, created in self._newest(is_contact, pages))
-        self._created[is_contact].extend(created for created in times if created is not None)
+        for _, contact_id, created in self._newest(is_contact, pages):
+            self._count(contact_id, created, is_contact)
+
+    def _count(self, contact_id: str, created: int | None, is_contact: bool) -> None:
+        if created is None:
+            self._undated.add(contact_id)
+        else:
+            self._created[is_contact].append(created)
+
+    def undated(self) -> Collection[str]:
+        """The ids of the contacts seen that have no creation time."""
+        return self._undated
 
     def _newest(self, is_contact: bool, pages: Collection[int]) -> Iterator[tuple[int, str, int | None]]:
         """Page, contact_id, creation time (ms) as pages were last taken: one taken again is in a later file, too."""

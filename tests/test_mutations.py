@@ -62,6 +62,10 @@ class Memory:
         """The creation times seen in one list."""
         return sorted(one.created for one in self.seen.values() if one.is_contact is is_contact)
 
+    def undated(self) -> set[str]:
+        """Everybody here has a creation time."""
+        return set()
+
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> list[Suspect]:
         """What was seen and did not arrive; there is no earlier snapshot here."""
         assert not beyond_snapshot

@@ -11,7 +11,10 @@ import anyio
 import msgspec
 import pytest
 
-from etl.api.answer import Page, Row
+from etl import testimony
+from etl.api.answer import Page, Reply, Row
+from etl.api.client import Client
+from etl.api.request import Body
 from etl.capabilities import Capabilities
 from etl.journal import NAME, Journal, left_in
 from etl.ledger import Begun
@@ -212,3 +215,70 @@ async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tm
     await log.keep()
     (tmp_path / "witness-000001.parquet").unlink()
     assert left_in(tmp_path, KEY, NOW).resumption is None
+
+
+class Moving:
+    """A server with three on a page, whose list changes after the answer number `at` and every `every` answers."""
+
+    def __init__(
+        self, names: Sequence[str], change: Callable[[list[str]], None], *, at: int, every: int = 10**9
+    ) -> None:
+        self.names, self.change = list(names), change
+        self.turns = range(at, 10**6, every)
+        self.answered = 0
+
+    async def __call__(self, body: Body) -> Reply:
+        """One page; who has an "x" in the name was created at no time, who has a "!" was seen in the year 2030."""
+        page = int(str(body["page"]))
+        listed = self.names[3 * page - 3 : 3 * page] if body["isContact"] else []
+        self.answered += 1
+        if self.answered in self.turns:
+            self.change(self.names)
+        seen = {name: "2030-01-01T00:00:00.000Z" if "!" in name else None for name in listed}
+        data = [
+            {"_id": name, "createdAt": None if "x" in name else _created(page), "lastSeenAt": seen[name]}
+            for name in listed
+        ]
+        return Reply(200, {}, json.dumps({"success": True, "data": data}).encode())
+
+
+def shortened(names: list[str]) -> None:
+    """The first contact is deleted: everybody moves one place forward."""
+    del names[0]
+
+
+def grown(names: list[str]) -> None:
+    """Somebody appears at the end who was never seen and created at no time."""
+    names.append(f"x{len(names)}")
+
+
+def busy(names: list[str]) -> None:
+    """Somebody appears at the end who was just seen, and so is in the sweep."""
+    names.append(f"x{len(names)}!")
+
+
+@pytest.mark.parametrize(
+    ("server", "found", "doubts"),
+    [
+        (Moving(["a", "b", "x1", "x2", "c"], shortened, at=1), {"x1", "x2"}, 0),
+        (Moving(["a", "x1", "b"], busy, at=1, every=1), {"x1"}, 0),
+        (Moving(["a", "x1", "b"], grown, at=1, every=3), {"x1"}, 1),
+        (Moving(["a", "b", "c", "d"], shortened, at=1, every=2), set(), 0),
+    ],
+    ids=["missed once", "only the sweep's", "always another", "nobody"],
+)
+async def test_it_walks_until_nobody_else_is_found_whom_no_window_reaches(
+    begin: Begin, server: Moving, found: set[str], doubts: int
+) -> None:
+    """A walk can miss contacts without createdAt, so it is repeated; it is told where it never ends (A27)."""
+    received: set[str] = set()
+
+    async def receive(page: Page) -> None:
+        received.update(json.loads(bytes(row.contact_id)) for row in page.rows)
+
+    client = Client(server, account="main", concurrency=1)
+    told = await testimony.Testimony(client, BEGUN.capabilities, begin(), receive, (False, True)).walk(
+        1_800_000_000_000
+    )
+    assert (found <= received, len(told)) == (True, doubts)
+    assert server.answered <= (testimony.WALKS_AGAIN + 1) * (len(server.names) // 3 + 4)

@@ -89,6 +89,11 @@ class Witness:
         times = (milliseconds(row.created_at) for row in rows)
         return sorted(time for time in times if time is not None)
 
+    def undated(self) -> Collection[str]:
+        """The ids of those without a creation time."""
+        rows = [row for page in self._pages.values() for row in page if milliseconds(row.created_at) is None]
+        return _texts(rows)
+
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
         """Those created before `before` (ms) that were not received, nor are held by the snapshot."""
         held = self._held if beyond_snapshot else ()
