@@ -24,6 +24,7 @@ from etl.journal import Journal, key_of, left_in
 from etl.model import AccountYield, Counts, Level, Proof, Requests, RunRecord, SinkState, Span
 from etl.observe import Glance, log
 from etl.pipeline import Pipeline
+from etl.report import CLOCKS_DIFFER
 from etl.schema import PART_SCHEMA, WINDOWS_SCHEMA
 from etl.sources import Source, reach
 from etl.staging import Stage
@@ -31,8 +32,6 @@ from etl.window import Accepted
 from etl.witness import WitnessFiles
 
 MILLISECOND = timedelta(milliseconds=1)
-CLOCKS_DIFFER = 300
-"""Seconds between the server's clock and ours that are worth a warning."""
 
 
 @dataclass(slots=True)
@@ -77,16 +76,18 @@ class Reader:
             _windows(self.source.account, extraction.accepted),
         )
 
-    def _clock_ahead(self, extraction: Extraction) -> int:
-        """Seconds that the server's clock is ahead of ours, 0 where they hardly differ; warns.
+    def _clocks(self, extraction: Extraction) -> dict[str, int]:
+        """Seconds: how far the server's clock is ahead of ours, and T0 before that of the last run; warns.
 
-        The watermark is safe with either clock, but one of them is wrong (FAULTS.md N25).
+        The watermark is safe with either clock, but one of them is or was wrong (FAULTS.md N25).
         """
-        ahead = extraction.capabilities.t0 / 1000 - self._began_at
-        if abs(ahead) <= CLOCKS_DIFFER or extraction.resumed:
-            return 0
-        log.warning("clocks.differ", account=self.source.account, server_ahead_seconds=round(ahead))
-        return round(ahead)
+        ahead, t0 = extraction.clock_ahead, _instant(extraction.capabilities.t0)
+        back = max(0, round((self.last.t0 - t0).total_seconds())) if self.last else 0
+        if abs(ahead) > CLOCKS_DIFFER:
+            log.warning("clocks.differ", account=self.source.account, server_ahead_seconds=ahead)
+        if back:
+            log.warning("clock.went_back", account=self.source.account, t0_earlier_seconds=back)
+        return {"clock_ahead": ahead, "clock_back": back}
 
     def glance(self) -> Glance | None:
         """How far it is; None before the connection stands."""
@@ -152,8 +153,7 @@ class Reader:
             requests=self.spent(),
             seconds=round(seconds, 3),
             counts=Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")}),
-            detail=_detail(extraction, pipeline.counts)
-            | {"pace": self._pace(), "clock_ahead": self._clock_ahead(extraction)},
+            detail=_detail(extraction, pipeline.counts) | {"pace": self._pace()} | self._clocks(extraction),
         )
 
     def _pace(self) -> dict[str, object]:
@@ -196,7 +196,12 @@ def last_run(states: Sequence[SinkState], account: str) -> RunRecord | None:
     """The published run to go on from: of the sink furthest behind; None where one has never seen the account."""
     records = [state.runs.get(account) for state in states]
     known = [record for record in records if record is not None]
-    return min(known, key=lambda record: record.watermark) if len(known) == len(records) else None
+    return min(known, key=_began) if len(known) == len(records) else None
+
+
+def _began(record: RunRecord) -> datetime:
+    """When a run began, by our own clock: the server's may have gone back since."""
+    return record.t0 - timedelta(seconds=_whole(record.detail, "clock_ahead") or 0)
 
 
 def pace_of(record: RunRecord | None, concurrency: int) -> Pace:
@@ -216,6 +221,7 @@ def history_of(record: RunRecord | None, created: Callable[[bool | None], Sequen
         return History(created=created)
     return History(
         watermark=_milliseconds(record.watermark),
+        clock_ahead=_whole(record.detail, "clock_ahead") or 0,
         witness_at=_whole(record.detail, "witness_at"),
         scrub_after=_whole(record.detail, "scrub_after"),
         undated=record.counts.contacts > len(created(None)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -32,6 +32,8 @@ from etl.window import Accepted, Window
 Number = TypeVar("Number", int, float)
 
 FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
+ROUNDING = 2
+"""Seconds by which the difference of two clocks may seem to have changed: a `Date` is rounded down."""
 LEADS_FIRST = (False, True)
 """Both lists are always read: that one holds the other can be seen of a sample, but not proven of the account.
 
@@ -56,12 +58,23 @@ class History:
 
     watermark: int | None = None
     """None: there was no earlier run."""
+    clock_ahead: int = 0
+    """Seconds that the server's clock was ahead of ours then."""
     witness_at: int | None = None
     scrub_after: int | None = None
     undated: bool = False
     """Whether the snapshot holds contacts without a creation time, which only a walk reaches."""
     created: Callable[[bool | None], Sequence[int]] = field(default=lambda _: ())
     """The sorted creation times (ms) of the previous snapshot, of one list or (None) of both."""
+
+    def by_clock(self, ahead: int) -> History:
+        """The same by a server's clock that is `ahead` seconds ahead of ours: if it was more ahead, it has gone back.
+
+        What happened since then bears its time, so the watermark goes back as far. If it is ours that has gone forward
+        the sweep only reads more than it must.
+        """
+        back = max(0, self.clock_ahead - ahead + ROUNDING)
+        return self if self.watermark is None else replace(self, watermark=self.watermark - back * 1000)
 
     def witness_is_due(self, t0: int, every: int, *, full: bool) -> bool:
         """Whether a run that begins at `t0` walks all pages, as one does after `every` milliseconds.
@@ -78,6 +91,8 @@ class Extraction:
     mode: Mode
     capabilities: Capabilities
     watermark: int
+    clock_ahead: int
+    """Seconds that the server's clock was ahead of ours when T0 was read."""
     accepted: list[Accepted] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
     walked: bool = False
@@ -120,11 +135,14 @@ async def extract(
         incremental = not (full or filters or history.watermark is None) and found.windows
         mode: Mode = "filtered" if filters else "incremental" if incremental else "full"
         # A server clock that runs ahead would hide everything until time has caught up; an older watermark is safe.
-        begun = Begun(mode, found, min(found.t0, local_now) - timing.visibility_lag)
+        watermark = min(found.t0, local_now) - timing.visibility_lag
+        begun = Begun(mode, found, watermark, clock_ahead(client, local_now, started))
+    history = history.by_clock(clock_ahead(client, local_now, started))
     run = Extraction(
         begun.mode,
         begun.capabilities,
         begun.watermark,
+        begun.clock_ahead,
         witness_at=history.witness_at,
         scrub_after=history.scrub_after,
         requests={"probe": client.sent},
@@ -133,6 +151,13 @@ async def extract(
     )
     await _read(_Reading(client, run, history, timing, receive, witness, ledger), filters)
     return run
+
+
+def clock_ahead(client: Client, local_start: int, started: float) -> int:
+    """Seconds that the server's clock, if it tells one, is ahead of ours, which was `local_start` (ms) at `started`."""
+    local_now = local_start + (anyio.current_time() - started) * 1000
+    # Half a second more: its time is rounded down.
+    return 0 if client.server_now is None else round((client.server_now + 500 - local_now) / 1000)
 
 
 async def go_on(client: Client, begun: Begun) -> Begun:
@@ -150,7 +175,7 @@ async def _read(reading: _Reading, filters: Mapping[str, object]) -> None:
         await reading.walk_all()
     else:
         # A proof can be gone on with; pages alone are ranks in a list that has moved since.
-        reading.ledger.begin(Begun(run.mode, run.capabilities, run.watermark))
+        reading.ledger.begin(Begun(run.mode, run.capabilities, run.watermark, run.clock_ahead))
         await (reading.incremental() if run.mode == "incremental" else reading.full())
 
 
@@ -203,8 +228,10 @@ class _Reading:
         self._conclude(reader)
 
     def _last_margin(self) -> int:
-        """Where the last run may have missed what became visible late."""
-        return (self.history.watermark or 0) - max(self.timing.lookback, self.timing.visibility_lag)
+        """Where the last run may have missed what became visible late; never ahead of the server's clock."""
+        return min(self.history.watermark or 0, self.run.capabilities.t0) - max(
+            self.timing.lookback, self.timing.visibility_lag
+        )
 
     async def walk_all(self) -> None:
         """Every page of both lists: all that a server without time filters allows, and no proof."""

@@ -18,6 +18,8 @@ class Begun:
     mode: Mode
     capabilities: Capabilities
     watermark: int
+    clock_ahead: int
+    """Seconds that the server's clock was ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,16 @@ A contact's verdict in a run:
     received as DELETED, long gone  buried      stays gone; counts as unchanged
     absent where it had to be       struck      left as it was, until the second time
     absent, 2nd strike or filtered  deleted     removed, a tombstone
+
+The second strike takes a second look at the account. A run that is killed between two sinks is gone on with by the next
+run, which brings the first sink the same reading again: there strikes stay what they are.
 """
 
 # ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -30,7 +33,7 @@ import pyarrow as pa
 
 from etl import engine, schema, tables
 from etl.errors import EtlError
-from etl.model import AccountYield, Counts, Merged, Publication, Span
+from etl.model import AccountYield, Counts, Merged, Publication, RunRecord, Span
 
 _NAMES = schema.column_names()
 _PRESENCE = tuple(column.name for column in schema.CONTACTS if column.presence)
@@ -73,6 +76,7 @@ INSERT INTO verdicts
                ({engine.listed(_PRESENCE, "f")}) IS DISTINCT FROM ({engine.listed(_PRESENCE, "p")}) AS moved,
                CASE WHEN y.filtered OR NOT f.listed_deleted THEN 0
                     WHEN s.contact_id IS NULL THEN 1
+                    WHEN y.again THEN s.strikes
                     ELSE 2 END AS strikes_now
         FROM folded f
         JOIN yields y ON f.account = y.account
@@ -96,7 +100,7 @@ INSERT INTO verdicts
     WITH reach AS (
         SELECT account, min(start) AS start, max("end") AS "end" FROM covered GROUP BY account
     ), absent AS (
-        SELECT p.account, p.contact_id, p.created_at, y.filtered
+        SELECT p.account, p.contact_id, p.created_at, y.filtered, y.again
         FROM contacts p
         JOIN yields y ON p.account = y.account
         LEFT JOIN reach r ON p.account = r.account
@@ -104,8 +108,11 @@ INSERT INTO verdicts
         WHERE y.filtered OR (p.created_at >= r.start AND p.created_at < r."end")
     )
     SELECT a.account, a.contact_id, NULL, NULL, a.created_at,
-           CASE WHEN a.filtered THEN 0 WHEN s.contact_id IS NULL THEN 1 ELSE 2 END,
-           CASE WHEN a.filtered OR s.contact_id IS NOT NULL THEN 'deleted' ELSE 'struck' END
+           CASE WHEN a.filtered THEN 0
+                WHEN s.contact_id IS NULL THEN 1
+                WHEN a.again THEN s.strikes
+                ELSE 2 END AS strikes_now,
+           CASE WHEN a.filtered OR strikes_now = 2 THEN 'deleted' ELSE 'struck' END
     FROM absent a
     ASOF LEFT JOIN covered c ON a.account = c.account AND a.created_at >= c.start
     LEFT JOIN strikes s ON a.account = s.account AND a.contact_id = s.contact_id
@@ -169,12 +176,13 @@ FROM verdicts GROUP BY account
 """
 
 
-def prepare(connection: duckdb.DuckDBPyConnection, publication: Publication) -> Merged:
+def prepare(connection: duckdb.DuckDBPyConnection, publication: Publication, last: Mapping[str, RunRecord]) -> Merged:
     """Judge everything the publication brought; counts by account.
 
-    Raises `EtlError` when a row received is not accounted for.
+    `last` is the last run of every account that the sink holds. Raises `EtlError` when a row received is not accounted
+    for.
     """
-    _bring_in(connection, publication)
+    _bring_in(connection, publication, last)
     for step in _STEPS:
         connection.execute(step)
     merged = _count(connection, publication)
@@ -182,12 +190,12 @@ def prepare(connection: duckdb.DuckDBPyConnection, publication: Publication) -> 
     return merged
 
 
-def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication) -> None:
+def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication, last: Mapping[str, RunRecord]) -> None:
     """What the accounts brought, as `received`, `yields`, `covered`, `next_rejects` and `next_windows`."""
     accounts = publication.accounts
     received = engine.scan((part for brought in accounts for part in brought.parts), _PART)
     rejects = engine.scan((part for brought in accounts for part in brought.rejects), _REJECT_PART)
-    connection.register("yields", _yields(publication))
+    connection.register("yields", _yields(publication, last))
     connection.register("covered", _covered(accounts))
     windows = [schema.WINDOWS_SCHEMA.empty_table(), *(brought.windows for brought in accounts)]
     connection.register("accepted", pa.concat_tables(windows))
@@ -200,16 +208,22 @@ def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication) -
     connection.execute(f"CREATE TEMP VIEW next_windows AS SELECT *, {publication.seq}::BIGINT AS seq FROM accepted")
 
 
-def _yields(publication: Publication) -> pa.Table:
+def _yields(publication: Publication, last: Mapping[str, RunRecord]) -> pa.Table:
     records = [brought.record for brought in publication.accounts]
     return pa.table(
         {
             "account": pa.array([record.account for record in records], pa.string()),
             "filtered": pa.array([record.mode == "filtered" for record in records], pa.bool_()),
+            "again": pa.array([_again(record, last.get(record.account)) for record in records], pa.bool_()),
             "t0": pa.array([record.t0 for record in records], schema.TIME),
             "seq": pa.array([publication.seq] * len(records), pa.int64()),
         }
     )
+
+
+def _again(record: RunRecord, last: RunRecord | None) -> bool:
+    """Whether the sink holds this reading already: one that was gone on with, and that keeps its T0."""
+    return last is not None and bool(record.detail.get("resumed")) and record.t0 <= last.t0
 
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)

@@ -11,6 +11,8 @@ from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError
 from etl.model import Counts, Requests, RunRecord
 
 Document = dict[str, object]
+CLOCKS_DIFFER = 300
+"""Seconds between the server's clock and ours that are worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +132,15 @@ def _pace(pace: object) -> Sequence[tuple[str, str]]:
 
 
 def _clocks(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:
-    """A line for two clocks of which one is wrong."""
-    ahead = detail.get("clock_ahead")
-    if not isinstance(ahead, int) or not ahead:
-        return ()
-    side = "ahead of" if ahead > 0 else "behind"
-    return [("clock", f"the server's is {abs(ahead):,} s {side} ours; nothing is lost, and observed_at goes by it")]
+    """Lines for two clocks of which one is wrong, and for a server's that has gone back."""
+    ahead, back = detail.get("clock_ahead"), detail.get("clock_back")
+    lines = []
+    if isinstance(ahead, int) and abs(ahead) > CLOCKS_DIFFER:
+        side = "ahead of" if ahead > 0 else "behind"
+        lines.append(f"the server's is {abs(ahead):,} s {side} ours; nothing is lost, and observed_at goes by it")
+    if isinstance(back, int) and back:
+        lines.append(f"the server's has gone back: T0 is {back:,} s before that of the last run; nothing is lost")
+    return [("clock", line) for line in lines]
 
 
 def _resumed(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:

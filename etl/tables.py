@@ -86,13 +86,18 @@ INTERNAL: dict[str, Columns] = {"strikes": STRIKES, "windows": WINDOWS, "manifes
 # The versions are searched by their narrow columns first: a window function would carry whole rows.
 AS_OF = f"""
 CREATE OR REPLACE MACRO contacts_as_of(instant) AS TABLE
+    WITH by_then AS (
+        SELECT account, max(seq) AS upto FROM runs WHERE observed_at <= instant GROUP BY account
+    )
     SELECT {engine.listed(schema.column_names())} FROM contact_versions SEMI JOIN (
-        SELECT account, contact_id, max(seq) AS seq FROM contact_versions
-        WHERE observed_at <= instant GROUP BY account, contact_id
+        SELECT account, contact_id, max(seq) AS seq FROM contact_versions JOIN by_then USING (account)
+        WHERE seq <= upto GROUP BY account, contact_id
     ) USING (account, contact_id, seq)
     WHERE op <> 'delete'
 """
-"""The contacts as the last run before an instant left them."""
+"""The contacts as the last run up to an instant left them: the one with the highest number, account by account.
+
+Versions are chosen by number, because a server's clock that goes back puts `observed_at` out of order."""
 
 
 def in_files(columns: Columns) -> Columns:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +19,9 @@ import expected_rows
 import pytest
 from live import Job, Live, Row, live
 
-from etl.report import RunReport
+from etl.account import history_of, last_run
+from etl.model import RunRecord, SinkState
+from etl.report import RunReport, render_run
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -141,6 +145,36 @@ def test_a_contact_is_deleted_by_its_second_strike(server: Live, tmp_path: Path)
     assert {row["contact_id"] for row in job.in_parquet(3)} == set(server.ids())
     assert [(seq, op) for seq, op, _ in versions(job, gone[0])] == [(1, "upsert"), (3, "delete")]
     assert job.rows("select count(*) from contacts_as_of(timestamptz '2999-01-01')") == [(297,)]
+
+
+def test_a_run_killed_between_two_sinks_strikes_once(tmp_path: Path) -> None:
+    """P4, A45: the next run goes on with the same reading, which is no second look, and both sinks hold the same."""
+    with live(contacts=1500, nasty_share=0, small=True, latency=0.05) as server:
+        job = Job(tmp_path, {"main": server.url})
+        job.run()
+        gone = server.ids()[:8]
+        server.change(each("delete", gone))
+        before, kept = server.stats()["requests"], tmp_path / "kept"
+        with job.start("run", "CONFIG", "--full") as process:
+            while server.stats()["requests"] < before + 40 and process.poll() is None:
+                time.sleep(0.005)
+            process.kill()
+        assert process.returncode == -9
+        # What a kill leaves when DuckDB is published and Parquet is not: the stage, the one new and the other old.
+        shutil.copytree(job.temporary, kept / "stage")
+        shutil.copytree(job.parquet, kept / "parquet")
+        assert counted(job.run(full=True))["deleted"] == 0
+        for target, copy in ((job.temporary, kept / "stage"), (job.parquet, kept / "parquet")):
+            shutil.rmtree(target)
+            shutil.copytree(copy, target)
+        found = job.run(full=True)
+        assert (counted(found)["deleted"], counted(found)["contacts"], found.accounts[0].struck) == (0, 1500, 8)
+        times = job.rows("select count(distinct observed_at), min((detail->>'resumed')::int) from runs where seq > 1")
+        assert times[0][0] == 1
+        assert times[0][1] > 0
+        assert {row["contact_id"] for row in job.in_parquet(3)} == {row["contact_id"] for row in job.in_duckdb()}
+        assert counted(job.run(full=True))["deleted"] == 8
+        assert {row["contact_id"] for row in job.in_parquet(4)} == {row["contact_id"] for row in job.in_duckdb()}
 
 
 def test_a_contact_that_comes_back_loses_its_strike(job: Job, server: Live) -> None:
@@ -267,6 +301,57 @@ def test_a_wrong_date_header_loses_nobody(skew: float | None, tmp_path: Path) ->
             server.change(lambda w, now: w.insert(now))
             found = counted(job.run())
             assert (found["new"], found["changed"]) == (1, 5)
+
+
+@pytest.mark.parametrize(("ahead", "step"), [(0, -2 * HOUR), (0, -25 * MINUTE), (7 * HOUR, -7 * HOUR), (0, -40 * DAY)])
+def test_a_server_clock_that_goes_back_loses_nobody(ahead: float, step: float, tmp_path: Path) -> None:
+    """N25: what comes after bears times before the watermark; the sweep reaches as far back, and the step is told."""
+    with live(contacts=200, nasty_share=0, small=True) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        server.ahead = ahead
+        job.run()
+        assert counted(job.run())["mode"] == "incremental"
+        server.ahead += step
+        server.change(lambda w, now: setattr(w, "now", now))  # By itself its time never goes back.
+        for back in (-step, None):
+            touched = server.ids()[:5]
+            server.change(each("touch", touched))
+            server.change(lambda w, now: w.insert(now))
+            report = job.run()
+            found = counted(report)
+            assert (found["mode"], found["new"], found["changed"]) == ("incremental", 1, 5)
+            assert ("gone back" in render_run(report)) is (back is not None)
+            [(clocks,)] = job.rows("select detail->>'clock_back' from runs order by seq desc limit 1")
+            assert abs(int(clocks) - (back or 0)) < 30
+    assert job.rows("select count(*) from contacts_as_of(timestamptz '2999-01-01')") == [(202,)]
+
+
+def test_a_clock_of_ours_that_goes_forward_costs_requests_alone(job: Job) -> None:
+    """P19: the server's then seems to have gone back, so the sweep begins earlier; otherwise it stays where it was."""
+    [(document, watermark)] = job.rows("select detail, watermark from runs")
+    record = replace(
+        job.run().accounts[0].record, watermark=watermark, detail={**json.loads(document), "clock_ahead": 10}
+    )
+    history = history_of(record, lambda _: ())
+    moved = [history.watermark - history.by_clock(ahead).watermark for ahead in (-DAY, 9, 10, 11, 12, DAY)]
+    assert moved == [1000 * (DAY + 12), 3000, 2000, 1000, 0, 0]
+
+
+def test_a_run_goes_on_from_the_sink_that_was_published_first(job: Job) -> None:
+    """N25: by our own clock, because the watermark of a later run is earlier where the server's went back."""
+    first = job.run().accounts[0].record
+    assert first is not None
+    back = timedelta(hours=2)
+    ahead = first.detail["clock_ahead"] - back.total_seconds()
+    later = replace(first, t0=first.t0 - back + timedelta(minutes=5), watermark=first.watermark - back, seq=9)
+    later = replace(later, detail={**first.detail, "clock_ahead": int(ahead)})
+
+    def state(*records: RunRecord) -> SinkState:
+        return SinkState(runs={record.account: record for record in records})
+
+    assert last_run([state(later), state(first)], "main") == first
+    assert last_run([state(first), state(later)], "main") == first
+    assert last_run([state(first), state()], "main") is None
 
 
 def test_a_contact_of_the_future_does_not_move_the_watermark(job: Job, server: Live) -> None:

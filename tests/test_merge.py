@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from publishing import EVERYTHING, Row, brought, contact, day, publication
 
 from etl import engine, merge, schema
 from etl.errors import EtlError
-from etl.model import AccountYield, Counts, Merged, Mode, Publication, Span
+from etl.model import AccountYield, Counts, Merged, Mode, Publication, RunRecord, Span
 
 Key = tuple[str, str]
 _STRIKES = pa.schema(
@@ -27,18 +27,19 @@ _STRIKES = pa.schema(
 
 @dataclass
 class Snapshot:
-    """What a sink would hold: contacts and strikes by (account, contact_id), and all versions."""
+    """What a sink would hold: contacts and strikes by (account, contact_id), all versions, the last runs."""
 
     contacts: dict[Key, Row] = field(default_factory=dict)
     strikes: dict[Key, Row] = field(default_factory=dict)
     versions: list[Row] = field(default_factory=list)
+    runs: dict[str, RunRecord] = field(default_factory=dict)
 
     def merge(self, publication: Publication) -> Merged:
         """Merge a publication and take over what came of it."""
         with engine.connect() as connection:
             connection.register("contacts", pa.Table.from_pylist(list(self.contacts.values()), schema.CONTACTS_SCHEMA))
             connection.register("strikes", pa.Table.from_pylist(list(self.strikes.values()), _STRIKES))
-            merged = merge.prepare(connection, publication)
+            merged = merge.prepare(connection, publication, self.runs)
 
             def rows(relation: str) -> list[dict[str, object]]:
                 return connection.sql(f"SELECT * FROM {relation}").to_arrow_table().to_pylist()
@@ -52,6 +53,7 @@ class Snapshot:
             self.contacts[_key(row)] = {name: row[name] for name in schema.column_names()}
         self.strikes = {_key(row): row for row in strikes}
         assert len(strikes) == len(self.strikes)
+        self.runs |= {brought.record.account: brought.record for brought in publication.accounts}
         return merged
 
 
@@ -70,7 +72,16 @@ class Account:
     def run(self, *rows: Row, coverage: Sequence[Span] = EVERYTHING, mode: Mode = "full") -> Counts:
         """One run that read these rows; its counts."""
         self.seq += 1
-        one = brought(self.folder, "main", rows, seq=self.seq, coverage=coverage, mode=mode)
+        return self._merge(brought(self.folder, "main", rows, seq=self.seq, coverage=coverage, mode=mode))
+
+    def again(self, *rows: Row, resumed: int = 7) -> Counts:
+        """One run that went on with the reading of the last one, and so has its T0."""
+        t0 = self.snapshot.runs["main"].t0
+        self.seq += 1
+        one = brought(self.folder, "main", rows, seq=self.seq)
+        return self._merge(replace(one, record=replace(one.record, t0=t0, detail={"resumed": resumed})))
+
+    def _merge(self, one: AccountYield) -> Counts:
         self.merged = self.snapshot.merge(publication(one))
         return self.merged.counts["main"]
 
@@ -197,6 +208,38 @@ def test_being_seen_again_clears_the_strike(account: Account) -> None:
         account.run(contact(1))
     assert account.contact(1) is not None
     assert account.versions(1) == [(1, "upsert")]
+
+
+def test_a_reading_that_the_sink_holds_already_is_no_second_strike(account: Account) -> None:
+    """Killed between two sinks a run is gone on with: the same absence counts once, as often as it comes (P4, A45)."""
+    account.run(contact(1), contact(2), contact(3))
+    gone = contact(2, status="DELETED")
+    account.run(gone, contact(3))
+    for _ in range(2):
+        assert account.again(gone, contact(3)).deleted == 0
+        assert account.merged.struck == {"main": 2}
+        assert [row["strikes"] for row in account.snapshot.strikes.values()] == [1, 1]
+    assert account.run(gone, contact(3)).deleted == 2
+    assert account.again(gone, contact(3)).contacts == 1
+    assert sorted(row["strikes"] for row in account.snapshot.strikes.values()) == [2, 2]
+    assert account.versions(1) == [(1, "upsert"), (5, "delete")]
+
+
+def test_a_reading_gone_on_with_that_the_sink_does_not_hold_strikes_as_any_other(account: Account) -> None:
+    """The first strike is made by it, and a second one if the last run that the sink holds was an earlier one (P4)."""
+    account.run(contact(1), contact(2))
+    for struck, deleted in ((1, 0), (0, 1)):
+        account.seq += 1
+        one = brought(account.folder, "main", [contact(2)], seq=account.seq)
+        merged = account.snapshot.merge(publication(replace(one, record=replace(one.record, detail={"resumed": 7}))))
+        assert (merged.struck["main"], merged.counts["main"].deleted) == (struck, deleted)
+
+
+def test_another_run_in_the_same_second_is_a_later_run(account: Account) -> None:
+    """T0 is floored to the second and may go back: who read the account anew has looked a second time (A45, N25)."""
+    account.run(contact(1), contact(2))
+    account.run(contact(2))
+    assert account.again(contact(2), resumed=0).deleted == 1
 
 
 def test_absence_means_nothing_outside_the_coverage(account: Account) -> None:

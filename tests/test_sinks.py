@@ -177,6 +177,44 @@ def test_as_of_shows_the_contacts_that_a_run_left(target: Target) -> None:
         assert as_of(9) == [(1, None, 4), (2, None, 3)]
 
 
+def at(run: Publication, moment: float, **detail: object) -> Publication:
+    """The same run with another T0, and with this evidence."""
+    accounts = (replace(one, record=replace(one.record, t0=day(moment), detail=detail)) for one in run.accounts)
+    return replace(run, accounts=tuple(accounts))
+
+
+def test_as_of_goes_by_the_last_run_when_the_servers_clock_went_back(target: Target) -> None:
+    """A moment shows what the highest-numbered run among those observed by then left, account by account (N25)."""
+    both = [("one", [contact(1), contact(2)]), ("two", [contact(3)])]
+    target.publish(at(publication(*(brought(target.folder, name, rows, seq=1) for name, rows in both)), 10))
+    target.publish(at(publication(brought(target.folder, "one", [contact(1, name="b"), contact(4)], seq=2)), 5))
+    target.publish(at(publication(brought(target.folder, "two", [contact(5)], seq=3)), 6))
+    target.publish(at(publication(brought(target.folder, "one", [contact(1, name="b"), contact(4)], seq=4)), 7))
+    second = {("one", 1, "b"), ("one", 2, None), ("one", 4, None)}
+    third = {("two", 3, None), ("two", 5, None)}
+    with open_readonly(target.kind, target.path) as connection:
+
+        def as_of(moment: float) -> set[tuple[object, ...]]:
+            rows = select(connection, f"SELECT * FROM contacts_as_of(TIMESTAMPTZ '{day(moment)}')").to_pylist()
+            return {(row["account"], int(row["contact_id"], 16), row["name"]) for row in rows}
+
+        assert as_of(4.9) == set()
+        assert as_of(5) == second
+        assert as_of(6) == second | third
+        assert as_of(7) == as_of(10) == as_of(99) == (second | third) - {("one", 2, None)}
+
+
+def test_a_run_gone_on_with_brings_a_sink_that_has_it_no_second_strike(target: Target) -> None:
+    """Killed when this sink was published and the next one was not: the same reading comes again (P4, A45)."""
+    target.publish(target.bring(1, contact(1), contact(2)))
+    for seq in (2, 3):
+        merged = target.publish(at(target.bring(seq, contact(2)), 2, resumed=5))
+        assert (merged.struck, merged.counts["main"].deleted) == ({"main": 1}, 0)
+    assert target.ids() == [1, 2]
+    target.publish(target.bring(4, contact(2)))
+    assert target.ids() == [2]
+
+
 def test_the_same_answers_again_change_no_contact(target: Target) -> None:
     """A repeated run adds its row to runs, no version, and the same contacts."""
     target.publish(target.bring(1, contact(1), contact(2)))
@@ -603,6 +641,15 @@ def test_a_database_that_another_program_writes_is_refused(database: Target) -> 
 def test_the_macro_is_in_the_file(database: Target) -> None:
     """Any DuckDB client has `contacts_as_of`."""
     database.publish(database.bring(1, contact(1)))
+    assert len(_read_duckdb(database.path, f"contacts_as_of(TIMESTAMPTZ '{day(1)}')")) == 1
+
+
+def test_a_file_of_an_earlier_version_gets_todays_macro(database: Target) -> None:
+    """The next run replaces it, whatever it said."""
+    database.publish(database.bring(1, contact(1)))
+    with duckdb.connect(str(database.path)) as connection:
+        connection.execute("CREATE OR REPLACE MACRO contacts_as_of(instant) AS TABLE SELECT instant WHERE false")
+    database.publish(database.bring(2, contact(1)))
     assert len(_read_duckdb(database.path, f"contacts_as_of(TIMESTAMPTZ '{day(1)}')")) == 1
 
 

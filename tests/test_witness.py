@@ -43,6 +43,7 @@ BEGUN = Begun(
         empty=False,
     ),
     watermark=0,
+    clock_ahead=0,
 )
 
 

@@ -172,7 +172,7 @@ class DuckDBSink:
 
     def _merge(self, connection: duckdb.DuckDBPyConnection, previous: SinkState, publication: Publication) -> Merged:
         _make_tables(connection)
-        merged = merge.prepare(connection, publication)
+        merged = merge.prepare(connection, publication, previous.runs)
         written = manifest.follow(previous, publication, merged)
         document = manifest.encode(written)
         connection.execute("BEGIN")

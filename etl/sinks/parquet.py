@@ -79,7 +79,7 @@ class ParquetSink:
         layout.refuse_altered(chain)
         folder = self._next = staging.next_folder(self.path)
         with self._engine(chain, memory, disk.private_folder(folder / "spill")) as connection:
-            merged = merge.prepare(connection, publication)
+            merged = merge.prepare(connection, publication, chain.state.runs)
             files = write(connection, chain, folder, publication.seq)
         written = replace(manifest.follow(chain.state, publication, merged), files=tuple(files))
         self._read_back(folder, files, merged, publication)

@@ -212,7 +212,7 @@ PLANTS = (
     Plant(
         "the first strike deletes",
         (
-            sql("s.contact_id IS NULL THEN 1 ELSE 2", "s.contact_id IS NULL THEN 2 ELSE 2"),
+            sql("THEN 1\n                WHEN a.again", "THEN 2\n                WHEN a.again"),
             sql("ELSE 'struck' END", "ELSE 'deleted' END"),
         ),
         {**_CHAIN, "mix": "deletes", "scrub_runs": 1},

@@ -129,6 +129,7 @@ class Schedule:
             return History()
         return History(
             watermark=self._last.watermark,
+            clock_ahead=self._last.clock_ahead,
             witness_at=self._last.witness_at,
             scrub_after=self._last.scrub_after,
             undated=any(row.created is None for row in self.fold.contacts().values()),

@@ -61,7 +61,7 @@ class Warehouse:
         self._merging = self._database.cursor()
         self._merging.execute("USE target")
         sink._make_tables(self._merging)
-        merged = merge.prepare(self._merging, publication)
+        merged = merge.prepare(self._merging, publication, {})
         self._versions |= {_shown(row): row for page in pages for row in versions(page)}
         return Outcome(merged.counts[ACCOUNT], merged.struck[ACCOUNT], merged.previous[ACCOUNT])
 
