@@ -72,8 +72,7 @@ async def _forecast(config: Config, source: Source, history: History, left: Left
             found = await probe(client, local_now=int(time() * 1000))
         probed = client.sent
         latency = (monotonic() - started) / probed
-        walked = sum(map(len, left.walked.sizes.values()))
-        mode, windows, others = await _work(config, client, found, history, full=full, walked=walked)
+        mode, windows, others = await _work(config, client, found, history, left, full=full)
     resumes = len(left.resumption.accepted) if left.resumption else 0
     windows = max(0, windows - resumes)
     requests = probed + windows + others
@@ -81,9 +80,9 @@ async def _forecast(config: Config, source: Source, history: History, left: Left
 
 
 async def _work(
-    config: Config, client: Client, found: Capabilities, history: History, *, full: bool, walked: int
+    config: Config, client: Client, found: Capabilities, history: History, left: Left, *, full: bool
 ) -> tuple[Mode, int, int]:
-    """Mode, windows, and the requests beside them; `walked` are pages that a witness need not read again."""
+    """Mode, windows, and the requests beside them."""
     if config.extract.filters:
         queries = [Query(listed, filters=config.extract.filters) for listed in LEADS_FIRST]
         return "filtered", 0, sum([await count_pages(client, query) for query in queries])
@@ -91,7 +90,7 @@ async def _work(
         return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
     due = history.witness_is_due(found.t0, config.extract.witness_every // timedelta(milliseconds=1), full=full)
     pages = {listed: await count_pages(client, Query(listed)) if due else 0 for listed in LEADS_FIRST}
-    others = SWEEP_REQUESTS + max(0, sum(pages.values()) - walked)
+    others = SWEEP_REQUESTS + _walk_requests(sum(pages.values()), history, left)
     if history.watermark is None:
         return "full", sum(_windows(found, listed, count) for listed, count in pages.items()), others
     start, end = None, found.t0
@@ -108,6 +107,12 @@ async def _work(
         for listed in LEADS_FIRST
     )
     return ("full" if full else "incremental"), windows, others
+
+
+def _walk_requests(pages: int, history: History, left: Left) -> int:
+    """What the witness has yet to read: it walks twice, at least, where somebody is known to be in no window."""
+    walks = max(2 if history.undated else 1, len(left.walks))
+    return max(0, pages - left.walks[-1].pages) + pages * (walks - len(left.walks))
 
 
 def _windows(found: Capabilities, is_contact: bool, pages: int) -> int:

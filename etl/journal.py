@@ -50,6 +50,8 @@ class _Accepted(msgspec.Struct, tag="accepted"):
 
 
 class _Walked(msgspec.Struct, tag="walked"):
+    walk: int
+    """The witness's first walk, or a later one."""
     files: tuple[str, ...]
     """What was seen on the pages."""
     pages: tuple[tuple[bool, int, int], ...]
@@ -59,6 +61,7 @@ class _Walked(msgspec.Struct, tag="walked"):
 
 
 class _Forgotten(msgspec.Struct, tag="forgotten"):
+    walk: int
     is_contact: bool
     upto: int
     """The pages behind it are to be read again."""
@@ -79,14 +82,19 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """How far the witness had walked; nowhere by default."""
+    """How far the witness had come in one of its walks; nowhere by default."""
 
-    files: Sequence[Path] = ()
+    files: list[Path] = field(default_factory=list)
     """What it saw, in order."""
-    sizes: Mapping[bool, Mapping[int, int]] = field(default_factory=lambda: {False: {}, True: {}})
+    sizes: dict[bool, dict[int, int]] = field(default_factory=lambda: {False: {}, True: {}})
     """By list: the rows of each page that need not be read again."""
-    ends: Mapping[bool, int] = field(default_factory=dict)
+    ends: dict[bool, int] = field(default_factory=dict)
     """By list: the first page past the end."""
+
+    @property
+    def pages(self) -> int:
+        """How many need not be read again."""
+        return sum(map(len, self.sizes.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +110,16 @@ class Left:
     """What normalizing them came to."""
     pages: Sequence[_Received] = ()
     """Received, and in no part yet."""
-    walked: Walked = field(default_factory=Walked)
+    walks: Sequence[Walked] = field(default_factory=lambda: [Walked()])
+    """One after the other; all but the last came to their end."""
     size: int = 0
     """Bytes of the journal's whole lines."""
 
     def files(self, folder: Path) -> set[Path]:
         """Everything that the reading goes on with, the journal apart."""
         segments = {_segment_path(folder, page.segment) for page in self.pages}
-        return {*self.parts, *self.rejects, *self.walked.files, *segments}
+        witnessed = [file for walked in self.walks for file in walked.files]
+        return {*self.parts, *self.rejects, *witnessed, *segments}
 
 
 def key_of(*facts: object) -> str:
@@ -153,26 +163,26 @@ def _left(begun: Begun, lines: Sequence[_Line], size: int, folder: Path) -> Left
         upto=written.upto,
         counts=written.counts,
         pages=[line for line in lines if isinstance(line, _Received) and line.read_no >= written.upto],
-        walked=_walked(lines, folder),
+        walks=_walks(lines, folder),
         size=size,
     )
 
 
-def _walked(lines: Sequence[_Line], folder: Path) -> Walked:
-    files: list[Path] = []
-    sizes: dict[bool, dict[int, int]] = {False: {}, True: {}}
-    ends: dict[bool, int] = {}
-    for line in lines:
+def _walks(lines: Sequence[_Line], folder: Path) -> Sequence[Walked]:
+    told = [line for line in lines if isinstance(line, _Walked | _Forgotten)]
+    walks = [Walked() for _ in range(max((line.walk for line in told), default=1))]
+    for line in told:
+        walked = walks[line.walk - 1]
         if isinstance(line, _Walked):
-            files += [folder / name for name in line.files]
-            ends.update(line.ends)
+            walked.files.extend(folder / name for name in line.files)
+            walked.ends.update(line.ends)
             for is_contact, number, rows in line.pages:
-                sizes[is_contact][number] = rows
-        elif isinstance(line, _Forgotten):
-            held = sizes[line.is_contact]
-            sizes[line.is_contact] = {number: rows for number, rows in held.items() if number <= line.upto}
-            ends.pop(line.is_contact, None)
-    return Walked(files, sizes, ends)
+                walked.sizes[is_contact][number] = rows
+        else:
+            held = walked.sizes[line.is_contact]
+            walked.sizes[line.is_contact] = {number: rows for number, rows in held.items() if number <= line.upto}
+            walked.ends.pop(line.is_contact, None)
+    return walks
 
 
 def _boot() -> str:
@@ -241,16 +251,18 @@ class Journal:
             self._ends[self._segment] = page.read_no + page.rows
             self._offset += len(page.body)
 
-    def walked(self, files: Sequence[Path], pages: Sequence[tuple[bool, int, int]], ends: Mapping[bool, int]) -> None:
+    def walked(
+        self, walk: int, files: Sequence[Path], pages: Sequence[tuple[bool, int, int]], ends: Mapping[bool, int]
+    ) -> None:
         """Note `pages` (which list, number, rows) that the witness took: `files`, complete, hold what it saw on them.
 
-        `ends` tells, by list, the first page past the end.
+        `walk` is 1 for its first walk; `ends` tells, by list, the first page past the end.
         """
-        self._write(_Walked(_names(files), tuple(pages), tuple(ends.items())))
+        self._write(_Walked(walk, _names(files), tuple(pages), tuple(ends.items())))
 
-    def forget(self, is_contact: bool, upto: int) -> None:
+    def forget(self, walk: int, is_contact: bool, upto: int) -> None:
         """Note that the witness takes the pages of a list behind `upto` once more, and looks for its end."""
-        self._write(_Forgotten(is_contact, upto))
+        self._write(_Forgotten(walk, is_contact, upto))
 
     def written(self, parts: Sequence[Path], rejects: Sequence[Path], upto: int, counts: Mapping[str, int]) -> None:
         """Note the complete parts, which hold the first `upto` contacts received, and drop the pages of those."""

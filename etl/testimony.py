@@ -6,13 +6,13 @@ contradicts the proof. It is also the only way to contacts without a creation ti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import anyio
 
-from etl.api.answer import Page, Row, id_text
+from etl.api.answer import Page, id_text
 from etl.api.client import Client
 from etl.api.request import Query
 from etl.capabilities import Capabilities
@@ -20,14 +20,22 @@ from etl.fetch import WindowReader
 from etl.plan import plan_windows
 from etl.undated import without_creation_time
 from etl.walk import Receive, Trail, Walk, still_holds, walk
-from etl.window import around, milliseconds
+from etl.window import around
 
 SUSPECTS = 10_000
 """More contacts that the witness alone saw are not asked for one by one."""
-WALKS_AGAIN = 4
-"""Walks, at most, to find contacts without a creation time that earlier ones have missed."""
+MOST_WALKS = 5
+"""Walks, at most, until one finds nobody without a creation time whom those before it have missed."""
 FEW_DELETED, MOST_DELETED = 10, 0.05
 """Contacts, and their share, that may be deleted between the walk and the end of a run."""
+
+
+class Sighting(NamedTuple):
+    """When somebody without a creation time was seen first."""
+
+    walk: int
+    last_seen: int
+    """What their `lastSeenAt` was then, in milliseconds; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,14 @@ class Suspect:
 
 
 class WitnessLog(Protocol):
-    """Keeps what a page walk showed, and tells afterwards which of it did not arrive."""
+    """Keeps what the walks of all pages showed, and tells afterwards which of it did not arrive."""
+
+    @property
+    def walk(self) -> int:
+        """Which walk this is: 1, or where a run that was killed had come to."""
+
+    def next_walk(self) -> None:
+        """Begin another walk; the one before was kept to its end."""
 
     async def trail(self, is_contact: bool) -> Trail:
         """How far a run that was killed had walked one of the lists."""
@@ -57,10 +72,10 @@ class WitnessLog(Protocol):
         """See to it that what was noted so far outlives this run."""
 
     def created(self, is_contact: bool) -> Sequence[int]:
-        """The sorted creation times (ms) of the contacts seen in one list."""
+        """The sorted creation times (ms) of the contacts that the first walk saw in one list."""
 
-    def undated(self) -> Collection[str]:
-        """The ids of the contacts seen that have no creation time."""
+    def undated(self) -> Mapping[str, Sighting]:
+        """The contacts seen that have no creation time, by id."""
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
         """The contacts created before `before` (ms) that no window brought, nor the last snapshot holds.
@@ -82,9 +97,25 @@ class Testimony:
     async def walk(self, swept: int) -> list[str]:
         """Walk all pages, or those that a killed run did not come to; returns what is doubtful.
 
-        Contacts without a creation time come from here alone, so they are handed to `receive`; but for those who were
-        seen after `swept` (ms), whom the sweep reads as well.
+        Contacts without a creation time come from here alone, so they are handed to `receive`. No window proves them
+        and a walk may miss some; but while the list moves two walks seldom miss the same people (FAULTS.md A27). So it
+        walks until it finds nobody else, but for those seen after `swept` (ms), whom the sweep reads as well.
         """
+        await self._walk_lists()
+        if not self.log.undated():
+            return []
+        while self.log.walk == 1 or self._finds_others(swept):
+            if self.log.walk >= MOST_WALKS:
+                return [f"each of {MOST_WALKS} walks found contacts without createdAt that those before it had missed"]
+            self.log.next_walk()
+            await self._walk_lists()
+        return []
+
+    def _finds_others(self, swept: int) -> bool:
+        """Whether this walk was the first to show somebody who is in no window, nor in the sweep."""
+        return any(seen.walk == self.log.walk and seen.last_seen < swept for seen in self.log.undated().values())
+
+    async def _walk_lists(self) -> None:
         try:
             async with anyio.create_task_group() as tasks:
                 for is_contact in self.lists:
@@ -92,32 +123,6 @@ class Testimony:
         finally:
             # Most of all when it did not come to its end: the next run goes on from here.
             await self.log.keep()
-        undated = set(self.log.undated())
-        return await self._walk_again(undated, swept) if undated else []
-
-    async def _walk_again(self, undated: set[str], swept: int) -> list[str]:
-        """Walk until nobody else without a creation time is found: no window proves them, and a walk may miss some.
-
-        While the list moves, two walks seldom miss the same people (FAULTS.md A27).
-        """
-
-        async def note(page: Page) -> None:
-            ids = {
-                found for row in page.rows if _is_out_of_reach(row, swept) and (found := id_text(bytes(row.contact_id)))
-            }
-            if not ids <= undated and (rest := without_creation_time(page)) is not None:
-                undated.update(ids)
-                await self.receive(rest)
-
-        for _ in range(WALKS_AGAIN):
-            known = len(undated)
-            async with anyio.create_task_group() as tasks:
-                for is_contact in self.lists:
-                    progress = Walk(repeats=self.capabilities.past_end == "repeats")
-                    tasks.start_soon(walk, self.client, Query(is_contact), note, progress)
-            if len(undated) == known:
-                return []
-        return [f"each of {WALKS_AGAIN + 1} walks found contacts without createdAt that those before it had missed"]
 
     async def _walk(self, is_contact: bool) -> None:
         query, repeats = Query(is_contact), self.capabilities.past_end == "repeats"
@@ -133,11 +138,15 @@ class Testimony:
         async def note(page: Page) -> None:
             undated = without_creation_time(page)
             # First of all: a page that was noted is not read again.
-            if undated is not None:
+            if undated is not None and (self.log.walk == 1 or self._shows_others(undated)):
                 await self.receive(undated)
             await self.log.record(page, is_contact=is_contact)
 
         return note
+
+    def _shows_others(self, page: Page) -> bool:
+        known = self.log.undated()
+        return any((found := id_text(bytes(row.contact_id))) and found not in known for row in page.rows)
 
     async def contradict(self, reader: WindowReader, before: int) -> list[str]:
         """Ask again for every contact that the witness saw and no window brought; returns what is contradicted.
@@ -186,8 +195,3 @@ class Testimony:
         if len(gone) <= max(FEW_DELETED, MOST_DELETED * witnessed):
             return []
         return [f"{len(gone)} of {witnessed} contacts vanished while they were read"]
-
-
-def _is_out_of_reach(row: Row, swept: int) -> bool:
-    """Whether a contact is in no window of createdAt, nor in the sweep of lastSeenAt from `swept` on."""
-    return milliseconds(row.created_at) is None and (milliseconds(row.last_seen_at) or 0) < swept

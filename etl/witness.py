@@ -7,10 +7,11 @@ journal knows each file and the pages that are in it, so that a walk which is ki
 from __future__ import annotations
 
 from array import array
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import pyarrow as pa
@@ -19,19 +20,33 @@ from anyio import to_thread
 
 from etl import disk, engine
 from etl.api.answer import Page, id_text
-from etl.journal import Journal
-from etl.testimony import SUSPECTS, Suspect
+from etl.journal import Journal, Walked
+from etl.testimony import SUSPECTS, Sighting, Suspect
 from etl.walk import Trail
 from etl.window import milliseconds
 
 CHUNK_ROWS = 10_000
 """Contacts seen that a run which is killed can lose."""
-_Seen = tuple[str, int | None, bool, int]
-"""contact_id, creation time (ms), which list, which page."""
 _COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"))
 _SCHEMA = pa.schema(
-    [("contact_id", pa.string()), ("created", pa.int64()), ("is_contact", pa.bool_()), ("page", pa.int32())]
+    {
+        "contact_id": pa.string(),
+        "created": pa.int64(),
+        "last_seen": pa.int64(),
+        "is_contact": pa.bool_(),
+        "page": pa.int32(),
+    }
 )
+
+
+class _Seen(NamedTuple):
+    """One contact on a page; times in milliseconds."""
+
+    contact_id: str
+    created: int | None
+    last_seen: int | None
+    is_contact: bool
+    page: int
 
 
 class WitnessFiles:
@@ -49,16 +64,27 @@ class WitnessFiles:
         self._parts = parts
         self._copy_ids = copy_ids
         self._journal = journal
-        self._before = journal.left.walked
-        """The walk of a run that was killed."""
-        self._files = list(self._before.files)
+        *self._ended, self._before = journal.left.walks
+        """The walks of a run that was killed: those that it ended, and how far it had come in the next."""
+        self._walk = len(journal.left.walks)
+        self._files = [file for walked in journal.left.walks for file in walked.files]
         self._rows: list[_Seen] = []
         self._pages: list[tuple[bool, int, int]] = []
         """Those that the rows are from: which list, number, rows."""
         self._ends: dict[bool, int] = {}
         self._created = {False: array("q"), True: array("q")}
-        self._undated: set[str] = set()
+        self._undated: dict[str, Sighting] = {}
         self._writing = anyio.Lock()
+
+    @property
+    def walk(self) -> int:
+        """See `testimony.WitnessLog`."""
+        return self._walk
+
+    def next_walk(self) -> None:
+        """See `testimony.WitnessLog`."""
+        self._walk += 1
+        self._ended, self._before = [], Walked()
 
     async def trail(self, is_contact: bool) -> Trail:
         """See `testimony.WitnessLog`."""
@@ -70,16 +96,19 @@ class WitnessFiles:
     async def go_on(self, is_contact: bool, trail: Trail) -> None:
         """See `testimony.WitnessLog`."""
         if trail.end is None and self._before.sizes[is_contact]:
-            self._journal.forget(is_contact, trail.last)
-        await to_thread.run_sync(self._count_in, is_contact, trail.sizes.keys())
+            self._journal.forget(self._walk, is_contact, trail.last)
+        for number, walked in enumerate(self._ended, 1):
+            await to_thread.run_sync(self._count_in, number, walked, is_contact, walked.sizes[is_contact].keys())
+        await to_thread.run_sync(self._count_in, self._walk, self._before, is_contact, trail.sizes.keys())
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
         """See `testimony.WitnessLog`; whoever has no id cannot be asked after."""
         for row in page.rows:
-            created, contact_id = milliseconds(row.created_at), id_text(bytes(row.contact_id))
+            contact_id = id_text(bytes(row.contact_id))
             if contact_id is not None:
-                self._rows.append((contact_id, created, is_contact, page.number))
-                self._count(contact_id, created, is_contact)
+                created, last_seen = milliseconds(row.created_at), milliseconds(row.last_seen_at)
+                self._rows.append(_Seen(contact_id, created, last_seen, is_contact, page.number))
+                self._count(self._walk, self._rows[-1])
         self._pages.append((is_contact, page.number, len(page.rows)))
         if len(self._rows) >= CHUNK_ROWS:
             await self.keep()
@@ -101,46 +130,36 @@ class WitnessFiles:
                     await to_thread.run_sync(_write, files[0], rows)
                     self._files += files
                 if pages or ends:
-                    self._journal.walked(files, pages, ends)
+                    self._journal.walked(self._walk, files, pages, ends)
 
     def _ids(self, is_contact: bool, wanted: Collection[int]) -> dict[int, frozenset[str]]:
         """Who was listed on pages that were taken."""
         listed: dict[int, set[str]] = {}
-        for number, contact_id, _ in self._newest(is_contact, self._before.sizes[is_contact].keys() & wanted):
-            listed.setdefault(number, set()).add(contact_id)
+        pages = self._before.sizes[is_contact].keys() & wanted
+        for row, newest in _seen(self._before.files, is_contact, pages):
+            if newest:
+                listed.setdefault(row.page, set()).add(row.contact_id)
         return {number: frozenset(ids) for number, ids in listed.items()}
 
-    def _count_in(self, is_contact: bool, pages: Collection[int]) -> None:
-        for _, contact_id, created in self._newest(is_contact, pages):
-            self._count(contact_id, created, is_contact)
+    def _count_in(self, walk: int, walked: Walked, is_contact: bool, pages: Collection[int]) -> None:
+        for row, newest in _seen(walked.files, is_contact, pages):
+            # Who has no creation time was received: also from a page that is taken again, where they may not be now.
+            if newest or row.created is None:
+                self._count(walk, row)
 
-    def _count(self, contact_id: str, created: int | None, is_contact: bool) -> None:
-        if created is None:
-            self._undated.add(contact_id)
-        else:
-            self._created[is_contact].append(created)
+    def _count(self, walk: int, row: _Seen) -> None:
+        if row.created is None:
+            seen = Sighting(walk, row.last_seen or 0)
+            self._undated[row.contact_id] = min(self._undated.get(row.contact_id, seen), seen)
+        elif walk == 1:
+            self._created[row.is_contact].append(row.created)
 
-    def undated(self) -> Collection[str]:
-        """The ids of the contacts seen that have no creation time."""
+    def undated(self) -> Mapping[str, Sighting]:
+        """See `testimony.WitnessLog`."""
         return self._undated
 
-    def _newest(self, is_contact: bool, pages: Collection[int]) -> Iterator[tuple[int, str, int | None]]:
-        """Page, contact_id, creation time (ms) as pages were last taken: one taken again is in a later file, too."""
-        left = set(pages)
-        for file in reversed(self._before.files):
-            if not left:
-                return
-            with disk.doing("read what the witness saw", file):
-                columns = [column.to_pylist() for column in pq.read_table(file).columns]
-            found = set[int]()
-            for contact_id, created, listed, number in zip(*columns, strict=True):
-                if listed is is_contact and number in left:
-                    found.add(number)
-                    yield number, contact_id, created
-            left -= found
-
     def created(self, is_contact: bool) -> Sequence[int]:
-        """The sorted creation times (ms) of the contacts seen in one list."""
+        """See `testimony.WitnessLog`."""
         times = self._created[is_contact]
         if not times:
             return ()
@@ -170,6 +189,20 @@ class WitnessFiles:
         """  # noqa: S608 - file names are quoted by the engine
         with engine.connect(engine.FRUGAL, self._folder / "spill") as connection:
             return [Suspect(*row) for row in connection.execute(query, [before]).fetchall()]
+
+
+def _seen(files: Sequence[Path], is_contact: bool, pages: Collection[int]) -> Iterator[tuple[_Seen, bool]]:
+    """Everybody seen in one list, the newest first; and whether that is how one of `pages` was last taken."""
+    left = set(pages)
+    for file in reversed(files):
+        with disk.doing("read what the witness saw", file):
+            rows = map(_Seen, *(column.to_pylist() for column in pq.read_table(file).columns))
+        found = set[int]()
+        for row in rows:
+            if row.is_contact is is_contact:
+                found.add(row.page)
+                yield row, row.page in left
+        left -= found
 
 
 def _write(path: Path, rows: list[_Seen]) -> None:

@@ -92,7 +92,7 @@ FAILING: Mapping[str, Case] = {
     "A12 204": always(12, "no_content"),
     "A20 filter lost on the way": Case(12, ({"kind": "ignore_dates", "from": 20},)),
     "A25 too many rejects": Case(
-        14, ({"kind": "foreign_row", "row": "5"},), settings="[guard]\nmax_reject_share = 0\n"
+        14, ({"kind": "foreign_row", "row": '{"profile":{}}'},), settings="[guard]\nmax_reject_share = 0\n"
     ),
     "A32 NaN": always(12, "nan"),
     "A33 X12 deep nesting": always(12, "deep"),

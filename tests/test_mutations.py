@@ -330,14 +330,14 @@ def test_a_contact_whose_creation_time_was_rewritten_is_changed_and_not_struck(t
         connection.execute(tables.create("contacts", tables.CONTACTS))
         connection.execute(tables.create("strikes", tables.STRIKES))
         first = publication(brought(tmp_path, "a", [contact(1, last_seen_at=day(9))], seq=10))
-        prepare(connection, first)
+        prepare(connection, first, {})
         connection.execute("INSERT INTO contacts BY NAME SELECT * EXCLUDE (verdict, cut_at) FROM upserts")
         row = contact(1, last_seen_at=day(3), created_at=day(2))
         with engine.connect() as second:
             second.register("old", connection.sql("FROM contacts").to_arrow_table())
             second.execute("CREATE TABLE contacts AS FROM old")
             second.execute(tables.create("strikes", tables.STRIKES))
-            merged = prepare(second, publication(brought(tmp_path, "a", [row], seq=11)))
+            merged = prepare(second, publication(brought(tmp_path, "a", [row], seq=11)), {})
     assert (merged.counts["a"].changed, merged.counts["a"].deleted, merged.struck["a"]) == (1, 0, 0)
 
 

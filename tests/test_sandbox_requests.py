@@ -118,6 +118,13 @@ def test_past_end(past_end: Any, status: int, count: int) -> None:
     assert not count or answer.body == ask(world, page=5).body
 
 
+def test_leads_in_pages_of_their_own_size() -> None:
+    """A vendor may cut each list in its own way (A52); 0 is no size of its own."""
+    assert [len(rows(ask(World(SMALL, START), isContact=listed))) for listed in (True, False)] == [25, 25]
+    world = World(replace(SMALL, leads_page_size=7), START)
+    assert [len(rows(ask(world, isContact=listed))) for listed in (True, False)] == [25, 7]
+
+
 def test_page_numbers() -> None:
     """`page_base`, `page_zero` and `ignore_page` decide what a page number means (A15, A16)."""
     from_one, from_zero = World(SMALL, START), World(replace(SMALL, page_base=0), START)

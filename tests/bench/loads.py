@@ -23,12 +23,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.engine import literal
+from etl.fingerprint import Fingerprint
 from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
 from etl.normalize import Normalizer
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
-from etl.schema import WINDOWS_SCHEMA
+from etl.schema import NORMALIZED_SCHEMA, WINDOWS_SCHEMA
 from etl.sinks import DuckDBSink, ParquetSink
 from etl.staging import PART_ROWS, ROW_GROUP_ROWS
 
@@ -67,7 +67,7 @@ RUNS = {"first": Reading(), "newest": Reading(0.02, 2, "again "), "evenly": Read
 
 def write_parts(folder: Path, contacts: int) -> None:
     """The parts of every run over so many contacts, in reading order, and as large as a run makes them."""
-    models = _models(min(MODELS, contacts))
+    models, fingerprinted = _models(min(MODELS, contacts)), Fingerprint()
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("normalized", models)
@@ -76,11 +76,9 @@ def write_parts(folder: Path, contacts: int) -> None:
             home = folder / name
             home.mkdir(parents=True)
             for number, query in enumerate(_queries(run, contacts // 2, models.num_rows)):
-                path = literal(home / f"{number:06d}.parquet")
-                connection.execute(
-                    f"COPY ({query}) TO {path} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1,"
-                    f" ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
-                )
+                part = fingerprinted(connection.sql(query).to_arrow_table().cast(NORMALIZED_SCHEMA))
+                path = home / f"{number:06d}.parquet"
+                pq.write_table(part, path, compression="zstd", compression_level=1, row_group_size=ROW_GROUP_ROWS)
 
 
 def _models(contacts: int) -> pa.Table:
