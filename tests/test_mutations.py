@@ -21,7 +21,7 @@ from etl.ledger import Forgetful
 from etl.merge import prepare
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
-from etl.testimony import Suspect
+from etl.testimony import Sighting, Suspect
 from etl.walk import Trail
 from etl.window import milliseconds
 from tests.publishing import brought, contact, day, publication
@@ -37,6 +37,12 @@ class Memory:
     def __init__(self) -> None:
         self.seen: dict[str, Suspect] = {}
         self.arrived: dict[str, Row] = {}
+
+    walk = 1
+
+    def next_walk(self) -> None:
+        """One is enough where everybody has a creation time."""
+        raise NotImplementedError
 
     async def trail(self, is_contact: bool) -> Trail:  # noqa: ARG002 - of either list
         """Nobody has walked before."""
@@ -62,9 +68,9 @@ class Memory:
         """The creation times seen in one list."""
         return sorted(one.created for one in self.seen.values() if one.is_contact is is_contact)
 
-    def undated(self) -> set[str]:
+    def undated(self) -> dict[str, Sighting]:
         """Everybody here has a creation time."""
-        return set()
+        return {}
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> list[Suspect]:
         """What was seen and did not arrive; there is no earlier snapshot here."""

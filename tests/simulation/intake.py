@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from etl.api.answer import Page, Row, id_text
 from etl.extract import LEADS_FIRST
 from etl.ledger import Begun, Resumption
-from etl.testimony import Suspect
+from etl.testimony import Sighting, Suspect
 from etl.walk import Trail
 from etl.window import Accepted, milliseconds
 from tests.simulation.contact import versions
 
 CHUNK = 4
 """Pages after which a witness keeps what it saw; production counts contacts."""
+
+_PageKey = tuple[int, bool, int]
+"""Which walk, which list, number."""
 
 
 class Witness:
@@ -29,39 +32,58 @@ class Witness:
         self._held = held
         self._sudden = sudden
         self._seen: dict[bytes, Suspect] = {}
-        self._pages: dict[tuple[bool, int], Sequence[Row]] = {}
-        self._lost: list[tuple[bool, int]] = []
+        self._walk = 1
+        self._pages: dict[_PageKey, Sequence[Row]] = {}
+        self._shown: list[tuple[_PageKey, Sequence[Row]]] = []
+        """Whatever was seen, also on pages that are taken again."""
+        self._lost: list[_PageKey] = []
         """Pages of `_pages` that are not kept yet."""
-        self._ends: dict[bool, int] = {}
-        self._ends_kept: dict[bool, int] = {}
+        self._ends: dict[tuple[int, bool], int] = {}
+        self._ends_kept: dict[tuple[int, bool], int] = {}
 
     def killed(self) -> None:
         """Another process goes on, with what was kept."""
         for page in self._lost:
             self._pages.pop(page, None)
+        del self._shown[len(self._shown) - len(self._lost) :]
         self._ends = dict(self._ends_kept)
+        self._walk = max((walk for walk, _ in self._ends), default=1)
+        self._walk = max([self._walk, *(walk for walk, _, _ in self._pages)])
         self._lost.clear()
+
+    @property
+    def walk(self) -> int:
+        """Which walk this is."""
+        return self._walk
+
+    def next_walk(self) -> None:
+        """Begin another."""
+        self._walk += 1
 
     async def trail(self, is_contact: bool) -> Trail:
         """How far a killed process had walked one of the lists."""
-        taken = {number: rows for (listed, number), rows in self._pages.items() if listed is is_contact}
-        trail = Trail({number: len(rows) for number, rows in taken.items()}, self._ends.get(is_contact))
+        place = (self._walk, is_contact)
+        taken = {number: rows for (*where, number), rows in self._pages.items() if (*where,) == place}
+        trail = Trail({number: len(rows) for number, rows in taken.items()}, self._ends.get(place))
         ids = {number: _texts(rows) for number, rows in taken.items() if number in trail.wanted}
         return replace(trail, ids=ids)
 
     async def go_on(self, is_contact: bool, trail: Trail) -> None:
         """Forget what does not hold any more."""
-        for listed, number in [*self._pages]:
-            if listed is is_contact and number not in trail.sizes:
-                del self._pages[listed, number]
+        place = (self._walk, is_contact)
+        for *where, number in [*self._pages]:
+            if (*where,) == place and number not in trail.sizes:
+                del self._pages[*place, number]
         if trail.end is None:
-            self._ends.pop(is_contact, None)
-            self._ends_kept.pop(is_contact, None)
+            self._ends.pop(place, None)
+            self._ends_kept.pop(place, None)
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
         """Note a page that the walk took."""
-        self._pages[is_contact, page.number] = page.rows
-        self._lost.append((is_contact, page.number))
+        key = (self._walk, is_contact, page.number)
+        self._pages[key] = page.rows
+        self._shown.append((key, page.rows))
+        self._lost.append(key)
         if len(self._lost) >= CHUNK:
             self._keep()
         for row in page.rows:
@@ -72,11 +94,12 @@ class Witness:
     def end(self, is_contact: bool, end: int | None) -> None:
         """Where a list ends."""
         if end is not None:
-            self._ends[is_contact] = end
+            self._ends[self._walk, is_contact] = end
 
     async def keep(self) -> None:
         """What was seen outlives the process, unless that ended too suddenly to come to it."""
-        if len(self._ends) == len(LEADS_FIRST) or not self._sudden:
+        ended = [walk for walk, _ in self._ends].count(self._walk) == len(LEADS_FIRST)
+        if ended or not self._sudden:
             self._keep()
 
     def _keep(self) -> None:
@@ -84,15 +107,19 @@ class Witness:
         self._ends_kept |= self._ends
 
     def created(self, is_contact: bool) -> Sequence[int]:
-        """The sorted creation times (ms)."""
-        rows = (row for (listed, _), page in self._pages.items() if listed is is_contact for row in page)
-        times = (milliseconds(row.created_at) for row in rows)
+        """The sorted creation times (ms) that the first walk saw."""
+        pages = (page for (*where, _), page in self._pages.items() if where == [1, is_contact])
+        times = (milliseconds(row.created_at) for page in pages for row in page)
         return sorted(time for time in times if time is not None)
 
-    def undated(self) -> Collection[str]:
-        """The ids of those without a creation time."""
-        rows = [row for page in self._pages.values() for row in page if milliseconds(row.created_at) is None]
-        return _texts(rows)
+    def undated(self) -> Mapping[str, Sighting]:
+        """Those without a creation time, as they were seen first."""
+        found: dict[str, Sighting] = {}
+        for (walk, _, _), rows in self._shown:
+            for row in rows:
+                if milliseconds(row.created_at) is None and (name := id_text(bytes(row.contact_id))):
+                    found.setdefault(name, Sighting(walk, milliseconds(row.last_seen_at) or 0))
+        return found
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
         """Those created before `before` (ms) that were not received, nor are held by the snapshot."""
