@@ -150,7 +150,7 @@ class _Questions:
                 page = await self._client.read(self._query, number)
             except PageRefused:
                 return
-            if page.rows and _overlap(page, self.first):
+            if page.rows and (_overlap(page, self.first) or not (self.honours_page or await self._is_no_first(page))):
                 # Either the page is ignored, or this is the end and the last page is repeated.
                 return
             self.honours_page = True
@@ -158,6 +158,14 @@ class _Questions:
                 return
             self.rows.append(len(page.rows))
             self.page_sizes = self.page_sizes.with_page(self._query.is_contact, len(page.rows))
+
+    async def _is_no_first(self, page: Page) -> bool:
+        """Whether page 1 still is as it was before `page` was read, and not what that shows.
+
+        An import can change a whole page 1 between two reads of it, and then it looks like another page.
+        """
+        again = await self._client.read(self._query)
+        return _overlap(again, self.first) and not _overlap(page, again)
 
     async def whether_one_page(self) -> None:
         """Page 2 repeats page 1: harmless if that is all there is, which two halves of time can tell."""

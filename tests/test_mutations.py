@@ -172,6 +172,22 @@ async def test_a_change_between_any_two_requests_loses_nobody(change: Change) ->
         assert not lost or extraction.unproven, f"change before request {at}: {len(lost)} lost"
 
 
+def replaced(world: World, now: float) -> None:
+    """A whole new page 1: an import that is larger than a page, of contacts that are seen just now."""
+    world.import_many(20, now, now)
+
+
+async def test_a_page_that_is_ignored_is_not_taken_for_one_of_its_own_while_the_first_moves() -> None:
+    """M6, A16: page 1 replaced between two looks at it differs as page 2 would; believed, it would be a false proof."""
+    quiet = Account(ignore_page=True)
+    await run(quiet)
+    for at in range(len(quiet.sent) + 1):
+        account = Account(replaced, at, ignore_page=True, page_size=12)
+        extraction, memory, throughout = await run(account)
+        assert not extraction.capabilities.honours_page, f"import before request {at}"
+        assert extraction.unproven or throughout <= memory.arrived.keys()
+
+
 async def test_contacts_imported_into_the_past_arrive_with_the_next_full_run() -> None:
     """M6, M15: what an import puts into windows already accepted is found by the run after."""
     account = Account(backdated, at=30)
