@@ -84,7 +84,7 @@ _TOUCHED: Traits = {
 }
 _LATE: Traits = {**_CHAIN, "lookback": 60_000, "lateness": 0.9, "mix": "inserts"}
 _CROWDED: Traits = {**_LIVELY, "ties": 2.5}
-_POISON = {"kind": "status", "status": 500, "covers": "2025-03-01T00:00:00.000Z"}
+_FAILING = {"kind": "status", "status": 500, "rate": 0.3, "from": 30}
 _CACHED = {"kind": "duplicate_page", "rate": 0.05, "from": 30}
 
 PLANTS = (
@@ -120,7 +120,7 @@ PLANTS = (
     ),
     Plant("of a full window only a part is read again", (settling(spoilt.last_part),), _LIVELY),
     Plant(
-        "the error of one window is swallowed", (settling(spoilt.swallow), NO_WITNESS), {**_CALM, "faults": (_POISON,)}
+        "the error of one window is swallowed", (settling(spoilt.swallow), NO_WITNESS), {**_CALM, "faults": (_FAILING,)}
     ),
     Plant(
         "contacts are read before leads",
