@@ -45,6 +45,7 @@ class _Seen(NamedTuple):
     contact_id: str
     created: int | None
     last_seen: int | None
+    """Of those without a creation time alone."""
     is_contact: bool
     page: int
 
@@ -106,7 +107,8 @@ class WitnessFiles:
         for row in page.rows:
             contact_id = id_text(bytes(row.contact_id))
             if contact_id is not None:
-                created, last_seen = milliseconds(row.created_at), milliseconds(row.last_seen_at)
+                created = milliseconds(row.created_at)
+                last_seen = milliseconds(row.last_seen_at) if created is None else None
                 self._rows.append(_Seen(contact_id, created, last_seen, is_contact, page.number))
                 self._count(self._walk, self._rows[-1])
         self._pages.append((is_contact, page.number, len(page.rows)))
