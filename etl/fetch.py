@@ -75,7 +75,8 @@ class WindowReader:
         # A page larger than any before of this list: the true page size is at least this.
         if window.is_contact not in self._lowered:
             self._sizes = self._sizes.with_page(window.is_contact, len(page.rows))
-        parts = split(window, page.rows, bounds, newest_first=self._newest_first(window))
+        # One that lists nobody of those that it counts would list nobody of any part: that ends in no proof, but soon.
+        parts = split(window, page.rows, bounds, newest_first=self._newest_first(window)) if page.rows else ()
         if not parts and cut:
             self._give_up(window, bounds, f"the server says that {page.total} match, and lists {len(page.rows)}")
         elif not parts:
