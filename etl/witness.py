@@ -162,11 +162,8 @@ class WitnessFiles:
 
     def created(self, is_contact: bool) -> Sequence[int]:
         """See `testimony.WitnessLog`."""
-        times = self._created[is_contact]
-        if not times:
-            return ()
-        whole = pa.Array.from_buffers(pa.int64(), len(times), [None, pa.py_buffer(times)]).sort()
-        return memoryview(whole.buffers()[1]).cast("q")[: len(whole)]
+        self._created[is_contact] = _in_order(self._created[is_contact])
+        return self._created[is_contact]
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
         """The contacts created before `before` (ms) that are in no part, nor in the last snapshot."""
@@ -191,6 +188,15 @@ class WitnessFiles:
         """  # noqa: S608 - file names are quoted by the engine
         with engine.connect(engine.FRUGAL, self._folder / "spill") as connection:
             return [Suspect(*row) for row in connection.execute(query, [before]).fetchall()]
+
+
+def _in_order(times: array[int]) -> array[int]:
+    """Sorted, without a Python object for each; what was in another order is let go of."""
+    ordered = array("q")
+    if times:
+        whole = pa.Array.from_buffers(pa.int64(), len(times), [None, pa.py_buffer(times)]).sort()
+        ordered.frombytes(memoryview(whole.buffers()[1])[: whole.nbytes])
+    return ordered
 
 
 def _seen(files: Sequence[Path], is_contact: bool, pages: Collection[int]) -> Iterator[tuple[_Seen, bool]]:
