@@ -224,6 +224,7 @@ def history_of(record: RunRecord | None, created: Callable[[bool | None], Sequen
         clock_ahead=_whole(record.detail, "clock_ahead") or 0,
         witness_at=_whole(record.detail, "witness_at"),
         scrub_after=_whole(record.detail, "scrub_after"),
+        proven=record.proof.holds,
         undated=record.counts.contacts > len(created(None)),
         created=created,
     )

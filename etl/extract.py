@@ -62,6 +62,8 @@ class History:
     """Seconds that the server's clock was ahead of ours then."""
     witness_at: int | None = None
     scrub_after: int | None = None
+    proven: bool = True
+    """Whether that run left nothing unproven; what it may have missed is older than any sweep looks for."""
     undated: bool = False
     """Whether the snapshot holds contacts without a creation time, which only a walk reaches."""
     created: Callable[[bool | None], Sequence[int]] = field(default=lambda _: ())
@@ -75,6 +77,11 @@ class History:
         """
         back = max(0, self.clock_ahead - ahead + ROUNDING)
         return self if self.watermark is None else replace(self, watermark=self.watermark - back * 1000)
+
+    @property
+    def can_be_gone_on_with(self) -> bool:
+        """Whether what came since is all that is missing, so that an incremental run is enough."""
+        return self.watermark is not None and self.proven
 
     def witness_is_due(self, t0: int, every: int, *, full: bool) -> bool:
         """Whether a run that begins at `t0` walks all pages, as one does after `every` milliseconds.
@@ -132,7 +139,7 @@ async def extract(
         begun = await go_on(client, ledger.resumed.begun)
     else:
         found = await probe(client, local_now=local_now)
-        incremental = not (full or filters or history.watermark is None) and found.windows
+        incremental = history.can_be_gone_on_with and not (full or filters) and found.windows
         mode: Mode = "filtered" if filters else "incremental" if incremental else "full"
         # A server clock that runs ahead would hide everything until time has caught up; an older watermark is safe.
         watermark = min(found.t0, local_now) - timing.visibility_lag

@@ -11,12 +11,16 @@ FEWEST = 100
 """Losing this many contacts or fewer never trips the guard, however small the account."""
 
 
-def check_rejects(record: RunRecord, share: float) -> None:
-    """Raise GuardError when more than `share` of the contacts received could not be kept."""
-    received, rejected = record.counts.received, record.counts.rejected
-    if rejected > share * received:
+def check_rejects(record: RunRecord, previous: int, share: float) -> None:
+    """Raise GuardError when more than `share` of the account's contacts could not be kept.
+
+    An account has as many as were received, or the `previous` ones where an incremental run receives fewer: it must not
+    stop, that night and every other, at the few that a full run has borne.
+    """
+    rejected, contacts = record.counts.rejected, max(record.counts.received, previous)
+    if rejected > share * contacts:
         raise GuardError(
-            f"{rejected} of {received} contacts could not be kept, more than guard.max_reject_share ({share:g})",
+            f"{rejected} of {contacts} contacts could not be kept, more than guard.max_reject_share ({share:g})",
             where=f"account {record.account}",
             mend="Nothing of this account was published; look at what changed in the API, or raise the share.",
         )

@@ -94,7 +94,8 @@ INSERT INTO verdicts
 """
 
 # `covered` holds disjoint spans, so that the nearest start before a creation time is the only candidate. Looking for it
-# takes sorting, so what lies outside of all spans is left out before.
+# takes sorting, so what lies outside of all spans is left out before. Who was listed and could not be kept is not
+# absent; a contact that names itself twice, differently, may be either.
 _JUDGE_ABSENT = """
 INSERT INTO verdicts
     WITH reach AS (
@@ -105,6 +106,7 @@ INSERT INTO verdicts
         JOIN yields y ON p.account = y.account
         LEFT JOIN reach r ON p.account = r.account
         ANTI JOIN folded f ON p.account = f.account AND p.contact_id = f.contact_id
+        ANTI JOIN next_rejects n ON p.account = n.account AND p.contact_id = n.contact_id
         WHERE y.filtered OR (p.created_at >= r.start AND p.created_at < r."end")
     )
     SELECT a.account, a.contact_id, NULL, NULL, a.created_at,
@@ -114,6 +116,7 @@ INSERT INTO verdicts
                 ELSE 2 END AS strikes_now,
            CASE WHEN a.filtered OR strikes_now = 2 THEN 'deleted' ELSE 'struck' END
     FROM absent a
+    ANTI JOIN contradictory n ON a.account = n.account AND contains(n.raw, a.contact_id)
     ASOF LEFT JOIN covered c ON a.account = c.account AND a.created_at >= c.start
     LEFT JOIN strikes s ON a.account = s.account AND a.contact_id = s.contact_id
     WHERE a.filtered OR a.created_at < c."end"
@@ -204,6 +207,9 @@ def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication, l
         f"""CREATE TEMP VIEW next_rejects AS
         SELECT account, y.seq, y.t0 AS observed_at, contact_id, reason, path, raw
         FROM ({rejects}) JOIN yields y USING (account)"""
+    )
+    connection.execute(
+        "CREATE TEMP VIEW contradictory AS SELECT account, raw FROM next_rejects WHERE reason = 'conflicting_ids'"
     )
     connection.execute(f"CREATE TEMP VIEW next_windows AS SELECT *, {publication.seq}::BIGINT AS seq FROM accepted")
 

@@ -156,10 +156,11 @@ class Run:
         try:
             brought = await reader.read()
             self._note(name, record=brought.record)
-            guard.check_rejects(brought.record, self._config.guard.max_reject_share)
+            previous = reader.last.counts.contacts if reader.last else 0
+            guard.check_rejects(brought.record, previous, self._config.guard.max_reject_share)
             guard.check_proof(brought.record, allow_unproven=self._options.allow_unproven)
             if not self._options.allow_shrink:
-                guard.check_not_empty(brought.record, reader.last.counts.contacts if reader.last else 0)
+                guard.check_not_empty(brought.record, previous)
         except* EtlError as group:
             self._note(name, error=_first(group))
         else:

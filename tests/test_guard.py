@@ -45,14 +45,21 @@ def losing(deleted: int, struck: int, previous: int) -> Merged:
 @pytest.mark.parametrize(("rejected", "received", "share"), [(0, 0, 0.0), (0, 5, 0.0), (1, 100, 0.01), (5, 5, 1.0)])
 def test_a_share_of_rejects_is_borne(rejected: int, received: int, share: float) -> None:
     """Rejects up to the share are published with the run (A25)."""
-    check_rejects(rejecting(rejected, received), share)
+    check_rejects(rejecting(rejected, received), 0, share)
+
+
+def test_rejects_of_an_incremental_run_are_a_share_of_the_account() -> None:
+    """One that a full run has borne does not stop every run that reads a small share of the account (A25)."""
+    check_rejects(rejecting(20, 70), 2000, 0.01)
+    with pytest.raises(GuardError, match="21 of 2000 contacts"):
+        check_rejects(rejecting(21, 70), 2000, 0.01)
 
 
 @pytest.mark.parametrize(("rejected", "received", "share"), [(1, 99, 0.01), (1, 10**6, 0.0), (2, 100, 0.01)])
 def test_too_many_rejects_trip_the_guard(rejected: int, received: int, share: float) -> None:
     """One reject more than the share and nothing of the account is published; the message counts (A25)."""
     with pytest.raises(GuardError, match=f"{rejected} of {received} contacts") as caught:
-        check_rejects(rejecting(rejected, received), share)
+        check_rejects(rejecting(rejected, received), 0, share)
     assert (caught.value.exit_code, caught.value.where) == (14, "account main")
 
 

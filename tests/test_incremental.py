@@ -462,6 +462,18 @@ def test_rejects_of_a_later_run_are_added_with_its_number(job: Job, server: Live
     assert job.rows("select seq, raw from rejects") == [(2, '{"_id":null,"createdAt":"2025-01-01T00:00:00.000Z"}')]
 
 
+def test_a_reject_that_a_full_run_bore_stops_no_later_run(tmp_path: Path) -> None:
+    """A25: one of 600 is little, and stays little in the scrub that reads it again among the oldest few."""
+    with live(contacts=600, nasty_share=0, small=True) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        server.change(lambda w, now: w.adopt(b'{"_id":null,"createdAt":"2001-01-01T00:00:00.000Z"}', now))
+        first, second = (job.run().document() for _ in range(2))
+    assert (first["exit"], second["exit"]) == (40, 40)
+    [account] = second["accounts"]
+    assert account["mode"] == "incremental"
+    assert account["counts"]["rejected"] > 0.01 * account["counts"]["received"]
+
+
 CHURN = {"touches": 15.0, "inserts": 6.0, "deletes": 3.0, "flips": 3.0}
 
 

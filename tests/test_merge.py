@@ -69,10 +69,17 @@ class Account:
         self.snapshot = Snapshot()
         self.seq = 0
 
-    def run(self, *rows: Row, coverage: Sequence[Span] = EVERYTHING, mode: Mode = "full") -> Counts:
+    def run(
+        self,
+        *rows: Row,
+        coverage: Sequence[Span] = EVERYTHING,
+        mode: Mode = "full",
+        rejects: Sequence[Row] = (),
+    ) -> Counts:
         """One run that read these rows; its counts."""
         self.seq += 1
-        return self._merge(brought(self.folder, "main", rows, seq=self.seq, coverage=coverage, mode=mode))
+        one = brought(self.folder, "main", rows, seq=self.seq, coverage=coverage, mode=mode, rejects=rejects)
+        return self._merge(one)
 
     def again(self, *rows: Row, resumed: int = 7) -> Counts:
         """One run that went on with the reading of the last one, and so has its T0."""
@@ -198,6 +205,20 @@ def test_absence_deletes_on_the_second_strike(account: Account) -> None:
     assert account.versions(1) == [(1, "upsert"), (3, "delete")]
     tombstone = account.snapshot.versions[-1]
     assert (tombstone["name"], tombstone["observed_at"]) == ("last", day(3))
+
+
+@pytest.mark.parametrize("mode", ["full", "filtered"])
+def test_a_contact_that_is_listed_and_cannot_be_kept_is_not_absent(account: Account, mode: Mode) -> None:
+    """Its last row stays; one that names itself twice may be either, and who is not listed is absent (A25)."""
+    account.run(*map(contact, range(1, 5)), mode=mode)
+    large = {"contact_id": contact(2)["contact_id"], "reason": "too_large", "raw": "{}"}
+    raw = f'{{"_id":"{contact(3)["contact_id"]}","_id":"other"}}'
+    for _ in range(2):
+        counts = account.run(
+            contact(1), mode=mode, rejects=[large, {"contact_id": None, "reason": "conflicting_ids", "raw": raw}]
+        )
+    assert (counts.rejected, counts.contacts) == (2, 3)
+    assert [account.contact(number) is not None for number in range(1, 5)] == [True, True, True, False]
 
 
 def test_being_seen_again_clears_the_strike(account: Account) -> None:

@@ -382,6 +382,22 @@ def test_allow_unproven_publishes_and_says_so(tmp_path: Path) -> None:
     assert job.rows("select proof_level, unproven from runs") == [("pages", proof["unproven"])]
 
 
+def test_after_an_unproven_run_everything_is_read_again(tmp_path: Path) -> None:
+    """What it may have missed is older than what an incremental run looks for: the next one is full, and says why."""
+    settings = {"contacts": 90, "nasty_share": 0, "small": True}
+    with live(**settings, applicable_filters="ignored") as server:
+        job = Job(tmp_path, {"main": server.url})
+        assert job.run(allow_unproven=True).exit == 0
+    with live(**settings) as server:
+        job.urls = {"main": server.url}
+        [told] = job.call("plan", "CONFIG", "--json").document["accounts"]
+        runs = [job.run(allow_shrink=True).document()["accounts"][0] for _ in range(2)]
+        ids = set(server.ids())
+    assert told["mode"] == "full"
+    assert [(run["mode"], run["proof"]["unproven"]) for run in runs] == [("full", []), ("incremental", [])]
+    assert ids <= {row["contact_id"] for row in job.in_duckdb()}
+
+
 def test_allow_unproven_forgives_nothing_else(tmp_path: Path) -> None:
     """It is about exit 13 alone."""
     with live(contacts=150, small=True, nasty_share=0.5, nasty_kinds=("id_null",)) as server:
