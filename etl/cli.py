@@ -121,11 +121,12 @@ def sql(
 ) -> int:
     """Ask a read-only question of the exported contacts."""
     from etl.config import load_named  # noqa: PLC0415
-    from etl.query import ask  # noqa: PLC0415
+    from etl.query import ask, render_table, rows_of  # noqa: PLC0415
 
     config, (query,) = _operands(words, 1)
-    answer = ask(load_named(config, assignments), query)
-    _print(answer.rows, answer.text, as_json=as_json)
+    table = ask(load_named(config, assignments), query)
+    # One of the two: either takes longer than the answer itself.
+    _print(rows_of(table) if as_json else [], "" if as_json else render_table(table), as_json=as_json)
     return OK
 
 

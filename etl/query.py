@@ -3,50 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import redirect_stdout
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from io import StringIO
 from itertools import count
 
-import duckdb
 import pyarrow as pa
 
+from etl import engine
 from etl.config import Config
 from etl.report import instant
 from etl.sinks import select
 from etl.targets import reading
 
 SHOWN_ROWS = 100
+"""Rows of a longer result that people are shown: from its beginning and from its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The rows of a query, as JSON-able objects and as a table for people."""
-
-    rows: list[dict[str, object]]
-    text: str
-
-
-def ask(config: Config, query: str) -> Answer:
+def ask(config: Config, query: str) -> pa.Table:
     """Answer `query` from the first configured sink that exists. Raises UsageError with the engine's message."""
     with reading(config) as connection:
-        table = select(connection, query)
-        return Answer(rows_of(table), _rendered(connection, table))
+        return select(connection, query)
 
 
-def _rendered(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> str:
-    shown = connection.from_arrow(table.slice(0, SHOWN_ROWS))
-    rest = f"\n{table.num_rows - SHOWN_ROWS:,} more rows" if table.num_rows > SHOWN_ROWS else ""
-    return str(shown).rstrip() + rest
+def render_table(table: pa.Table) -> str:
+    """A table as the engine draws it, with the number of its rows."""
+    with engine.connect() as connection, redirect_stdout(StringIO()) as drawn:
+        connection.from_arrow(table).show(max_rows=SHOWN_ROWS)
+    return drawn.getvalue().rstrip()
 
 
 def rows_of(table: pa.Table) -> list[dict[str, object]]:
     """The rows of an Arrow table as JSON-able objects; of columns of one name, each keeps its own (see `_distinct`)."""
     columns = {
-        name: [_plain(value, column.type) for value in column.to_pylist()]
+        name: [_plain(value, column.type) for value in _values(column)]
         for name, column in zip(_distinct(table.column_names), table.columns, strict=True)
     }
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[object]:
+    """The values as Python has them; times that it does not know (infinity, before year 1, nanoseconds) as text."""
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError):
+        with engine.connect() as connection:
+            named = connection.from_arrow(pa.table({"value": column}))
+            texts = named.project("value::VARCHAR AS value").to_arrow_table()["value"].to_pylist()
+        return [_known(value, text) for value, text in zip(column, texts, strict=True)]
+
+
+def _known(value: pa.Scalar, text: str) -> object:
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):
+        return text
 
 
 def _distinct(names: Iterable[str]) -> Iterable[str]:

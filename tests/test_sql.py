@@ -112,6 +112,32 @@ def test_odd_types_become_json(job: Job) -> None:
     assert row["id"] == "00000000-0000-0000-0000-000000000001"
 
 
+TIMES = {
+    "timestamptz 'infinity'": "infinity",
+    "timestamp '-infinity'": "-infinity",
+    "date '0044-03-15 (BC)'": "0044-03-15 (BC)",
+    "timestamp '290000-01-01'": "290000-01-01 00:00:00",
+    "timestamp_ns '2020-01-01 00:00:00.123456789'": "2020-01-01 00:00:00.123456789",
+}
+
+
+@pytest.mark.parametrize(("query", "told"), TIMES.items())
+def test_times_that_python_does_not_know_are_told_in_the_words_of_the_engine(query: str, told: str, job: Job) -> None:
+    """A good query is answered; what is known beside it is told as ever."""
+    kind = query.split(maxsplit=1)[0]
+    document = ask(job, f"select {query} as moment union all select {kind} '2020-01-01'").document
+    assert {row["moment"].removesuffix("Z").removesuffix("T00:00:00") for row in document} == {told, "2020-01-01"}
+    assert job.call("sql", "CONFIG", f"select {query}").code == 0
+
+
+def test_people_see_a_hundred_rows_and_how_many_there_are(job: Job) -> None:
+    """From the beginning and from the end."""
+    many, few = (job.call("sql", "CONFIG", f"select i from range(10, {end}) r(i)").out for end in (160, 70))
+    shown = [{int(number) for number in re.findall(r"│ +(\d+) │", out)} for out in (many, few)]
+    assert shown == [{*range(10, 60), *range(110, 160)}, {*range(10, 70)}]
+    assert "150 rows" in many
+
+
 def test_columns_of_one_name_are_told_apart(job: Job) -> None:
     """No value is lost under the key of another: the second `a` is `a_1`, whatever else has that name."""
     assert ask(job, 'select 1 a, 2 a, 3 a_1, 4 "A", 5 a').document == [{"a": 1, "a_1": 2, "a_1_1": 3, "A": 4, "a_2": 5}]
