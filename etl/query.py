@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from io import StringIO
 from itertools import count
 
+import duckdb
 import pyarrow as pa
 
 from etl import engine
@@ -29,9 +30,17 @@ def ask(config: Config, query: str) -> pa.Table:
 
 def render_table(table: pa.Table) -> str:
     """A table as the engine draws it, with the number of its rows."""
-    with engine.connect() as connection, redirect_stdout(StringIO()) as drawn:
+    with _in_order() as connection, redirect_stdout(StringIO()) as drawn:
         connection.from_arrow(table).show(max_rows=SHOWN_ROWS)
     return drawn.getvalue().rstrip()
+
+
+@contextmanager
+def _in_order() -> Iterator[duckdb.DuckDBPyConnection]:
+    """An engine that hands rows back in the order in which it gets them."""
+    with engine.connect() as connection:
+        connection.execute("SET preserve_insertion_order = true")
+        yield connection
 
 
 def rows_of(table: pa.Table) -> list[dict[str, object]]:
@@ -48,7 +57,7 @@ def _values(column: pa.ChunkedArray) -> list[object]:
     try:
         return list(column.to_pylist())
     except (OverflowError, ValueError):
-        with engine.connect() as connection:
+        with _in_order() as connection:
             named = connection.from_arrow(pa.table({"value": column}))
             texts = named.project("value::VARCHAR AS value").to_arrow_table()["value"].to_pylist()
         return [_known(value, text) for value, text in zip(column, texts, strict=True)]
