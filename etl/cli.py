@@ -208,6 +208,8 @@ def sandbox(
         serve(settings, port, ready)
     except OSError as error:
         raise UsageError(f"cannot listen on port {port}: {error.strerror}", mend="Name another --port.") from None
+    except ValueError as error:
+        raise UsageError(str(error), where="sandbox") from None
     return OK
 
 

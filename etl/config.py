@@ -10,10 +10,8 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -29,11 +27,11 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass as validated
 
+from etl import overlay
 from etl.errors import UsageError
 from etl.sandbox.settings import Settings as SandboxSettings
 from etl.units import Duration, Size, TimeLimit
 
-PREFIX = "ETL_"
 CONFIG_VARIABLE = "ETL_CONFIG"
 DEFAULT_FILE = "etl.toml"
 
@@ -97,16 +95,33 @@ class Guard(_Section):
     max_reject_share: float = Field(0.01, ge=0, le=1)
 
 
-class DuckDBTarget(_Section):
+class _Target(_Section):
+    path: Path
+
+    @field_validator("path")
+    @classmethod
+    def _possible(cls, value: Path) -> Path:
+        if "\0" in str(value):
+            message = "no path holds a zero character"
+            raise ValueError(message)
+        return value
+
+
+class DuckDBTarget(_Target):
     """One DuckDB file."""
 
-    path: Path
+    @field_validator("path")
+    @classmethod
+    def _known_to_the_engine(cls, value: Path) -> Path:
+        if set("?\\") & set(str(value)):
+            message = "DuckDB does not take ? and \\ in a path as they are"
+            raise ValueError(message)
+        return value
 
 
-class ParquetTarget(_Section):
+class ParquetTarget(_Target):
     """One folder of Parquet files."""
 
-    path: Path
     keep: int = Field(3, ge=1)
     """Complete states kept under `current/`."""
 
@@ -121,6 +136,9 @@ class Sinks(_Section):
     def _some(self) -> Self:
         if self.duckdb is None and self.parquet is None:
             message = "name at least one sink: [sinks.duckdb] or [sinks.parquet] with a path"
+            raise ValueError(message)
+        if self.duckdb and self.parquet and _whole(self.duckdb.path) == _whole(self.parquet.path):
+            message = "both sinks have the same path"
             raise ValueError(message)
         return self
 
@@ -179,19 +197,13 @@ def load(path: Path, assignments: Sequence[str] = (), environ: Mapping[str, str]
 
     Raises UsageError with every fault at once.
     """
-    document = _read(path)
-    for name in sorted(environ):
-        if name.startswith(PREFIX) and "__" in name:
-            _assign(document, name.removeprefix(PREFIX).lower().split("__"), environ[name], where=name)
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise UsageError(f"--set {assignment!r} has no value", mend="Write --set section.key=value.")
-        _assign(document, key.strip().split("."), value, where=f"--set {key}")
+    raw = overlay.read(path)
+    overlay.lay_environment(raw, environ)
+    overlay.lay_flags(raw, assignments)
     try:
-        return Config.model_validate(document)
+        return Config.model_validate(raw.document)
     except ValidationError as error:
-        raise _usage_error(error, str(path)) from None
+        raise _usage_error(error, str(path), raw.origins) from None
 
 
 def load_named(path: Path | None, assignments: Sequence[str] | None) -> Config:
@@ -201,14 +213,12 @@ def load_named(path: Path | None, assignments: Sequence[str] | None) -> Config:
 
 def sandbox_settings(assignments: Sequence[str]) -> SandboxSettings:
     """The settings of a sandbox of its own from `assignments` ("key=value"). Raises UsageError."""
-    document: dict[str, Any] = {"sandbox": {}}
-    for assignment in assignments:
-        key, _, value = assignment.partition("=")
-        _assign(document, ["sandbox", *key.strip().split(".")], value, where=f"--set {key}")
+    raw = overlay.Raw({"sandbox": {}})
+    overlay.lay_flags(raw, [f"sandbox.{assignment}" for assignment in assignments])
     try:
-        return _SandboxAlone.model_validate(document).sandbox
+        return _SandboxAlone.model_validate(raw.document).sandbox
     except ValidationError as error:
-        raise _usage_error(error, "command line") from None
+        raise _usage_error(error, "command line", {}) from None
 
 
 def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> SecretStr:
@@ -230,49 +240,19 @@ def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> Sec
     return SecretStr(token)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise UsageError(f"cannot read the configuration: {error.strerror}", where=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"not valid TOML: {error}", where=str(path)) from None
-
-
-def _assign(document: dict[str, Any], keys: Sequence[str], text: str, *, where: str) -> None:
-    """Set the value at `keys` in the raw document; a number among the keys counts the entries of a list."""
-    place: Any = document
-    for key, following in pairwise(keys):
-        empty: Any = [] if following.isdigit() else {}
-        if isinstance(place, list) and key.isdigit() and int(key) <= len(place):
-            place.extend([empty] if int(key) == len(place) else [])
-            place = place[int(key)]
-        elif isinstance(place, dict):
-            place = place.setdefault(key, empty)
-        else:
-            raise UsageError(f"{'.'.join(keys)} does not lead to a setting", where=where)
-    if not isinstance(place, dict):
-        raise UsageError(f"{'.'.join(keys)} does not lead to a setting", where=where)
-    place[keys[-1]] = _literal(text)
-
-
-def _literal(text: str) -> Any:
-    """`text` as the TOML value it spells (12, true, [1, 2]), else the text itself."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return text
-    return value if isinstance(value, str | int | float | list | dict) else text
-
-
-def _usage_error(error: ValidationError, where: str) -> UsageError:
-    faults = [_fault(dict(fault)) for fault in error.errors(include_url=False, include_input=False)]
+def _usage_error(error: ValidationError, where: str, origins: Mapping[str, str]) -> UsageError:
+    """Every fault as one error; `origins` tells by key which values are not from the file at `where`."""
+    faults = [_fault(dict(fault), origins) for fault in error.errors(include_url=False, include_input=False)]
     return UsageError("; ".join(faults), where=where)
 
 
-def _fault(fault: Mapping[str, Any]) -> str:
+def _fault(fault: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     place = ".".join(str(part) for part in fault["loc"])
+    origin = f" (from {origins[place]})" if place in origins else ""
+    return _said(fault, place) + origin
+
+
+def _said(fault: Mapping[str, Any], place: str) -> str:
     if fault["type"] not in {"extra_forbidden", "unexpected_keyword_argument"}:
         return f"{place or 'configuration'}: {fault['msg'].removeprefix('Value error, ')}"
     known = _known_keys(fault["loc"][:-1])
@@ -298,6 +278,10 @@ _SECTIONS: dict[str, Any] = {
     "parquet": ParquetTarget,
     "sandbox": SandboxSettings,
 }
+
+
+def _whole(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - without `..`, and nothing is looked up
 
 
 def _checked_url(value: str) -> str:

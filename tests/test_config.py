@@ -149,6 +149,31 @@ def test_an_unknown_key_names_the_nearest(assignment: str, told: str) -> None:
     assert f"unknown key {told}" in refused(GOOD, assignment).message
 
 
+def test_an_error_names_the_flag_or_the_variable_it_comes_from() -> None:
+    """Who mistypes one does not look for it in the file."""
+    error = refused(GOOD, "guard.max_reject_share=2", environ={"ETL_EXTRACT__CONCURENCY": "3"})
+    assert "did you mean concurrency? (from ETL_EXTRACT__CONCURENCY)" in error.message
+    assert "(from --set guard.max_reject_share)" in error.message
+
+
+def test_a_variable_keeps_the_letters_of_a_filter() -> None:
+    """Our own keys are written small; a filter is called what the API calls it."""
+    assert loaded(environ={"ETL_EXTRACT__FILTERS__isOnline": "true"}).extract.filters == {"isOnline": True}
+
+
+PATHS = {
+    "sinks.parquet.path=x/../contacts.duckdb": "both sinks have the same path",
+    'sinks.duckdb.path="a\\u0000b"': "no path holds a zero character",
+    "sinks.duckdb.path=what?.duckdb": "does not take ?",
+}
+
+
+@pytest.mark.parametrize(("assignment", "told"), PATHS.items())
+def test_a_path_that_cannot_be_is_refused(assignment: str, told: str) -> None:
+    """Before anything is locked or read."""
+    assert told in refused(GOOD.replace("data/", ""), assignment).message
+
+
 def test_all_errors_are_told_at_once() -> None:
     """Whoever corrects a configuration sees everything that is wrong with it."""
     message = refused(
@@ -214,7 +239,8 @@ def test_a_file_that_cannot_be_read_is_told(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "assignment", ["extract.concurrency", "", "accounts.5.name=x", "accounts.name=x", "accounts.x.name=y"]
+    "assignment",
+    ["extract.concurrency", "", "accounts.5.name=x", "accounts.name=x", "accounts.x.name=y", "accounts.².name=x"],
 )
 def test_an_assignment_that_leads_nowhere_is_refused(assignment: str) -> None:
     """An assignment without a value, or past the end of a list, is told with the flag it came from."""
@@ -275,7 +301,7 @@ def test_a_duration_beyond_reason_is_refused(text: str) -> None:
 @pytest.mark.parametrize("key", ["extract.deadline", "http.attempt_timeout", "http.connect_timeout"])
 def test_a_time_limit_of_zero_is_refused(key: str) -> None:
     """Zero would switch a time limit off, silently (N9, N10)."""
-    assert refused(GOOD, f"{key}=0s").message == f"{key}: a time limit of zero"
+    assert refused(GOOD, f"{key}=0s").message.startswith(f"{key}: a time limit of zero")
 
 
 @pytest.mark.parametrize(("text", "size"), [("64MiB", 2**26), ("1GB", 10**9), ("512 kib", 2**19), ("1000000", 10**6)])

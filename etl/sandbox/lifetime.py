@@ -13,15 +13,18 @@ HALVINGS = 20
 def started(settings: Settings, now: float) -> float:
     """When the account began, in seconds since 1970: as the state file says, else now, which is then written there.
 
-    What happened since follows from seed and clock alone. Raises `ValueError` where the file is of another account.
+    What happened since follows from seed and clock alone. Raises `ValueError` where the file is of another account, or
+    none that can be used.
     """
     if not settings.state:
         return now
     path, account = Path(settings.state), {"seed": settings.seed, "contacts": settings.contacts}
-    if not path.exists():
-        _write(path, {**account, "start": now})
-        return now
-    known = json.loads(path.read_text())
+    try:
+        if not path.exists():
+            _write(path, {**account, "start": now})
+        known = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be the state file: {error}") from error
     if {name: known.get(name) for name in account} != account:
         raise ValueError(f"{path} is of another account ({known}); delete it to begin a new one")
     return float(known["start"])

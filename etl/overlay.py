@@ -1,0 +1,84 @@
+"""The configuration before it is understood: a TOML file, with the environment and then flags laid over it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from etl.errors import UsageError
+
+PREFIX = "ETL_"
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A document that grows, and where each of its values is from that is not the file's."""
+
+    document: dict[str, Any]
+    origins: dict[str, str] = field(default_factory=dict)
+    """The variable or flag, by key."""
+
+
+def read(path: Path) -> Raw:
+    """The file alone. Raises UsageError where it cannot be read or is no TOML."""
+    try:
+        with path.open("rb") as file:
+            return Raw(tomllib.load(file))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration: {error.strerror}", where=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"not valid TOML: {error}", where=str(path)) from None
+
+
+def lay_environment(raw: Raw, environ: Mapping[str, str]) -> None:
+    """Lay the variables `ETL_SECTION__KEY` over it."""
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and "__" in name:
+            _assign(raw, _keys(name), environ[name], name)
+
+
+def lay_flags(raw: Raw, assignments: Sequence[str]) -> None:
+    """Lay the operands of `--set` ("section.key=value") over it."""
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment!r} has no value", mend="Write --set section.key=value.")
+        _assign(raw, key.strip().split("."), value, f"--set {key.strip()}")
+
+
+def _keys(variable: str) -> list[str]:
+    """The keys that a variable of the environment names: in small letters, but for a filter, which is the API's."""
+    named = variable.removeprefix(PREFIX).split("__")
+    keys = [key.lower() for key in named]
+    return keys[:2] + (named[2:] if keys[:2] == ["extract", "filters"] else keys[2:])
+
+
+def _assign(raw: Raw, keys: Sequence[str], text: str, origin: str) -> None:
+    """Set the value at `keys`; a number among the keys counts the entries of a list."""
+    place: Any = raw.document
+    for key, following in pairwise(keys):
+        empty: Any = [] if following.isdecimal() else {}
+        if isinstance(place, list) and key.isdecimal() and int(key) <= len(place):
+            place.extend([empty] if int(key) == len(place) else [])
+            place = place[int(key)]
+        elif isinstance(place, dict):
+            place = place.setdefault(key, empty)
+        else:
+            raise UsageError(f"{'.'.join(keys)} does not lead to a setting", where=origin)
+    if not isinstance(place, dict):
+        raise UsageError(f"{'.'.join(keys)} does not lead to a setting", where=origin)
+    place[keys[-1]] = _literal(text)
+    raw.origins[".".join(keys)] = origin
+
+
+def _literal(text: str) -> Any:
+    """`text` as the TOML value it spells (12, true, [1, 2]), else the text itself."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    return value if isinstance(value, str | int | float | list | dict) else text
