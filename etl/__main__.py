@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from etl.ending import stopped_at_once
+from etl.ending import stop_at_once
 
 
 def main() -> None:
     """Run a command, and exit with its code."""
-    with stopped_at_once():
-        from etl.cli import main as command  # noqa: PLC0415 - it takes a while, in which a signal may come
+    stop_at_once()
+    from etl.cli import main as command  # noqa: PLC0415 - it takes a while, in which a signal may come
 
-        command()
+    command()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NoReturn
 
 from etl.errors import EtlError, Interrupted, Terminated
@@ -37,9 +35,8 @@ def _document(error: EtlError) -> dict[str, object]:
     return {"exit": error.exit_code, **known, "error": error.document()}
 
 
-@contextmanager
-def stopped_at_once() -> Iterator[None]:
-    """SIGINT and SIGTERM end the program where it stands, until a run that has begun takes them over (`signals`).
+def stop_at_once() -> None:
+    """Let SIGINT and SIGTERM end the program where it stands, until a run that has begun takes them over (`signals`).
 
     Before that, and in commands that only read, nothing is in hand. An exception would do worse: raised in the middle
     of an import it can come out as another one.
@@ -49,9 +46,5 @@ def stopped_at_once() -> Iterator[None]:
         error = _STOPS[number](f"stopped by {signal.Signals(number).name}")
         os._exit(fail(error, as_json="--json" in sys.argv))
 
-    before = {number: signal.signal(number, stop) for number in _STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in _STOPS:
+        signal.signal(number, stop)

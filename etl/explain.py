@@ -17,7 +17,7 @@ _VERSIONS = """
     from contact_versions where contact_id = ? order by account, seq
 """
 _PUBLISHED = "select account, seq, observed_at, created_at, last_seen_at, is_contact from contacts where contact_id = ?"
-_STRIKES = "select account, strikes, seq from etl.strikes where contact_id = ?"
+_STRIKES = "select account, strikes, seq from etl.strikes where contact_id = ? and strikes = 1"
 _REJECTS = "select account, seq, observed_at, reason, path from rejects where contact_id = ? order by seq"
 _WINDOW = """
     select w.seq, w.request, w.field, w.is_contact, w."start", w."end", w.rows, w.attempts, w.level
@@ -26,7 +26,7 @@ _WINDOW = """
             and ?::timestamptz < coalesce(w."end", 'infinity'))
         or (w.field = 'lastSeenAt' and ?::timestamptz >= coalesce(w."start", '-infinity')
             and ?::timestamptz < coalesce(w."end", 'infinity')))
-        and w.is_contact is not distinct from coalesce(?, w.is_contact)
+        and w.is_contact is not distinct from coalesce(?, w.is_contact) and w.seq <= ?
     order by w.seq desc, w.field limit 1
 """
 
@@ -46,7 +46,7 @@ def explain_contact(config: Config, contact_id: str) -> Document:
                     "account": account,
                     "in_contacts": account in published,
                     "why": _why(account, published, strikes, versions, rejects),
-                    "last_read_by": _last_read(connection, account, published.get(account) or _last(versions, account)),
+                    "last_read_by": _last_read(connection, account, published, strikes, versions),
                     "versions": [_version(row) for row in versions if row["account"] == account],
                     "rejects": [row for row in rejects if row["account"] == account],
                 }
@@ -65,7 +65,9 @@ def _why(
     """One sentence on why the contact is, or is not, in `contacts`."""
     if account in published:
         absent = (
-            f"; absent since run {strikes[account]['seq']}, deleted if absent once more" if account in strikes else ""
+            f"; absent, or listed as DELETED, since run {strikes[account]['seq']}, and deleted if once more"
+            if account in strikes
+            else ""
         )
         return f"in contacts as run {published[account]['seq']} wrote it{absent}"
     last = _last(versions, account)
@@ -79,12 +81,23 @@ def _last(versions: Sequence[Document], account: str) -> Document | None:
     return next((row for row in reversed(versions) if row["account"] == account), None)
 
 
-def _last_read(connection: duckdb.DuckDBPyConnection, account: str, row: Document | None) -> Document | None:
-    """The latest accepted window whose range holds the contact, with the request that proved it."""
+def _last_read(
+    connection: duckdb.DuckDBPyConnection,
+    account: str,
+    published: Mapping[str, Document],
+    strikes: Mapping[str, Document],
+    versions: Sequence[Document],
+) -> Document | None:
+    """The latest accepted window that held the contact, as far as is known, with the request that proved it."""
+    row = published.get(account) or _last([row for row in versions if row["op"] == "upsert"], account)
     if row is None:
         return None
+    # Who is absent was in no window since; of one that was deleted only its last version's run is sure to have read it.
+    upto = 2**62 if account in published else int(str(row["seq"]))
+    if account in strikes:
+        upto = int(str(strikes[account]["seq"])) - 1
     created, seen, is_contact = row["created_at"], row["last_seen_at"], row["is_contact"]
-    found = _ask(connection, _WINDOW, account, created, created, seen, seen, is_contact)
+    found = _ask(connection, _WINDOW, account, created, created, seen, seen, is_contact, upto)
     return found[0] if found else None
 
 

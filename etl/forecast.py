@@ -22,7 +22,7 @@ from etl.plan import requests_of, scrub_span
 from etl.probe import probe
 from etl.sources import Source, reach, sources
 from etl.staging import stage_folder
-from etl.targets import creation_times, sinks
+from etl.targets import creation_times, furthest_behind, sinks
 
 SWEEP_REQUESTS = 4
 """A quiet sweep: two time fields, two lists, one request each for the open rest."""
@@ -50,13 +50,15 @@ class Forecast:
 
 async def forecast(config: Config, *, full: bool) -> list[Forecast]:
     """One forecast per account. Raises what a run would raise before its first window."""
-    states = [(sink, sink.state()) for sink in sinks(config)]
+    made = sinks(config)
+    states = [sink.state() for sink in made]
     forecasts = []
     async with sources(config) as found:
         for source in found:
-            last = last_run([state for _, state in states], source.account)
-            history = history_of(last, creation_times(states[0][0], source.account))
-            stage = stage_folder(states[0][0].path) / source.account
+            last = last_run(states, source.account)
+            sink = furthest_behind(made, states, source.account, last)
+            history = history_of(last, creation_times(sink, source.account))
+            stage = stage_folder(made[0].path) / source.account
             left = left_in(stage, reading_key(source, config.extract, last, full=full), time())
             forecasts.append(await _forecast(config, source, history, left, full=full))
     return forecasts

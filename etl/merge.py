@@ -32,7 +32,7 @@ import duckdb
 import pyarrow as pa
 
 from etl import engine, schema, tables
-from etl.errors import EtlError
+from etl.errors import EtlError, TargetCorrupt
 from etl.model import AccountYield, Counts, Merged, Publication, RunRecord, Span
 
 _NAMES = schema.column_names()
@@ -284,11 +284,19 @@ def _by_account(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, 
     return dict(connection.execute(query).fetchall())
 
 
+def _refuse_repeated(connection: duckdb.DuckDBPyConnection) -> None:
+    """Raise `TargetCorrupt` where somebody else wrote a contact into the snapshot that it held already."""
+    repeated = "SELECT 1 FROM contacts GROUP BY account, contact_id HAVING count(*) > 1"
+    if found := len(connection.execute(repeated).fetchall()):
+        raise TargetCorrupt(f"{found} contacts stand in the target more than once", where="contacts")
+
+
 def _conserve(connection: duckdb.DuckDBPyConnection, merged: Merged) -> None:
     rejects = _by_account(connection, "SELECT account, count(*) FROM next_rejects GROUP BY account")
     for account, counts in merged.counts.items():
         kept = counts.new + counts.changed + counts.unchanged + counts.folded + counts.rejected
         stored = rejects.get(account, 0)
         if counts.received != kept or counts.rejected != stored:
+            _refuse_repeated(connection)
             message = f"{counts.received} contacts were received and {kept} accounted for, {stored} of them in rejects"
             raise EtlError(message, where=f"account {account}: {counts}")

@@ -30,7 +30,7 @@ from etl.report import AccountReport, RunReport, SinkReport
 from etl.sinks import Sink
 from etl.sources import Source, sources
 from etl.staging import Lock, stage_folder
-from etl.targets import creation_times
+from etl.targets import creation_times, furthest_behind
 from etl.targets import sinks as sinks_of
 
 RESUMABLE = (SourceUnavailable, AuthError)
@@ -97,7 +97,7 @@ class Run:
                 _check_same_filters(sinks, states, filters)
                 folder = held.enter_context(self._staged(sinks))
                 seq = max(state.seq for state in states) + 1
-                read_one = partial(self._reader, sinks[0], states, folder, seq)
+                read_one = partial(self._reader, sinks, states, folder, seq)
                 self._readers = [await to_thread.run_sync(read_one, source) for source in found]
                 await self._read()
             brought = tuple(self._yields[name] for name in self._accounts if name in self._yields)
@@ -125,8 +125,11 @@ class Run:
                 disk.clear(folder / name)
         disk.remove_if_empty(folder)
 
-    def _reader(self, sink: Sink, states: Sequence[SinkState], folder: Path, seq: int, source: Source) -> Reader:
+    def _reader(
+        self, sinks: Sequence[Sink], states: Sequence[SinkState], folder: Path, seq: int, source: Source
+    ) -> Reader:
         last = last_run(states, source.account)
+        sink = furthest_behind(sinks, states, source.account, last)
         return Reader(
             source=source,
             history=history_of(last, creation_times(sink, source.account)),

@@ -23,7 +23,8 @@ _ERRORS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM
 async def until_stopped(work: Callable[[], Awaitable[T]], last_words: Callable[[EtlError], object]) -> T:
     """The result of `work`; raises Interrupted or Terminated when a signal cancelled it.
 
-    Where the work does not let itself be cancelled the process ends anyhow, after `last_words`.
+    Where the work does not let itself be cancelled the process ends anyhow, after `last_words`. Once the work has ended
+    a signal changes nothing any more: what is left to do is to tell what came of it.
     """
     caught: list[int] = []
 
@@ -38,13 +39,18 @@ async def until_stopped(work: Callable[[], Awaitable[T]], last_words: Callable[[
                 tasks.start_soon(_end_anyhow, number, last_words)
         raise AssertionError
 
-    async with anyio.create_task_group() as tasks:
-        with anyio.CancelScope() as scope:
-            await tasks.start(watch, scope)
-            result = await work()
+    try:
+        async with anyio.create_task_group() as tasks:
+            with anyio.CancelScope() as scope:
+                await tasks.start(watch, scope)
+                result = await work()
+                tasks.cancel_scope.cancel()
+                return result
             tasks.cancel_scope.cancel()
-            return result
-        tasks.cancel_scope.cancel()
+    finally:
+        # The loop leaves them as they are by default: one that comes now would end a run that has published with -15.
+        for number in _ERRORS:
+            signal.signal(number, signal.SIG_IGN)
     raise _ERRORS[caught[0]](f"stopped by {signal.Signals(caught[0]).name}")
 
 

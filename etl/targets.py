@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -10,7 +11,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from etl.config import Config
+from etl.config import Config, DuckDBTarget
+from etl.model import RunRecord, SinkState
 from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind, Unpublished, open_readonly
 
 
@@ -19,7 +21,7 @@ def sinks(config: Config) -> tuple[Sink, ...]:
     limit = config.extract.memory_limit
     made: list[Sink] = []
     if config.sinks.duckdb is not None:
-        made.append(DuckDBSink(config.sinks.duckdb.path, limit))
+        made.append(DuckDBSink(_file(config.sinks.duckdb), limit))
     if config.sinks.parquet is not None:
         made.append(ParquetSink(config.sinks.parquet.path, limit, config.sinks.parquet.keep))
     return tuple(made)
@@ -29,10 +31,17 @@ def targets(config: Config) -> list[tuple[SinkKind, Path]]:
     """Kind and path of every configured target."""
     paths: list[tuple[SinkKind, Path]] = []
     if config.sinks.duckdb is not None:
-        paths.append(("duckdb", config.sinks.duckdb.path))
+        paths.append(("duckdb", _file(config.sinks.duckdb)))
     if config.sinks.parquet is not None:
         paths.append(("parquet", config.sinks.parquet.path))
     return paths
+
+
+def _file(target: DuckDBTarget) -> Path:
+    """The file itself where a link to one is named: a rename in place of the link would leave the file as it was."""
+    # What is wrong with a path is told by who opens it.
+    linked = os.path.islink(target.path) and os.path.exists(target.path)  # noqa: PTH110, PTH114 - these raise nothing
+    return target.path.resolve() if linked else target.path
 
 
 def reading(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
@@ -41,6 +50,11 @@ def reading(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]
     if target is None:
         raise Unpublished("nothing was exported yet", where="sinks")
     return open_readonly(*target)
+
+
+def furthest_behind(sinks: Sequence[Sink], states: Sequence[SinkState], account: str, last: RunRecord | None) -> Sink:
+    """The sink whose last run of the account is `last`: what it lacks is to be read, also where another has it."""
+    return next(sink for sink, state in zip(sinks, states, strict=True) if state.runs.get(account) == last)
 
 
 def creation_times(sink: Sink, account: str) -> Callable[[bool | None], Sequence[int]]:

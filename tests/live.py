@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -196,6 +197,7 @@ class Job:
     def call(self, *words: str, **environment: str) -> Ended:
         """The same in this process, which saves a second; for commands that need no process of their own."""
         config, kept = str(self.config()), (sys.argv, os.environ.copy(), Path.cwd())
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         sys.argv = ["etl", *(config if word == "CONFIG" else word for word in words)]
         os.environ.update(self.environment() | environment)
         os.chdir(self.folder)
@@ -210,6 +212,8 @@ class Job:
             os.environ.clear()
             os.environ.update(kept[1])
             os.chdir(kept[2])
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         assert isinstance(code, int)
         return Ended(code, out.getvalue(), err.getvalue())
 

@@ -129,6 +129,15 @@ SOON = 0.3
 """Seconds that the process is given to take notice of a signal."""
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_work_changes_nothing(number: int, warm: Nursery, job: Job) -> None:
+    """P2: what is published is told, with the exit code that the document has, and to the end."""
+    for function in ("RunReport.document", "_print"):
+        ended = run(warm, job, harm=Harm([("signal", number), ("sleep", SOON)], function=function))
+        assert (ended.code, ended.document["exit"]) == (0, 0), function
+        assert ended.document["sinks"].keys() == {"duckdb", "parquet"}
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("function", ["DuckDBSink.prepare", "ParquetSink.prepare"])
 def test_a_signal_before_the_first_sink_has_published_stops_the_run(

@@ -437,6 +437,23 @@ def test_the_weekly_witness_of_a_nightly_job_finds_what_came_too_late(server: Li
     assert "witness" in second["requests"]
 
 
+def test_a_target_that_is_behind_gets_what_the_other_has(server: Live, tmp_path: Path) -> None:
+    """What the witness finds is asked of the target that lacks it, also where the first one knows it (P4)."""
+    job = Job(tmp_path, {"main": server.url})
+    job.run()
+    shutil.copytree(job.parquet, tmp_path / "backup")
+    old = b"""{"_id": "65aa0000000000000000a001", "isContact": true, "createdAt": "%s"}"""
+    late = max(json.loads(raw)["createdAt"] for raw in server.truth().values()).encode()
+    server.change(lambda w, now: w.adopt(old % late, now))
+    for restored in (False, True):
+        server.ahead += 8 * DAY
+        if restored:
+            shutil.rmtree(job.parquet)
+            shutil.copytree(tmp_path / "backup", job.parquet)
+        seq = job.run().accounts[0].record.seq
+        assert len(job.in_duckdb()) == len(job.in_parquet(seq)) == 301
+
+
 def test_what_somebody_else_writes_during_a_run_is_not_lost(tmp_path: Path) -> None:
     """S1, P17: the run is published on top of it, or it is refused with exit 21; nothing is overwritten unseen."""
     with live(contacts=300, nasty_share=0, small=True, latency=0.05) as server:
@@ -460,6 +477,18 @@ def test_rejects_of_a_later_run_are_added_with_its_number(job: Job, server: Live
     report = job.run(full=True)
     assert report.exit == 40
     assert job.rows("select seq, raw from rejects") == [(2, '{"_id":null,"createdAt":"2025-01-01T00:00:00.000Z"}')]
+
+
+def test_explain_names_the_run_that_last_read_a_contact(job: Job, server: Live) -> None:
+    """Not a window of later, which shows that the contact was gone."""
+    [gone, *_] = server.ids()
+    server.change(each("delete", [gone]))
+    told = []
+    for _ in range(2):
+        assert job.run(full=True).exit == 0
+        [account] = job.call("explain", "CONFIG", gone, "--json").document["accounts"]
+        told.append((account["in_contacts"], account["last_read_by"]["seq"]))
+    assert told == [(True, 1), (False, 1)]
 
 
 def test_a_reject_that_a_full_run_bore_stops_no_later_run(tmp_path: Path) -> None:

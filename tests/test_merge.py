@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from publishing import EVERYTHING, Row, brought, contact, day, publication
 
 from etl import engine, merge, schema
-from etl.errors import EtlError
+from etl.errors import EtlError, TargetCorrupt
 from etl.model import AccountYield, Counts, Merged, Mode, Publication, RunRecord, Span
 
 Key = tuple[str, str]
@@ -219,6 +219,16 @@ def test_a_contact_that_is_listed_and_cannot_be_kept_is_not_absent(account: Acco
         )
     assert (counts.rejected, counts.contacts) == (2, 3)
     assert [account.contact(number) is not None for number in range(1, 5)] == [True, True, True, False]
+
+
+def test_a_contact_that_stands_twice_in_the_target_is_damage(account: Account) -> None:
+    """Somebody wrote it there: 22, not a bug of ours (P26)."""
+    account.run(contact(1), contact(2))
+    twice = account.contact(1)
+    assert twice is not None
+    account.snapshot.contacts["main", "again"] = twice
+    with pytest.raises(TargetCorrupt, match="1 contacts stand in the target more than once"):
+        account.run(contact(1), contact(2))
 
 
 def test_being_seen_again_clears_the_strike(account: Account) -> None:

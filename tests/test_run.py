@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import expected_rows
 import pytest
 from live import TOKEN, Job, Live, Row, live
@@ -369,6 +370,19 @@ def test_a_full_target_is_not_filtered_later(job: Job) -> None:
     before = job.fingerprint()
     assert job.run("extract.filters.tags=['vip']").exit == 2
     assert job.fingerprint() == before
+
+
+def test_a_link_to_a_database_stays_one(job: Job) -> None:
+    """The file that it leads to is replaced, so that its readers see the new state."""
+    job.sinks = ("duckdb",)
+    real = job.folder / "elsewhere" / "real.duckdb"
+    assert job.run(f"sinks.duckdb.path={real}").exit == 0
+    job.duckdb.parent.mkdir(exist_ok=True)
+    job.duckdb.symlink_to(real)
+    assert job.run().exit == 0
+    assert job.duckdb.is_symlink()
+    with duckdb.connect(str(real), read_only=True) as connection:
+        assert connection.execute("select max(seq) from runs").fetchall() == [(2,)]
 
 
 def test_allow_unproven_publishes_and_says_so(tmp_path: Path) -> None:

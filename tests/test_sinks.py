@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -602,6 +603,22 @@ def test_a_write_ahead_log_beside_the_file_is_refused(database: Target) -> None:
         database.sink().open()
     wal.write_bytes(b"")
     assert database.sink().open().seq == 1
+
+
+def test_whoever_writes_just_now_is_named_and_their_log_left_alone(database: Target) -> None:
+    """S1: no mend says to delete the log of a program at work."""
+    database.publish(database.bring(1, contact(1)))
+    program = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); c.execute('create table mine as select 1'); input()"
+    command = [sys.executable, "-c", program, str(database.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as writer:  # noqa: S603 - our own program
+        wal = database.path.with_name("contacts.duckdb.wal")
+        while not (wal.exists() and wal.stat().st_size):
+            time.sleep(0.01)
+        with pytest.raises(SinkError, match=f"PID {writer.pid}") as caught:
+            database.sink().open()
+        writer.kill()
+    assert "Close the program" in caught.value.mend
+    assert "delete" not in caught.value.mend
 
 
 def test_a_change_of_the_file_during_the_run_is_a_conflict(database: Target) -> None:

@@ -228,7 +228,7 @@ class DuckDBSink:
     def _read_state(self) -> SinkState:
         with disk.doing("read the target", self.path):
             self.path.open("rb").close()
-        _refuse_open_wal(self.path)
+        self._refuse_unfinished()
         columns, sizes, manifests = self._read(_COLUMNS, SIZE, _LAST_MANIFEST)
         refuse_cut_off(self.path, *(int(str(number)) for number in sizes[0]))
         held: dict[tuple[str, str], dict[str, str]] = {}
@@ -239,6 +239,15 @@ class DuckDBSink:
             return SinkState()
         self._refuse_altered(held)
         return self._last_state(manifests)
+
+    def _refuse_unfinished(self) -> None:
+        """As `_refuse_open_wal`; but where somebody is at work just now, that is told: their log must not go."""
+        try:
+            _refuse_open_wal(self.path)
+        except SinkError:
+            with contextlib.suppress(TargetCorrupt):
+                self._read(SIZE)
+            raise
 
     def _read(self, *queries: str) -> list[Rows]:
         setup = f"ATTACH {engine.literal(self.path)} AS target (READ_ONLY)"
