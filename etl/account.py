@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic, time
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 from etl import __version__, disk
 from etl.api.client import Client
 from etl.api.pace import Pace
+from etl.api.request import instant
 from etl.config import Extract, Http
 from etl.errors import SourceUnavailable
 from etl.extract import Extraction, History, Timing, extract
@@ -81,7 +82,7 @@ class Reader:
 
         The watermark is safe with either clock, but one of them is or was wrong (FAULTS.md N25).
         """
-        ahead, t0 = extraction.clock_ahead, _instant(extraction.capabilities.t0)
+        ahead, t0 = extraction.clock_ahead, instant(extraction.capabilities.t0)
         back = max(0, round((self.last.t0 - t0).total_seconds())) if self.last else 0
         if abs(ahead) > CLOCKS_DIFFER:
             log.warning("clocks.differ", account=self.source.account, server_ahead_seconds=ahead)
@@ -147,8 +148,8 @@ class Reader:
             run_id=self.run_id,
             account=self.source.account,
             mode=extraction.mode,
-            t0=_instant(extraction.capabilities.t0),
-            watermark=_instant(extraction.watermark),
+            t0=instant(extraction.capabilities.t0),
+            watermark=instant(extraction.watermark),
             proof=proof_of(extraction),
             requests=self.spent(),
             seconds=round(seconds, 3),
@@ -274,12 +275,8 @@ def _whole(detail: Mapping[str, object], name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _instant(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
 def _time(milliseconds: int | None) -> datetime | None:
-    return None if milliseconds is None else _instant(milliseconds)
+    return None if milliseconds is None else instant(milliseconds)
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -16,10 +16,11 @@ from etl.api.client import Client, PageRefused
 from etl.api.request import Query, TimeField
 from etl.api.retry import backoff
 from etl.capabilities import Capabilities, Lists, PageSizes, PastEnd
+from etl.errors import ContractError
 from etl.window import ROW_FIELD, Bounds, Window, milliseconds
 
 FAR_FUTURE = 253_370_764_800_000
-"""9999-01-01: no contact is created or seen after it, so an honoured filter answers nothing."""
+"""9999-01-01: next to no contact is created or seen after it; 9999-12-31 means "never" to some importers."""
 DAY = 86_400_000
 GRANULES = (1, 1000, DAY)
 _PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000))
@@ -184,7 +185,7 @@ class _Questions:
         if self.created is None or any(milliseconds(row.last_seen_at) is not None for row in self._rows):
             return
         future = Window("lastSeenAt", self._query.is_contact, FAR_FUTURE, None)
-        if await _answers_nothing(self._client, future.query(self.created)):
+        if await _keeps_to(self._client, future, self.created):
             self.seen = self.created
 
     async def whether_matches_are_counted(self) -> None:
@@ -222,8 +223,7 @@ async def _bounds(client: Client, field: TimeField, query: Query, first: Page) -
         return Bounds()
     for applicable in (False, True):
         spelled = Bounds(applicable=applicable)
-        future = Window(field, query.is_contact, FAR_FUTURE, None)
-        if not await _answers_nothing(client, future.query(spelled)):
+        if not await _keeps_to(client, Window(field, query.is_contact, FAR_FUTURE, None), spelled):
             continue
         rows = first.rows
         for _ in range(PATIENCE):
@@ -231,16 +231,26 @@ async def _bounds(client: Client, field: TimeField, query: Query, first: Page) -
                 bounds = await _Known(client, field, query.is_contact, time).bounds(spelled)
                 if bounds is not None:
                     return bounds
-            # All of them may have moved meanwhile: look again who stands where.
-            rows = (await client.read(query)).rows
+            # All of them may have moved meanwhile, or page 1 shows only people without a time: look who stands where.
+            rows = await _timed(client, Window(field, query.is_contact, None, FAR_FUTURE), spelled)
     return None
 
 
-async def _answers_nothing(client: Client, query: Query) -> bool:
+async def _timed(client: Client, window: Window, bounds: Bounds) -> Sequence[Row]:
     try:
-        return not (await client.read(query)).rows
+        return (await client.read(window.query(bounds))).rows
     except PageRefused:
+        return ()
+
+
+async def _keeps_to(client: Client, window: Window, bounds: Bounds) -> bool:
+    """Whether nobody is listed who is not in the window."""
+    try:
+        rows = (await client.read(window.query(bounds))).rows
+        window.check(rows, bounds)
+    except (PageRefused, ContractError):
         return False
+    return len(window.times(rows)) == len(rows)
 
 
 def _quietest(field: TimeField, rows: Sequence[Row]) -> Sequence[int]:

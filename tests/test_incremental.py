@@ -491,6 +491,17 @@ def test_explain_names_the_run_that_last_read_a_contact(job: Job, server: Live) 
     assert told == [(True, 1), (False, 1)]
 
 
+@pytest.mark.parametrize("field", ["createdAt", "lastSeenAt"])
+def test_a_time_that_means_never_is_kept(field: str, tmp_path: Path) -> None:
+    """A28, A30: the last millisecond of the year 9999 makes no server one that ignores its filters."""
+    times = {"createdAt": "2025-01-01T00:00:00.000Z", "lastSeenAt": "2025-01-01T00:00:00.000Z"}
+    raw = json.dumps({"_id": "never", "isContact": True, **times, field: "9999-12-31T23:59:59.999Z"}).encode()
+    with live(contacts=60, nasty_share=0, small=True) as server:
+        server.change(lambda w, now: w.adopt(raw, now))
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        assert [counted(job.run(full=full))["contacts"] for full in (False, False, True)] == [61, 61, 61]
+
+
 def test_a_reject_that_a_full_run_bore_stops_no_later_run(tmp_path: Path) -> None:
     """A25: one of 600 is little, and stays little in the scrub that reads it again among the oldest few."""
     with live(contacts=600, nasty_share=0, small=True) as server:

@@ -105,8 +105,12 @@ def iso(milliseconds: int | None) -> str:
     """A time as the API spells it, `2025-01-05T10:00:00.000Z`, in the years 1 to 9999; "" for an open end."""
     if milliseconds is None:
         return ""
-    moment = _EPOCH + timedelta(milliseconds=min(max(milliseconds, _EARLIEST), _LATEST))
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return instant(milliseconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def instant(milliseconds: int) -> datetime:
+    """A time as Python has it, which knows the years 1 to 9999: earlier is their beginning, later their end."""
+    return _EPOCH + timedelta(milliseconds=min(max(milliseconds, _EARLIEST), _LATEST))
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
