@@ -25,6 +25,8 @@ COUNTED_READS = 3
 """Reads of a window that lists fewer contacts than it counts."""
 ORDERED_READS = 6
 """Reads of a crowd before it counts as unprovable; two in a row must list the same contacts."""
+SMALLEST_PAGE = 14
+"""Contacts that a page holds at least (API.md)."""
 FEW_GONE = 10
 """Contacts that may leave a list, and leave it empty, in the time of one run."""
 
@@ -45,6 +47,8 @@ class WindowReader:
         self._capabilities = capabilities
         self._receive = receive
         self._sizes = capabilities.page_sizes
+        self._counted = capabilities.counts_matches
+        """Whether the total beside a page is believed to count whom it could list."""
         self._lowered: set[bool] = set()
         """The lists whose pages became smaller meanwhile: a larger one is no news of them any more."""
         created, seen = capabilities.created, capabilities.seen
@@ -75,12 +79,15 @@ class WindowReader:
         # A page larger than any before of this list: the true page size is at least this.
         if window.is_contact not in self._lowered:
             self._sizes = self._sizes.with_page(window.is_contact, len(page.rows))
-        # One that lists nobody of those that it counts would list nobody of any part: that ends in no proof, but soon.
-        parts = split(window, page.rows, bounds, newest_first=self._newest_first(window)) if page.rows else ()
+        hopeless = not page.rows or (cut and self._would_fit(window, page))
+        parts = () if hopeless else split(window, page.rows, bounds, newest_first=self._newest_first(window))
         if not parts and cut:
-            self._give_up(window, bounds, f"the server says that {page.total} match, and lists {len(page.rows)}")
+            reason = f"the server says that {page.total} match, and lists {len(page.rows)}"
+            await self._give_up(window, bounds, reason, page)
+            # It is the counting that is wrong: to look for others whom it counts would cost thousands of requests.
+            self._counted = False
         elif not parts:
-            await self._read_crowd(window, bounds)
+            await self._read_crowd(window, bounds, page)
         return parts
 
     def _newest_first(self, window: Window) -> bool:
@@ -122,9 +129,13 @@ class WindowReader:
         self._poisoned |= {lower, upper}
         return lower, upper
 
+    def _would_fit(self, window: Window, page: Page) -> bool:
+        """Whether a page, however small the server makes it, would hold all whom it counts: no part would list more."""
+        return (page.total or 0) < min(SMALLEST_PAGE, self._sizes.of(window.is_contact) / 2)
+
     def _is_cut(self, window: Window, page: Page) -> bool:
         """Whether the total beside a short page shows that it is cut, on a server whose totals follow the filter."""
-        counted = page.total if self._capabilities.counts_matches else None
+        counted = page.total if self._counted else None
         return counted is not None and len(page.rows) < min(counted, self._sizes.of(window.is_contact))
 
     async def doubtful(self) -> list[Window]:
@@ -166,20 +177,24 @@ class WindowReader:
         self.accepted.append(done)
         self._ledger.accept(done)
 
-    async def _read_crowd(self, window: Window, bounds: Bounds) -> None:
+    async def _read_crowd(self, window: Window, bounds: Bounds, page: Page) -> None:
         """Read a window that cannot be cut (one creation time, many contacts) page by page until two reads agree."""
         if self._capabilities.honours_page is not True:
-            self._give_up(window, bounds, "it is full, cannot be cut, and the server has no second page")
+            reason = "it is full, cannot be cut, and the server has no second page"
+            await self._give_up(window, bounds, reason, page)
             return
         size = self._sizes.of(window.is_contact)
         alone = self._capabilities.past_end == "repeats" and size < self._sizes.of(not window.is_contact)
         crowd = await read_crowd(self._client, window.query(bounds), size, self._receive, alone=alone)
         if crowd is None:
-            self._give_up(window, bounds, "reads in order did not agree")
+            await self._give_up(window, bounds, "reads in order did not agree", page)
             return
         self._note(Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.sent))
 
-    def _give_up(self, window: Window, bounds: Bounds, reason: str) -> None:
+    async def _give_up(self, window: Window, bounds: Bounds, reason: str, page: Page) -> None:
+        """Note what cannot be proven; who is listed is real all the same, and published if that is allowed."""
+        if page.rows:
+            await self._receive(page)
         listed = str(window.is_contact).lower()
         self.unproven.append(f"isContact {listed}, {window.query(bounds).span()}: {reason}")
 
