@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from etl.api.answer import Manner
 from etl.window import Bounds
 
 PastEnd = Literal["empty", "repeats", "refused"]
@@ -68,6 +69,8 @@ class Capabilities:
     total: int | None
     empty: bool
     """Whether the account showed no contact at all."""
+    manners: tuple[Manner, ...] = ()
+    """How the server tells that nobody is there."""
 
     @property
     def page_size(self) -> int:

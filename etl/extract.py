@@ -170,6 +170,7 @@ def clock_ahead(client: Client, local_start: int, started: float) -> int:
 async def go_on(client: Client, begun: Begun) -> Begun:
     """Take up what a killed run had begun: what it probed is known, but not what time it is by now."""
     client.first_page = begun.capabilities.first_page
+    client.manners = frozenset(begun.capabilities.manners) or None
     await client.read(Query(is_contact=False))
     return begun
 

@@ -63,6 +63,7 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
         lists=await _lists(client, contacts, leads, asked.created),
         total=contacts.total,
         empty=not asked.first.rows,
+        manners=client.learn_manners(),
     )
 
 

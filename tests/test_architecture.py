@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("what is asked, what is answered, how fast", "api.request api.answer api.pace"),
     ("what is told", "report findings observe ending"),
     ("what is configured", "config"),
-    ("tools that know nothing of contacts", "disk engine signals streams worklist units overlay"),
+    ("tools that know nothing of contacts", "disk engine signals streams worklist units overlay api.discretion"),
     ("values, columns and errors, which know nothing else", "model schema errors"),
 )
 FAMILIES = ("normalize", "sinks")

@@ -111,6 +111,36 @@ def test_pages_are_counted_as_the_server_counts() -> None:
     assert script.bodies[0]["page"] == 2
 
 
+EMPTY_MANNERS = [{}, {"success": None}, {"success": True, "code": 1}, {"success": True, "status": "timeout"}]
+
+
+@pytest.mark.parametrize("said", EMPTY_MANNERS)
+def test_an_empty_list_counts_as_one_in_a_manner_that_is_known(said: dict[str, object]) -> None:
+    """N8, A55: servers fail with a 200 and nobody in it; where it is known how this one succeeds, it is asked again."""
+    odd, empty = (Reply(200, {}, json.dumps({**told, "data": []}).encode()) for told in (said, {"success": True}))
+    client = Script([good(), empty, odd, odd, empty, odd]).client()
+
+    async def ask() -> list[Page]:
+        before = [await client.read(EVERYTHING) for _ in range(3)]
+        assert client.learn_manners() == (before[0].manner,)
+        return [*before, await client.read(EVERYTHING)]
+
+    assert [len(page.rows) for page in run(ask())] == [1, 0, 0, 0]
+    assert client.statistics().retried == 1
+    with pytest.raises(ContractError, match="an empty list in an envelope that no other answer had"):
+        run(client.read(EVERYTHING))
+
+
+def test_a_server_whose_envelopes_all_differ_tells_nothing_by_them() -> None:
+    """A number of its own in each answer is no sign of failure."""
+    numbered = [{"success": True, "code": number, "data": [{"_id": "a"}] * (number < 5)} for number in range(1, 7)]
+    client = Script([Reply(200, {}, json.dumps(told).encode()) for told in numbered]).client()
+    for _ in range(4):
+        run(client.read(EVERYTHING))
+    assert client.learn_manners() == ()
+    assert [len(run(client.read(EVERYTHING)).rows) for _ in range(2)] == [0, 0]
+
+
 FAILURES = [
     (bad(401), Kind.AUTH, AuthError),
     (bad(403), Kind.AUTH, AuthError),

@@ -101,6 +101,7 @@ FAILING: Mapping[str, Case] = {
     "A50 date filters ignored": Case(13, sandbox={"applicable_filters": "ignored"}),
     "A11 an error beside an empty list": always(11, "envelope", shape="error"),
     "A11 an error beside an empty list, after the probe": always(11, "envelope", shape="error", **{"from": 20}),
+    "N8 nobody in a bare envelope, after the probe": always(12, "envelope", shape="nobody", **{"from": 20}),
     "A55 texts instead of contacts": always(12, "envelope", shape="texts"),
     "A55 a bare list": always(12, "envelope", shape="bare_list"),
     "A55 data is an object": always(12, "envelope", shape="object_data"),

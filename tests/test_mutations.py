@@ -19,6 +19,7 @@ from etl.errors import ContractError
 from etl.extract import Extraction, History, Timing, extract
 from etl.ledger import Forgetful
 from etl.merge import prepare
+from etl.sandbox.answer import envelope
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
 from etl.testimony import Sighting, Suspect
@@ -324,7 +325,7 @@ async def test_an_account_that_is_empty_at_the_end_of_a_run_is_told(contacts: in
     class Maintained(Grown):
         async def answer(self, body: Body) -> Reply:
             reply = await super().answer(body)
-            return reply if len(self.sent) < 25 else Reply(200, reply.headers, b'{"success":true,"data":[]}')
+            return reply if len(self.sent) < 25 else Reply(200, reply.headers, envelope([]))
 
     with pytest.raises(AssertionError, match="a list became empty while it was read"):
         await Maintained(5, contacts=contacts).extracted(full=full)

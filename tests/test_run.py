@@ -460,6 +460,16 @@ def test_whatever_the_server_is_like_nobody_is_missing(name: str, tmp_path: Path
         assert_complete(job, server)
 
 
+def test_a_server_that_counts_people_it_does_not_list_is_given_up_soon(tmp_path: Path) -> None:
+    """A19: 13, as nothing shows that nobody is missing; not after looking for them one by one."""
+    with live(contacts=600, nasty_share=0, total="doubled") as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        assert job.run().exit == 13
+        assert server.stats()["requests"] < 300
+        assert job.run(allow_unproven=True).exit == 0
+        assert {row["contact_id"] for row in job.in_duckdb()} >= set(server.ids())
+
+
 def assert_complete(job: Job, server: Live) -> None:
     """A run proves itself and publishes the truth."""
     report = job.run()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -19,14 +18,11 @@ from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from functools import lru_cache
 from http import HTTPStatus
-from urllib.parse import quote
+from typing import TypeAlias
 
 import msgspec
 
-SHOWN = 200
-"""Characters of a server's message that an error shows."""
-PIECE = 8
-"""Characters of a token that are too many to be shown."""
+from etl.api.discretion import shown
 
 
 class Kind(Enum):
@@ -80,6 +76,10 @@ class Row(msgspec.Struct, gc=False, frozen=True):
     is_contact: object = msgspec.field(name="isContact", default=None)
 
 
+Manner: TypeAlias = tuple[str, ...]
+"""What an envelope says of success, codes and errors, each as one word; its message and total are left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """An accepted page."""
@@ -97,6 +97,8 @@ class Page:
     """As which page it was asked for."""
     attempt: int = 1
     """On which attempt it came."""
+    manner: Manner = ()
+    """What the envelope says beside the rows."""
 
     @property
     def ids(self) -> frozenset[bytes]:
@@ -130,6 +132,8 @@ class _Envelope(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_Envelope).decode
 _FIELDS = {known.name: known.encode_name for known in msgspec.structs.fields(_Envelope) if known.name != "data"}
+
+_TELLING = tuple(name for name in _FIELDS if name not in {"message", "total"})
 
 _BY_STATUS: Mapping[int, tuple[Kind, str]] = {
     204: (Kind.GARBLED, "an empty answer"),
@@ -186,7 +190,7 @@ def _page(reply: Reply) -> Page | Refusal:
         return _told(envelope, code, reply)
     total = envelope.total if type(envelope.total) is int else None
     mislabelled = "json" not in reply.headers.get("Content-Type", "json").lower()
-    return Page(body, envelope.data, server_time(reply.headers), total, mislabelled)
+    return Page(body, envelope.data, server_time(reply.headers), total, mislabelled, manner=_manner(envelope))
 
 
 def _envelope(body: bytes) -> _Envelope | Refusal:
@@ -263,6 +267,10 @@ def _tells_of_failure(envelope: _Envelope) -> bool:
     )
 
 
+def _manner(envelope: _Envelope) -> Manner:
+    return tuple(_word(getattr(envelope, name)) for name in _TELLING)
+
+
 def _word(told: object) -> str:
     """What was told as one word, the same from both readers; of a list or an object, whether it holds anything."""
     return str(bool(told) if isinstance(told, (list, dict)) else told).lower()
@@ -271,7 +279,7 @@ def _word(told: object) -> str:
 def _told(envelope: _Envelope, code: int, reply: Reply) -> Refusal:
     """A 200 that says in its body that it is none."""
     words = filter(None, map(_words, (envelope.message, envelope.error, envelope.errors)))
-    said, wait = _shown(next(words, ""), reply.secret), reply.headers.get("Retry-After")
+    said, wait = shown(next(words, ""), reply.secret), reply.headers.get("Retry-After")
     because = f": {said}" if said else ""
     if _MALFORMED_TOKEN in said:
         return Refusal(Kind.AUTH, f"the token is malformed{because}", status=code)
@@ -298,32 +306,7 @@ def _said(reply: Reply) -> str:
         document = json.loads(reply.body)
     except (ValueError, RecursionError):
         return ""
-    return _shown(document.get("message"), reply.secret) if isinstance(document, dict) else ""
-
-
-def _shown(message: object, secret: str) -> str:
-    """A server's message, short, on one line, without the token and without anything that looks like a person."""
-    if not isinstance(message, str):
-        return ""
-    discreet = message.replace(secret, "…") if secret else message
-    printable = "".join(c if c.isprintable() else " " for c in discreet[: 4 * SHOWN])
-    words = ("…" if _quotes(word, secret) else word for word in printable.split(" "))
-    return _PERSONAL.sub("…", " ".join(words))[:SHOWN]
-
-
-def _quotes(word: str, secret: str) -> bool:
-    """Whether a word holds a piece of the token, as it is or encoded: some servers repeat its beginning."""
-    traces = _traces(secret)
-    return any(word[start : start + PIECE] in traces for start in range(len(word) - PIECE + 1))
-
-
-@lru_cache(maxsize=8)
-def _traces(secret: str) -> frozenset[str]:
-    """Every piece of the token in the encodings that a server or a proxy may repeat it in."""
-    raw = secret.encode()
-    shifted = (b64encode(bytes(shift) + raw).decode()[4 if shift else 0 :] for shift in range(3))
-    spelled = (secret, secret[::-1], quote(secret, safe=""), json.dumps(secret), raw.hex(), *shifted)
-    return frozenset(text[start : start + PIECE] for text in spelled for start in range(len(text) - PIECE + 1))
+    return shown(document.get("message"), reply.secret) if isinstance(document, dict) else ""
 
 
 _NUMBER = re.compile(r"\s*\d{1,9}", re.ASCII)
@@ -332,7 +315,6 @@ _NOTHING = frozenset({"none", "null", "false", "0", "no", ""})
 _FAILURE = re.compile(r"\berr|error|fail|false|\bko\b")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHARSET = re.compile(r"charset=\"?([\w-]{1,40})", re.IGNORECASE)
-_PERSONAL = re.compile(r"[^\s@]{1,64}@[^\s@]{1,255}|\+?\d[\d ()-]{6,30}\d")
 
 
 def server_time(headers: Mapping[str, str]) -> int | None:

@@ -7,17 +7,21 @@ again. Its slots are the one bound on requests in flight. It does not know HTTP:
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import anyio
 
-from etl.api.answer import Kind, Page, Refusal, Reply, judge, server_time
+from etl.api.answer import Kind, Manner, Page, Refusal, Reply, judge, server_time
 from etl.api.pace import Pace
 from etl.api.request import Body, Query
 from etl.api.retry import ATTEMPTS, LONGEST_WAIT, Budget, backoff, retry_after
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
+
+FEW_MANNERS = 2
+"""In how many ways a server that fails in none of its answers tells that it succeeded."""
 
 Transport = Callable[[Body], Awaitable[Reply]]
 """Sends one request body to `/inbox/users` and returns the whole answer; raises `Broken`."""
@@ -91,6 +95,12 @@ class Client:
         """The number under which the server knows its first page; the probe corrects it."""
         self.server_now: int | None = None
         """The server's clock as of its last answer, milliseconds since the epoch."""
+        self.manners: frozenset[Manner] | None = None
+        """How this server tells that nobody is there; None until `learn_manners`."""
+        self._filled: set[Manner] = set()
+        """The manners of pages with somebody on them."""
+        self._empty: Counter[Manner] = Counter()
+        """Those of empty pages, as often as they came while they were not known."""
         self._transport = transport
         self._account = account
         self._renew = renew
@@ -184,7 +194,27 @@ class Client:
         except Broken as broken:
             return broken.refusal
         self.server_now = server_time(reply.headers) or self.server_now
-        return judge(reply)
+        verdict = judge(reply)
+        return self._believed(verdict) if isinstance(verdict, Page) else verdict
+
+    def _believed(self, page: Page) -> Page | Refusal:
+        """The page, unless it is empty in a manner that this server has for nothing else: servers fail like that."""
+        if page.rows:
+            self._filled.add(page.manner)
+        elif self.manners is None:
+            self._empty[page.manner] += 1
+        elif page.manner not in self.manners:
+            return Refusal(Kind.GARBLED, "an empty list in an envelope that no other answer had")
+        return page
+
+    def learn_manners(self) -> tuple[Manner, ...]:
+        """Believe an empty list, from now on, only in the manner of pages with somebody, or of most empty ones so far.
+
+        A server whose envelopes differ all the time tells nothing by them: () then.
+        """
+        if len(self._filled) <= FEW_MANNERS:
+            self.manners = frozenset(self._filled).union(manner for manner, _ in self._empty.most_common(1))
+        return tuple(sorted(self.manners or ()))
 
     async def _slot(self) -> object:
         """One of the slots. A free one is taken at once: to let others go first costs a tenth of a request."""

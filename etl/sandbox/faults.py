@@ -57,6 +57,7 @@ _SHAPES: Mapping[str, Callable[[bytes], bytes]] = MappingProxyType(
         "null_data": lambda _: b'{"success":true,"message":"ok","code":200,"data":null}',
         "object_data": lambda data: b'{"success":true,"message":"ok","code":200,"data":{"users":' + data + b"}}",
         "error": lambda _: b'{"error":"timeout","data":[]}',
+        "nobody": lambda _: b'{"data":[]}',
         "texts": lambda _: b'{"success":true,"code":200,"data":["lastSeenAt must be a date"]}',
         "object": lambda _: b"{}",
         "list": lambda _: b"[]",

@@ -49,6 +49,7 @@ TOTALS: Mapping[Total, Callable[[Page, Settings], object]] = MappingProxyType(
     {
         "exact": lambda page, _: page.matching,
         "wrong": lambda page, _: page.matching * 9 // 10 + 1,
+        "doubled": lambda page, _: page.matching * 2,
         "capped": lambda page, settings: min(page.matching, settings.total_cap),
         "zero": lambda _, __: 0,
         "negative": lambda _, __: -1,

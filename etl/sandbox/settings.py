@@ -17,7 +17,7 @@ Partition = Literal["disjoint", "overlap", "same"]
 Bound = Literal["inclusive", "exclusive"]
 Granularity = Literal["ms", "s", "day"]
 SoftDelete = Literal["none", "listed", "hidden"]
-Total = Literal["none", "exact", "wrong", "capped", "zero", "negative", "null", "text", "per_page"]
+Total = Literal["none", "exact", "wrong", "doubled", "capped", "zero", "negative", "null", "text", "per_page"]
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> ValueError:
