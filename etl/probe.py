@@ -63,7 +63,7 @@ async def probe(client: Client, *, local_now: int) -> Capabilities:
         lists=await _lists(client, contacts, leads, asked.created),
         total=contacts.total,
         empty=not asked.first.rows,
-        manners=client.learn_manners(),
+        manners=client.learn_manners(asked.end),
     )
 
 
@@ -139,6 +139,8 @@ class _Questions:
         self.one_page = False
         self.counts_matches = False
         self.past_end: PastEnd = "empty"
+        self.end = self.first
+        """The page far beyond the end, where there is one."""
         self.created: Bounds | None = None
         self.seen: Bounds | None = None
         self._client = client
@@ -214,7 +216,9 @@ class _Questions:
         page = await _asked(self._client, self._query, NO_SUCH_PAGE)
         if isinstance(page, Refusal):
             self.past_end = "refused"
-        elif page.rows:
+            return
+        self.end = page
+        if page.rows:
             self.past_end = "repeats"
 
 

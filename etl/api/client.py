@@ -207,13 +207,15 @@ class Client:
             return Refusal(Kind.GARBLED, "an empty list in an envelope that no other answer had")
         return page
 
-    def learn_manners(self) -> tuple[Manner, ...]:
+    def learn_manners(self, end: Page) -> tuple[Manner, ...]:
         """Believe an empty list, from now on, only in the manner of pages with somebody, or of most empty ones so far.
 
-        A server whose envelopes differ all the time tells nothing by them: () then.
+        `end` is a page past the end of a list, which some servers have an answer of its own for. A server whose
+        envelopes differ all the time tells nothing by them: () then.
         """
         if len(self._filled) <= FEW_MANNERS:
-            self.manners = frozenset(self._filled).union(manner for manner, _ in self._empty.most_common(1))
+            common = {manner for manner, _ in self._empty.most_common(1)}
+            self.manners = frozenset(self._filled | common | {end.manner})
         return tuple(sorted(self.manners or ()))
 
     async def _slot(self) -> object:
