@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from importlib import metadata
 from time import time
 
+from etl.api.request import checked_filters
 from etl.capabilities import Capabilities
 from etl.config import Config
 from etl.errors import EtlError, TargetLocked, UnprovenError, UsageError
@@ -15,7 +16,7 @@ from etl.probe import probe
 from etl.sinks import Sink
 from etl.sources import Source, reach, sources
 from etl.staging import Lock
-from etl.targets import sinks
+from etl.targets import refuse_other_filters, sinks
 
 PACKAGE = "etl"
 _FLOOR = re.compile(r"([\w.-]+)>=([\d.]+)")
@@ -23,7 +24,11 @@ _FLOOR = re.compile(r"([\w.-]+)>=([\d.]+)")
 
 async def examine(config: Config) -> list[Finding]:
     """Look at libraries, sinks, tokens and servers; an error becomes a finding."""
-    findings = [_libraries(), *(_sink(sink) for sink in sinks(config))]
+    findings = [_libraries(), *(_sink(sink, config.extract.filters) for sink in sinks(config))]
+    try:
+        checked_filters(config.extract.filters)
+    except UsageError as error:
+        findings.append(failure("filters", error))
     try:
         async with sources(config) as found:
             findings.append(Finding("token", "configuration", f"{len(found)} account(s) with a token"))
@@ -62,10 +67,11 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def _sink(sink: Sink) -> Finding:
+def _sink(sink: Sink, filters: Mapping[str, object]) -> Finding:
     try:
         with Lock(sink.path):
             state = sink.open()
+        refuse_other_filters(sink, state, filters)
     except TargetLocked as busy:
         # Opening collects what killed runs prepared: while a run is at work, that would be what it prepares.
         return Finding("sink", str(sink.path), busy.message)

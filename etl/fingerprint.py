@@ -17,11 +17,17 @@ from etl.errors import EtlError
 
 def _hashed(column: schema.Column) -> str:
     name = engine.quoted(column.name)
-    return f"epoch_us({name})" if column.kind is schema.Kind.TIME else name
+    match column.kind:
+        case schema.Kind.TIME:
+            return f"epoch_us({name})"
+        case schema.Kind.JSON:
+            return f"{name}::VARCHAR"
+    return name
 
 
 # JSON tells null from "" and a list from its text, and depends on no locale and no machine.
-_FINGERPRINT = f"md5(json_array({', '.join(_hashed(column) for column in schema.CONTENT)})) AS {schema.FINGERPRINT}"
+FINGERPRINT = f"md5(json_array({', '.join(_hashed(column) for column in schema.CONTENT)}))"
+"""The fingerprint of a contact as SQL over its columns, in a part or in a target."""
 
 
 @contextmanager
@@ -48,7 +54,7 @@ class Fingerprint:
         """
         with _memory():
             rows = self._engine.from_arrow(contacts.to_reader())
-            made = rows.project(f"read_no, {_FINGERPRINT}").to_arrow_table()
+            made = rows.project(f"read_no, {FINGERPRINT} AS {schema.FINGERPRINT}").to_arrow_table()
         if not made["read_no"].equals(contacts["read_no"]):
             message = "the fingerprints are not in the order of the contacts"
             raise EtlError(message)

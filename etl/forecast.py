@@ -12,7 +12,7 @@ from time import monotonic, time
 
 from etl.account import history_of, last_run, reading_key
 from etl.api.client import Client, PageRefused
-from etl.api.request import Query
+from etl.api.request import Query, checked_filters
 from etl.capabilities import Capabilities
 from etl.config import Config
 from etl.extract import LEADS_FIRST, History, go_on
@@ -22,7 +22,7 @@ from etl.plan import requests_of, scrub_span
 from etl.probe import probe
 from etl.sources import Source, reach, sources
 from etl.staging import stage_folder
-from etl.targets import creation_times, furthest_behind, sinks
+from etl.targets import creation_times, furthest_behind, refuse_other_filters, sinks
 
 SWEEP_REQUESTS = 4
 """A quiet sweep: two time fields, two lists, one request each for the open rest."""
@@ -39,7 +39,7 @@ class Forecast:
     windows: int
     requests: int
     seconds: float
-    """At the rate measured while probing."""
+    """As fast as the probe was answered, and one page after it."""
     resumes: int = 0
     """Windows that a killed run had read, which are not read again."""
 
@@ -50,8 +50,11 @@ class Forecast:
 
 async def forecast(config: Config, *, full: bool) -> list[Forecast]:
     """One forecast per account. Raises what a run would raise before its first window."""
+    filters = checked_filters(config.extract.filters)
     made = sinks(config)
     states = [sink.state() for sink in made]
+    for sink, state in zip(made, states, strict=True):
+        refuse_other_filters(sink, state, filters)
     forecasts = []
     async with sources(config) as found:
         for source in found:
@@ -72,13 +75,17 @@ async def _forecast(config: Config, source: Source, history: History, left: Left
             found = (await go_on(client, left.resumption.begun)).capabilities
         else:
             found = await probe(client, local_now=int(time() * 1000))
-        probed = client.sent
-        latency = (monotonic() - started) / probed
+        probed, probing = client.sent, monotonic() - started
+        started = monotonic()
+        await client.read(Query(is_contact=False))
+        latency = monotonic() - started
         mode, windows, others = await _work(config, client, found, history, left, full=full)
     resumes = len(left.resumption.accepted) if left.resumption else 0
     windows = max(0, windows - resumes)
-    requests = probed + windows + others
-    return Forecast(source.account, mode, windows, requests, round(requests * latency / concurrency, 1), resumes)
+    # The probe and the sweep mostly wait for one answer before they ask the next question; the rest goes side by side.
+    turns = SWEEP_REQUESTS + -(-(windows + others) // concurrency)
+    seconds = round(probing + turns * latency, 1)
+    return Forecast(source.account, mode, windows, probed + windows + others, seconds, resumes)
 
 
 async def _work(

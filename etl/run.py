@@ -7,7 +7,7 @@ comes last, one atomic step per sink; whatever goes wrong before it leaves every
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from etl import disk, guard
 from etl.account import Reader, history_of, last_run
 from etl.api.request import checked_filters
 from etl.config import Config
-from etl.errors import AuthError, EtlError, SourceUnavailable, UsageError
+from etl.errors import AuthError, EtlError, SourceUnavailable
 from etl.model import AccountYield, Publication, SinkState
 from etl.observe import Glance, bound, log, watch
 from etl.publish import publish
@@ -30,7 +30,7 @@ from etl.report import AccountReport, RunReport, SinkReport
 from etl.sinks import Sink
 from etl.sources import Source, sources
 from etl.staging import Lock, stage_folder
-from etl.targets import creation_times, furthest_behind
+from etl.targets import creation_times, furthest_behind, refuse_other_filters
 from etl.targets import sinks as sinks_of
 
 RESUMABLE = (SourceUnavailable, AuthError)
@@ -94,7 +94,8 @@ class Run:
                 for sink in sinks:
                     held.enter_context(Lock(sink.path))
                 states = [await to_thread.run_sync(sink.open) for sink in sinks]
-                _check_same_filters(sinks, states, filters)
+                for sink, state in zip(sinks, states, strict=True):
+                    refuse_other_filters(sink, state, filters)
                 folder = held.enter_context(self._staged(sinks))
                 seq = max(state.seq for state in states) + 1
                 read_one = partial(self._reader, sinks, states, folder, seq)
@@ -191,17 +192,6 @@ class Run:
         report = self._accounts[name] = replace(self._accounts[name], **known)
         if "error" in known and report.error is not None:
             log.error("account.failed", account=name, **report.error.document())
-
-
-def _check_same_filters(sinks: Sequence[Sink], states: Sequence[SinkState], filters: Mapping[str, object]) -> None:
-    """A target holds the export of one set of filters; another set would turn it into a mixture."""
-    for sink, state in zip(sinks, states, strict=True):
-        if state.seq and dict(state.filters) != dict(filters):
-            raise UsageError(
-                f"the target was made with {'other' if state.filters else 'no'} filters",
-                where=f"sinks.{sink.name}.path = {sink.path}",
-                mend="Name a new target for this export, or restore extract.filters.",
-            )
 
 
 def _first(group: BaseExceptionGroup[EtlError]) -> EtlError:

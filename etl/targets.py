@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from etl.config import Config, DuckDBTarget
+from etl.errors import UsageError
 from etl.model import RunRecord, SinkState
 from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind, Unpublished, open_readonly
 
@@ -55,6 +56,16 @@ def reading(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]
 def furthest_behind(sinks: Sequence[Sink], states: Sequence[SinkState], account: str, last: RunRecord | None) -> Sink:
     """The sink whose last run of the account is `last`: what it lacks is to be read, also where another has it."""
     return next(sink for sink, state in zip(sinks, states, strict=True) if state.runs.get(account) == last)
+
+
+def refuse_other_filters(sink: Sink, state: SinkState, filters: Mapping[str, object]) -> None:
+    """Raise UsageError: a target holds the export of one set of filters, another set would turn it into a mixture."""
+    if state.seq and dict(state.filters) != dict(filters):
+        raise UsageError(
+            f"the target was made with {'other' if state.filters else 'no'} filters",
+            where=f"sinks.{sink.name}.path = {sink.path}",
+            mend="Name a new target for this export, or restore extract.filters.",
+        )
 
 
 def creation_times(sink: Sink, account: str) -> Callable[[bool | None], Sequence[int]]:

@@ -25,8 +25,7 @@ from etl import manifest, staging
 from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt
 from etl.model import Publication
 from etl.readback import ReadBackError, read_back
-from etl.sinks import ParquetSink, Sink, open_readonly, select
-from etl.sinks.reader import SinkKind
+from etl.sinks import ParquetSink, Sink, SinkKind, open_readonly, select
 
 ROWS = tuple(contact(number, name=f"name {number}", tags=["a", str(number)]) for number in range(1, 41))
 
@@ -213,6 +212,28 @@ def edit_rows(job: Job) -> None:
     )
 
 
+def edit_cell(job: Job) -> None:
+    """A name edited by hand, and nothing else."""
+    sql(job.duckdb, "update contacts set name = 'x' where contact_id = (select min(contact_id) from contacts)")
+
+
+def edit_version(job: Job) -> None:
+    """The same in the history."""
+    sql(
+        job.duckdb, "update contact_versions set extra = '{}' where contact_id = (select min(contact_id) from contacts)"
+    )
+
+
+def delete_runs(job: Job) -> None:
+    """The runs deleted by hand."""
+    sql(job.duckdb, "delete from runs")
+
+
+def lose_manifest(job: Job) -> None:
+    """The newest manifest of the folder removed."""
+    max((job.parquet / "manifests").iterdir()).unlink()
+
+
 def double_rows(job: Job) -> None:
     """A row inserted twice."""
     sql(job.duckdb, "insert into contacts by name select * from contacts limit 1")
@@ -236,6 +257,10 @@ TAMPERING = (
     delete_versions,
     delete_rows,
     edit_rows,
+    edit_cell,
+    edit_version,
+    delete_runs,
+    lose_manifest,
     double_rows,
     delete_history,
     edit_manifest,

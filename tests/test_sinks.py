@@ -33,8 +33,7 @@ from etl.errors import (
     UsageError,
 )
 from etl.model import Merged, NormalizedBatch, Publication
-from etl.sinks import Sink, open_readonly, select
-from etl.sinks.reader import SinkKind
+from etl.sinks import Sink, SinkKind, open_readonly, select
 
 
 def _read_duckdb(path: Path, table: str) -> list[dict[str, object]]:

@@ -8,9 +8,10 @@ from typing import Protocol
 import pyarrow as pa
 
 from etl.model import Merged, Publication, SinkState
+from etl.sinks.check import SinkKind
 from etl.sinks.duckdb import DuckDBSink
 from etl.sinks.parquet import ParquetSink
-from etl.sinks.reader import SinkKind, Unpublished, open_readonly, select
+from etl.sinks.reader import Unpublished, open_readonly, select
 
 __all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "Unpublished", "open_readonly", "select"]
 
@@ -21,7 +22,7 @@ class Sink(Protocol):
     All of them are synchronous and are made by one thread at a time, by the process that holds `staging.Lock(path)`.
     """
 
-    name: str
+    name: SinkKind
     path: Path
 
     def open(self) -> SinkState:

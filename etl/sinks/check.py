@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 
@@ -16,6 +17,9 @@ from etl import disk, engine
 from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt, UsageError
 from etl.model import Merged, Publication, SinkState
 from etl.readback import ReadBackError, read_back
+
+SinkKind = Literal["duckdb", "parquet"]
+"""The name of a sink, in the configuration and in reports."""
 
 _ABOUT_FILES = (
     duckdb.IOException,

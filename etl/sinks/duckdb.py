@@ -70,7 +70,7 @@ _AT_ONCE = (
 class DuckDBSink:
     """Publishes into one DuckDB file."""
 
-    name = "duckdb"
+    name: check.SinkKind = "duckdb"
 
     def __init__(self, path: Path, memory_limit: int = engine.MEMORY_LIMIT) -> None:
         self.path = path

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from etl import disk, manifest
+from etl import disk, manifest, staging
 from etl.errors import SinkError, TargetCorrupt
 from etl.manifest import DataFile, Manifest
 from etl.model import SinkState
@@ -25,6 +25,8 @@ from etl.model import SinkState
 CONTENTS = ("current", "versions", "rejects", "windows", "strikes")
 STATES = ("current", "strikes")
 """Complete at each run: only the last ones are kept. The others add up."""
+MANIFEST = "manifest.json"
+"""The manifest beside what a run prepared: the link to it is what publishes."""
 _SEQ = re.compile(r"seq=(\d{8,})")
 _MANIFEST = re.compile(r"(\d{8,})\.json")
 
@@ -138,6 +140,28 @@ def refuse_altered(chain: Chain) -> None:
                 found = hashlib.file_digest(opened, "sha256").hexdigest()
             if found != file.sha256:
                 raise TargetCorrupt("A published file was altered: its SHA-256 differs", where=str(path))
+
+
+def leftovers(chain: Chain) -> list[Path]:
+    """What a killed run moved into place and did not come to publish.
+
+    Raises `TargetCorrupt` for a folder that no run prepared: then its manifest was lost.
+    """
+    found = list(unpublished(chain))
+    ours = {seq for folder in staging.prepared(chain.target) if (seq := _prepared_seq(folder))} if found else set()
+    for seq, path in found:
+        if seq not in ours:
+            mend = "Restore the manifest from a backup, or move the target away and run again for a full export."
+            raise TargetCorrupt(f"No manifest lists this folder of run {seq}", where=str(path), mend=mend)
+    return [path for _, path in found]
+
+
+def _prepared_seq(folder: Path) -> int:
+    """The number of the run that was prepared there; 0 if it did not come to a manifest."""
+    try:
+        return manifest.decode((folder / MANIFEST).read_bytes()).seq
+    except (OSError, ValueError):
+        return 0
 
 
 def unpublished(chain: Chain) -> Iterator[tuple[int, Path]]:

@@ -19,19 +19,17 @@ import duckdb
 import pyarrow as pa
 
 from etl import disk, engine, manifest, merge, staging, tables
-from etl.errors import PublishConflict, SinkError, TargetCorrupt
+from etl.errors import PublishConflict, SinkError
 from etl.manifest import DataFile
 from etl.model import Merged, Publication, SinkState
 from etl.sinks import check, layout
 from etl.sinks.files import write
 
-_MANIFEST = "manifest.json"
-
 
 class ParquetSink:
     """Publishes into one folder of Parquet files; the last `keep` complete states are kept for slow readers."""
 
-    name = "parquet"
+    name: check.SinkKind = "parquet"
 
     def __init__(self, path: Path, memory_limit: int = engine.MEMORY_LIMIT, keep: int = 3) -> None:
         self.path = path
@@ -50,7 +48,9 @@ class ParquetSink:
 
     def state(self) -> SinkState:
         """The state of the target; nothing is written."""
-        return layout.read(self.path).state
+        chain = layout.read(self.path)
+        layout.leftovers(chain)
+        return chain.state
 
     def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
         """Sorted creation times of the account's contacts in the published snapshot, without nulls."""
@@ -83,7 +83,7 @@ class ParquetSink:
             files = write(connection, chain, folder, publication.seq)
         written = replace(manifest.follow(chain.state, publication, merged), files=tuple(files))
         self._read_back(folder, files, merged, publication)
-        disk.private_file(folder / _MANIFEST, manifest.encode(written))
+        disk.private_file(folder / layout.MANIFEST, manifest.encode(written))
         disk.sync_tree(folder)
         disk.sync(folder.parent)
         return merged
@@ -96,7 +96,7 @@ class ParquetSink:
         if self._next is None:
             raise SinkError(f"Nothing is prepared for run {publication.seq}", where=str(self.path))
         with self._moved(self._next, publication.seq):
-            self._link(self._next / _MANIFEST, publication.seq)
+            self._link(self._next / layout.MANIFEST, publication.seq)
         check.sync_published(self.path / "manifests")
         self.discard()
         with contextlib.suppress(SinkError):
@@ -178,13 +178,7 @@ class ParquetSink:
 
     def _collect_unpublished(self, chain: layout.Chain) -> None:
         """Remove what a killed run moved into place; refuse to take anything else for that."""
-        leftovers = list(layout.unpublished(chain))
-        ours = {seq for folder in staging.prepared(self.path) if (seq := _prepared_seq(folder))}
-        for seq, path in leftovers:
-            if seq not in ours:
-                mend = "Restore the manifest from a backup, or move the target away and run again for a full export."
-                raise TargetCorrupt(f"No manifest lists this folder of run {seq}", where=str(path), mend=mend)
-        for _, path in leftovers:
+        for path in layout.leftovers(chain):
             disk.remove(path)
         if not chain.manifests:
             self._remove_empty()
@@ -199,11 +193,3 @@ class ParquetSink:
             published = [path for path in disk.entries(self.path / content) if path.name.startswith("seq=")]
             for old in published[: -self._keep]:
                 disk.remove(old)
-
-
-def _prepared_seq(folder: Path) -> int:
-    """The number of the run that was prepared there; 0 if it did not come to a manifest."""
-    try:
-        return manifest.decode((folder / _MANIFEST).read_bytes()).seq
-    except (OSError, ValueError):
-        return 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -18,8 +17,6 @@ from etl import disk, engine, staging, tables
 from etl.errors import EtlError, SinkError, TargetCorrupt, UsageError
 from etl.sinks import check, layout
 from etl.sinks.duckdb import SIZE, refuse_cut_off
-
-SinkKind = Literal["duckdb", "parquet"]
 
 _RELATIONS = """
 SELECT DISTINCT schema_name || '.' || table_name FROM duckdb_columns() WHERE database_name = 'target' AND NOT internal
@@ -40,7 +37,7 @@ class Unpublished(UsageError):
 
 
 @contextmanager
-def open_readonly(kind: SinkKind, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_readonly(kind: check.SinkKind, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection in which `contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of` stand.
 
     Raises `Unpublished` where nothing was published yet, `SinkError` where the target cannot be read for reasons that
