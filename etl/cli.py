@@ -124,7 +124,8 @@ def sql(
     from etl.query import ask, render_table, rows_of  # noqa: PLC0415
 
     config, (query,) = _operands(words, 1)
-    table = ask(load_named(config, assignments), query)
+    # In a locale without UTF-8 the letters of the command line come as bytes.
+    table = ask(load_named(config, assignments), os.fsencode(query).decode("utf-8", "replace"))
     # One of the two: either takes longer than the answer itself.
     _print(rows_of(table) if as_json else [], "" if as_json else render_table(table), as_json=as_json)
     return OK

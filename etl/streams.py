@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import TextIO
 
 
 def harden() -> None:
-    """Let text that cannot be written be lost, now and when the interpreter ends, instead of ending the program."""
+    """Let text that cannot be written be lost, now and when the interpreter ends, instead of ending the program.
+
+    It is written as UTF-8 whatever the locale says: JSON is, and names of people fit nothing else.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.stdout = _Lossy(sys.stdout)
     sys.stderr = _Lossy(sys.stderr)
 

@@ -372,6 +372,15 @@ def test_a_full_target_is_not_filtered_later(job: Job) -> None:
     assert job.fingerprint() == before
 
 
+@pytest.mark.parametrize("command", ["plan", "doctor"])
+@pytest.mark.parametrize("filters", ["extract.filters.tags=['vip']", "extract.filters.statu=['OPEN']"])
+def test_what_a_run_would_refuse_is_told_beforehand(command: str, filters: str, job: Job) -> None:
+    """Filters that the target was not made with, and one that the API does not know."""
+    assert job.run().exit == 0
+    assert job.call(command, "CONFIG").code == 0
+    assert job.call(command, "CONFIG", "--set", filters).code == 2
+
+
 def test_a_link_to_a_database_stays_one(job: Job) -> None:
     """The file that it leads to is replaced, so that its readers see the new state."""
     job.sinks = ("duckdb",)

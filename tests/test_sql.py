@@ -138,6 +138,13 @@ def test_people_see_a_hundred_rows_and_how_many_there_are(job: Job) -> None:
     assert "150 rows" in many
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_an_answer_is_utf_8_in_any_locale(form: tuple[str, ...], job: Job) -> None:
+    """P20: nothing is lost where the locale knows no letters but English ones, in the query or in the answer."""
+    ended = job.command("sql", "CONFIG", "select 'é' as letter", *form, LC_ALL="C", PYTHONUTF8="0")
+    assert (ended.code, "é" in ended.out) == (0, True), ended
+
+
 def test_columns_of_one_name_are_told_apart(job: Job) -> None:
     """No value is lost under the key of another: the second `a` is `a_1`, whatever else has that name."""
     assert ask(job, 'select 1 a, 2 a, 3 a_1, 4 "A", 5 a').document == [{"a": 1, "a_1": 2, "a_1_1": 3, "A": 4, "a_2": 5}]

@@ -270,6 +270,8 @@ class DuckDBSink:
     def _refuse_altered(self, held: dict[tuple[str, str], dict[str, str]]) -> None:
         for (home, table), columns in _OURS.items():
             found = held.get((home, table), {})
+            if not found:
+                raise TargetCorrupt(f"Our table {home}.{table} is missing", where=str(self.path))
             if _VIEW in found.values():
                 mend = f"Give our table its name back: DROP VIEW {home}.{table}; ALTER TABLE ... RENAME TO {table}."
                 raise TargetCorrupt(f"{home}.{table} is a view, not our table", where=str(self.path), mend=mend)
