@@ -137,7 +137,7 @@ class Sinks(_Section):
         if self.duckdb is None and self.parquet is None:
             message = "name at least one sink: [sinks.duckdb] or [sinks.parquet] with a path"
             raise ValueError(message)
-        if self.duckdb and self.parquet and _whole(self.duckdb.path) == _whole(self.parquet.path):
+        if self.duckdb and self.parquet and _absolute(self.duckdb.path) == _absolute(self.parquet.path):
             message = "both sinks have the same path"
             raise ValueError(message)
         return self
@@ -280,7 +280,7 @@ _SECTIONS: dict[str, Any] = {
 }
 
 
-def _whole(path: Path) -> str:
+def _absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - without `..`, and nothing is looked up
 
 

@@ -17,7 +17,7 @@ _VERSIONS = """
     from contact_versions where contact_id = ? order by account, seq
 """
 _PUBLISHED = "select account, seq, observed_at, created_at, last_seen_at, is_contact from contacts where contact_id = ?"
-_STRIKES = "select account, strikes, seq from etl.strikes where contact_id = ? and strikes = 1"
+_STRIKES = "select account, seq, seq - 1 as upto from etl.strikes where contact_id = ? and strikes = 1"
 _REJECTS = "select account, seq, observed_at, reason, path from rejects where contact_id = ? order by seq"
 _WINDOW = """
     select w.seq, w.request, w.field, w.is_contact, w."start", w."end", w.rows, w.attempts, w.level
@@ -26,7 +26,7 @@ _WINDOW = """
             and ?::timestamptz < coalesce(w."end", 'infinity'))
         or (w.field = 'lastSeenAt' and ?::timestamptz >= coalesce(w."start", '-infinity')
             and ?::timestamptz < coalesce(w."end", 'infinity')))
-        and w.is_contact is not distinct from coalesce(?, w.is_contact) and w.seq <= ?
+        and w.is_contact is not distinct from coalesce(?, w.is_contact) and w.seq <= coalesce(?, w.seq)
     order by w.seq desc, w.field limit 1
 """
 
@@ -93,9 +93,9 @@ def _last_read(
     if row is None:
         return None
     # Who is absent was in no window since; of one that was deleted only its last version's run is sure to have read it.
-    upto = 2**62 if account in published else int(str(row["seq"]))
+    upto = None if account in published else row["seq"]
     if account in strikes:
-        upto = int(str(strikes[account]["seq"])) - 1
+        upto = strikes[account]["upto"]
     created, seen, is_contact = row["created_at"], row["last_seen_at"], row["is_contact"]
     found = _ask(connection, _WINDOW, account, created, created, seen, seen, is_contact, upto)
     return found[0] if found else None

@@ -79,7 +79,7 @@ class History:
         return self if self.watermark is None else replace(self, watermark=self.watermark - back * 1000)
 
     @property
-    def can_be_gone_on_with(self) -> bool:
+    def allows_incremental(self) -> bool:
         """Whether what came since is all that is missing, so that an incremental run is enough."""
         return self.watermark is not None and self.proven
 
@@ -139,7 +139,7 @@ async def extract(
         begun = await go_on(client, ledger.resumed.begun)
     else:
         found = await probe(client, local_now=local_now)
-        incremental = history.can_be_gone_on_with and not (full or filters) and found.windows
+        incremental = history.allows_incremental and not (full or filters) and found.windows
         mode: Mode = "filtered" if filters else "incremental" if incremental else "full"
         # A server clock that runs ahead would hide everything until time has caught up; an older watermark is safe.
         watermark = min(found.t0, local_now) - timing.visibility_lag

@@ -103,7 +103,7 @@ async def _work(
     if history.watermark is None:
         return "full", sum(_windows(found, listed, count) for listed, count in pages.items()), others
     start, end = None, found.t0
-    full = full or not history.can_be_gone_on_with
+    full = full or not history.allows_incremental
     if not full:
         start, end = scrub_span(
             history.created(None),

@@ -176,6 +176,8 @@ def _unknown(sink: Sink, account: str, seen: set[str]) -> set[str]:
         ).fetchall()
         unknown = seen - {contact_id for (contact_id,) in rows}
         # Who names itself twice, differently, was rejected without an id.
-        rejected = connection.execute("select raw from rejects where account = ? and contact_id is null", [account])
+        rejected = connection.execute(
+            "select raw from rejects where account = ? and reason = 'conflicting_ids'", [account]
+        )
         raws = [raw for (raw,) in rejected.fetchall()] if unknown else []
     return {contact_id for contact_id in unknown if not any(contact_id in raw for raw in raws)}

@@ -472,6 +472,21 @@ def test_plan_counts_about_what_a_run_then_sends(past_end: str, tmp_path: Path) 
     assert sent / 2 < planned["requests"] < sent * 2
 
 
+def test_plan_reckons_with_questions_that_wait_for_each_other(tmp_path: Path) -> None:
+    """The probe and the sweep ask one after the other: many requests at once do not make them any faster."""
+    with live(contacts=60, nasty_share=0, small=True, latency=0.05) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",), settings="[extract]\nconcurrency = 64\n")
+        [told] = job.call("plan", "CONFIG", "--json").document["accounts"]
+    assert told["seconds"] >= 10 * 0.05
+
+
+@pytest.mark.parametrize("setting", ['nasty_kinds=["bogus"]', 'faults=[{kind="bogus"}]', "state=/"])
+def test_a_sandbox_that_cannot_be_is_a_usage_error(setting: str, tmp_path: Path) -> None:
+    """Exit 2 with a reason, as for the embedded one."""
+    ended = Job(tmp_path, {"main": "http://127.0.0.1:1"}).call("sandbox", "--port", "0", "--set", setting)
+    assert (ended.code, "error 2" in ended.err) == (2, True)
+
+
 def test_plan_counts_the_weekly_witness(tmp_path: Path) -> None:
     """Every page of both lists, once a week, beside what a nightly run sends."""
     with live(contacts=1500, nasty_share=0, small=True) as server:

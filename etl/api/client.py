@@ -21,7 +21,7 @@ from etl.api.retry import ATTEMPTS, LONGEST_WAIT, Budget, backoff, retry_after
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
 
 FEW_MANNERS = 2
-"""In how many ways a server that fails in none of its answers tells that it succeeded."""
+"""A server with more manners than these for pages with somebody on them tells nothing by its manners."""
 
 Transport = Callable[[Body], Awaitable[Reply]]
 """Sends one request body to `/inbox/users` and returns the whole answer; raises `Broken`."""

@@ -150,10 +150,11 @@ def leftovers(chain: Chain) -> list[Path]:
     found = list(unpublished(chain))
     ours = {seq for folder in staging.prepared(chain.target) if (seq := _prepared_seq(folder))} if found else set()
     for seq, path in found:
-        if seq not in ours:
+        # Looked for last: what a run at work has published meanwhile is neither lost nor left over.
+        if seq not in ours and not manifest_path(chain.target, seq).exists():
             mend = "Restore the manifest from a backup, or move the target away and run again for a full export."
             raise TargetCorrupt(f"No manifest lists this folder of run {seq}", where=str(path), mend=mend)
-    return [path for _, path in found]
+    return [path for seq, path in found if seq in ours]
 
 
 def _prepared_seq(folder: Path) -> int:
