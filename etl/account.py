@@ -5,7 +5,7 @@ It joins the reading (async, `extract`) with the writing (threads, `pipeline`); 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,8 @@ from time import monotonic, time
 
 import anyio
 import pyarrow as pa
+import pyarrow.parquet as pq
+from anyio import to_thread
 
 from etl import __version__, disk
 from etl.api.client import Client
@@ -20,19 +22,24 @@ from etl.api.pace import Pace
 from etl.api.request import instant
 from etl.config import Extract, Http
 from etl.errors import SourceUnavailable
-from etl.extract import Extraction, History, Timing, extract
+from etl.extract import Extraction, extract
+from etl.history import History, Snapshot, Timing
 from etl.journal import Journal, key_of, left_in
-from etl.model import AccountYield, Counts, Level, Proof, Requests, RunRecord, SinkState, Span
+from etl.model import NOTHING, AccountYield, Counts, Level, Look, Proof, Requests, RunRecord, SinkState, Span
 from etl.observe import Glance, log
 from etl.pipeline import Pipeline
 from etl.report import CLOCKS_DIFFER
 from etl.schema import PART_SCHEMA, WINDOWS_SCHEMA
+from etl.snapshot import SnapshotInUse
 from etl.sources import Source, reach
 from etl.staging import Stage
+from etl.targets import Published
 from etl.window import Accepted
 from etl.witness import WitnessFiles
 
 MILLISECOND = timedelta(milliseconds=1)
+MOST_OWNERS = 20
+"""Customers of one account that are remembered."""
 
 
 @dataclass(slots=True)
@@ -40,15 +47,16 @@ class Reader:
     """Reads one account into `folder`; `glance` may be called at any time from the same thread."""
 
     source: Source
-    history: History
-    copy_ids: Callable[[Path], None]
-    """Writes the ids of the last snapshot's contacts to a Parquet file."""
+    published: Published
+    """The last snapshot."""
     folder: Path
     extract: Extract
     http: Http
     full: bool
     seq: int
     run_id: str
+    shrink_share: float = 0.05
+    """The share of contacts that may be missing of those looked for (`guard.max_shrink_share`)."""
     last: RunRecord | None = None
     """The account's last published run."""
     _began_at: float = field(default=0.0, init=False)
@@ -67,7 +75,8 @@ class Reader:
                 extraction, pipeline, stage = await self._extract()
         except TimeoutError:
             raise SourceUnavailable(f"not done within extract.deadline ({limit:.0f} s)", where=self._where) from None
-        record = self._record(extraction, pipeline, monotonic() - started)
+        owners = await to_thread.run_sync(_owners, stage.parts)
+        record = self._record(extraction, pipeline, owners, monotonic() - started)
         log.info("account.read", account=self.source.account, mode=record.mode, **asdict(record.requests))
         return AccountYield(
             record,
@@ -75,6 +84,7 @@ class Reader:
             stage.rejects,
             tuple(Span(_time(start), _time(end)) for start, end in extraction.coverage),
             _windows(self.source.account, extraction.accepted),
+            tuple(Span(_time(start), _time(end)) for start, end in extraction.confirmed),
         )
 
     def _clocks(self, extraction: Extraction) -> dict[str, int]:
@@ -116,20 +126,25 @@ class Reader:
                 self._client = client
                 tasks.start_soon(pipeline.run)
                 await pipeline.go_on()
+                snapshot = SnapshotInUse(self.published, pipeline.files, self.folder)
                 extraction = await extract(
                     client,
-                    self.history,
-                    _timing(self.extract),
+                    history_of(self.last, snapshot),
+                    timing_of(self.extract),
                     pipeline.receive,
-                    WitnessFiles(self.folder, pipeline.parts, self.copy_ids, journal),
+                    WitnessFiles(self.folder, pipeline.parts, self._copy_ids, journal),
                     journal,
                     full=self.full,
                     filters=self.extract.filters,
                     local_now=int(time() * 1000),
+                    shrink_share=self.shrink_share,
                 )
                 await pipeline.parts()
                 pipeline.close()
         return extraction, pipeline, stage
+
+    def _copy_ids(self, file: Path) -> None:
+        self.published.sink.copy_ids(self.source.account, file)
 
     def _journal(self) -> Journal:
         """The journal of this account's stage, upon what a killed run left or upon nothing."""
@@ -142,7 +157,10 @@ class Reader:
         disk.private_folder(self.folder)
         return Journal(self.folder, key, self._began_at, left)
 
-    def _record(self, extraction: Extraction, pipeline: Pipeline, seconds: float) -> RunRecord:
+    def _record(
+        self, extraction: Extraction, pipeline: Pipeline, owners: Mapping[str, Sequence[str]], seconds: float
+    ) -> RunRecord:
+        before = self.last.detail.get("identity") if self.last else None
         return RunRecord(
             seq=self.seq,
             run_id=self.run_id,
@@ -154,7 +172,9 @@ class Reader:
             requests=self.spent(),
             seconds=round(seconds, 3),
             counts=Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")}),
-            detail=_detail(extraction, pipeline.counts) | {"pace": self._pace()} | self._clocks(extraction),
+            detail=_detail(extraction, pipeline.counts)
+            | {"pace": self._pace(), "identity": identity_of(self.source.base_url, owners, before)}
+            | self._clocks(extraction),
         )
 
     def _pace(self) -> dict[str, object]:
@@ -178,7 +198,8 @@ class Reader:
 def reading_key(source: Source, extract: Extract, last: RunRecord | None, *, full: bool) -> str:
     """What a reading after the run `last` depends on: what a killed run left is gone on with by the same key alone."""
     return key_of(
-        source.account, source.base_url, full, _timing(extract), extract.filters,
+        source.account, source.base_url, source.credential.token.get_secret_value(),
+        full, timing_of(extract), extract.filters,
         last and (last.run_id, last.seq), PART_SCHEMA, __version__,
     )  # fmt: skip
 
@@ -216,19 +237,39 @@ def pace_of(record: RunRecord | None, concurrency: int) -> Pace:
     return pace
 
 
-def history_of(record: RunRecord | None, created: Callable[[bool | None], Sequence[int]]) -> History:
+def history_of(record: RunRecord | None, snapshot: Snapshot) -> History:
     """What the last run of an account left for the next."""
     if record is None:
-        return History(created=created)
+        return History(snapshot=snapshot)
+    look, cuts = record.detail.get("look"), record.detail.get("cuts")
     return History(
         watermark=_milliseconds(record.watermark),
         clock_ahead=_whole(record.detail, "clock_ahead") or 0,
         witness_at=_whole(record.detail, "witness_at"),
         scrub_after=_whole(record.detail, "scrub_after"),
         proven=record.proof.holds,
-        undated=record.counts.contacts > len(created(None)),
-        created=created,
+        undated=record.counts.contacts > len(snapshot.created(None)),
+        look=Look(look["looked"], look["absent"]) if isinstance(look, Mapping) else NOTHING,
+        cuts={name == "contacts": (rows, at) for name, (rows, at) in cuts.items()} if isinstance(cuts, Mapping) else {},
+        snapshot=snapshot,
     )
+
+
+def identity_of(base_url: str, owners: Mapping[str, Sequence[str]], before: object) -> dict[str, object]:
+    """Whom the account belongs to: `owners` as this run received them, with those of the runs `before`."""
+    known = before if isinstance(before, Mapping) else {}
+    return {"base_url": base_url} | {name: sorted({*known.get(name, ()), *new}) for name, new in owners.items()}
+
+
+def _owners(parts: Sequence[Path]) -> dict[str, Sequence[str]]:
+    """The customers and agencies that own the contacts received; none where there are too many to tell anything."""
+    found: dict[str, set[str]] = {"customers": set(), "agencies": set()}
+    for part in parts:
+        for batch in pq.ParquetFile(part).iter_batches(columns=["customer_id", "agency_id"]):
+            for name, column in zip(found, batch.columns, strict=True):
+                if len(found[name]) <= MOST_OWNERS:
+                    found[name].update(filter(None, column.unique().to_pylist()))
+    return {name: sorted(owners) if len(owners) <= MOST_OWNERS else () for name, owners in found.items()}
 
 
 def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, object]:
@@ -242,6 +283,9 @@ def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, objec
         "witness_at": extraction.witness_at,
         "scrub_after": extraction.scrub_after,
         "late": extraction.late,
+        "look": asdict(extraction.look),
+        "escalated": extraction.escalated,
+        "cuts": {"contacts" if listed else "leads": cut for listed, cut in extraction.cuts.items()},
         "resumed": extraction.resumed,
     }
 
@@ -261,11 +305,13 @@ def _windows(account: str, accepted: Sequence[Accepted]) -> pa.Table:
     return pa.table(columns, schema=WINDOWS_SCHEMA)
 
 
-def _timing(extract: Extract) -> Timing:
+def timing_of(extract: Extract) -> Timing:
+    """The margins of the configuration in milliseconds."""
     return Timing(
         visibility_lag=extract.visibility_lag // MILLISECOND,
         lookback=extract.lookback // MILLISECOND,
         witness_every=extract.witness_every // MILLISECOND,
+        scrub_every=extract.scrub_every // MILLISECOND,
         scrub_runs=extract.scrub_runs,
     )
 

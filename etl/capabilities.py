@@ -14,27 +14,54 @@ Lists = Literal["disjoint", "overlapping", "false holds both", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class PageSizes:
-    """The most rows seen on a page of each of the two lists, whose pages need not be of one size; 0 where nobody is."""
+    """The rows seen on pages of each of the two lists, whose pages need not be of one size; 0 where nobody is.
+
+    Several servers behind one address may also have pages of several sizes. A page that had rows behind it was cut at
+    its size: where one was smaller than another, the smallest is all that a page is sure to hold.
+    """
 
     contacts: int
+    """The most rows on a page of contacts."""
     leads: int
+    cut_contacts: int = 0
+    """The fewest rows on a page of contacts that had rows behind it; 0 while no page is known to."""
+    cut_leads: int = 0
 
     def seen(self, is_contact: bool) -> int:
         """The most rows seen on a page of a list."""
         return self.contacts if is_contact else self.leads
 
+    def cut(self, is_contact: bool) -> int:
+        """The fewest rows seen on a page of a list that had rows behind it; 0 for none."""
+        return self.cut_contacts if is_contact else self.cut_leads
+
+    @property
+    def mixed(self) -> bool:
+        """Whether pages of one list have several sizes."""
+        return any(0 < self.cut(listed) < self.seen(listed) for listed in (False, True))
+
     def of(self, is_contact: bool) -> int:
         """What a page of a list holds at least: with fewer rows it is never full.
 
         A list that never showed two rows is taken to show them if there are two, as the other list does; API.md: a page
-        holds 14 at least. Without that the first lead of an account would be a full page.
+        holds 14 at least. Without that the first lead of an account would be a full page. Where one list has pages of
+        several sizes, so may the other.
         """
-        return max(1, self.seen(is_contact), min(2, max(self.contacts, self.leads)))
+        largest = max(1, self.seen(is_contact), min(2, max(self.contacts, self.leads)))
+        cuts = [cut for listed in (False, True) if 0 < (cut := self.cut(listed)) < self.seen(listed)]
+        return min([largest, *cuts])
 
     def with_page(self, is_contact: bool, rows: int) -> PageSizes:
         """What is known after a page of so many rows."""
         most = max(self.seen(is_contact), rows)
         return replace(self, contacts=most) if is_contact else replace(self, leads=most)
+
+    def with_cut(self, is_contact: bool, rows: int) -> PageSizes:
+        """What is known after a page of so many rows that had rows behind it; one without rows shows nothing."""
+        if rows == 0:
+            return self
+        fewest = min(rows, self.cut(is_contact) or rows)
+        return replace(self, cut_contacts=fewest) if is_contact else replace(self, cut_leads=fewest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,12 @@ Nothing is ever downloaded: what is used (parquet, json, icu) is built into the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
+
+from etl.model import Span
 
 MEMORY_LIMIT = 1_000_000_000
 """Bytes that a query may use where nobody says otherwise."""
@@ -71,17 +74,35 @@ def glob_safe(file: Path) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(file))
 
 
-def known_ids(contacts: str, strikes: str, account: str, file: Path) -> tuple[str, list[str]]:
+def known_ids(
+    contacts: str, strikes: str, account: str, file: Path, within: Span | None
+) -> tuple[str, list[str | datetime]]:
     """The statement, with its parameters, that writes the ids of an account's contacts to a Parquet file.
 
-    Those that were deleted count as known: one that is listed as DELETED for ever is no news.
+    Those that were deleted count as known: one that is listed as DELETED for ever is no news. With `within` only the
+    living ones that were created then are written.
     """
+    chosen = f"SELECT contact_id FROM {contacts} WHERE account = ?"
+    parameters: list[str | datetime] = [account]
+    if within is None:
+        chosen += f" UNION ALL SELECT contact_id FROM {strikes} WHERE account = ? AND strikes > 1"
+        parameters.append(account)
+    else:
+        chosen += " AND created_at IS NOT NULL"
+        for bound, condition in ((within.start, "created_at >= ?"), (within.end, "created_at < ?")):
+            if bound is not None:
+                chosen += f" AND {condition}"
+                parameters.append(bound)
+    return f"COPY ({chosen}) TO {literal(file)} (FORMAT parquet)", parameters
+
+
+def struck_times(contacts: str, strikes: str, account: str) -> tuple[str, list[str]]:
+    """The query, with its parameters, of the sorted creation times of an account's contacts that have one strike."""
     query = f"""
-        COPY (SELECT contact_id FROM {contacts} WHERE account = ?
-              UNION ALL SELECT contact_id FROM {strikes} WHERE account = ? AND strikes > 1)
-        TO {literal(file)} (FORMAT parquet)
+        SELECT c.created_at FROM {contacts} c JOIN {strikes} s ON c.account = s.account AND c.contact_id = s.contact_id
+        WHERE c.account = ? AND s.strikes = 1 AND c.created_at IS NOT NULL ORDER BY c.created_at
     """
-    return query, [account, account]
+    return query, [account]
 
 
 def creation_times(contacts: str, account: str, is_contact: bool | None) -> tuple[str, list[str]]:

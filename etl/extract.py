@@ -19,10 +19,12 @@ from etl.api.client import Client
 from etl.api.request import Query, TimeField
 from etl.capabilities import Capabilities
 from etl.errors import ContractError
-from etl.fetch import WindowReader
+from etl.fetch import SMALLEST_PAGE, WindowReader
+from etl.guard import look_is_suspicious
+from etl.history import History, Timing
 from etl.ledger import Begun, Ledger
-from etl.model import Mode
-from etl.plan import plan_windows, scrub_span
+from etl.model import NOTHING, Look, Mode
+from etl.plan import plan_windows, ranges_around, scrub_span
 from etl.probe import probe
 from etl.sweep import sweep
 from etl.testimony import Testimony, WitnessLog
@@ -32,63 +34,12 @@ from etl.window import Accepted, Window
 Number = TypeVar("Number", int, float)
 
 FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
-ROUNDING = 2
-"""Seconds by which the difference of two clocks may seem to have changed: a `Date` is rounded down."""
+COMPANY = 6
+"""Known contacts that may stand between others that are asked for directly: far fewer than any page holds."""
 LEADS_FIRST = (False, True)
 """Both lists are always read: that one holds the other can be seen of a sample, but not proven of the account.
 
 A lead becomes a contact, not the other way round: read in this order a flip is seen in one of the lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """The margins of an extraction, in milliseconds."""
-
-    visibility_lag: int
-    """H: how late a change can become visible."""
-    lookback: int
-    """L: how late the vendor says a lead can become visible."""
-    witness_every: int
-    scrub_runs: int
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What an earlier run left: where to go on, and where contacts lie in time."""
-
-    watermark: int | None = None
-    """None: there was no earlier run."""
-    clock_ahead: int = 0
-    """Seconds that the server's clock was ahead of ours then."""
-    witness_at: int | None = None
-    scrub_after: int | None = None
-    proven: bool = True
-    """Whether that run left nothing unproven; what it may have missed is older than any sweep looks for."""
-    undated: bool = False
-    """Whether the snapshot holds contacts without a creation time, which only a walk reaches."""
-    created: Callable[[bool | None], Sequence[int]] = field(default=lambda _: ())
-    """The sorted creation times (ms) of the previous snapshot, of one list or (None) of both."""
-
-    def by_clock(self, ahead: int) -> History:
-        """The same by a server's clock that is `ahead` seconds ahead of ours: if it was more ahead, it has gone back.
-
-        What happened since then bears its time, so the watermark goes back as far. If it is ours that has gone forward
-        the sweep only reads more than it must.
-        """
-        back = max(0, self.clock_ahead - ahead + ROUNDING)
-        return self if self.watermark is None else replace(self, watermark=self.watermark - back * 1000)
-
-    @property
-    def allows_incremental(self) -> bool:
-        """Whether what came since is all that is missing, so that an incremental run is enough."""
-        return self.watermark is not None and self.proven
-
-    def witness_is_due(self, t0: int, every: int, *, full: bool) -> bool:
-        """Whether a run that begins at `t0` walks all pages, as one does after `every` milliseconds.
-
-        A full run always does where only a walk reaches some of the contacts.
-        """
-        return self.witness_at is None or t0 - self.witness_at >= every or (full and self.undated)
 
 
 @dataclass(slots=True)
@@ -105,7 +56,15 @@ class Extraction:
     walked: bool = False
     """Whether the data itself comes from a page walk."""
     coverage: tuple[tuple[int | None, int], ...] = ()
-    """Ranges of createdAt in which absence means deletion."""
+    """Ranges of createdAt in which absence is a strike."""
+    confirmed: tuple[tuple[int, int], ...] = ()
+    """Ranges of createdAt that were asked for directly, because somebody there has a strike: absence is the second."""
+    look: Look = NOTHING
+    """What the scrub looked for."""
+    escalated: bool = False
+    """Whether the scrub missed so many that everything was read."""
+    cuts: Mapping[bool, tuple[int, int]] = field(default_factory=dict)
+    """See `History.cuts`."""
     witness_at: int | None = None
     scrub_after: int | None = None
     requests: dict[str, int] = field(default_factory=dict)
@@ -129,16 +88,19 @@ async def extract(
     full: bool,
     filters: Mapping[str, object],
     local_now: int,
+    shrink_share: float = 0.05,
 ) -> Extraction:
     """Read one account, from where the ledger says that a killed run had come to.
 
+    A scrub that misses more than `shrink_share` of the contacts it looks for is not believed: everything is read then.
     Raises what the client raises; what cannot be proven is listed, not raised.
     """
     started = anyio.current_time()
     if ledger.resumed:
         begun = await go_on(client, ledger.resumed.begun)
     else:
-        found = await probe(client, local_now=local_now)
+        found = await probe(client, local_now=local_now, held=history.held)
+        found = replace(found, page_sizes=history.remembered(found.page_sizes, found.t0))
         incremental = history.allows_incremental and not (full or filters) and found.windows
         mode: Mode = "filtered" if filters else "incremental" if incremental else "full"
         # A server clock that runs ahead would hide everything until time has caught up; an older watermark is safe.
@@ -156,7 +118,7 @@ async def extract(
         seconds={"probe": anyio.current_time() - started},
         resumed=len(ledger.resumed.accepted) if ledger.resumed else 0,
     )
-    await _read(_Reading(client, run, history, timing, receive, witness, ledger), filters)
+    await _read(_Reading(client, run, history, timing, receive, witness, ledger, shrink_share), filters)
     return run
 
 
@@ -198,16 +160,18 @@ class _Reading:
     receive: Receive
     witness: WitnessLog
     ledger: Ledger
+    shrink_share: float
 
     async def full(self) -> None:
         """Every window up to the watermark, then the sweep; on a first run and every week with a witness."""
         walked = self._witness_is_due(full=True)
         if walked:
             await self._walk_witness()
-        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger)
-        created = self.witness.created if walked else self.history.created
+        created = self.witness.created if walked else self.history.snapshot.created
+        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger, created)
         with self._counted("windows"):
             await reader.complete(self._both(created, None, self.run.watermark))
+            await self._confirm_strikes(reader)
         # Contacts without a creation time are in no window, and a walk may miss them: the sweep reads their touches.
         since = min(self.run.watermark, self._last_margin()) if self.history.undated else self.run.watermark
         await self._sweep(reader, since=since)
@@ -223,8 +187,10 @@ class _Reading:
         walked = self._witness_is_due(full=False)
         if walked:
             await self._walk_witness()
-        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger)
+        created = self.history.snapshot.created
+        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger, created)
         with self._counted("scrub"):
+            await self._confirm_strikes(reader)
             await self._scrub(reader)
         since = self._last_margin()
         await self._sweep(reader, since=since)
@@ -276,24 +242,48 @@ class _Reading:
 
     async def _walk_witness(self) -> None:
         with self._counted("witness"):
-            self.run.unproven += await self._testimony().walk(swept=self.run.watermark)
+            doubts, sizes = await self._testimony().walk(swept=self.run.watermark)
+            self.run.unproven += doubts
+            self.run.capabilities = replace(self.run.capabilities, page_sizes=sizes)
         self.run.witness_at = self.run.capabilities.t0
 
     def _testimony(self) -> Testimony:
         return Testimony(self.client, self.run.capabilities, self.witness, self.receive, LEADS_FIRST)
 
+    async def _confirm_strikes(self, reader: WindowReader) -> None:
+        """Ask for everybody who has a strike in a range of their own, which a page of any size shows whole."""
+        snapshot, granule = self.history.snapshot, self.run.capabilities.granule
+        ranges = ranges_around(snapshot.struck(), snapshot.created(None), granule=granule, company=COMPANY)
+        for is_contact in LEADS_FIRST:
+            windows = (Window("createdAt", is_contact, start, end) for start, end in ranges)
+            await reader.read(windows, most=SMALLEST_PAGE)
+        self.run.confirmed = tuple(ranges)
+
     async def _scrub(self, reader: WindowReader) -> None:
-        """Read the next share of all windows again: finds deletions, and edits that move no `lastSeenAt`."""
+        """Read the next share of all windows again: finds deletions, and edits that move no `lastSeenAt`.
+
+        A share that lacks too many of the known contacts tells of an account that is shown in part only: all is read.
+        """
+        snapshot, until = self.history.snapshot, self.run.watermark
         start, end = scrub_span(
-            self.history.created(None),
+            snapshot.created(None),
             after=self.run.scrub_after,
-            end=self.run.watermark,
-            rounds=self.timing.scrub_runs,
+            end=until,
+            share=self.timing.scrub_share(until - (self.history.watermark or 0)),
             capacity=max(map(self.run.capabilities.capacity, LEADS_FIRST)),
         )
-        await reader.complete(self._both(self.history.created, start, end))
+        await reader.complete(self._both(snapshot.created, start, end))
+        self.run.look = await snapshot.look(start, end)
+        self.run.escalated = any(
+            look_is_suspicious(look, self.shrink_share) for look in (self.run.look, self.run.look + self.history.look)
+        )
+        if self.run.escalated:
+            if start is not None:
+                await reader.complete(self._both(snapshot.created, None, start))
+            await reader.complete(self._both(snapshot.created, end, until))
+            start, end = None, until
         self.run.coverage = ((start, end),)
-        self.run.scrub_after = end if end < self.run.watermark else None
+        self.run.scrub_after = end if end < until else None
 
     async def _sweep(self, reader: WindowReader, *, since: int) -> None:
         until = (self.client.server_now or self.run.capabilities.t0) - self.timing.visibility_lag
@@ -312,6 +302,7 @@ class _Reading:
             await self._sweep(reader, since=since)
 
     def _conclude(self, reader: WindowReader) -> None:
+        self.run.cuts = self.history.cuts_after(reader.sizes, self.run.capabilities.t0)
         self.run.accepted = reader.accepted
         self.run.unproven.extend(reader.unproven)
 

@@ -6,8 +6,10 @@ Requests in flight are bounded by the client. Which page proves what is decided 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from etl.api.answer import Page
 from etl.api.client import Client, PageRefused, RequestFailed
@@ -26,7 +28,11 @@ COUNTED_READS = 3
 ORDERED_READS = 6
 """Reads of a crowd before it counts as unprovable; two in a row must list the same contacts."""
 SMALLEST_PAGE = 14
-"""Contacts that a page holds at least (API.md)."""
+"""Contacts that a page holds at least (API.md): with fewer rows it is complete, whatever server answered."""
+FEW_ABSENT = 2
+"""Known contacts that a window has to lack, or unknown ones that a second look has to show, to say that it was cut."""
+SECOND_LOOKS, SPARED = 6, 100
+"""Windows of unknown contacts that are looked at twice: so many in any case, and one more for so many requests."""
 FEW_GONE = 10
 """Contacts that may leave a list, and leave it empty, in the time of one run."""
 
@@ -34,10 +40,20 @@ FEW_GONE = 10
 class WindowReader:
     """Reads windows of one account until each is proven complete, or told to be unprovable."""
 
-    def __init__(self, client: Client, capabilities: Capabilities, receive: Receive, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        client: Client,
+        capabilities: Capabilities,
+        receive: Receive,
+        ledger: Ledger,
+        created: Callable[[bool], Sequence[int]] = lambda _: (),
+    ) -> None:
+        """`created` are the sorted creation times (ms) of the contacts of a list, as far as they are known."""
         resumed = ledger.resumed
         self.accepted: list[Accepted] = list(resumed.accepted) if resumed else []
         self.unproven: list[str] = []
+        self.sizes = capabilities.page_sizes
+        """The pages as far as they were seen by now."""
         self._poisoned: set[Window] = set()
         """Parts of windows that the server fails on."""
         self._ledger = ledger
@@ -46,39 +62,46 @@ class WindowReader:
         self._client = client
         self._capabilities = capabilities
         self._receive = receive
-        self._sizes = capabilities.page_sizes
+        self._created = created
+        self._second_looks = 0
+        """At windows of unknown contacts."""
         self._counted = capabilities.counts_matches
         """Whether the total beside a page is believed to count whom it could list."""
         self._lowered: set[bool] = set()
         """The lists whose pages became smaller meanwhile: a larger one is no news of them any more."""
-        created, seen = capabilities.created, capabilities.seen
-        if created is None or seen is None:
+        seen_bounds, bounds = capabilities.seen, capabilities.created
+        if bounds is None or seen_bounds is None:
             message = "windows need both time filters"
             raise ValueError(message)
-        self._bounds: Mapping[TimeField, Bounds] = {"createdAt": created, "lastSeenAt": seen}
+        self._bounds: Mapping[TimeField, Bounds] = {"createdAt": bounds, "lastSeenAt": seen_bounds}
 
     async def complete(self, windows: Iterable[Window]) -> None:
         """Read what of `windows` a run that was killed had not read yet."""
         await self.read(remaining(windows, self._before))
 
-    async def read(self, windows: Iterable[Window]) -> None:
-        """Read `windows`, many at a time and in any order, but leads before contacts of the same time."""
-        await Worklist(self.settle, windows, may_be_read).run(self._client.concurrency)
+    async def read(self, windows: Iterable[Window], *, most: int | None = None) -> None:
+        """Read `windows`, many at a time and in any order, but leads before contacts of the same time.
 
-    async def settle(self, window: Window) -> Sequence[Window]:
+        With `most` an answer of so many rows is as good as full.
+        """
+        await Worklist(partial(self.settle, most=most), windows, may_be_read).run(self._client.concurrency)
+
+    async def settle(self, window: Window, *, most: int | None = None) -> Sequence[Window]:
         """Read one window; returns the parts still to be read when it was too full to be proven."""
         bounds = self._bounds[window.field]
         try:
             page = await self._read(window, bounds)
         except RequestFailed as error:
             return await self._isolate(window, bounds, error)
-        cut = self._is_cut(window, page)
-        if len(page.rows) < self._sizes.of(window.is_contact) and not cut:
+        cut, size = self._is_cut(window, page), self.sizes.of(window.is_contact)
+        if len(page.rows) < min(size, most or size) and not cut:
+            if most is None and self._may_hide(window, page) and (parts := await self._look_again(window, page)):
+                return parts
             await self._accept(window, page)
             return ()
         # A page larger than any before of this list: the true page size is at least this.
         if window.is_contact not in self._lowered:
-            self._sizes = self._sizes.with_page(window.is_contact, len(page.rows))
+            self.sizes = self.sizes.with_page(window.is_contact, len(page.rows))
         hopeless = not page.rows or (cut and self._would_fit(window, page))
         parts = () if hopeless else split(window, page.rows, bounds, newest_first=self._newest_first(window))
         if not parts and cut:
@@ -86,9 +109,52 @@ class WindowReader:
             await self._give_up(window, bounds, reason, page)
             # It is the counting that is wrong: to look for others whom it counts would cost thousands of requests.
             self._counted = False
+        elif not parts and len(page.rows) < size and not self.sizes.mixed:
+            await self._accept(window, page)
         elif not parts:
             await self._read_crowd(window, bounds, page)
         return parts
+
+    def _may_hide(self, window: Window, page: Page) -> bool:
+        """Whether a page that is not full may have been cut all the same, by a server whose pages are smaller.
+
+        It lacks contacts that the last run knew; or nothing is known of who is there, and it has so many rows that some
+        server may have cut it: of those windows only a few are looked at twice, so that it costs next to nothing.
+        """
+        if not page.rows:
+            return False
+        known = self._known(window)
+        if known >= len(page.rows) + FEW_ABSENT:
+            return True
+        if 2 * known >= len(page.rows) or len(page.rows) < SMALLEST_PAGE:
+            return False
+        self._second_looks += 1
+        return self._second_looks <= SECOND_LOOKS + self._client.sent // SPARED
+
+    def _known(self, window: Window) -> int:
+        """How many contacts of a window are known from before."""
+        if window.field != "createdAt":
+            return 0
+        times = self._created(window.is_contact)
+        first = 0 if window.start is None else bisect_left(times, window.start)
+        return (len(times) if window.end is None else bisect_left(times, window.end)) - first
+
+    async def _look_again(self, window: Window, page: Page) -> Sequence[Window]:
+        """The two parts of a window, to be read instead of it, if they show that its page was cut; () if they do not.
+
+        A part has half of the rows: where the page was cut, one of the two has room for some of those that were hidden.
+        """
+        bounds = self._bounds[window.field]
+        parts = split(window, page.rows, bounds, newest_first=False)
+        try:
+            pages = [await self._read(part, bounds) for part in parts]
+        except RequestFailed:
+            return parts
+        shown = frozenset[bytes]().union(*(part.ids for part in pages))
+        hidden, lost = shown - page.ids, page.ids - shown
+        if len(hidden) >= FEW_ABSENT:
+            self.sizes = self.sizes.with_cut(window.is_contact, len(page.rows))
+        return parts if parts and (hidden or len(lost) >= FEW_ABSENT) else ()
 
     def _newest_first(self, window: Window) -> bool:
         return window.field == "createdAt" and self._capabilities.newest_first
@@ -131,15 +197,15 @@ class WindowReader:
 
     def _would_fit(self, window: Window, page: Page) -> bool:
         """Whether a page, however small the server makes it, would hold all whom it counts: no part would list more."""
-        return (page.total or 0) < min(SMALLEST_PAGE, self._sizes.of(window.is_contact) / 2)
+        return (page.total or 0) < min(SMALLEST_PAGE, self.sizes.of(window.is_contact) / 2)
 
     def _is_cut(self, window: Window, page: Page) -> bool:
         """Whether the total beside a short page shows that it is cut, on a server whose totals follow the filter."""
         counted = page.total if self._counted else None
-        return counted is not None and len(page.rows) < min(counted, self._sizes.of(window.is_contact))
+        return counted is not None and len(page.rows) < min(counted, self.sizes.of(window.is_contact))
 
     async def doubtful(self) -> list[Window]:
-        """The windows that a server may have cut off because it lowered its page size meanwhile; no longer accepted.
+        """The windows that a server may have cut off because its pages are smaller than they seemed; not accepted now.
 
         Without a filter page 1 is as full as the server makes it; a window with as many rows proves nothing.
         """
@@ -148,13 +214,17 @@ class WindowReader:
         if vanished := self._vanished(now):
             self.unproven.append(vanished)
             return []
-        lowered = {listed for listed in (False, True) if now.of(listed) < self._sizes.of(listed)}
-        if not lowered:
+        for listed in (False, True):
+            if 2 * now.seen(listed) < len(self._created(listed)):
+                self.sizes = self.sizes.with_cut(listed, now.seen(listed))
+            elif now.of(listed) < self.sizes.of(listed):
+                self._lowered.add(listed)
+                fewer = min(now.seen(listed), self.sizes.seen(listed))
+                self.sizes = replace(self.sizes, **{"contacts" if listed else "leads": fewer})
+        doubtful = [done for done in self.accepted if _may_be_cut(done, self.sizes)]
+        if not doubtful:
             return []
-        self._lowered |= lowered
-        self._sizes = PageSizes(min(contacts, self._sizes.contacts), min(leads, self._sizes.leads))
-        doubtful = [done for done in self.accepted if _may_be_cut(done, self._sizes)]
-        self.accepted = [done for done in self.accepted if not _may_be_cut(done, self._sizes)]
+        self.accepted = [done for done in self.accepted if not _may_be_cut(done, self.sizes)]
         self._before = []
         return [done.window for done in doubtful]
 
@@ -163,7 +233,7 @@ class WindowReader:
 
         Few may have been deleted, or have moved to the other list, as long as that one still shows somebody.
         """
-        gone = sum(self._sizes.seen(listed) for listed in (False, True) if not now.seen(listed))
+        gone = sum(self.sizes.seen(listed) for listed in (False, True) if not now.seen(listed))
         if gone > FEW_GONE or (gone and now == PageSizes(0, 0)):
             return f"a list became empty while it was read: {gone} contacts of a page that it had shown are gone"
         return ""
@@ -179,12 +249,12 @@ class WindowReader:
 
     async def _read_crowd(self, window: Window, bounds: Bounds, page: Page) -> None:
         """Read a window that cannot be cut (one creation time, many contacts) page by page until two reads agree."""
-        if self._capabilities.honours_page is not True:
-            reason = "it is full, cannot be cut, and the server has no second page"
-            await self._give_up(window, bounds, reason, page)
+        if self.sizes.mixed or self._capabilities.honours_page is not True:
+            lacking = "the server's pages have several sizes" if self.sizes.mixed else "the server has no second page"
+            await self._give_up(window, bounds, f"it is full, cannot be cut, and {lacking}", page)
             return
-        size = self._sizes.of(window.is_contact)
-        alone = self._capabilities.past_end == "repeats" and size < self._sizes.of(not window.is_contact)
+        size = self.sizes.of(window.is_contact)
+        alone = self._capabilities.past_end == "repeats" and size < self.sizes.of(not window.is_contact)
         crowd = await read_crowd(self._client, window.query(bounds), size, self._receive, alone=alone)
         if crowd is None:
             await self._give_up(window, bounds, "reads in order did not agree", page)
@@ -200,7 +270,7 @@ class WindowReader:
 
 
 def _may_be_cut(done: Accepted, sizes: PageSizes) -> bool:
-    return done.level == "windows" and done.rows >= sizes.of(done.window.is_contact)
+    return (done.level == "windows" or sizes.mixed) and done.rows >= sizes.of(done.window.is_contact)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,20 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from time import monotonic, time
 
-from etl.account import history_of, last_run, reading_key
+from etl.account import history_of, last_run, reading_key, timing_of
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query, checked_filters
 from etl.capabilities import Capabilities
 from etl.config import Config
-from etl.extract import LEADS_FIRST, History, go_on
+from etl.extract import COMPANY, LEADS_FIRST, go_on
+from etl.history import History
 from etl.journal import Left, left_in
 from etl.model import Mode
-from etl.plan import requests_of, scrub_span
+from etl.plan import ranges_around, requests_of, scrub_span
 from etl.probe import probe
 from etl.sources import Source, reach, sources
 from etl.staging import stage_folder
-from etl.targets import creation_times, furthest_behind, refuse_other_filters, sinks
+from etl.targets import Published, furthest_behind, refuse_other_filters, sinks
 
 SWEEP_REQUESTS = 4
 """A quiet sweep: two time fields, two lists, one request each for the open rest."""
@@ -60,7 +61,7 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
         for source in found:
             last = last_run(states, source.account)
             sink = furthest_behind(made, states, source.account, last)
-            history = history_of(last, creation_times(sink, source.account))
+            history = history_of(last, Published(sink, source.account))
             stage = stage_folder(made[0].path) / source.account
             left = left_in(stage, reading_key(source, config.extract, last, full=full), time())
             forecasts.append(await _forecast(config, source, history, left, full=full))
@@ -74,7 +75,7 @@ async def _forecast(config: Config, source: Source, history: History, left: Left
         if left.resumption:
             found = (await go_on(client, left.resumption.begun)).capabilities
         else:
-            found = await probe(client, local_now=int(time() * 1000))
+            found = await probe(client, local_now=int(time() * 1000), held=history.held)
         probed, probing = client.sent, monotonic() - started
         started = monotonic()
         await client.read(Query(is_contact=False))
@@ -102,20 +103,21 @@ async def _work(
     others = SWEEP_REQUESTS + _walk_requests(sum(pages.values()), history, left)
     if history.watermark is None:
         return "full", sum(_windows(found, listed, count) for listed, count in pages.items()), others
-    start, end = None, found.t0
+    start, end, created = None, found.t0, history.snapshot.created
     full = full or not history.allows_incremental
     if not full:
         start, end = scrub_span(
-            history.created(None),
+            created(None),
             after=history.scrub_after,
             end=found.t0,
-            rounds=config.extract.scrub_runs,
+            share=timing_of(config.extract).scrub_share(found.t0 - history.watermark),
             capacity=max(map(found.capacity, LEADS_FIRST)),
         )
     windows = sum(
-        requests_of(history.created(listed), start=start, end=end, capacity=found.capacity(listed))
-        for listed in LEADS_FIRST
+        requests_of(created(listed), start=start, end=end, capacity=found.capacity(listed)) for listed in LEADS_FIRST
     )
+    asked_directly = ranges_around(history.snapshot.struck(), created(None), granule=found.granule, company=COMPANY)
+    windows += len(LEADS_FIRST) * len(asked_directly)
     return ("full" if full else "incremental"), windows, others
 
 

@@ -16,7 +16,7 @@ A contact's verdict in a run:
     absent where it had to be       struck      left as it was, until the second time
     absent, 2nd strike or filtered  deleted     removed, a tombstone
 
-The second strike takes a second look at the account. A run that is killed between two sinks is gone on with by the next
+The second strike takes a second look, in which the contact was asked for directly (`AccountYield.confirmed`). A run
 run, which brings the first sink the same reading again: there strikes stay what they are.
 """
 
@@ -24,7 +24,7 @@ run, which brings the first sink the same reading again: there strikes stay what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -93,33 +93,37 @@ INSERT INTO verdicts
     FROM judged
 """
 
-# `covered` holds disjoint spans, so that the nearest start before a creation time is the only candidate. Looking for it
-# takes sorting, so what lies outside of all spans is left out before. Who was listed and could not be kept is not
-# absent; a contact that names itself twice, differently, may be either.
+# `covered` and `confirmed` hold disjoint spans: the nearest start before a creation time is the only candidate. Looking
+# for it takes sorting, so what can be in no span is left out before. Who was listed and could not be kept is not
+# absent; a contact that names itself twice, differently, may be either. Who has a strike gets no other one, unless
+# asked for directly.
 _JUDGE_ABSENT = """
 INSERT INTO verdicts
     WITH reach AS (
         SELECT account, min(start) AS start, max("end") AS "end" FROM covered GROUP BY account
     ), absent AS (
-        SELECT p.account, p.contact_id, p.created_at, y.filtered, y.again
+        SELECT p.account, p.contact_id, p.created_at, y.filtered, y.again, s.strikes
         FROM contacts p
         JOIN yields y ON p.account = y.account
         LEFT JOIN reach r ON p.account = r.account
+        LEFT JOIN strikes s ON p.account = s.account AND p.contact_id = s.contact_id
         ANTI JOIN folded f ON p.account = f.account AND p.contact_id = f.contact_id
         ANTI JOIN next_rejects n ON p.account = n.account AND p.contact_id = n.contact_id
-        WHERE y.filtered OR (p.created_at >= r.start AND p.created_at < r."end")
+        WHERE y.filtered OR s.strikes = 1 OR (p.created_at >= r.start AND p.created_at < r."end")
     )
     SELECT a.account, a.contact_id, NULL, NULL, a.created_at,
            CASE WHEN a.filtered THEN 0
-                WHEN s.contact_id IS NULL THEN 1
-                WHEN a.again THEN s.strikes
+                WHEN a.strikes IS NULL THEN 1
+                WHEN a.again THEN a.strikes
                 ELSE 2 END AS strikes_now,
            CASE WHEN a.filtered OR strikes_now = 2 THEN 'deleted' ELSE 'struck' END
     FROM absent a
     ANTI JOIN contradictory n ON a.account = n.account AND contains(n.raw, a.contact_id)
     ASOF LEFT JOIN covered c ON a.account = c.account AND a.created_at >= c.start
-    LEFT JOIN strikes s ON a.account = s.account AND a.contact_id = s.contact_id
-    WHERE a.filtered OR a.created_at < c."end"
+    ASOF LEFT JOIN confirmed d ON a.account = d.account AND a.created_at >= d.start
+    WHERE a.filtered
+       OR (a.created_at < c."end" AND (a.strikes IS NULL OR a.again))
+       OR (a.created_at < d."end" AND a.strikes = 1 AND NOT a.again)
 """
 
 _INCOMING = """
@@ -199,7 +203,8 @@ def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication, l
     received = engine.scan((part for brought in accounts for part in brought.parts), _PART)
     rejects = engine.scan((part for brought in accounts for part in brought.rejects), _REJECT_PART)
     connection.register("yields", _yields(publication, last))
-    connection.register("covered", _covered(accounts))
+    connection.register("covered", _spans(accounts, lambda brought: brought.coverage))
+    connection.register("confirmed", _spans(accounts, lambda brought: brought.confirmed))
     windows = [schema.WINDOWS_SCHEMA.empty_table(), *(brought.windows for brought in accounts)]
     connection.register("accepted", pa.concat_tables(windows))
     connection.execute(f"CREATE TEMP VIEW received AS {received}")
@@ -249,11 +254,11 @@ def disjoint(spans: Iterable[Span]) -> list[tuple[datetime, datetime]]:
     return joined
 
 
-def _covered(accounts: Sequence[AccountYield]) -> pa.Table:
+def _spans(accounts: Sequence[AccountYield], chosen: Callable[[AccountYield], Iterable[Span]]) -> pa.Table:
     rows = [
         {"account": brought.record.account, "start": start, "end": end}
         for brought in accounts
-        for start, end in disjoint(brought.coverage)
+        for start, end in disjoint(chosen(brought))
     ]
     fields = [("account", pa.string()), ("start", schema.TIME), ("end", schema.TIME)]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))

@@ -53,6 +53,22 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """How many known contacts a run looked for, and how many of them it did not find."""
+
+    looked: int = 0
+    absent: int = 0
+
+    def __add__(self, other: Look) -> Look:
+        """Both looks together."""
+        return Look(self.looked + other.looked, self.absent + other.absent)
+
+
+NOTHING = Look()
+"""Where nothing was looked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Proof:
     """What shows that nothing is missing."""
 
@@ -135,9 +151,11 @@ class AccountYield:
     parts: tuple[Path, ...]
     rejects: tuple[Path, ...]
     coverage: tuple[Span, ...]
-    """Where absence means deletion. Empty: nothing can be told about deletions."""
+    """Where absence is a strike. Empty: nothing can be told about deletions."""
     windows: pa.Table
     """schema.WINDOWS_SCHEMA: one row per accepted window."""
+    confirmed: tuple[Span, ...] = ()
+    """Where contacts with a strike were asked for directly, so that absence is the second."""
 
 
 @dataclass(frozen=True, slots=True)

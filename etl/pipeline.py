@@ -112,6 +112,10 @@ class Pipeline:
         self._check()
         return self._stage.parts
 
+    async def files(self) -> tuple[Sequence[Path], Sequence[Path]]:
+        """The parts, and the files of rejects, that hold everything received so far."""
+        return await self.parts(), self._stage.rejects
+
     def _check(self) -> None:
         """Note that everything normalized so far is in complete parts."""
         self._journal.written(self._stage.parts, self._stage.rejects, self._done, self.counts)

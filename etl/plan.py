@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from math import inf, isfinite
+from math import ceil, inf, isfinite
 from operator import itemgetter
 
 from etl.api.request import TimeField
@@ -52,21 +52,45 @@ def plan_windows(
 
 
 def scrub_span(
-    times: Sequence[int], *, after: int | None, end: int, rounds: int, capacity: int
+    times: Sequence[int], *, after: int | None, end: int, share: float, capacity: int
 ) -> tuple[int | None, int]:
-    """The next range of a rolling scrub: a 1/`rounds` share of the sorted `times`, beginning at `after`.
+    """The next range of a rolling scrub: a `share` of the sorted `times`, beginning at `after`.
 
     It starts again from the open beginning once the end was reached. It holds at least one window's worth.
     """
     last = bisect_left(times, end)
     begin = after if after is not None and after < end else None
     position = 0 if begin is None else bisect_left(times, begin, 0, last)
-    share = max(capacity, -(-last // rounds))
+    rows = max(capacity, ceil(last * share))
     # What came since the round began must not make a round of its own.
-    if position + share + share // 2 >= last:
+    if position + rows + rows // 2 >= last:
         return begin, end
     # Where a crowd stands at the beginning the range goes beyond its time, or it would never move on.
-    return begin, max(times[position + share], (times[0] if begin is None else begin) + 1)
+    return begin, max(times[position + rows], (times[0] if begin is None else begin) + 1)
+
+
+def ranges_around(
+    chosen: Sequence[int], times: Sequence[int], *, granule: int = 1, company: int
+) -> list[tuple[int, int]]:
+    """Disjoint ranges [start, end) that hold all `chosen` times and at most `company` others of the sorted `times`.
+
+    A creation time that more contacts share has a range of its own. Every chosen time is one of `times`.
+    """
+    ranges: list[tuple[int, int]] = []
+    begun = 0
+    for place, time in enumerate(chosen):
+        start = _floor(time, granule)
+        end = start + granule
+        if ranges and start < ranges[-1][1]:
+            continue
+        if ranges:
+            held = bisect_left(times, end) - bisect_left(times, ranges[-1][0])
+            if held - (bisect_left(chosen, end) - begun) <= company:
+                ranges[-1] = (ranges[-1][0], end)
+                continue
+        ranges.append((start, end))
+        begun = place
+    return ranges
 
 
 def remaining(windows: Iterable[Window], done: Iterable[Window]) -> Iterator[Window]:

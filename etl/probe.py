@@ -6,7 +6,7 @@ level, it is not guessed. It reads, and decides with `window`; it does not know 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import anyio
@@ -30,14 +30,22 @@ LISTS = (True, False)
 NOBODY = Page(b"", ())
 PATIENCE = 4
 """How often a question is asked again that a moving contact or a passing failure left open."""
+MOVED = 2
+"""Contacts of a page that may have gone between two readings of it."""
 DOUBTFUL = (0.2, 0.8)
 """Shares of the people of a page on another between which it may be the same one, moved, or its neighbour."""
 
 
-async def probe(client: Client, *, local_now: int) -> Capabilities:
-    """Ask the server about its behaviour. `local_now` (ms) stands in where it sends no `Date`."""
+async def probe(client: Client, *, local_now: int, held: Callable[[bool], int] = lambda _: 0) -> Capabilities:
+    """Ask the server about its behaviour. `local_now` (ms) stands in where it sends no `Date`.
+
+    `held` tells how many contacts of a list the last snapshot holds: a page 1 of fewer than half of them was cut.
+    """
     contacts, leads = await _first_pages(client)
     asked = _Questions(client, contacts, leads)
+    for is_contact, page in zip(LISTS, (contacts, leads), strict=True):
+        if 2 * len(page.rows) < held(is_contact):
+            asked.page_sizes = asked.page_sizes.with_cut(is_contact, len(page.rows))
     async with anyio.create_task_group() as tasks:
         for question in (asked.further_pages, asked.created_bounds, asked.seen_bounds, asked.beyond_the_end):
             tasks.start_soon(question)
@@ -149,19 +157,25 @@ class _Questions:
 
     async def further_pages(self) -> None:
         """Row counts of pages 2 and 3, and whether they are pages of their own."""
+        is_contact, before = self._query.is_contact, self.first
         for number in (2, 3):
             try:
                 page = await self._client.read(self._query, number)
             except PageRefused:
                 return
+            if page.ids < self.first.ids and len(page.rows) + MOVED < len(self.first.rows):
+                # A smaller page of the same contacts: another server answered, and it cuts its pages there.
+                self.page_sizes = self.page_sizes.with_cut(is_contact, len(page.rows))
             if page.rows and (_overlap(page, self.first) or not (self.honours_page or await self._is_no_first(page))):
                 # Either the page is ignored, or this is the end and the last page is repeated.
                 return
             self.honours_page = True
-            if not page.rows:
+            if not page.rows or _overlap(page, before):
                 return
+            before = page
+            self.page_sizes = self.page_sizes.with_cut(is_contact, self.rows[-1])
+            self.page_sizes = self.page_sizes.with_page(is_contact, len(page.rows))
             self.rows.append(len(page.rows))
-            self.page_sizes = self.page_sizes.with_page(self._query.is_contact, len(page.rows))
 
     async def _is_no_first(self, page: Page) -> bool:
         """Whether page 1 still is as it was before `page` was read, and not what that shows.

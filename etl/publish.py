@@ -62,5 +62,5 @@ def publish(
 
 
 def _shrunk(publication: Publication, merged: Sequence[Merged], share: float) -> dict[str, EtlError]:
-    modes = {brought.record.account: brought.record.mode for brought in publication.accounts}
-    return {name: error for one in merged for name, error in guard.check_shrink(modes, one, share).items()}
+    records = {brought.record.account: brought.record for brought in publication.accounts}
+    return {name: error for one in merged for name, error in guard.check_shrink(records, one, share).items()}

@@ -19,7 +19,7 @@ import anyio
 from anyio import from_thread, to_thread
 
 from etl import disk, guard
-from etl.account import Reader, history_of, last_run
+from etl.account import Reader, last_run
 from etl.api.request import checked_filters
 from etl.config import Config
 from etl.errors import AuthError, EtlError, SourceUnavailable
@@ -30,7 +30,7 @@ from etl.report import AccountReport, RunReport, SinkReport
 from etl.sinks import Sink
 from etl.sources import Source, sources
 from etl.staging import Lock, stage_folder
-from etl.targets import creation_times, furthest_behind, refuse_other_filters
+from etl.targets import Published, furthest_behind, refuse_other_filters
 from etl.targets import sinks as sinks_of
 
 RESUMABLE = (SourceUnavailable, AuthError)
@@ -133,14 +133,14 @@ class Run:
         sink = furthest_behind(sinks, states, source.account, last)
         return Reader(
             source=source,
-            history=history_of(last, creation_times(sink, source.account)),
-            copy_ids=partial(sink.copy_ids, source.account),
+            published=Published(sink, source.account),
             folder=folder / source.account,
             extract=self._config.extract,
             http=self._config.http,
             full=self._options.full,
             seq=seq,
             run_id=self.run_id,
+            shrink_share=self._config.guard.max_shrink_share,
             last=last,
         )
 
@@ -162,6 +162,7 @@ class Run:
             self._note(name, record=brought.record)
             previous = reader.last.counts.contacts if reader.last else 0
             guard.check_rejects(brought.record, previous, self._config.guard.max_reject_share)
+            guard.check_identity(brought.record, reader.last)
             guard.check_proof(brought.record, allow_unproven=self._options.allow_unproven)
             if not self._options.allow_shrink:
                 guard.check_not_empty(brought.record, previous)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etl.api.request import TimeField
-from etl.fetch import WindowReader
+from etl.fetch import SMALLEST_PAGE, WindowReader
 from etl.window import Window
 
 PASSES = 200
@@ -30,7 +30,7 @@ async def sweep(reader: WindowReader, field: TimeField, *, since: int, until: in
 async def _open_rest(reader: WindowReader, window: Window) -> None:
     slices = [window]
     for _ in range(PASSES):
-        parts = await reader.settle(slices.pop())
+        parts = await reader.settle(slices.pop(), most=SMALLEST_PAGE)
         # The last part is the open one: it is read when the parts before it are done.
         slices.extend(reversed(parts))
         if not slices:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from etl.config import Config, DuckDBTarget
 from etl.errors import UsageError
-from etl.model import RunRecord, SinkState
+from etl.model import NOTHING, Look, RunRecord, SinkState
 from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind, Unpublished, open_readonly
 
 
@@ -68,15 +68,33 @@ def refuse_other_filters(sink: Sink, state: SinkState, filters: Mapping[str, obj
         )
 
 
-def creation_times(sink: Sink, account: str) -> Callable[[bool | None], Sequence[int]]:
-    """The sorted creation times (ms) of an account's last snapshot, by list; read once, 8 bytes a contact."""
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The contacts of one account that a sink holds; times are milliseconds, each set of them is read once."""
 
-    @cache
-    def created(is_contact: bool | None) -> Sequence[int]:
-        times = sink.created_at(account, is_contact)
-        if not len(times):
-            return ()
-        whole = times.cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()).combine_chunks()
-        return memoryview(whole.buffers()[1]).cast("q")[: len(whole)]
+    sink: Sink
+    account: str
+    _read: dict[object, Sequence[int]] = field(default_factory=dict)
 
-    return created
+    def created(self, is_contact: bool | None) -> Sequence[int]:
+        """The sorted creation times, of one list or (None) of both: 8 bytes a contact."""
+        if is_contact not in self._read:
+            self._read[is_contact] = _milliseconds(self.sink.created_at(self.account, is_contact))
+        return self._read[is_contact]
+
+    def struck(self) -> Sequence[int]:
+        """The sorted creation times of the contacts that have one strike."""
+        if "struck" not in self._read:
+            self._read["struck"] = _milliseconds(self.sink.struck_at(self.account))
+        return self._read["struck"]
+
+    async def look(self, start: int | None, end: int) -> Look:  # noqa: ARG002 - see `history.Snapshot`
+        """Nothing was looked for: no run is at work."""
+        return NOTHING
+
+
+def _milliseconds(times: pa.ChunkedArray) -> Sequence[int]:
+    if not len(times):
+        return ()
+    whole = times.cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()).combine_chunks()
+    return memoryview(whole.buffers()[1]).cast("q")[: len(whole)]

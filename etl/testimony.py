@@ -15,7 +15,7 @@ import anyio
 from etl.api.answer import Page, id_text
 from etl.api.client import Client
 from etl.api.request import Query
-from etl.capabilities import Capabilities
+from etl.capabilities import Capabilities, PageSizes
 from etl.fetch import WindowReader
 from etl.plan import plan_windows
 from etl.undated import without_creation_time
@@ -94,41 +94,51 @@ class Testimony:
     receive: Receive
     lists: Sequence[bool]
 
-    async def walk(self, swept: int) -> list[str]:
-        """Walk all pages, or those that a killed run did not come to; returns what is doubtful.
+    async def walk(self, swept: int) -> tuple[list[str], PageSizes]:
+        """Walk all pages, or those that a killed run did not come to; returns what is doubtful, and the pages seen.
 
         Contacts without a creation time come from here alone, so they are handed to `receive`. No window proves them
         and a walk may miss some; but while the list moves two walks seldom miss the same people (FAULTS.md A27). So it
         walks until it finds nobody else, but for those seen after `swept` (ms), whom the sweep reads as well.
         """
-        await self._walk_lists()
+        sizes = await self._walk_lists()
         if not self.log.undated():
-            return []
+            return [], sizes
         while self.log.walk == 1 or self._finds_others(swept):
             if self.log.walk >= MOST_WALKS:
-                return [f"each of {MOST_WALKS} walks found contacts without createdAt that those before it had missed"]
+                doubt = f"each of {MOST_WALKS} walks found contacts without createdAt that those before it had missed"
+                return [doubt], sizes
             self.log.next_walk()
             await self._walk_lists()
-        return []
+        return [], sizes
 
     def _finds_others(self, swept: int) -> bool:
         """Whether this walk was the first to show somebody who is in no window, nor in the sweep."""
         return any(seen.walk == self.log.walk and seen.last_seen < swept for seen in self.log.undated().values())
 
-    async def _walk_lists(self) -> None:
+    async def _walk_lists(self) -> PageSizes:
+        walks: dict[bool, Walk] = {}
         try:
             async with anyio.create_task_group() as tasks:
                 for is_contact in self.lists:
-                    tasks.start_soon(self._walk, is_contact)
+                    tasks.start_soon(self._walk, is_contact, walks)
         finally:
             # Most of all when it did not come to its end: the next run goes on from here.
             await self.log.keep()
+        sizes = self.capabilities.page_sizes
+        for is_contact, walked in walks.items():
+            largest = max(walked.sizes.values(), default=0)
+            sizes = sizes.with_page(is_contact, largest)
+            # Where the last page is repeated, one that is not full may stand anywhere near the end.
+            if not walked.repeats:
+                sizes = sizes.with_cut(is_contact, walked.smallest)
+        return sizes
 
-    async def _walk(self, is_contact: bool) -> None:
+    async def _walk(self, is_contact: bool, walks: dict[bool, Walk]) -> None:
         query, repeats = Query(is_contact), self.capabilities.past_end == "repeats"
         trail = await still_holds(self.client, query, await self.log.trail(is_contact), repeats=repeats)
         await self.log.go_on(is_contact, trail)
-        progress = Walk(repeats, sizes=dict(trail.sizes), end=trail.end)
+        progress = walks[is_contact] = Walk(repeats, sizes=dict(trail.sizes), end=trail.end)
         try:
             await walk(self.client, query, self._noting(is_contact), progress)
         finally:

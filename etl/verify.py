@@ -31,7 +31,7 @@ from etl.plan import plan_windows
 from etl.probe import probe
 from etl.sinks import Sink, Unpublished, layout, open_readonly
 from etl.sources import Source, reach, sources
-from etl.targets import creation_times, sinks, targets
+from etl.targets import Published, sinks, targets
 from etl.window import Window, milliseconds
 
 _PRESENCE = engine.listed(column.name for column in schema.CONTACTS if column.presence)
@@ -146,7 +146,7 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
             return
         reader = WindowReader(client, found, receive, Forgetful())
         windows = _chosen(
-            creation_times(made[0], source.account)(None), until, max(map(found.capacity, LEADS_FIRST)), count
+            Published(made[0], source.account).created(None), until, max(map(found.capacity, LEADS_FIRST)), count
         )
         for is_contact in LEADS_FIRST:
             await reader.read(Window("createdAt", is_contact, window.start, window.end) for window in windows)

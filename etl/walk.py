@@ -124,6 +124,11 @@ class Walk:
         return None if self.end in self.refused else self.end
 
     @property
+    def smallest(self) -> int:
+        """The fewest rows of a page that had others behind it; 0 where there is none. The last two pages may move."""
+        return min((rows for number, rows in self.sizes.items() if number + 2 <= max(self.sizes)), default=0)
+
+    @property
     def ends_full(self) -> bool:
         """Whether the last page is as large as the largest, so that the end shows no other sign."""
         last = self.sizes.get((self.end or 1) - 1, 0)

@@ -16,7 +16,8 @@ from etl.api.answer import Page, Reply, Row, id_text
 from etl.api.client import Client
 from etl.api.request import Body
 from etl.errors import ContractError
-from etl.extract import Extraction, History, Timing, extract
+from etl.extract import Extraction, extract
+from etl.history import History, Timing
 from etl.ledger import Forgetful
 from etl.merge import prepare
 from etl.sandbox.answer import envelope
@@ -28,7 +29,7 @@ from etl.window import milliseconds
 from tests.publishing import brought, contact, day, publication
 
 START = 1_700_000_000.0
-TIMING = Timing(visibility_lag=2_000, lookback=1_800_000, witness_every=604_800_000, scrub_runs=1)
+TIMING = Timing(visibility_lag=2_000, lookback=1_800_000, witness_every=604_800_000, scrub_every=1)
 Change = Callable[[World, float], object]
 
 

@@ -47,6 +47,7 @@ class Account:
         """The last version of everyone who was deleted, by id."""
         self.hidden: dict[int, Contact] = {}
         """Deleted contacts that only a filter on their status shows, by serial."""
+        self._visible: Member = _everyone
         self.members = PARTITIONS[partition]
         by_member = {member: Listing(filter(member, everyone)) for member in set(self.members.values())}
         self.lists = {flag: by_member[self.members[flag]] for flag in (True, False)}
@@ -56,6 +57,18 @@ class Account:
         self._serials = {contact.id: contact.serial for contact in everyone}
         for contact in everyone:
             self.truth.begin(start, contact.id, contact.raw)
+
+    def narrow(self, visible: Member) -> None:
+        """Of everybody only those who are `visible` are listed from now on, as to a token that lost some of its rights.
+
+        The others live on, and the truth knows it.
+        """
+        for member, listing in self._listings:
+            for contact in filter(member, self.rows.values()):
+                if contact.serial not in self.hidden and self._visible(contact) and not visible(contact):
+                    listing.remove(contact)
+        self._visible = visible
+        self.changes += 1
 
     def find(self, id: str) -> Contact | None:  # noqa: A002 - the API's own word
         """The living contact with this id, if there is one."""
@@ -98,9 +111,9 @@ class Account:
     def _relist(self, old: Contact | None, new: Contact | None) -> None:
         self.changes += 1
         for member, listing in self._listings:
-            if old is not None and member(old):
+            if old is not None and member(old) and self._visible(old):
                 listing.remove(old)
-            if new is not None and member(new):
+            if new is not None and member(new) and self._visible(new):
                 listing.add(new)
         if old is not None:
             del self.rows[old.serial]

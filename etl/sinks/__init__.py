@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from etl.model import Merged, Publication, SinkState
+from etl.model import Merged, Publication, SinkState, Span
 from etl.sinks.check import SinkKind
 from etl.sinks.duckdb import DuckDBSink
 from etl.sinks.parquet import ParquetSink
@@ -17,9 +17,10 @@ __all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "Unpublished", "open
 
 
 class Sink(Protocol):
-    """One target. Its calls come in this order: open, created_at and copy_ids, prepare, publish; discard at any time.
+    """One target. Its calls come in this order: open; created_at, struck_at and copy_ids; prepare, publish.
 
-    All of them are synchronous and are made by one thread at a time, by the process that holds `staging.Lock(path)`.
+    `discard` may be called at any time. All of them are synchronous and are made by one thread at a time, by the
+    process that holds `staging.Lock(path)`.
     """
 
     name: SinkKind
@@ -40,8 +41,15 @@ class Sink(Protocol):
         """Sorted creation times of the account's published contacts, of one list or of both, without nulls."""
         ...
 
-    def copy_ids(self, account: str, file: Path) -> None:
-        """Write the ids of the account's published and deleted contacts to a new Parquet file (column `contact_id`)."""
+    def struck_at(self, account: str) -> pa.ChunkedArray:
+        """Sorted creation times of the account's published contacts that have one strike, without nulls."""
+        ...
+
+    def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
+        """Write the ids of the account's published and deleted contacts to a new Parquet file (column `contact_id`).
+
+        With `within` only those of the published ones that were created then.
+        """
         ...
 
     def prepare(self, publication: Publication) -> Merged:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from etl import disk, engine, manifest, merge, schema, staging, tables
 from etl.errors import PublishConflict, SinkError, TargetCorrupt
-from etl.model import Merged, Publication, SinkState
+from etl.model import Merged, Publication, SinkState, Span
 from etl.readback import ReadBackError, Rows, read_back
 from etl.sinks import check, slices
 
@@ -110,10 +110,18 @@ class DuckDBSink:
         with self._reading() as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
-    def copy_ids(self, account: str, file: Path) -> None:
-        """Write the ids of the account's published and deleted contacts to a new Parquet file."""
+    def struck_at(self, account: str) -> pa.ChunkedArray:
+        """Sorted creation times of the account's contacts that have one strike, without nulls."""
+        if self.state().seq == 0:
+            return pa.chunked_array([], schema.TIME)
+        query, parameters = engine.struck_times("target.contacts", "target.etl.strikes", account)
+        with self._reading() as connection:
+            return connection.sql(query, params=parameters).to_arrow_table().column(0)
+
+    def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
+        """Write the ids of the account's published and deleted contacts, or of those created then, to a new file."""
         disk.private_file(file)
-        statement, parameters = engine.known_ids("target.contacts", "target.etl.strikes", account, file)
+        statement, parameters = engine.known_ids("target.contacts", "target.etl.strikes", account, file, within)
         with self._reading() as connection:
             connection.execute(statement, parameters)
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from etl import disk, engine, manifest, merge, staging, tables
 from etl.errors import PublishConflict, SinkError
 from etl.manifest import DataFile
-from etl.model import Merged, Publication, SinkState
+from etl.model import Merged, Publication, SinkState, Span
 from etl.sinks import check, layout
 from etl.sinks.files import write
 
@@ -58,10 +58,16 @@ class ParquetSink:
         with self._reading() as connection:
             return connection.sql(query, params=parameters).to_arrow_table().column(0)
 
-    def copy_ids(self, account: str, file: Path) -> None:
-        """Write the ids of the account's published and deleted contacts to a new Parquet file."""
+    def struck_at(self, account: str) -> pa.ChunkedArray:
+        """Sorted creation times of the account's contacts that have one strike, without nulls."""
+        query, parameters = engine.struck_times("contacts", "strikes", account)
+        with self._reading() as connection:
+            return connection.sql(query, params=parameters).to_arrow_table().column(0)
+
+    def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
+        """Write the ids of the account's published and deleted contacts, or of those created then, to a new file."""
         disk.private_file(file)
-        statement, parameters = engine.known_ids("contacts", "strikes", account, file)
+        statement, parameters = engine.known_ids("contacts", "strikes", account, file, within)
         with self._reading() as connection:
             connection.execute(statement, parameters)
 

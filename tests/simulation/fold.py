@@ -67,7 +67,7 @@ class Model:
         rejected = {row.raw for row in rows if row.id is None}
         self._next = State(dict(self._state.contacts), dict(self._state.strikes))
         verdicts = Counter(self._received(key, row) for key, row in winners.items())
-        verdicts.update(self._absent(key) for key in self._missing(winners, run))
+        verdicts.update(self._absent(key, run) for key in self._missing(winners, run))
         counts = Counts(
             received=len(rows),
             new=verdicts["new"] + verdicts["new, struck"],
@@ -111,24 +111,36 @@ class Model:
             return verdict + ", struck"
         return verdict
 
-    def _absent(self, key: str) -> str:
+    def _absent(self, key: str, run: Extraction) -> str:
         """Strike a contact that was not received; the verdict on it."""
+        created = self._state.contacts[key].created
         if key not in self._state.strikes:
+            if not covered(run, created):
+                return "kept"
             self._next.strikes[key] = 1
             return "struck"
+        if not confirmed(run, created):
+            return "kept"
         self._next.strikes[key] = 2
         del self._next.contacts[key]
         return "deleted"
 
     def _missing(self, winners: Mapping[str, Version], run: Extraction) -> list[str]:
-        """The contacts that were not received where absence counts."""
+        """The contacts that were not received where absence may count."""
         unseen = ((key, old.created) for key, old in self._state.contacts.items() if key not in winners)
-        return [key for key, created in unseen if created is not None and covered(run, created)]
+        return [key for key, created in unseen if covered(run, created) or confirmed(run, created)]
 
 
-def covered(run: Extraction, created: int) -> bool:
-    """Whether a creation time (microseconds) lies where absence means deletion."""
-    return any((start is None or created >= start * 1000) and created < end * 1000 for start, end in run.coverage)
+def covered(run: Extraction, created: int | None) -> bool:
+    """Whether a creation time (microseconds) lies where absence is a strike."""
+    return created is not None and any(
+        (start is None or created >= start * 1000) and created < end * 1000 for start, end in run.coverage
+    )
+
+
+def confirmed(run: Extraction, created: int | None) -> bool:
+    """Whether a creation time (microseconds) was asked for directly."""
+    return created is not None and any(start * 1000 <= created < end * 1000 for start, end in run.confirmed)
 
 
 def _winners(rows: Sequence[Version]) -> dict[str, Version]:

@@ -6,11 +6,13 @@ It takes nothing from production code but what a run says of itself (T0, waterma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from etl.extract import Extraction, Timing
+from etl.extract import Extraction
+from etl.history import Timing
 from etl.model import Counts
+from etl.sandbox.contacts import Contact
 from etl.sandbox.world import World
 from tests.simulation.contact import Version, version
 from tests.simulation.fold import covered
@@ -74,23 +76,33 @@ class Oracle:
 
     world: World
     timing: Timing
+    listed: Callable[[Contact | Version], bool] | None = None
+    """Which of the living are listed, where some are not."""
+    swapped: bool = False
+    """Whether another account answers."""
     _since: int = 0
     """The earliest time (ms) the next incremental run reads from."""
     _without: Counter[str] = field(default_factory=Counter)
     """In how many good runs a contact of the snapshot was gone, at least for a while."""
     _chances: Counter[str] = field(default_factory=Counter)
     """In how many good runs a contact that is gone was gone from the start, and its place was read."""
-    _rounds: Counter[str] = field(default_factory=Counter)
-    """In how many good runs a contact that is gone was gone from the start."""
+    _shares: dict[str, float] = field(default_factory=dict)
+    """Since a contact is gone: the shares of the account that good runs had to scrub, together."""
+    _last: int | None = None
+    """The watermark of the last good run."""
 
     def check(self, run: Run) -> list[str]:
         """Every broken promise, in words; empty for a good run."""
+        if self.swapped:
+            return [
+                f"MIXED: the snapshot has {len(run.after)} contacts, {len(run.after.keys() - run.before.keys())} new"
+            ]
         gone = {key: at for key, at in self.world.truth.deleted().items() if at <= run.t1}
         stayed = self.world.existed_throughout(run.t0, run.t1)
         self._without.update((run.before.keys() | run.after.keys()) - stayed)
-        for counter in (self._chances, self._rounds):
-            for key in counter.keys() - gone.keys():
-                del counter[key]
+        for counts in (self._chances, self._shares):
+            for key in counts.keys() - gone.keys():
+                del counts[key]
         broken = [
             *self._complete(run),
             *self._deleted_too_soon(run),
@@ -99,6 +111,7 @@ class Oracle:
             *_struck(run),
             *_freshest(run),
         ]
+        self._last = run.extraction.watermark
         margin = max(self.timing.lookback, self.timing.visibility_lag)
         self._since = int(run.t0 * 1000) - self.timing.visibility_lag - margin
         return broken
@@ -109,6 +122,11 @@ class Oracle:
         kinds = self._kinds()
         for key in sorted(self.world.existed_throughout(since, run.t1)):
             states, row = self.world.truth.versions(key), run.after.get(key)
+            if self.listed is not None and any(raw and not self.listed(version(raw)) for _, raw in states):
+                # Hidden at some time, it may come to light later than any sweep looks for it.
+                if row is None and key in run.before:
+                    yield f"LOST {key}: it lives, and is not listed any more"
+                continue
             happened = kinds.get(key, [])
             life = Life(states, ["start"] * (len(states) - len(happened)) + happened)
             if row is not None:
@@ -159,22 +177,24 @@ class Oracle:
                 yield f"DELETED {key}: after {self._without[key]} runs without it"
 
     def _not_deleted(self, run: Run, gone: Mapping[str, float]) -> Iterator[str]:
-        """Whoever is gone leaves the snapshot after two runs that read their place, or two rounds of the scrub."""
+        """Whoever is gone leaves the snapshot in the run after the first that read their place, and that comes soon."""
+        elapsed = run.extraction.watermark - (self._last or run.extraction.watermark)
+        share = 1.0 if run.full else self.timing.scrub_share(elapsed)
         for key, row in run.after.items():
             if row.created is None:
                 continue
             if gone.get(key, run.t1) > run.t0:
                 # It was there when the run began, perhaps once more: what was counted before is over.
-                self._rounds.pop(key, None)
+                self._shares.pop(key, None)
                 self._chances.pop(key, None)
                 continue
-            self._rounds[key] += 1
+            if self._chances[key]:
+                yield f"UNDEAD {key}: gone for more than a run that read its place"
+            # A round may take half a share more; then comes the run that asks for it directly.
+            elif self._shares.get(key, 0.0) > 1.0 + share:
+                yield f"UNDEAD {key}: gone for a round of the scrub and longer"
+            self._shares[key] = self._shares.get(key, 0.0) + share
             self._chances[key] += covered(run.extraction, row.created)
-            if self._chances[key] >= 2:
-                yield f"UNDEAD {key}: gone for {self._chances[key]} runs that read its place"
-            # The share of a scrub is measured before the account has grown, so that a round may take one run more.
-            elif self._rounds[key] > 2 * (self.timing.scrub_runs + 1):
-                yield f"UNDEAD {key}: gone for two rounds of the scrub, {self._rounds[key]} runs"
 
 
 def _conserved(run: Run) -> Iterator[str]:

@@ -6,18 +6,32 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from etl.extract import Timing
+from etl.fetch import SMALLEST_PAGE
+from etl.history import Timing
+from etl.sandbox.contacts import Contact
 from etl.sandbox.settings import Settings
+from tests.simulation.contact import Version
 from tests.simulation.spared import spared
 
 Value = Any
 SECOND = 1000
+
+NARROWINGS: Mapping[str, Callable[[Contact | Version, float], bool]] = MappingProxyType(
+    {
+        "a tenth": lambda contact, _: Random(contact.id).random() < 0.1,
+        "half": lambda contact, _: Random(contact.id).random() < 0.5,
+        "the young": lambda contact, median: (contact.created or 0) >= median,
+        "the old": lambda contact, median: (contact.created or 0) < median,
+        "one list": lambda contact, _: contact.is_contact,
+    }
+)
+"""Who is still listed when the rights of a token are narrowed, by their creation time beside the median one."""
 
 TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
     {
@@ -68,6 +82,8 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "lookback": ((2, 5 * SECOND), (2, 60 * SECOND), (1, 1800 * SECOND)),
         "witness_every": ((2, 0), (3, 10**10)),
         "scrub_runs": ((1, 1), (2, 2), (3, 3), (2, 30)),
+        # by time; 0: by the number of runs
+        "scrub_every": ((4, 0), (1, 60 * SECOND), (1, 600 * SECOND), (2, 86_400 * SECOND)),
         "shuffled_tasks": ((1, False), (1, True)),
         # the request at which a run is killed, to be gone on with by the next
         "killed": ((12, None), (1, 12), (1, 25), (1, 60), (1, 120)),
@@ -82,6 +98,15 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
             (1, ({"kind": "status", "status": 500, "rate": 0.02}, {"kind": "truncated_json", "rate": 0.01})),
             (1, ({"kind": "delay", "seconds": 20.0, "rate": 0.02},)),
         ),
+        # who is no longer listed, though alive: who, from which run and request on
+        "narrowed": (
+            (60, None),
+            *((1, (who, run, request)) for who in NARROWINGS for run, request in ((1, 0), (1, 30), (2, 10), (0, 40))),
+        ),
+        # the run from which on another account answers under the same name
+        "swapped": ((60, None), (1, 1), (1, 2), (1, 3)),
+        # some answers are cut at a smaller page: the share of a page, of the requests, and from which request on
+        "mixed_pages": ((40, None), (1, (0.4, 0.5, 0)), (1, (0.4, 0.5, 150)), (1, (0.7, 0.2, 60)), (1, (0.3, 0.8, 90))),
         "page_size_drop": ((20, None), (1, (0.8, 60)), (1, (0.5, 40)), (1, (0.7, 150))),
     }
 )
@@ -157,13 +182,15 @@ def personality(
 
     `unsparing` shows the faults that are known and open, too.
     """
-    found = drawn(seed) | dict(traits or {})
+    # What a schedule was kept without is as it was when there was no such trait.
+    found = ({name: options[0][1] for name, options in TRAITS.items()} | dict(traits)) if traits else drawn(seed)
     found = (found if unsparing else spared(found)) | overrides
     timing = Timing(
         visibility_lag=found["visibility_lag"],
         lookback=found["lookback"],
         witness_every=found["witness_every"],
-        scrub_runs=found["scrub_runs"],
+        scrub_every=found["scrub_every"],
+        scrub_runs=None if found["scrub_every"] else found["scrub_runs"],
     )
     return Personality(seed, found, _settings(seed, found, timing), timing)
 
@@ -189,8 +216,20 @@ def _settings(seed: int, traits: Mapping[str, Value], timing: Timing) -> Setting
         no_created_at_share=traits["undated"],
         late=traits["lateness"] * margin / SECOND,
         lag=traits["slowness"] * timing.visibility_lag / SECOND,
-        faults=(*traits["faults"], *_drop(size, traits["page_size_drop"])),
+        faults=(
+            *traits["faults"],
+            *_drop(size, traits["page_size_drop"]),
+            *_mixed(size, traits["mixed_pages"]),
+        ),
     )
+
+
+def _mixed(size: int, mixed: tuple[float, float, int] | None) -> tuple[dict[str, Any], ...]:
+    """Another server answers some of the requests, with smaller pages."""
+    if mixed is None:
+        return ()
+    share, rate, request = mixed
+    return ({"kind": "page_size", "size": max(SMALLEST_PAGE, int(size * share)), "rate": rate, "from": request},)
 
 
 def _drop(size: int, drop: tuple[float, int] | None) -> tuple[dict[str, Any], ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from random import Random
 
 import anyio
@@ -12,14 +13,16 @@ from etl import guard
 from etl.api.client import Client
 from etl.api.retry import ATTEMPTS
 from etl.errors import EtlError
-from etl.extract import Extraction, History, extract
-from etl.model import Merged
+from etl.extract import Extraction, extract
+from etl.history import History
+from etl.model import Look, Merged, Proof, Requests, RunRecord
 from etl.sandbox.service import Service
 from tests.simulation import loop
+from tests.simulation.contact import versions
 from tests.simulation.fold import Fold, Model
 from tests.simulation.intake import Diary, Intake, Witness
 from tests.simulation.oracle import Oracle, Run
-from tests.simulation.personality import Personality
+from tests.simulation.personality import NARROWINGS, Personality
 from tests.simulation.weather import Weather, peopled
 from tests.simulation.wire import START, Endless, Killed, Wire, let_pass, now
 
@@ -27,6 +30,8 @@ BETWEEN_PROCESSES = 20.0
 """Seconds from the end of a process that is killed to the next one, which goes on with its run."""
 SHRINK_SHARE = 0.05
 """The default of `guard.max_shrink_share`."""
+NARROWED_FEWEST = 5
+"""What stands for the hundred that any account may lose, in accounts of about a hundred of which many are hidden."""
 
 
 @dataclass(slots=True)
@@ -53,6 +58,8 @@ class Reading:
     witness: Witness
     diary: Diary
     full: bool
+    changes: Mapping[int, Callable[[], None]]
+    """What changes at the server, by the number of the request."""
 
 
 class Schedule:
@@ -71,15 +78,37 @@ class Schedule:
 
     async def play(self) -> None:
         """Every run of the chain, with time passing between them."""
-        for kind in "f" + self.personality["chain"]:
-            await self._run(full=kind == "f")
+        for number, kind in enumerate("f" + self.personality["chain"]):
+            if number == self.personality["swapped"] and self._last is not None:
+                self._swap()
+            await self._run(number, full=kind == "f")
             await let_pass(self.personality, self.weather)
         self.report.events = self.weather.happened
 
-    async def _run(self, *, full: bool) -> None:
+    def _swap(self) -> None:
+        """From now on another account answers: no run that claims success may follow."""
+        other = replace(self.personality, settings=replace(self.personality.settings, seed=self.personality.seed + 1))
+        self.weather = Weather(peopled(other, now()), other)
+        self.service = Service(self.weather.world)
+        self.oracle.swapped = True
+
+    def _narrow(self) -> None:
+        """From now on some of the living are listed no longer."""
+        account, (who, *_) = self.world.account, self.personality["narrowed"]
+        times = sorted(contact.created or 0 for contact in account.living().values()) or [0]
+        shown, median = NARROWINGS[who], times[len(times) // 2]
+        self.oracle.listed = lambda contact: shown(contact, median)
+        account.narrow(self.oracle.listed)
+
+    def _changes(self, number: int) -> dict[int, Callable[[], None]]:
+        """What changes at which request of a run."""
+        narrowed = self.personality["narrowed"]
+        return {narrowed[2]: self._narrow} if narrowed and narrowed[1] == number else {}
+
+    async def _run(self, number: int, *, full: bool) -> None:
         intake = Intake()
         witness = Witness(intake.ids, self._known(), sudden=self.personality.draw("sudden").choice((False, True)))
-        reading = Reading(intake, witness, Diary(), full)
+        reading = Reading(intake, witness, Diary(), full, self._changes(number))
         if await self._process(reading, killed=self.personality["killed"]):
             reading.diary.reopen()
             reading.witness.killed()
@@ -88,7 +117,14 @@ class Schedule:
 
     async def _process(self, reading: Reading, *, killed: int | None) -> bool:
         """One process, which reads until it is done or killed; whether it was killed."""
-        wire = Wire(self.service, self.weather, self.personality["seconds"], Random(self._draw.random()), killed)
+        wire = Wire(
+            self.service,
+            self.weather,
+            self.personality["seconds"],
+            Random(self._draw.random()),
+            killed,
+            reading.changes,
+        )
         client = Client(
             wire,
             account="main",
@@ -113,7 +149,7 @@ class Schedule:
     async def _extract(self, client: Client, reading: Reading) -> Extraction:
         return await extract(
             client,
-            self._history(),
+            self._history(reading.intake),
             self.personality.timing,
             reading.intake.receive,
             reading.witness,
@@ -121,9 +157,10 @@ class Schedule:
             full=reading.full,
             filters={},
             local_now=int(now() * 1000),
+            shrink_share=SHRINK_SHARE,
         )
 
-    def _history(self) -> History:
+    def _history(self, intake: Intake) -> History:
         """What the last good run left, as `account.history_of` tells it from the snapshot."""
         if self._last is None:
             return History()
@@ -133,17 +170,14 @@ class Schedule:
             witness_at=self._last.witness_at,
             scrub_after=self._last.scrub_after,
             undated=any(row.created is None for row in self.fold.contacts().values()),
-            created=self._created,
+            look=self._last.look,
+            cuts=self._last.cuts,
+            snapshot=Held(self.fold, intake),
         )
 
     def _known(self) -> set[str]:
         """The ids that `Sink.copy_ids` would write."""
         return {*self.fold.contacts(), *(key for key, strikes in self.fold.strikes().items() if strikes > 1)}
-
-    def _created(self, is_contact: bool | None) -> Sequence[int]:
-        rows = self.fold.contacts().values()
-        listed = (row for row in rows if is_contact is None or row.is_contact is is_contact)
-        return sorted(row.created // 1000 for row in listed if row.created is not None)
 
     def _judge(self, extraction: Extraction, intake: Intake) -> None:
         """Publish what a run brought, as production does and unless production would not, and ask the oracle."""
@@ -153,8 +187,9 @@ class Schedule:
         t1, before = now(), dict(self.fold.contacts())
         outcome = self.fold.prepare(intake.pages, extraction)
         merged = Merged({"main": outcome.counts}, {"main": outcome.struck}, {"main": outcome.previous})
-        if guard.check_shrink({"main": extraction.mode}, merged, SHRINK_SHARE):
-            self.report.failed.append("mass shrink")
+        fewest = NARROWED_FEWEST if self.personality["narrowed"] else guard.FEWEST
+        if refused := guard.check_shrink({"main": _record(extraction)}, merged, SHRINK_SHARE, fewest=fewest):
+            self.report.failed.append(refused["main"].message)
             if self.fold.contacts() != before:
                 self.report.broken.append("CHANGED by a run that failed")
             return
@@ -181,6 +216,44 @@ class Schedule:
             broken.append(f"ATTEMPTS {wire.most_attempts} of one request")
         if self.service.stats.violations:
             broken.append(f"WRITES {dict(self.service.stats.violations)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The snapshot in memory (see `history.Snapshot`)."""
+
+    fold: Fold
+    intake: Intake
+
+    def created(self, is_contact: bool | None) -> Sequence[int]:
+        """The sorted creation times of a list or of both."""
+        rows = self.fold.contacts().values()
+        listed = (row for row in rows if is_contact is None or row.is_contact is is_contact)
+        return sorted(row.created // 1000 for row in listed if row.created is not None)
+
+    def struck(self) -> Sequence[int]:
+        """Those of the contacts that have one strike."""
+        contacts = self.fold.contacts()
+        struck = (contacts[key].created for key, strikes in self.fold.strikes().items() if strikes == 1)
+        return sorted(created // 1000 for created in struck if created is not None)
+
+    async def look(self, start: int | None, end: int) -> Look:
+        """Who of a range was not received, or as deleted only."""
+        here = {row.id for page in self.intake.pages for row in versions(page) if not row.deleted}
+        known = [
+            key
+            for key, row in self.fold.contacts().items()
+            if row.created is not None and (start is None or row.created >= start * 1000) and row.created < end * 1000
+        ]
+        return Look(len(known), sum(key not in here for key in known))
+
+
+def _record(extraction: Extraction) -> RunRecord:
+    """As much of a run's record as the guards look at."""
+    moment = datetime.fromtimestamp(extraction.watermark / 1000, UTC)
+    proof = Proof("windows", len(extraction.accepted))
+    detail = {"look": asdict(extraction.look), "escalated": extraction.escalated}
+    return RunRecord(1, "run", "main", extraction.mode, moment, moment, proof, Requests(), 0.0, detail=detail)
 
 
 def play(personality: Personality, fold: Callable[[], Fold] = Model) -> Report:

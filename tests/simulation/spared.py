@@ -24,6 +24,18 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         lambda traits: traits["page_size_drop"] is not None and traits["page_size_drop"][0] * traits["page_size"] < 2,
         {"page_size_drop": None},
     ),
+    (
+        # API.md: a page holds 14 at least, and so does the smallest of several.
+        "pages of several sizes on a server whose largest is as small as the smallest may be",
+        lambda traits: traits["mixed_pages"] is not None,
+        {"page_size": 50, "page_size_drop": None, "leads_page": 1.0},
+    ),
+    (
+        # Another account is known by its contacts: of one or two that may be chance.
+        "an account of hardly anybody that is swapped",
+        lambda traits: traits["swapped"] is not None,
+        {"pages": 6, "undated": 0.0},
+    ),
 )
 """What is wrong, where it shows, and what stands in for it."""
 

@@ -19,8 +19,9 @@ from etl.api.client import Client
 from etl.api.request import Query
 from etl.capabilities import PageSizes
 from etl.errors import EtlError
-from etl.extract import Extraction, History, Timing
+from etl.extract import Extraction
 from etl.fetch import Crowd, WindowReader
+from etl.history import History, Timing
 from etl.ledger import Begun
 from etl.plan import remaining
 from etl.window import Window, milliseconds

@@ -102,7 +102,8 @@ class Warehouse:
             counts=_staged(pages, stage),
         )
         coverage = tuple(Span(None if start is None else _instant(start), _instant(end)) for start, end in run.coverage)
-        brought = AccountYield(record, stage.parts, stage.rejects, coverage, WINDOWS_SCHEMA.empty_table())
+        confirmed = tuple(Span(_instant(start), _instant(end)) for start, end in run.confirmed)
+        brought = AccountYield(record, stage.parts, stage.rejects, coverage, WINDOWS_SCHEMA.empty_table(), confirmed)
         return Publication(self._seq, record.run_id, (brought,))
 
     def _drop(self) -> None:

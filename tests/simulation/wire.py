@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from email.utils import formatdate
 from functools import lru_cache
 from random import Random
+from types import MappingProxyType
 
 import anyio
 import msgspec
@@ -63,9 +64,15 @@ class Wire:
     """Carries requests of one run to the simulated server, and counts what a client must keep."""
 
     def __init__(
-        self, service: Service, weather: Weather, latency: float, draw: Random, killed: int | None = None
+        self,
+        service: Service,
+        weather: Weather,
+        latency: float,
+        draw: Random,
+        killed: int | None = None,
+        changes: Mapping[int, Callable[[], None]] = MappingProxyType({}),
     ) -> None:
-        """`killed` is the request at which the process ends."""
+        """`killed` is the request at which the process ends; `changes` are made to the server at a request."""
         self.in_flight = self.peak = self.sent = 0
         self.most_attempts = 0
         self._service = service
@@ -73,6 +80,7 @@ class Wire:
         self._latency = latency
         self._draw = draw
         self._killed = killed
+        self._changes = changes
         self._failed: Counter[tuple[object, bytes]] = Counter()
         self._happened = weather.happened
 
@@ -119,6 +127,8 @@ class Wire:
     def _count_request(self) -> None:
         if self.sent == self._killed:
             raise Killed
+        if self.sent in self._changes:
+            self._changes[self.sent]()
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         self.sent += 1
