@@ -125,7 +125,7 @@ CONTACTS: tuple[Column, ...] = (
     _column("email", _T, f"{_USER}.contact.email", _DIRECT, "e-mail address, verbatim"),
     _column("phone_prefix", _T, f"{_USER}.contact.phone.prefix", _DIRECT, "country code, verbatim: 91 or +44"),
     _column("phone_number", _T, f"{_USER}.contact.phone.number", _DIRECT, "national number, verbatim"),
-    _column("phone_e164", _T, "", _DIRECT, "prefix and number as E.164 when they are a valid phone number"),
+    _column("phone_e164", _T, "", _DIRECT, "the one valid number that prefix and number can mean, as E.164; else null"),
     _column("whatsapp_number", _T, f"{_USER}.whatsAppNumber", _DIRECT, "prefix and number, verbatim"),
     _column("telegram_username", _T, f"{_USER}.telegramUserName", _DIRECT, "Telegram user name"),
     _column("instagram_profile_id", _T, f"{_USER}.instagramProfileId", _DIRECT, "Instagram profile"),

@@ -190,11 +190,27 @@ def notes(value: Any) -> Any:
 
 
 def e164(prefix: str | None, number: str | None) -> str | None:
-    """The valid number as the phonenumbers library writes it."""
-    if not prefix or not number:
+    """The valid number that the phonenumbers library finds in digits and punctuation, if all readings give one."""
+    code, digits = (re.sub(r"[\s+()-]", "", part or "") for part in (prefix, number))
+    if not code.isdecimal() or not digits.isdecimal() or code.startswith("0"):
         return None
+    if str(number).strip().startswith("+"):
+        found = {_library(digits)}
+    else:
+        found = {_library(code + digits)}
+        found |= {_library(digits.removeprefix(abroad)) for abroad in ("00", "0011") if digits.startswith(abroad)}
+        found |= {_library(digits[3:])} if digits.startswith(f"011{code}") else set()
+        while digits.startswith(code):
+            found.add(_library(digits))
+            digits = digits.removeprefix(code)
+    found.discard(None)
+    only = found.pop() if len(found) == 1 else None
+    return only if only and only.startswith(f"+{code}") else None
+
+
+def _library(international: str) -> str | None:
     try:
-        parsed = phonenumbers.parse(f"+{prefix.lstrip('+')}{number}")
+        parsed = phonenumbers.parse(f"+{international}")
     except phonenumbers.NumberParseException:
         return None
     valid = phonenumbers.is_valid_number(parsed)

@@ -52,7 +52,7 @@ TOKENS = (
     b'[{"key":"k","value":"v","more":""}] [{"value":"v"}] [{}] [[]] ["x"] '
     b'[{"title":"t","description":1,"_id":"n"}] [{"title":"t","at":"2025-01-05"}] {"x":1,"x":2} '
     b'[{"key":"k","key":"l","value":"v"}] [null,{"title":"t"}] {"z":1,"a":{"y":2}} {"\\ud800":1} {"a\\u0000":[]} '
-    b'"2024-01-01" 2.5 -1e-5 '
+    b'"2024-01-01" 2.5 -1e-5 "+447911123456" 7911123456.0 '
 ).split()
 """Every kind of JSON value, each without a space in it."""
 
