@@ -13,6 +13,7 @@ from time import monotonic, time
 
 import anyio
 import pyarrow as pa
+from anyio import to_thread
 
 from etl import __version__, disk
 from etl.api.client import Client
@@ -106,7 +107,7 @@ class Reader:
         return Requests(seen.sent, seen.retried)
 
     async def _extract(self) -> tuple[Extraction, Pipeline, Stage]:
-        journal = self._journal()
+        journal = await to_thread.run_sync(self._journal)
         left = journal.left
         stage = Stage(self.folder, left.parts, left.rejects)
         pace = pace_of(self.last, self.extract.concurrency)

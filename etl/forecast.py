@@ -15,13 +15,14 @@ from etl.api.client import Client, PageRefused
 from etl.api.request import Query, checked_filters
 from etl.capabilities import Capabilities
 from etl.config import Config
+from etl.display import lines
 from etl.extract import LEADS_FIRST, History, go_on
 from etl.journal import Left, left_in
 from etl.model import Mode
 from etl.plan import requests_of, scrub_span
 from etl.probe import probe
 from etl.sources import Source, reach, sources
-from etl.staging import stage_folder
+from etl.staging import refuse_strangers, stage_folder
 from etl.targets import creation_times, furthest_behind, refuse_other_filters, sinks
 
 SWEEP_REQUESTS = 4
@@ -52,6 +53,8 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
     """One forecast per account. Raises what a run would raise before its first window."""
     filters = checked_filters(config.extract.filters)
     made = sinks(config)
+    for sink in made:
+        refuse_strangers(sink.path)
     states = [sink.state() for sink in made]
     for sink, state in zip(made, states, strict=True):
         refuse_other_filters(sink, state, filters)
@@ -152,7 +155,7 @@ async def _has_rows(client: Client, query: Query, page: int) -> bool:
 
 def render_forecasts(forecasts: Sequence[Forecast]) -> str:
     """The forecasts as lines for a person."""
-    return "\n".join(
+    return lines(
         f"{f.account}: {f.mode} run, {f.windows:,} windows, about {f.requests:,} requests, {f.seconds:,.1f} s; "
         + (f"goes on with {f.resumes:,} windows that a killed run had read; " if f.resumes else "")
         + "nothing was written"

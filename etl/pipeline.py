@@ -114,7 +114,11 @@ class Pipeline:
 
     def _check(self) -> None:
         """Note that everything normalized so far is in complete parts."""
-        self._journal.written(self._stage.parts, self._stage.rejects, self._done, self.counts)
+        checksums = self._stage.checksums
+        parts, rejects = (
+            {file: checksums[file] for file in files} for files in (self._stage.parts, self._stage.rejects)
+        )
+        self._journal.written(parts, rejects, self._done, self.counts)
 
     def close(self) -> None:
         """Nothing more will be received."""
