@@ -1,8 +1,7 @@
 """What a run tells while it goes: structured events on stderr, and on a terminal a progress line.
 
 One event per thing that happened, named `noun.verb`; the run and the account are bound once. The token and contact
-values are never among the fields: only counts, times and names from the configuration are. On a terminal an event is
-one line, whatever its fields hold.
+values are never among the fields: only counts, times and names from the configuration are.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from time import monotonic
 import anyio
 import structlog
 
-from etl.display import printable
 from etl.streams import steering
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -41,6 +39,7 @@ class Glance:
 def configure(*, quiet: bool = False) -> None:
     """Send events to stderr: readable on a terminal, JSON lines elsewhere, errors alone when `quiet`."""
     terminal = sys.stderr.isatty()
+    # Without its colours, which the stream would spell out (`etl.streams`); line ends in a field it spells itself.
     render: structlog.types.Processor = (
         structlog.dev.ConsoleRenderer(colors=False) if terminal else structlog.processors.JSONRenderer()
     )
@@ -49,17 +48,12 @@ def configure(*, quiet: bool = False) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([_one_line] if terminal else []),
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet or terminal else logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
-
-
-def _one_line(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 async def watch(glance: Callable[[], list[Glance]]) -> None:

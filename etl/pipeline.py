@@ -114,11 +114,7 @@ class Pipeline:
 
     def _check(self) -> None:
         """Note that everything normalized so far is in complete parts."""
-        checksums = self._stage.checksums
-        parts, rejects = (
-            {file: checksums[file] for file in files} for files in (self._stage.parts, self._stage.rejects)
-        )
-        self._journal.written(parts, rejects, self._done, self.counts)
+        self._journal.written(*self._stage.checksums, self._done, self.counts)
 
     def close(self) -> None:
         """Nothing more will be received."""

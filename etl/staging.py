@@ -142,9 +142,9 @@ class Stage:
         return tuple(self._rejects.files)
 
     @property
-    def checksums(self) -> Checksums:
-        """Of every file of either kind that is complete."""
-        return self._contacts.files | self._rejects.files
+    def checksums(self) -> tuple[Checksums, Checksums]:
+        """Those of `parts` and of `rejects`, once they are complete."""
+        return self._contacts.files, self._rejects.files
 
     def remove(self) -> None:
         """Delete the folder and everything in it."""
