@@ -116,7 +116,7 @@ class Reader:
         return Requests(seen.sent, seen.retried)
 
     async def _extract(self) -> tuple[Extraction, Pipeline, Stage]:
-        journal = self._journal()
+        journal = await to_thread.run_sync(self._journal)
         left = journal.left
         stage = Stage(self.folder, left.parts, left.rejects)
         pace = pace_of(self.last, self.extract.concurrency)

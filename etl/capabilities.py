@@ -8,6 +8,9 @@ from typing import Literal
 from etl.api.answer import Manner
 from etl.window import Bounds
 
+SMALLEST_PAGE = 14
+"""Contacts that a page holds at least (API.md): with fewer rows it is complete, whatever server answered."""
+
 PastEnd = Literal["empty", "repeats", "refused"]
 Lists = Literal["disjoint", "overlapping", "false holds both", "unknown"]
 
@@ -57,8 +60,11 @@ class PageSizes:
         return replace(self, contacts=most) if is_contact else replace(self, leads=most)
 
     def with_cut(self, is_contact: bool, rows: int) -> PageSizes:
-        """What is known after a page of so many rows that had rows behind it; one without rows shows nothing."""
-        if rows == 0:
+        """What is known after a page of so many rows that had rows behind it.
+
+        One of fewer than `SMALLEST_PAGE` was not cut: others were deleted, or came, between two answers.
+        """
+        if rows < SMALLEST_PAGE:
             return self
         fewest = min(rows, self.cut(is_contact) or rows)
         return replace(self, cut_contacts=fewest) if is_contact else replace(self, cut_leads=fewest)

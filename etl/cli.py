@@ -17,7 +17,8 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-from etl.ending import complain, fail
+from etl.display import discreet, printable
+from etl.ending import complain, fail, leave_no_core
 from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, SinkError, UsageError
 from etl.findings import Finding, render_findings, worst
 from etl.streams import harden
@@ -218,12 +219,13 @@ def _hint(config: Path | None, code: int) -> str:
     """One line of SQL to try, after a run that published."""
     named = f" {config}" if config else ""
     question = "select status, count(*) as contacts from contacts group by 1 order by 2 desc"
-    return f'\ntry       etl sql{named} "{question}"' if code in {OK, PUBLISHED_WITH_REJECTS} else ""
+    return "\n" + printable(f'try       etl sql{named} "{question}"') if code in {OK, PUBLISHED_WITH_REJECTS} else ""
 
 
 def main() -> NoReturn:
     """The console script: runs a command and exits with its code."""
     os.umask(0o077)
+    leave_no_core()
     harden()
     # Next to nothing is cyclic garbage here: to look for it among all that is imported costs a tenth of the start.
     gc.set_threshold(50_000)
@@ -240,7 +242,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
         if not arguments:
             print(error.format_message(), file=sys.stderr)
             return UsageError.exit_code
-        raise UsageError(error.format_message(), where="command line", mend="See etl --help.") from None
+        message = _without_tokens(error.format_message(), arguments)
+        raise UsageError(message, where="command line", mend="See etl --help.") from None
+
+
+def _without_tokens(message: str, arguments: Sequence[str]) -> str:
+    """The message without those of the arguments that may be a token."""
+    words = {part for argument in arguments for part in (argument, *argument.split("=", 1))}
+    for word in sorted(words, key=len, reverse=True):
+        for spelled in (word, repr(word)[1:-1]):
+            message = message.replace(spelled, discreet(word)) if discreet(word) != word else message
+    return message
 
 
 def _guarded(command: Callable[[], int], *, as_json: bool) -> int:

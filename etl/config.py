@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as validated
 
 from etl import overlay
+from etl.display import discreet
 from etl.errors import UsageError
 from etl.sandbox.settings import Settings as SandboxSettings
 from etl.units import Duration, Size, TimeLimit
@@ -235,18 +236,29 @@ def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> Sec
     where = f"account {account.name}"
     if account.token_file is None:
         token = environ.get(account.token_env, "").strip()
-        source, mend = f"the variable {account.token_env}", f"export {account.token_env}=..."
+        if not token and not _is_name(account.token_env):
+            message = f"the value of token_env ({len(account.token_env)} characters) is no name of a variable"
+            mend = "Put the token into a variable, and its name into token_env: export ELEAPI_TOKEN=..."
+            raise UsageError(message, where=where, mend=mend)
+        name = discreet(account.token_env)
+        source, mend = f"the variable {name}", f"export {name}=..."
     else:
-        source, mend = f"the file {account.token_file}", "Write the token into it, mode 0600."
+        source, mend = f"the file {overlay.shown(account.token_file)}", "Write the token into it, mode 0600."
         try:
             token = account.token_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read the token from {source}: {error}", where=where, mend=mend) from None
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise UsageError(f"cannot read the token from {source}: {reason}", where=where, mend=mend) from None
     if not token:
         raise UsageError(f"{source} holds no token", where=where, mend=mend)
     if not token.isascii() or not token.isprintable():
         raise UsageError(f"the token in {source} holds characters that no token has", where=where, mend=mend)
     return SecretStr(token)
+
+
+def _is_name(text: str) -> bool:
+    """Whether a variable of the environment could be called so; what looks like a token itself is none."""
+    return text.isascii() and text.isidentifier() and discreet(text) == text
 
 
 def _usage_error(error: ValidationError, where: str, origins: Mapping[str, str]) -> UsageError:
@@ -256,9 +268,9 @@ def _usage_error(error: ValidationError, where: str, origins: Mapping[str, str])
 
 
 def _fault(fault: Mapping[str, Any], origins: Mapping[str, str]) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
-    origin = f" (from {origins[place]})" if place in origins else ""
-    return _said(fault, place) + origin
+    key = ".".join(str(part) for part in fault["loc"])
+    origin = f" (from {origins[key]})" if key in origins else ""
+    return _said(fault, ".".join(discreet(str(part)) for part in fault["loc"])) + origin
 
 
 def _said(fault: Mapping[str, Any], place: str) -> str:

@@ -2,17 +2,24 @@
 
 Everything made here is private (files 0600, folders 0700, whatever the umask). A system error leaves as a `SinkError`
 that names the path and the mend; each translation wraps one operation. Knows nothing of tables or formats.
+
+What is resumed from must be ours alone (`refuse_stranger`). That holds for what is found when it is looked at: whoever
+can rename the folder itself, because its parent is open to them, could also replace the target.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import resource
+import shlex
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 from etl.errors import SinkError
@@ -38,6 +45,7 @@ _MENDS = {
     errno.EXDEV: "Keep the `.etl` folder on the same disk as the target.",
     errno.EMFILE: "Raise the limit of open files (ulimit -n), then run again.",
     errno.ENAMETOOLONG: "Choose a shorter path.",
+    errno.ELOOP: "A link stands where a file or a folder is needed; remove the link, or choose another path.",
 }
 
 
@@ -56,12 +64,67 @@ def private_folder(path: Path) -> Path:
     with doing("make the folder", path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
-            # Private from the start: a run that is killed before the chmod leaves nothing open to others.
-            folder.mkdir(FOLDER_MODE, exist_ok=True)
-            folder.chmod(FOLDER_MODE)
+            with suppress(FileExistsError):  # What somebody else has made meanwhile keeps its rights.
+                # Private from the start: a run that is killed before the chmod leaves nothing open to others.
+                folder.mkdir(FOLDER_MODE)
+                folder.chmod(FOLDER_MODE)
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "is not a folder", str(path))
     return path
+
+
+def refuse_stranger(path: Path) -> None:
+    """Raise `SinkError` unless what stands there is ours alone (see `refuse_foreign`) and nobody else can write to it.
+
+    Nothing at all is no stranger.
+    """
+    with doing("look at", path), suppress(FileNotFoundError):
+        _refuse_stranger(path, path.lstat())
+
+
+def _refuse_stranger(path: Path, found: os.stat_result) -> None:
+    refuse_foreign(path, found)
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        name, rights = shlex.quote(str(path)), stat.S_IMODE(found.st_mode)
+        raise SinkError(
+            f"Others can write to what a run would trust (rights {rights:04o})",
+            where=str(path),
+            mend=f"Delete it (rm -r {name}), or where nobody else wrote to it: chmod -R go-w {name}. Then run again.",
+        )
+
+
+def refuse_foreign(path: Path, found: os.stat_result) -> None:
+    """Raise `SinkError` unless `found` at `path` is a file or a folder of this user, and no link to another one."""
+    delete, user = f"rm -r {shlex.quote(str(path))}", os.geteuid()
+    if stat.S_ISLNK(found.st_mode):
+        why = "A link stands where a run keeps its own files"
+        mend = f"Remove the link ({delete}), then run again: what is temporary stays on the same disk as the target."
+    elif found.st_uid != user:
+        why = f"What a run would trust belongs to user {found.st_uid}, and this is user {user}"
+        mend = f"Run as that user, or delete it ({delete}) and run again, or choose a path in a folder of your own."
+    elif not stat.S_ISDIR(found.st_mode) and (not stat.S_ISREG(found.st_mode) or found.st_nlink > 1):
+        why = "What a run would trust has a second name (a hard link), or is no plain file"
+        mend = f"Delete it ({delete}), then run again."
+    else:
+        return
+    raise SinkError(why, where=str(path), mend=mend)
+
+
+@contextmanager
+def own_file(path: Path) -> Iterator[BufferedReader]:
+    """A file to read from that is ours alone, as `refuse_stranger` has it."""
+    with doing("open the file", path):
+        # A pipe would keep waiting whoever opens it.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        _refuse_stranger(path, os.fstat(handle))
+        yield file
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file that is ours alone: 1 GB a second, where the processor knows it."""
+    with own_file(path) as file, doing("read", path):
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def private_file(path: Path, content: bytes = b"") -> Path:
@@ -96,8 +159,8 @@ class Appended:
 
 def cut(path: Path, size: int) -> None:
     """Drop everything of a file behind its first `size` bytes."""
-    with doing("cut the file", path):
-        os.truncate(path, size)
+    with doing("cut the file", path), os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW), "wb") as file:
+        file.truncate(size)
 
 
 def make_private(path: Path) -> Path:

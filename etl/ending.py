@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from typing import NoReturn
 
+from etl.display import printable
 from etl.errors import EtlError, Interrupted, Terminated
 
 _STOPS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
@@ -26,7 +28,12 @@ def fail(error: EtlError, *, as_json: bool) -> int:
 
 def complain(error: EtlError) -> None:
     """The line for people, on stderr."""
-    print(f"error {error.exit_code}: {error}", file=sys.stderr, flush=True)
+    print(printable(f"error {error.exit_code}: {error}"), file=sys.stderr, flush=True)
+
+
+def leave_no_core() -> None:
+    """Keep what a crash would write of our memory, and of that of our children, off the disk: it holds the token."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _document(error: EtlError) -> dict[str, object]:

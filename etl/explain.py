@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import duckdb
 
 from etl.config import Config
+from etl.display import lines
 from etl.query import rows_of
 from etl.targets import reading
 
@@ -113,19 +114,19 @@ def render_explanation(document: Document) -> str:
     """The document as lines for a person."""
     accounts = document["accounts"]
     if not isinstance(accounts, list) or not accounts:
-        return f"{document['contact_id']}: no run has ever received it"
-    return "\n".join(line for entry in accounts for line in _lines(str(document["contact_id"]), entry))
+        return lines([f"{document['contact_id']}: no run has ever received it"])
+    return lines(line for entry in accounts for line in _lines(str(document["contact_id"]), entry))
 
 
 def _lines(contact_id: str, entry: Mapping[str, object]) -> list[str]:
-    lines = [f"{contact_id} in account {entry['account']}: {entry['why']}"]
+    told = [f"{contact_id} in account {entry['account']}: {entry['why']}"]
     window = entry["last_read_by"]
     if isinstance(window, Mapping):
-        lines.append(
+        told.append(
             f"  last read by run {window['seq']}, request {window['request']}: {window['field']} "
             f"{window['start'] or '...'} to {window['end'] or '...'}, {window['rows']} rows, {window['level']}"
         )
     versions = entry["versions"]
     if isinstance(versions, list):
-        lines += [f"  run {v['seq']:<4} {v['observed_at']}  {v['op']}  {v['row_hash']}" for v in versions]
-    return lines
+        told += [f"  run {v['seq']:<4} {v['observed_at']}  {v['op']}  {v['row_hash']}" for v in versions]
+    return told

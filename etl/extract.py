@@ -17,9 +17,9 @@ import anyio
 
 from etl.api.client import Client
 from etl.api.request import Query, TimeField
-from etl.capabilities import Capabilities
+from etl.capabilities import SMALLEST_PAGE, Capabilities
 from etl.errors import ContractError
-from etl.fetch import SMALLEST_PAGE, WindowReader
+from etl.fetch import WindowReader
 from etl.guard import look_is_suspicious
 from etl.history import History, Timing
 from etl.ledger import Begun, Ledger

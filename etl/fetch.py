@@ -14,7 +14,7 @@ from functools import partial
 from etl.api.answer import Page
 from etl.api.client import Client, PageRefused, RequestFailed
 from etl.api.request import Query, TimeField
-from etl.capabilities import Capabilities, PageSizes
+from etl.capabilities import SMALLEST_PAGE, Capabilities, PageSizes
 from etl.errors import ContractError
 from etl.ledger import Ledger
 from etl.plan import remaining
@@ -27,8 +27,6 @@ COUNTED_READS = 3
 """Reads of a window that lists fewer contacts than it counts."""
 ORDERED_READS = 6
 """Reads of a crowd before it counts as unprovable; two in a row must list the same contacts."""
-SMALLEST_PAGE = 14
-"""Contacts that a page holds at least (API.md): with fewer rows it is complete, whatever server answered."""
 FEW_ABSENT = 2
 """Known contacts that a window has to lack, or unknown ones that a second look has to show, to say that it was cut."""
 SECOND_LOOKS, SPARED = 6, 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from etl.display import lines
 from etl.errors import OK, EtlError
 
 
@@ -40,9 +41,9 @@ def worst(findings: Sequence[Finding]) -> int:
 
 def render_findings(findings: Sequence[Finding]) -> str:
     """The findings as lines for a person."""
-    lines = []
+    told = []
     for finding in findings:
-        lines.append(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:<8} {finding.where}: {finding.detail}")
+        told.append(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:<8} {finding.where}: {finding.detail}")
         if finding.mend:
-            lines.append(f"     mend: {finding.mend}")
-    return "\n".join(lines)
+            told.append(f"     mend: {finding.mend}")
+    return lines(told)

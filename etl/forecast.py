@@ -15,6 +15,7 @@ from etl.api.client import Client, PageRefused
 from etl.api.request import Query, checked_filters
 from etl.capabilities import Capabilities
 from etl.config import Config
+from etl.display import lines
 from etl.extract import COMPANY, LEADS_FIRST, go_on
 from etl.history import History
 from etl.journal import Left, left_in
@@ -22,7 +23,7 @@ from etl.model import Mode
 from etl.plan import ranges_around, requests_of, scrub_span
 from etl.probe import probe
 from etl.sources import Source, reach, sources
-from etl.staging import stage_folder
+from etl.staging import refuse_strangers, stage_folder
 from etl.targets import Published, furthest_behind, refuse_other_filters, sinks
 
 SWEEP_REQUESTS = 4
@@ -53,6 +54,8 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
     """One forecast per account. Raises what a run would raise before its first window."""
     filters = checked_filters(config.extract.filters)
     made = sinks(config)
+    for sink in made:
+        refuse_strangers(sink.path)
     states = [sink.state() for sink in made]
     for sink, state in zip(made, states, strict=True):
         refuse_other_filters(sink, state, filters)
@@ -154,7 +157,7 @@ async def _has_rows(client: Client, query: Query, page: int) -> bool:
 
 def render_forecasts(forecasts: Sequence[Forecast]) -> str:
     """The forecasts as lines for a person."""
-    return "\n".join(
+    return lines(
         f"{f.account}: {f.mode} run, {f.windows:,} windows, about {f.requests:,} requests, {f.seconds:,.1f} s; "
         + (f"goes on with {f.resumes:,} windows that a killed run had read; " if f.resumes else "")
         + "nothing was written"

@@ -16,6 +16,8 @@ from time import monotonic
 import anyio
 import structlog
 
+from etl.streams import steering
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 REPORT_SECONDS = 5.0
@@ -37,8 +39,9 @@ class Glance:
 def configure(*, quiet: bool = False) -> None:
     """Send events to stderr: readable on a terminal, JSON lines elsewhere, errors alone when `quiet`."""
     terminal = sys.stderr.isatty()
+    # Without its colours, which the stream would spell out (`etl.streams`); line ends in a field it spells itself.
     render: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=False) if terminal else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
@@ -71,7 +74,7 @@ async def _watch_terminal(glance: Callable[[], list[Glance]]) -> None:
     from rich.status import Status  # noqa: PLC0415
 
     started = monotonic()
-    with Status("reading", console=Console(stderr=True)) as status:
+    with Status("reading", console=Console(file=steering(sys.stderr))) as status:
         while True:
             await anyio.sleep(REFRESH_SECONDS)
             seconds = monotonic() - started

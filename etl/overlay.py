@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from etl.display import discreet
 from etl.errors import UsageError
 
 PREFIX = "ETL_"
@@ -29,16 +31,23 @@ def read(path: Path) -> Raw:
         with path.open("rb") as file:
             return Raw(tomllib.load(file))
     except OSError as error:
-        raise UsageError(f"cannot read the configuration: {error.strerror}", where=str(path)) from None
+        raise UsageError(f"cannot read the configuration: {error.strerror}", where=shown(path)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"not valid TOML: {error}", where=str(path)) from None
+
+
+def shown(path: Path) -> str:
+    """A path that may be a token in the wrong place, as an error may show it; where it leads is no secret."""
+    # What is wrong with a path is told by who opens it.
+    known = os.path.isdir(path.parent)  # noqa: PTH112 - it raises nothing
+    return str(path.parent / discreet(path.name)) if known else discreet(str(path))
 
 
 def lay_environment(raw: Raw, environ: Mapping[str, str]) -> None:
     """Lay the variables `ETL_SECTION__KEY` over it."""
     for name in sorted(environ):
         if name.startswith(PREFIX) and "__" in name:
-            _assign(raw, _keys(name), environ[name], name)
+            _assign(raw, _keys(name), environ[name], discreet(name))
 
 
 def lay_flags(raw: Raw, assignments: Sequence[str]) -> None:
@@ -46,8 +55,8 @@ def lay_flags(raw: Raw, assignments: Sequence[str]) -> None:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise UsageError(f"--set {assignment!r} has no value", mend="Write --set section.key=value.")
-        _assign(raw, key.strip().split("."), value, f"--set {key.strip()}")
+            raise UsageError(f"--set {discreet(assignment)} has no value", mend="Write --set section.key=value.")
+        _assign(raw, key.strip().split("."), value, f"--set {discreet(key.strip())}")
 
 
 def _keys(variable: str) -> list[str]:
@@ -68,9 +77,9 @@ def _assign(raw: Raw, keys: Sequence[str], text: str, origin: str) -> None:
         elif isinstance(place, dict):
             place = place.setdefault(key, empty)
         else:
-            raise UsageError(f"{'.'.join(keys)} does not lead to a setting", where=origin)
+            raise UsageError(f"{discreet('.'.join(keys))} does not lead to a setting", where=origin)
     if not isinstance(place, dict):
-        raise UsageError(f"{'.'.join(keys)} does not lead to a setting", where=origin)
+        raise UsageError(f"{discreet('.'.join(keys))} does not lead to a setting", where=origin)
     place[keys[-1]] = _literal(text)
     raw.origins[".".join(keys)] = origin
 

@@ -118,7 +118,7 @@ class Pipeline:
 
     def _check(self) -> None:
         """Note that everything normalized so far is in complete parts."""
-        self._journal.written(self._stage.parts, self._stage.rejects, self._done, self.counts)
+        self._journal.written(*self._stage.checksums, self._done, self.counts)
 
     def close(self) -> None:
         """Nothing more will be received."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from etl import engine
 from etl.config import Config
+from etl.display import lines
 from etl.report import instant
 from etl.sinks import select
 from etl.targets import reading
@@ -32,7 +33,8 @@ def render_table(table: pa.Table) -> str:
     """A table as the engine draws it, with the number of its rows."""
     with _in_order() as connection, redirect_stdout(StringIO()) as drawn:
         connection.from_arrow(table).show(max_rows=SHOWN_ROWS)
-    return drawn.getvalue().rstrip()
+    # The engine spells line ends and other controls in a cell by itself; of the rest it knows nothing.
+    return lines(drawn.getvalue().rstrip().split("\n"))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from etl.display import lines
 from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError
 from etl.model import Counts, Requests, RunRecord
 
@@ -98,12 +99,12 @@ def _proof(record: RunRecord | None) -> Document | None:
 
 def render_run(report: RunReport) -> str:
     """The summary that ends a run, for a person."""
-    lines = [line for account in report.accounts for line in _account_lines(account)]
-    lines += [f"{name:<9} {sink.path} (state {sink.seq})" for name, sink in report.sinks.items()]
-    lines.append(f"{'seconds':<9} {report.seconds:.1f}")
+    told = [line for account in report.accounts for line in _account_lines(account)]
+    told += [f"{name:<9} {sink.path} (state {sink.seq})" for name, sink in report.sinks.items()]
+    told.append(f"{'seconds':<9} {report.seconds:.1f}")
     several = len(report.accounts) > 1
-    lines += [f"{account.account}: " * several + _verdict(account) for account in report.accounts]
-    return "\n".join(lines)
+    told += [f"{account.account}: " * several + _verdict(account) for account in report.accounts]
+    return lines(told)
 
 
 def _account_lines(account: AccountReport) -> Sequence[str]:
@@ -134,13 +135,13 @@ def _pace(pace: object) -> Sequence[tuple[str, str]]:
 def _clocks(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:
     """Lines for two clocks of which one is wrong, and for a server's that has gone back."""
     ahead, back = detail.get("clock_ahead"), detail.get("clock_back")
-    lines = []
+    told = []
     if isinstance(ahead, int) and abs(ahead) > CLOCKS_DIFFER:
         side = "ahead of" if ahead > 0 else "behind"
-        lines.append(f"the server's is {abs(ahead):,} s {side} ours; nothing is lost, and observed_at goes by it")
+        told.append(f"the server's is {abs(ahead):,} s {side} ours; nothing is lost, and observed_at goes by it")
     if isinstance(back, int) and back:
-        lines.append(f"the server's has gone back: T0 is {back:,} s before that of the last run; nothing is lost")
-    return [("clock", line) for line in lines]
+        told.append(f"the server's has gone back: T0 is {back:,} s before that of the last run; nothing is lost")
+    return [("clock", line) for line in told]
 
 
 def _resumed(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 Everything temporary of a target lives in the `.etl` folder beside it, under names that begin with the target's name:
 `<target>.lock`, `<target>.stage` (what was read) and `<target>.next-*` (what a sink prepares). A run leaves only the
-lock; one that is killed leaves its stage as well, and the next one goes on with it.
+lock; one that is killed leaves its stage as well, and the next one goes on with it, if all of it is ours alone.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from types import MappingProxyType, TracebackType
+from typing import Self, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,9 @@ from etl import disk
 from etl.errors import TargetLocked
 from etl.fingerprint import Fingerprint
 from etl.model import NormalizedBatch
+
+Checksums: TypeAlias = Mapping[Path, str]
+"""Complete files, in order, each with its checksum (`disk.checksum`)."""
 
 PART_ROWS = 50_000
 """Rows after which a part is complete and the next begins."""
@@ -41,9 +44,27 @@ def stage_folder(target: Path) -> Path:
     return temporary(target) / f"{target.name}.stage"
 
 
+def refuse_strangers(target: Path) -> None:
+    """Raise `SinkError` where somebody else could have written what a run goes on with (see `disk.refuse_stranger`)."""
+    stage = stage_folder(target)
+    disk.refuse_stranger(temporary(target))
+    disk.refuse_stranger(stage)
+    for account in disk.entries(stage):
+        disk.refuse_stranger(account)
+        for path in disk.entries(account) if account.is_dir() else ():
+            disk.refuse_stranger(path)
+
+
+def _home(target: Path) -> Path:
+    """The temporary folder, made where there is none, and ours alone."""
+    home = disk.private_folder(temporary(target))
+    disk.refuse_stranger(home)
+    return home
+
+
 def next_folder(target: Path) -> Path:
     """A new private folder in which a sink prepares the next snapshot of this target."""
-    home = disk.private_folder(temporary(target))
+    home = _home(target)
     with disk.doing("make a temporary folder", home):
         return Path(tempfile.mkdtemp(prefix=f"{target.name}.next-", dir=home))
 
@@ -85,7 +106,9 @@ class Stage:
     Not thread-safe: one worker appends. Raises `SinkError` when a file cannot be written.
     """
 
-    def __init__(self, folder: Path, parts: Sequence[Path] = (), rejects: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, folder: Path, parts: Checksums = MappingProxyType({}), rejects: Checksums = MappingProxyType({})
+    ) -> None:
         """`parts` and `rejects` are complete files that a killed run left in `folder`."""
         self.folder = disk.private_folder(folder)
         self._contacts = _Parts(folder, "part", parts, Fingerprint())
@@ -118,6 +141,11 @@ class Stage:
         """The files of rejected contacts written so far (schema.REJECT_PART_SCHEMA)."""
         return tuple(self._rejects.files)
 
+    @property
+    def checksums(self) -> tuple[Checksums, Checksums]:
+        """Those of `parts` and of `rejects`, once they are complete."""
+        return self._contacts.files, self._rejects.files
+
     def remove(self) -> None:
         """Delete the folder and everything in it."""
         disk.remove(self.folder)
@@ -130,11 +158,12 @@ class _Parts:
         self,
         folder: Path,
         stem: str,
-        files: Sequence[Path],
+        files: Checksums,
         finish: Callable[[pa.Table], pa.Table] = lambda table: table,
     ) -> None:
         """`finish` is applied to the rows of a row group before they are written."""
-        self.files = list(files)
+        self.files = dict(files)
+        """Their checksums; of the one that is open ""."""
         self._finish = finish
         self._folder = folder
         self._stem = stem
@@ -142,6 +171,8 @@ class _Parts:
         self._rows = 0
         """Rows that wait."""
         self._bytes = 0
+        self._path = folder
+        """The file that is open."""
         self._writer: pq.ParquetWriter | None = None
         self.written = 0
         """Rows in the file that is open."""
@@ -161,24 +192,25 @@ class _Parts:
         if self._waiting:
             self._write()
         if self._writer is not None:
-            with disk.doing("write a part", self.files[-1]):
+            with disk.doing("write a part", self._path):
                 self._writer.close()
+            self.files[self._path] = disk.checksum(self._path)
             self._writer, self.written = None, 0
 
     def _write(self) -> None:
         table = self._finish(pa.concat_tables(self._waiting))
         writer = self._writer or self._begin(table.schema)
-        with disk.doing("write a part", self.files[-1]):
+        with disk.doing("write a part", self._path):
             writer.write_table(table, row_group_size=table.num_rows)
         self.written += table.num_rows
         self._waiting, self._rows, self._bytes = [], 0, 0
 
     def _begin(self, columns: pa.Schema) -> pq.ParquetWriter:
-        path = self._folder / f"{self._stem}-{len(self.files) + 1:06d}.parquet"
+        path = self._path = self._folder / f"{self._stem}-{len(self.files) + 1:06d}.parquet"
         disk.private_file(path)
         with disk.doing("write a part", path):
             self._writer = pq.ParquetWriter(path, columns, compression="zstd", compression_level=1)
-        self.files.append(path)
+        self.files[path] = ""
         return self._writer
 
 
@@ -190,15 +222,19 @@ class Lock:
 
     def __init__(self, target: Path) -> None:
         self.path = temporary(target) / f"{target.name}.lock"
+        self._target = target
         self._handle = -1
 
     def __enter__(self) -> Self:
-        """Take it at once or raise `TargetLocked` with the holder's process id."""
-        disk.private_folder(self.path.parent)
+        """Take it at once or raise `TargetLocked` with the holder's process id; see also `refuse_strangers`."""
+        _home(self._target)
         with disk.doing("open the lock", self.path):
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, disk.FILE_MODE)
         try:
+            # Before anything is done to it: it could be one more name of a file that is dear to somebody.
+            disk.refuse_foreign(self.path, os.fstat(self._handle))
             self._take()
+            refuse_strangers(self._target)
         except BaseException:
             os.close(self._handle)
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from etl.config import Config
+from etl.display import lines
 from etl.query import rows_of
 from etl.sinks import Unpublished
 from etl.targets import reading
@@ -42,7 +43,7 @@ def render_status(document: Document) -> str:
     runs = document["runs"]
     if not isinstance(runs, Sequence) or not runs:
         return "no run has published yet"
-    return "\n".join([_line(_HEADINGS), *(_line(tuple(_cell(run, name) for name in _HEADINGS)) for run in runs)])
+    return lines([_line(_HEADINGS), *(_line(tuple(_cell(run, name) for name in _HEADINGS)) for run in runs)])
 
 
 _HEADINGS = ("seq", "account", "mode", "observed_at", "contacts", "new", "changed", "deleted", "rejected", "proof")

@@ -1,11 +1,16 @@
-"""stdout and stderr that never stop the work: whoever reads them may have gone, and a log disk may be full."""
+"""stdout and stderr that never stop the work: whoever reads them may have gone, and a log disk may be full.
+
+Nor do they steer a terminal: whatever is written, only its line ends get through as they are (`etl.display`).
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from io import TextIOWrapper
-from typing import TextIO
+from typing import TextIO, cast
+
+from etl.display import printable
 
 
 def harden() -> None:
@@ -20,20 +25,26 @@ def harden() -> None:
     sys.stderr = _Lossy(sys.stderr)
 
 
+def steering(stream: TextIO) -> TextIO:
+    """The stream for a program that moves the cursor itself: what it shows of others must be `printable` already."""
+    return cast("TextIO", _Lossy(stream.stream, safe=False)) if isinstance(stream, _Lossy) else stream
+
+
 class _Lossy:
     """A text stream whose errors are nobody's business; a closed one is replaced by nothing."""
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream if stream is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    def __init__(self, stream: TextIO | None, *, safe: bool = True) -> None:
+        self._safe = safe
+        self.stream = stream if stream is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
     def write(self, text: str) -> int:
         """Write and flush at once, so that an error shows here and not later."""
         try:
-            self._stream.write(text)
-            self._stream.flush()
+            self.stream.write(printable(text, keep="\n") if self._safe else text)
+            self.stream.flush()
         except (OSError, ValueError):
             # What is still buffered would fail again at exit: let it go to where everything fits.
-            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+            self.stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
         return len(text)
 
     def flush(self) -> None:
@@ -41,4 +52,4 @@ class _Lossy:
 
     def __getattr__(self, name: str) -> object:
         """Everything else is the stream's own."""
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etl.api.request import TimeField
-from etl.fetch import SMALLEST_PAGE, WindowReader
+from etl.capabilities import SMALLEST_PAGE
+from etl.fetch import WindowReader
 from etl.window import Window
 
 PASSES = 200

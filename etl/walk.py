@@ -7,6 +7,7 @@ interrupted can be gone on with, as far as the list has not moved since.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -125,8 +126,13 @@ class Walk:
 
     @property
     def smallest(self) -> int:
-        """The fewest rows of a page that had others behind it; 0 where there is none. The last two pages may move."""
-        return min((rows for number, rows in self.sizes.items() if number + 2 <= max(self.sizes)), default=0)
+        """The fewest rows at which pages were cut; 0 where that is not known.
+
+        Several pages have that many. One alone may be the last one, as another server counts its pages.
+        """
+        last = max(self.sizes, default=0)
+        counts = Counter(rows for number, rows in self.sizes.items() if number < last)
+        return min((rows for rows, pages in counts.items() if pages > 1), default=0)
 
     @property
     def ends_full(self) -> bool:

@@ -126,11 +126,11 @@ class WitnessFiles:
             async with self._writing:
                 rows, pages, ends = self._rows, self._pages, self._ends
                 self._rows, self._pages, self._ends = [], [], {}
-                files = []
+                files = {}
                 if rows:
-                    files = [self._folder / f"witness-{len(self._files) + 1:06d}.parquet"]
-                    await to_thread.run_sync(_write, files[0], rows)
-                    self._files += files
+                    path = self._folder / f"witness-{len(self._files) + 1:06d}.parquet"
+                    files[path] = await to_thread.run_sync(_write, path, rows)
+                    self._files.append(path)
                 if pages or ends:
                     self._journal.walked(self._walk, files, pages, ends)
 
@@ -138,13 +138,13 @@ class WitnessFiles:
         """Who was listed on pages that were taken."""
         listed: dict[int, set[str]] = {}
         pages = self._before.sizes[is_contact].keys() & wanted
-        for row, newest in _seen(self._before.files, is_contact, pages):
+        for row, newest in _seen(tuple(self._before.files), is_contact, pages):
             if newest:
                 listed.setdefault(row.page, set()).add(row.contact_id)
         return {number: frozenset(ids) for number, ids in listed.items()}
 
     def _count_in(self, walk: int, walked: Walked, is_contact: bool, pages: Collection[int]) -> None:
-        for row, newest in _seen(walked.files, is_contact, pages):
+        for row, newest in _seen(tuple(walked.files), is_contact, pages):
             # Who has no creation time was received: also from a page that is taken again, where they may not be now.
             if newest or row.created is None:
                 self._count(walk, row)
@@ -186,7 +186,8 @@ class WitnessFiles:
             select created, is_contact from ({seen}) anti join ({engine.scan(held, _COLUMNS[:1])}) using (contact_id)
             where created < ? limit {SUSPECTS}
         """  # noqa: S608 - file names are quoted by the engine
-        with engine.connect(engine.FRUGAL, self._folder / "spill") as connection:
+        # Made here, because the engine would make it with whatever rights the umask leaves.
+        with engine.connect(engine.FRUGAL, disk.private_folder(self._folder / "spill")) as connection:
             return [Suspect(*row) for row in connection.execute(query, [before]).fetchall()]
 
 
@@ -213,8 +214,10 @@ def _seen(files: Sequence[Path], is_contact: bool, pages: Collection[int]) -> It
         left -= found
 
 
-def _write(path: Path, rows: list[_Seen]) -> None:
+def _write(path: Path, rows: list[_Seen]) -> str:
+    """Write the rows to a new file; its checksum."""
     columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
     disk.private_file(path)
     with disk.doing("write what the witness saw", path):
         pq.write_table(pa.table(columns, schema=_SCHEMA), path)
+    return disk.checksum(path)

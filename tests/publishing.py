@@ -58,6 +58,7 @@ def brought(
     seq: int,
     mode: Mode = "full",
     coverage: Sequence[Span] = EVERYTHING,
+    confirmed: Sequence[Span] | None = None,
     rejects: Sequence[Row] = (),
     windows: Sequence[Row] = (),
 ) -> AccountYield:
@@ -79,7 +80,8 @@ def brought(
         detail={"page_size": 50},
     )
     table = pa.Table.from_pylist([{**row, "account": account} for row in windows], schema=schema.WINDOWS_SCHEMA)
-    return AccountYield(record, stage.parts, stage.rejects, tuple(coverage), table)
+    asked = coverage if confirmed is None else confirmed
+    return AccountYield(record, stage.parts, stage.rejects, tuple(coverage), table, tuple(asked))
 
 
 def sink_at(kind: SinkKind, path: Path, memory_limit: int = engine.MEMORY_LIMIT) -> Sink:

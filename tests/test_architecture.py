@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("what is told", "report findings observe ending"),
     ("what is configured", "config"),
     ("tools that know nothing of contacts", "disk engine signals streams worklist units overlay api.discretion"),
+    ("what people may be shown", "display"),
     ("values, columns and errors, which know nothing else", "model schema errors"),
 )
 FAMILIES = ("normalize", "sinks")
@@ -63,7 +64,7 @@ LIBRARIES: dict[str, set[str]] = {
 """A library that would be costly to change has one home; pydantic's secret string travels with the token."""
 
 PURE = (
-    *("errors", "schema", "guard", "plan", "window", "merge", "tables", "manifest", "findings"),
+    *("errors", "schema", "guard", "plan", "window", "merge", "tables", "manifest", "findings", "display"),
     *("api.request", "api.answer", "api.retry", "api.pace"),
 )
 """Decisions and values: no clock, no chance, no waiting, no sockets, no processes."""

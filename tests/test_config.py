@@ -62,7 +62,7 @@ def test_the_defaults_are_the_pinned_ones() -> None:
     assert config.extract.concurrency == 16
     assert config.extract.lookback == timedelta(minutes=30)
     assert config.extract.visibility_lag == timedelta(seconds=2)
-    assert config.extract.scrub_runs == 30
+    assert (config.extract.scrub_every, config.extract.scrub_runs) == (timedelta(days=7), None)
     assert config.extract.witness_every == timedelta(days=7)
     assert config.extract.filters == {}
     assert (config.guard.max_shrink_share, config.guard.max_reject_share) == (0.05, 0.01)

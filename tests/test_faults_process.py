@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
@@ -500,6 +500,173 @@ def link_in_a_circle(job: Job) -> None:
     (job.folder / "data").symlink_to(job.folder / "data")
 
 
+# A stranger's: somebody else could have written, or can still write, what a run would go on with.
+
+
+def staged(job: Job) -> Path:
+    """The folder of an account as a killed run leaves it, with a journal."""
+    folder = job.temporary / "contacts.duckdb.stage" / "main"
+    for made in (job.temporary, folder.parent, folder):
+        made.mkdir(0o700, parents=True)
+    disk.private_file(folder / "journal.jsonl", b"{}\n")
+    return folder
+
+
+def linked(path: Path) -> None:
+    """Another folder or file of ours stands in for it, by a link."""
+    elsewhere = path.with_name(f"{path.name}-elsewhere")
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def temporary_is_a_link(job: Job) -> None:
+    """To a folder of ours on the same disk."""
+    staged(job)
+    linked(job.temporary)
+
+
+def stage_is_a_link(job: Job) -> None:
+    """Laid where the parts of all accounts go."""
+    linked(staged(job).parent)
+
+
+def stage_of_an_account_is_a_link(job: Job) -> None:
+    """Laid where the parts of an account go."""
+    linked(staged(job))
+
+
+def journal_is_a_link(job: Job) -> None:
+    """Laid where a run looks for what was read."""
+    linked(staged(job) / "journal.jsonl")
+
+
+def journal_has_a_second_name(job: Job) -> None:
+    """By which others might reach it."""
+    (job.folder / "data" / "mine").hardlink_to(staged(job) / "journal.jsonl")
+
+
+def lock_has_a_second_name(job: Job) -> None:
+    """It would be emptied."""
+    staged(job)
+    (job.folder / "data" / "precious").write_text("mine")
+    (job.temporary / "contacts.duckdb.lock").hardlink_to(job.folder / "data" / "precious")
+
+
+def journal_is_a_pipe(job: Job) -> None:
+    """Whoever opens it would wait."""
+    os.mkfifo(staged(job) / "pages-000001.jsonl", 0o600)
+
+
+def temporary_is_open_to_the_group(job: Job) -> None:
+    """As another tool with umask 002 makes it."""
+    staged(job)
+    job.temporary.chmod(0o770)
+
+
+def temporary_is_open_to_all(job: Job) -> None:
+    """As a shared scratch folder is, in which only the owner may delete."""
+    staged(job)
+    job.temporary.chmod(0o1777)
+
+
+def stage_is_open_to_the_group(job: Job) -> None:
+    """One folder further down."""
+    staged(job).parent.chmod(0o770)
+
+
+def stage_of_an_account_is_open_to_all(job: Job) -> None:
+    """One more."""
+    staged(job).chmod(0o703)
+
+
+def journal_is_open_to_the_group(job: Job) -> None:
+    """One file."""
+    (staged(job) / "journal.jsonl").chmod(0o620)
+
+
+def given_away(path: Path) -> None:
+    """Make it another user's, which root alone can do."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    os.chown(path, 4711, -1)
+
+
+def temporary_is_foreign(job: Job) -> None:
+    """Root runs the job of a folder that belongs to somebody."""
+    staged(job)
+    given_away(job.temporary)
+
+
+def stage_of_an_account_is_foreign(job: Job) -> None:
+    """Somebody could make it before we did."""
+    given_away(staged(job))
+
+
+def journal_is_foreign(job: Job) -> None:
+    """A file alone."""
+    given_away(staged(job) / "journal.jsonl")
+
+
+def lock_is_foreign(job: Job) -> None:
+    """It would be made ours."""
+    staged(job)
+    lock = job.temporary / "contacts.duckdb.lock"
+    lock.write_text("")
+    given_away(lock)
+
+
+STRANGERS = [
+    temporary_is_a_link,
+    stage_is_a_link,
+    stage_of_an_account_is_a_link,
+    journal_is_a_link,
+    journal_has_a_second_name,
+    lock_has_a_second_name,
+    journal_is_a_pipe,
+    temporary_is_open_to_the_group,
+    temporary_is_open_to_all,
+    stage_is_open_to_the_group,
+    stage_of_an_account_is_open_to_all,
+    journal_is_open_to_the_group,
+    temporary_is_foreign,
+    stage_of_an_account_is_foreign,
+    journal_is_foreign,
+    lock_is_foreign,
+]
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_what_may_be_a_strangers_is_refused_until_the_hint_is_followed(
+    stranger: Callable[[Job], None], server: Live, job: Job
+) -> None:
+    """X4, P12: by run, plan and doctor, before any request of a run; to delete what is named is enough, and safe."""
+    stranger(job)
+    sent = server.stats()["requests"]
+    ended = job.call(*WORDS)
+    assert (ended.code, server.stats()["requests"]) == (20, sent), ended
+    error = ended.document["error"]
+    assert error["where"].startswith(str(job.temporary))
+    assert job.call("doctor", "CONFIG").code == 20
+    if "lock" not in stranger.__name__:  # a plan takes none
+        assert job.call("plan", "CONFIG").code == 20
+    assert server.stats()["requests"] < sent + 60  # the doctor's
+    hint = re.search(r"\((rm -r [^)]*)\)", error["mend"])
+    assert hint
+    kept = {path: path.read_bytes() for path in job.folder.rglob("*") if path.is_file() and path.name != "job.toml"}
+    subprocess.run(["/bin/sh", "-c", hint[1]], check=True)  # noqa: S603 - as a person would
+    assert job.call(*WORDS).code in (0, 40)
+    if precious := kept.get(job.folder / "data" / "precious"):
+        assert (job.folder / "data" / "precious").read_bytes() == precious
+
+
+def test_a_temporary_folder_that_others_may_read_is_ours(job: Job) -> None:
+    """X3: what counts is who can write; the folder that holds it may be anybody's to write to, as /tmp is."""
+    staged(job)
+    job.temporary.chmod(0o755)
+    job.temporary.parent.chmod(0o1777)
+    assert job.call(*WORDS).code in (0, 40)
+
+
 @pytest.mark.parametrize(
     "obstacle",
     [
@@ -547,7 +714,7 @@ def test_what_is_renamed_into_place_was_made_on_the_same_disk(tmp_path: Path) ->
 
 
 def test_a_temporary_folder_on_another_disk_is_refused_before_the_first_request(server: Live, job: Job) -> None:
-    """P14: where somebody has put a link in its place, the rename at the end would fail."""
+    """P14: where somebody has put a link in its place, which is refused in any case (see `STRANGERS`)."""
     elsewhere = Path("/dev/shm")  # noqa: S108 - the one other file system that every Linux has
     if not elsewhere.is_dir() or elsewhere.stat().st_dev == job.folder.stat().st_dev:
         pytest.skip("needs two file systems")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl.errors import GuardError, UnprovenError
-from etl.guard import FEWEST, check_proof, check_rejects, check_shrink
-from etl.model import Counts, Merged, Mode, Proof, Requests, RunRecord
+from etl.guard import FEWEST, check_identity, check_proof, check_rejects, check_shrink, look_is_suspicious
+from etl.model import Counts, Look, Merged, Mode, Proof, Requests, RunRecord
 
 NOON = datetime(2025, 1, 6, 12, tzinfo=UTC)
 RECORD = RunRecord(
@@ -94,7 +95,7 @@ def test_the_shrink_guard_is_the_larger_of_its_two_rules(
     deleted: int, struck: int, previous: int, share: float
 ) -> None:
     """Losing or striking more than max(100, share) trips the guard, and nothing less does (S23, A41, A43)."""
-    errors = check_shrink({"main": "full"}, losing(deleted, struck, previous), share)
+    errors = check_shrink({"main": RECORD}, losing(deleted, struck, previous), share)
     assert bool(errors) == (deleted + struck > max(FEWEST, share * previous))
 
 
@@ -104,12 +105,12 @@ def test_the_shrink_guard_is_the_larger_of_its_two_rules(
 )
 def test_a_small_account_may_lose_a_hundred(deleted: int, struck: int, previous: int, *, trips: bool) -> None:
     """A hundred contacts are never too many; of ten thousand five hundred are the most by default (S23)."""
-    assert bool(check_shrink({"main": "full"}, losing(deleted, struck, previous), 0.05)) == trips
+    assert bool(check_shrink({"main": RECORD}, losing(deleted, struck, previous), 0.05)) == trips
 
 
 def test_a_shrinking_account_is_told_with_its_numbers() -> None:
     """The error counts what is gone and names the setting and the way to override it (S23)."""
-    error = check_shrink({"main": "incremental"}, losing(200, 300, 1000), 0.05)["main"]
+    error = check_shrink({"main": replace(RECORD, mode="incremental")}, losing(200, 300, 1000), 0.05)["main"]
     assert (error.exit_code, error.where) == (14, "account main")
     assert "500 of 1000 contacts" in error.message
     assert "--allow-shrink" in error.mend
@@ -122,5 +123,69 @@ def test_only_the_shrinking_account_is_refused() -> None:
         {},
         {"small": 600, "large": 10**6, "view": 600},
     )
-    modes: dict[str, str] = {"small": "full", "large": "full", "view": "filtered"}
-    assert list(check_shrink(modes, merged, 0.05)) == ["small"]
+    records = {"small": RECORD, "large": RECORD, "view": replace(RECORD, mode="filtered")}
+    assert list(check_shrink(records, merged, 0.05)) == ["small"]
+
+
+def test_a_run_that_looked_at_everything_tells_why() -> None:
+    """Of a scrub that was not believed the error says how many were looked at, and how many of them were missing."""
+    record = replace(RECORD, mode="incremental", detail={"escalated": True, "look": {"looked": 49, "absent": 44}})
+    error = check_shrink({"main": record}, losing(0, 2700, 3000), 0.05)["main"]
+    assert "2700 of 3000 contacts" in error.message
+    assert "44 of the 49 that were looked at were missing" in error.message
+
+
+@pytest.mark.parametrize(
+    ("looked", "absent", "suspicious"),
+    [(0, 0, False), (49, 2, False), (49, 3, True), (60, 3, False), (1, 1, True), (2, 1, False), (1000, 50, False)],
+)
+def test_a_look_is_measured_against_what_was_looked_at(looked: int, absent: int, *, suspicious: bool) -> None:
+    """More than the share of those looked for is too many, but one or two tell nothing unless they are all (A41)."""
+    assert look_is_suspicious(Look(looked, absent), 0.05) == suspicious
+
+
+def test_nobody_of_before_is_another_account() -> None:
+    """Others where those published before all are gone is another account, however small it is."""
+    merged = Merged({"main": Counts(new=40)}, {"main": 12}, {"main": 12})
+    error = check_shrink({"main": RECORD}, merged, 0.05)["main"]
+    assert (error.exit_code, "another account" in error.message) == (14, True)
+    assert not check_shrink({"main": RECORD}, Merged({"main": Counts(new=1)}, {"main": 2}, {"main": 2}), 0.05)
+
+
+def owned(customers: Sequence[str], agencies: Sequence[str] = ()) -> RunRecord:
+    """A run that received contacts of these customers and agencies."""
+    identity = {"base_url": "https://api.example.com", "customers": customers, "agencies": agencies}
+    return replace(RECORD, detail={"identity": identity})
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (owned(["c1"]), owned(["c1"])),
+        (owned(["c1"]), owned(["c1", "c2"])),
+        (owned([]), owned(["c2"])),
+        (owned(["c1"]), owned([])),
+        (RECORD, owned(["c2"])),
+        (None, owned(["c2"])),
+        (owned(["c1"]), replace(owned(["c2"]), mode="filtered")),
+    ],
+)
+def test_the_same_account_may_be_read_anywhere(before: RunRecord | None, now: RunRecord) -> None:
+    """White-label hosts of one backend show the same customer; where nothing is known, nothing is refused."""
+    check_identity(now, before)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "field"),
+    [
+        (owned(["c1"]), owned(["c2"]), "_customer"),
+        (owned(["c1"], ["a1"]), owned(["c2"], ["a1"]), "_customer"),
+        (owned([], ["a1"]), owned([], ["a2"]), "_agency"),
+    ],
+)
+def test_contacts_of_another_customer_are_another_account(before: RunRecord, now: RunRecord, field: str) -> None:
+    """What belongs to others than what was published under this name is not published (exit 14)."""
+    with pytest.raises(GuardError, match=field) as caught:
+        check_identity(now, before)
+    assert caught.value.exit_code == 14
+    assert "etl account drop main" in caught.value.mend

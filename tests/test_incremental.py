@@ -20,6 +20,7 @@ import pytest
 from live import Job, Live, Row, live
 
 from etl.account import history_of, last_run
+from etl.history import NoSnapshot
 from etl.model import RunRecord, SinkState
 from etl.report import RunReport, render_run
 
@@ -332,7 +333,7 @@ def test_a_clock_of_ours_that_goes_forward_costs_requests_alone(job: Job) -> Non
     record = replace(
         job.run().accounts[0].record, watermark=watermark, detail={**json.loads(document), "clock_ahead": 10}
     )
-    history = history_of(record, lambda _: ())
+    history = history_of(record, NoSnapshot())
     moved = [history.watermark - history.by_clock(ahead).watermark for ahead in (-DAY, 9, 10, 11, 12, DAY)]
     assert moved == [1000 * (DAY + 12), 3000, 2000, 1000, 0, 0]
 

@@ -7,7 +7,7 @@ each is exact. What random worlds find beside it is in tests/simulation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from etl.api.client import Client
 from etl.api.request import Body
 from etl.errors import ContractError
 from etl.extract import Extraction, extract
-from etl.history import History, Timing
+from etl.history import History, NoSnapshot, Timing
 from etl.ledger import Forgetful
 from etl.merge import prepare
 from etl.sandbox.answer import envelope
@@ -241,6 +241,17 @@ async def test_a_filter_that_is_ignored_later_voids_the_run() -> None:
     assert "does not honour" in error.message
 
 
+class Known(NoSnapshot):
+    """A snapshot of which the creation times (ms) and the lists are known."""
+
+    def __init__(self, contacts: Sequence[tuple[int, bool]]) -> None:
+        self._contacts = contacts
+
+    def created(self, is_contact: bool | None) -> Sequence[int]:
+        """The creation times, in order."""
+        return [at for at, listed in self._contacts if is_contact in (listed, None)]
+
+
 class Grown(Account):
     """An account of contacts and few leads, as an earlier run left it, with leads that came since then."""
 
@@ -260,13 +271,8 @@ class Grown(Account):
         memory, begin = Memory(), self.now
         rows = [json.loads(raw) for raw in self.world.contacts(self.now).values()]
         known = sorted((milliseconds(row["createdAt"]) or 0, row["isContact"]) for row in rows)
-        history = History(
-            self.watermark,
-            witness_at=self.watermark,
-            created=lambda listed: [
-                at for at, is_contact in known if at < self.watermark and listed in (is_contact, None)
-            ],
-        )
+        snapshot = Known([contact for contact in known if contact[0] < self.watermark])
+        history = History(self.watermark, witness_at=self.watermark, snapshot=snapshot)
         extraction = await self.read(memory, history, {}, full=full)
         assert not extraction.unproven
         return self.world.existed_throughout(begin, self.now) - memory.arrived.keys()
@@ -305,7 +311,8 @@ async def test_the_manifest_tells_the_page_size_of_each_list() -> None:
     """A52: both sizes stand in `runs.detail`, and the larger one alone, as before there were two."""
     extraction, _, _ = await run(Account(contacts=60, page_size=12, leads_page_size=5))
     found = extraction.capabilities.document()
-    assert (found["page_sizes"], found["page_size"]) == ({"contacts": 12, "leads": 5}, 12)
+    sizes = {"contacts": 12, "leads": 5, "cut_contacts": 0, "cut_leads": 0}
+    assert (found["page_sizes"], found["page_size"]) == (sizes, 12)
 
 
 @pytest.mark.parametrize("past_end", ["empty", "repeat", "404"])

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etl.plan import plan_windows, requests_of, scrub_span
+from etl.plan import plan_windows, ranges_around, requests_of, scrub_span
 from etl.window import Window
 
 DAY = 86_400_000
@@ -90,9 +90,10 @@ def test_what_stands_before_a_crowd_is_read_apart() -> None:
 @example([-1, 0, 0], 1, 3, 1, None)
 def test_a_scrub_goes_round(times: list[int], end: int, rounds: int, capacity: int, after: int | None) -> None:
     """Scrub by scrub the range is covered without gap, within its rounds, and then it begins anew (M10)."""
-    spans = [scrub_span(times, after=after, end=end, rounds=rounds, capacity=capacity)]
+    share = 1 / rounds
+    spans = [scrub_span(times, after=after, end=end, share=share, capacity=capacity)]
     while spans[-1][1] < end:
-        spans.append(scrub_span(times, after=spans[-1][1], end=end, rounds=rounds, capacity=capacity))
+        spans.append(scrub_span(times, after=spans[-1][1], end=end, share=share, capacity=capacity))
         assert len(spans) <= len(times) + 2
     assert spans[0][0] == (after if after is not None and after < end else None)
     assert all(earlier[1] == later[0] for earlier, later in pairwise(spans))
@@ -100,10 +101,24 @@ def test_a_scrub_goes_round(times: list[int], end: int, rounds: int, capacity: i
     assert spans[-1][1] == end
     if after is None:
         assert len(spans) <= rounds
-    assert scrub_span(times, after=end, end=end, rounds=rounds, capacity=capacity)[0] is None
+    assert scrub_span(times, after=end, end=end, share=share, capacity=capacity)[0] is None
 
 
 def test_a_scrub_of_a_small_account_is_the_whole() -> None:
     """An account of a few windows is read again whole every time: a share of it would save nothing (M10)."""
-    assert scrub_span(list(range(20)), after=None, end=100, rounds=30, capacity=49) == (None, 100)
-    assert scrub_span([], after=None, end=100, rounds=30, capacity=49) == (None, 100)
+    assert scrub_span(list(range(20)), after=None, end=100, share=1 / 30, capacity=49) == (None, 100)
+    assert scrub_span([], after=None, end=100, share=1 / 30, capacity=49) == (None, 100)
+
+
+@given(some_times.filter(bool), st.data(), granules, st.integers(0, 7))
+def test_those_asked_for_directly_stand_in_ranges_of_few(
+    times: list[int], data: st.DataObject, granule: int, company: int
+) -> None:
+    """Every chosen time is in one of disjoint ranges, with few others unless they share its granule (A52)."""
+    chosen = sorted(data.draw(st.lists(st.sampled_from(times), max_size=20, unique=True)))
+    ranges = ranges_around(chosen, times, granule=granule, company=company)
+    assert all(any(start <= time < end for start, end in ranges) for time in chosen)
+    assert all(earlier[1] <= later[0] for earlier, later in pairwise(ranges))
+    for start, end in ranges:
+        others = [time for time in times if start <= time < end and time not in chosen]
+        assert len(others) <= company or end - start == granule

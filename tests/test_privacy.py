@@ -5,25 +5,34 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import subprocess
 import sys
 import traceback
 from base64 import b64encode
+from io import StringIO
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import structlog
+from canary import TOKEN as SPECIAL
+from live import Job
 from pydantic import SecretStr
 from wire import PAGE, answer, says, serve
 
+from etl import observe
 from etl.api.client import Client
 from etl.api.http import Credential, connect
 from etl.api.request import Query
 from etl.config import Account, Http, load, read_token
 from etl.errors import EtlError
 from etl.sources import Source, sources
+from etl.streams import harden
 
 CANARY = "9d41f7c0e8b2a6537d1c"
 PERSON = ("Ada Canary-Lovelace", "ada.canary@example.com", "+44 7700 900123")
+NAME_IN_ANY_SCRIPT = "Ève_क्\u200dष_東京"
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -149,6 +158,161 @@ async def test_nothing_prints_the_token(tmp_path: Path, monkeypatch: pytest.Monk
         assert source.credential.token.get_secret_value() == CANARY
         assert_silent(f"{config!r} {source!r} {source.credential!r} {source.credential.token}")
     assert_silent(repr(read_token(Account(token_env="ELEAPI_TOKEN"))))  # noqa: S106 - the name of a variable
+
+
+# --- a token in the wrong place ---------------------------------------------------------------------------------------
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
+TOKENS = {"hex": "65aa7f13c0de12ca0a41e001", "JWT": JWT, "letters of all kinds": SPECIAL}
+MISPLACED = [
+    ("run", "CONFIG", "--set", "accounts.0.token_env=TOKEN"),
+    ("doctor", "CONFIG", "--set", "accounts.0.token_env=TOKEN"),
+    ("doctor", "CONFIG", "--set", "accounts.0.token_env=", "--set", "accounts.0.token_file=TOKEN"),
+    ("plan", "CONFIG", "--set", "accounts.0.token_env=", "--set", "accounts.0.token_file=secrets/TOKEN"),
+    ("run", "CONFIG", "--set", "TOKEN"),
+    ("run", "CONFIG", "--set=TOKEN"),
+    ("run", "CONFIG", "--set", "TOKEN=1"),
+    ("run", "CONFIG", "--set", "TOKEN.a.b=1"),
+    ("run", "CONFIG", "--set", "accounts.0.TOKEN=1"),
+    ("run", "CONFIG", "--set", "accounts.TOKEN=1"),
+    ("run", "CONFIG", "--set", "accounts.0.token_env.TOKEN=1"),
+    ("run", "CONFIG", "--set", "extract.concurrency=TOKEN"),
+    ("run", "CONFIG", "--set", "extract.filters.TOKEN=1"),
+    ("run", "CONFIG", "--set", "sandbox.TOKEN=1"),
+    ("status", "CONFIG", "--set", "accounts.0.base_url=TOKEN"),
+    ("run", "TOKEN"),
+    ("run", "CONFIG", "TOKEN"),
+    ("run", "CONFIG", "--TOKEN"),
+    ("run", "CONFIG", "--full=TOKEN"),
+    ("verify", "CONFIG", "--live=TOKEN"),
+    ("sandbox", "--set", "TOKEN"),
+    ("sandbox", "--port", "TOKEN"),
+    ("sql", "CONFIG", "select 1", "TOKEN"),
+    ("TOKEN",),
+    ("--TOKEN",),
+]
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+@pytest.mark.parametrize("words", MISPLACED, ids=" ".join)
+def test_a_token_in_the_wrong_place_is_not_repeated(words: tuple[str, ...], kind: str, tmp_path: Path) -> None:
+    """As the name of its variable or file, after `--set`, as a key, an option, a command, a path (X1)."""
+    token = TOKENS[kind]
+    job = Job(tmp_path, {"main": "https://api.example.com"}, {"main": CANARY})
+    for form in ((), ("--json",)):
+        ended = job.call(*(word.replace("TOKEN", token) for word in words), *form)
+        assert ended.code == 2, ended
+        said = ended.out + ended.err
+        assert [piece for piece in (token[start : start + 8] for start in range(len(token) - 7)) if piece in said] == []
+
+
+def test_a_token_in_the_configuration_file_is_not_repeated(tmp_path: Path) -> None:
+    """Neither as the name of its variable nor as a key; a mistyped name is told, so that it is found (X1)."""
+    job = Job(tmp_path, {"main": "https://api.example.com"})
+    config, text = tmp_path / "mine.toml", job.config().read_text()
+    for token in TOKENS.values():
+        quoted = json.dumps(token)
+        for misplaced in (text.replace('"TOKEN_MAIN"', quoted), f"{quoted} = 1\n{text}"):
+            config.write_text(misplaced)
+            ended = job.call("run", str(config))
+            assert ended.code == 2
+            assert token[:8] not in ended.out + ended.err
+            assert f"{len(token)} characters" in ended.err
+    config.write_text(text.replace("TOKEN_MAIN", "TOKEN_MIAN"))
+    assert "the variable TOKEN_MIAN holds no token" in job.call("run", str(config)).err
+
+
+# --- cores and terminals ----------------------------------------------------------------------------------------------
+
+CHILD = """
+import resource, sys
+from etl.__main__ import main
+from etl.readback import read_back
+sys.argv = ["etl", "columns", "--json"]
+try:
+    main()
+except SystemExit:
+    pass
+query = "select content from read_text('/proc/self/limits')"
+[[[limits]]] = read_back([], [query])
+print([line.split()[4:6] for line in (limits + open("/proc/self/limits").read()).splitlines() if "core" in line])
+"""
+ABORT = """
+import os, sys
+sys.argv = ["etl", "columns"]
+from etl import cli
+cli._dispatch = lambda arguments: os.abort()
+cli.main()
+"""
+
+
+def test_a_crash_leaves_no_core(tmp_path: Path) -> None:
+    """Neither of a command nor of the processes it starts, also where cores are wanted: they hold the token (X1)."""
+    wanted = ["/bin/sh", "-c", 'ulimit -c unlimited 2>/dev/null; exec "$@"', "sh", sys.executable, "-c"]
+    ended = subprocess.run([*wanted, CHILD], cwd=REPOSITORY, capture_output=True, text=True, check=True)  # noqa: S603
+    assert ended.stdout.splitlines()[-1] == str([["0", "0"]] * 2)
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    aborted = subprocess.run([*wanted, ABORT], cwd=tmp_path, env=environ, capture_output=True, check=False)  # noqa: S603
+    assert aborted.returncode == -signal.SIGABRT
+    assert list(tmp_path.iterdir()) == []
+
+
+EVIL = "x\n\x1b[2J\r\x9b31m\u202e\u2028error 0: all is well\x07\u200b"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", EVIL),
+        ("run", "CONFIG", f"--{EVIL}"),
+        ("run", "CONFIG", "--set", EVIL),
+        ("run", "CONFIG", "--set", f"{EVIL}=1"),
+        (
+            "run",
+            "CONFIG",
+            "--set",
+            f"sinks.duckdb.path=missing/{EVIL}/x.duckdb",
+            "--set",
+            "sinks.parquet.path=job.toml",
+        ),
+        ("sql", "CONFIG", f'select "{EVIL}"'),
+        ("explain", "CONFIG", EVIL),
+        ("doctor", "CONFIG", "--set", f"sinks.parquet.path=job.toml/{EVIL}"),
+        ("verify", "CONFIG", "--set", f"sinks.duckdb.path={EVIL}"),
+        (EVIL,),
+    ],
+    ids=lambda words: " ".join(words).replace(EVIL, "EVIL"),
+)
+def test_nothing_steers_the_terminal(words: tuple[str, ...], tmp_path: Path) -> None:
+    """What was typed comes back in errors and answers, but as text of the line it stands in (X4)."""
+    job = Job(tmp_path, {"main": "https://127.0.0.1:1"}, {"main": CANARY})
+    for form in ((), ("--json",)):
+        ended = job.call(*words, *form)
+        said = ended.out + ended.err
+        assert not {one for one in said if one != "\n" and not one.isprintable()}
+        assert not [line for line in said.splitlines() if line.startswith("error 0")]
+        if form:
+            assert ended.document is not None
+
+
+def test_a_log_line_on_a_terminal_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a server or a path put into its fields."""
+
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    harden()
+    observe.configure()
+    try:
+        observe.log.error("run.failed", message=EVIL, where=f"/data/{NAME_IN_ANY_SCRIPT}", code=20)
+    finally:
+        structlog.reset_defaults()
+    [line] = screen.getvalue().splitlines()
+    assert not {one for one in line if not one.isprintable()} - {"\u200d"}
+    assert NAME_IN_ANY_SCRIPT in line
 
 
 async def test_a_broken_token_file_is_not_quoted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -118,18 +119,29 @@ def test_a_run_killed_again_and_again_comes_to_its_end(
     assert found["requests"]["sent"] < 0.35 * whole["requests"]["sent"]
 
 
+def _begun(job: Job, change: Callable[[Row], Row]) -> None:
+    """Change the journal's first line, and write all checksums anew, as they would be if it had begun so."""
+    path, chain = next(job.temporary.rglob(NAME)), b""
+    first, *rest = [{**json.loads(line)} for line in path.read_bytes().splitlines()]
+    text = b""
+    for line in (change(first), *rest):
+        told = json.dumps({key: value for key, value in line.items() if key != "chain"}).encode()[:-1]
+        chain = hashlib.sha256(chain + told).digest()
+        text += told + b',"chain":"' + chain.hex().encode() + b'"}\n'
+    path.write_bytes(text)
+
+
 def _aged(job: Job) -> None:
-    path = next(job.temporary.rglob(NAME))
-    first, _, rest = path.read_bytes().partition(b"\n")
-    began = json.loads(first)
-    began["at"] -= TOO_OLD.total_seconds() + 60
-    path.write_bytes(json.dumps(began).encode() + b"\n" + rest)
+    _begun(job, lambda began: {**began, "at": began["at"] - TOO_OLD.total_seconds() - 60})
 
 
 def _rebooted(job: Job) -> None:
-    path = next(job.temporary.rglob(NAME))
-    first, _, rest = path.read_bytes().partition(b"\n")
-    path.write_bytes(json.dumps({**json.loads(first), "boot": "another"}).encode() + b"\n" + rest)
+    _begun(job, lambda began: {**began, "boot": "another"})
+
+
+def _edited(job: Job) -> None:
+    for path in job.temporary.rglob("pages-*.jsonl"):
+        path.write_bytes(path.read_bytes().replace(b"@example.", b"@foreign."))
 
 
 def _without_first_line(job: Job) -> None:
@@ -152,7 +164,7 @@ def _reconfigured(job: Job) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [_aged, _rebooted, _without_first_line, _without_a_part, _without_a_page, _reconfigured]
+    "spoil", [_aged, _rebooted, _without_first_line, _without_a_part, _without_a_page, _reconfigured, _edited]
 )
 def test_what_does_not_fit_any_more_is_thrown_away(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row, spoil: Callable[[Job], None]
@@ -163,8 +175,21 @@ def test_what_does_not_fit_any_more_is_thrown_away(
     spoil(job)
     found, resumed = account(job)
     assert resumed == 0
+    assert not job.rows("select 1 from contacts where email like '%@foreign.%'")
     assert found["counts"]["contacts"] == whole["counts"]["contacts"]
     assert [path.name for path in job.temporary.iterdir()] == ["contacts.duckdb.lock"]
+
+
+def test_what_is_only_written_anew_is_gone_on_with(
+    tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row
+) -> None:
+    """The spoilt journals above are refused for what was changed in them, not for their checksums."""
+    job = Job(tmp_path_factory.mktemp("anew"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
+    ended(job, server, int(whole["requests"]["sent"] * 0.8), signal.SIGKILL)
+    _begun(job, lambda began: began)
+    found, resumed = account(job)
+    assert resumed > 40
+    assert found["counts"]["contacts"] == whole["counts"]["contacts"]
 
 
 def test_a_torn_last_line_costs_that_line_alone(

@@ -96,6 +96,33 @@ def test_sql_for_people_is_a_table(job: Job) -> None:
     assert re.search(r"\b60\b", ended.out)
 
 
+def test_a_cell_neither_breaks_the_table_nor_steers_the_terminal(job: Job) -> None:
+    """X4: line ends, controls and marks of direction are spelled; JSON holds the very value, and is as harmless."""
+    evil = "a\n\tb\r\x1b[2J\x9b31m\u202e\u2028\u200bc"
+    codes = ", ".join(str(ord(letter)) for letter in evil)
+    cell = f"list_aggregate(list_transform([{codes}], lambda code: chr(code::int)), 'string_agg', '')"
+    query = f'select {cell} as cell, [{cell}] as cells, map {{{cell}: {cell}}} as pairs, 1 as "co\x9bl\numn"'
+    table = job.call("sql", "CONFIG", query)
+    assert table.code == 0, table.err
+    assert len(table.out.splitlines()) == 6
+    answer = ask(job, query)
+    assert {one for one in table.out + answer.out if not one.isprintable()} == {"\n"}
+    assert answer.document == [{"cell": evil, "cells": [evil], "pairs": {evil: evil}, "co\x9bl\numn": 1}]
+
+
+def test_names_of_people_are_shown_as_they_are(job: Job) -> None:
+    """In any script, with combining marks and emoji of several letters."""
+    name = "e\u0301le\u0300ve क्\u200dष 👩\u200d👧"
+    assert name in job.call("sql", "CONFIG", f"select '{name}' as name").out
+    assert name in job.call("sql", "CONFIG", f"select '{name}' as name", "--json").out
+
+
+def test_a_message_of_the_engine_is_one_line(job: Job) -> None:
+    """Though the engine draws it on several."""
+    [line] = job.call("sql", "CONFIG", "select nope\nfrom contacts").err.splitlines()
+    assert line.startswith('error 2: Binder Error: Referenced column "nope" not found in FROM clause!; Candidate ')
+
+
 def test_odd_types_become_json(job: Job) -> None:
     """What JSON does not know is text; not-a-number is no bare word; nothing is lost to rounding."""
     query = (

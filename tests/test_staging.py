@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from publishing import batch, contact
 
-from etl import schema, staging
+from etl import disk, schema, staging
 from etl.errors import SinkError, TargetLocked
 from etl.model import NormalizedBatch
 
@@ -101,6 +101,30 @@ def test_a_target_named_like_a_pattern_collects_only_its_own(tmp_path: Path) -> 
     assert odd.exists()
     staging.collect_leftovers(tmp_path / "a[b]*")
     assert list(staging.temporary(tmp_path / "ab").iterdir()) == [other]
+
+
+def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
+    """What a link leads to is not ours to delete, wherever in a leftover it stands (X4)."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    target = tmp_path / "contacts"
+    folder = staging.next_folder(target)
+    (folder / "link").symlink_to(tmp_path / "mine")
+    folder.with_name("contacts.next-link").symlink_to(tmp_path / "mine")
+    staging.collect_leftovers(target)
+    assert list(staging.temporary(target).iterdir()) == []
+    assert (tmp_path / "mine" / "file").read_text() == "mine"
+
+
+def test_a_folder_that_somebody_makes_at_the_same_time_keeps_its_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that is laid between the look and the act gives nobody's folder other rights (X4)."""
+    (tmp_path / "mine").mkdir(0o755)
+    monkeypatch.setattr(Path, "exists", lambda path: path == tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    disk.private_folder(tmp_path / "link")
+    assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o755
 
 
 _HOLD = """

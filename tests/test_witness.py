@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,14 +11,18 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+from publishing import batch, contact
 
 from etl import testimony
 from etl.api.answer import Page, Reply, Row
 from etl.api.client import Client
 from etl.api.request import Body
 from etl.capabilities import Capabilities, PageSizes
+from etl.errors import SinkError
 from etl.journal import NAME, Journal, left_in
 from etl.ledger import Begun
+from etl.model import RawPage
+from etl.staging import Stage
 from etl.walk import Trail
 from etl.window import Bounds
 from etl.witness import CHUNK_ROWS, WitnessFiles
@@ -244,6 +249,92 @@ async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tm
     await log.keep()
     (tmp_path / "witness-000001.parquet").unlink()
     assert left_in(tmp_path, KEY, NOW).resumption is None
+
+
+# --- everything that a killed run leaves, and what becomes of it when one thing of it is changed ----------------------
+
+
+async def a_killed_run(folder: Path) -> None:
+    """A journal with a part, a file of rejects, one of the witness, and two pages that are in no part yet."""
+    stage = Stage(folder)
+    with Journal(folder, KEY, NOW) as journal:
+        journal.begin(BEGUN)
+        stage.append(batch("main", [contact(1)], [{"reason": "no id", "raw": "{}"}]))
+        stage.close()
+        journal.receive(RawPage(b'{"data": [1]}', 2, 0))
+        journal.written(*stage.checksums, 2, {"received": 2})
+        log = WitnessFiles(folder, nothing, lambda _: None, journal)
+        await log.record(page_of(1, "a"), is_contact=True)
+        await log.keep()
+        journal.receive(RawPage(b'{"email": "ada@example.com"}', 1, 2))
+        journal.receive(RawPage(b'{"email": "eve@example.com"}', 1, 3))
+
+
+def the_file(folder: Path, pattern: str) -> Path:
+    """The one file of this name."""
+    [file] = folder.glob(pattern)
+    return file
+
+
+async def test_what_is_left_is_gone_on_with_as_it_is(tmp_path: Path) -> None:
+    """The same parts, pages and files, and lines that follow those of the process before (P4)."""
+    await a_killed_run(tmp_path)
+    left = left_in(tmp_path, KEY, NOW)
+    assert {path.name for path in left.files(tmp_path)} == {
+        *("part-000001.parquet", "rejects-000001.parquet", "witness-000001.parquet", "pages-000001.jsonl"),
+    }
+    with Journal(tmp_path, KEY, NOW, left) as journal:
+        assert [page.body[11:14] for page in journal.pages()] == [b"ada", b"eve"]
+        journal.receive(RawPage(b"more", 1, 4))
+    assert [page.read_no for page in left_in(tmp_path, KEY, NOW).pages] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["part-*", "rejects-*", "witness-*", "pages-*"])
+@pytest.mark.parametrize("change", ["flip", "cut", "empty", "grow", "link", "remove"])
+async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, change: str) -> None:
+    """A byte, the end, all of it: the reading begins anew (P25, P26, X4)."""
+    await a_killed_run(tmp_path)
+    file = the_file(tmp_path, name)
+    content = file.read_bytes()
+    if change in ("link", "remove"):
+        file.rename(tmp_path / "elsewhere")
+        if change == "link":
+            file.symlink_to("elsewhere")
+    else:
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        file.write_bytes({"flip": flipped, "cut": content[:-1], "empty": b"", "grow": content + b"x"}[change])
+    resumption = left_in(tmp_path, KEY, NOW).resumption
+    # What stands behind the pages in their file belongs to none of them.
+    assert (resumption is None) is not ((name, change) == ("pages-*", "grow"))
+
+
+async def test_a_page_with_another_address_in_it_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Of the same length, so that only its checksum tells; neither when it is changed after the look (X4)."""
+    await a_killed_run(tmp_path)
+    left = left_in(tmp_path, KEY, NOW)
+    file = the_file(tmp_path, "pages-*")
+    file.write_bytes(file.read_bytes().replace(b"eve@", b"mal@"))
+    assert left_in(tmp_path, KEY, NOW).resumption is None
+    with Journal(tmp_path, KEY, NOW, left) as journal, pytest.raises(SinkError, match="changed"):
+        list(journal.pages())
+
+
+async def test_a_line_that_was_edited_ends_the_journal(tmp_path: Path) -> None:
+    """Also one that is well-formed, one that is missing, and two in another order: never more than was before it."""
+    await a_killed_run(tmp_path)
+    lines = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
+    whole = left_in(tmp_path, KEY, NOW)
+    assert len(whole.pages) == 2
+    for at, line in enumerate(lines):
+        edited = re.sub(rb'("\w+":)\d', rb"\g<1>9", line)
+        assert edited != line
+        for changed in ([edited], [], [edited, line], [line, line]):
+            (tmp_path / NAME).write_bytes(b"".join([*lines[:at], *changed, *lines[at + 1 :]]))
+            left = left_in(tmp_path, KEY, NOW)
+            assert left.resumption is None or left.resumption.begun == BEGUN
+            assert left.size <= sum(map(len, lines[: at + 1]))
+            assert list(left.pages) == list(whole.pages)[: len(left.pages)]
 
 
 class Moving:

@@ -124,6 +124,8 @@ class DuckDBSink:
         statement, parameters = engine.known_ids("target.contacts", "target.etl.strikes", account, file, within)
         with self._reading() as connection:
             connection.execute(statement, parameters)
+        # The engine puts a file of its own in the place of the one that was made here.
+        disk.make_private(file)
 
     def prepare(self, publication: Publication) -> Merged:
         """Merge into a copy beside the target and have it read back; readers see nothing of it.

@@ -70,6 +70,8 @@ class ParquetSink:
         statement, parameters = engine.known_ids("contacts", "strikes", account, file, within)
         with self._reading() as connection:
             connection.execute(statement, parameters)
+        # The engine puts a file of its own in the place of the one that was made here.
+        disk.make_private(file)
 
     def prepare(self, publication: Publication) -> Merged:
         """Write the next state beside the target and have it read back; nothing is in the target yet.

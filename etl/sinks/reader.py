@@ -73,7 +73,9 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     except duckdb.Error as error:
         if check.is_damage(error):
             raise TargetCorrupt(f"The target is damaged: {error}", where="query") from error
-        raise UsageError(str(error), where="query") from error
+        # The engine draws its message on several lines, with a caret below the place.
+        told = "; ".join(line for line in str(error).splitlines() if line.strip(" ^"))
+        raise UsageError(told, where="query") from error
 
 
 def _duckdb(path: Path) -> duckdb.DuckDBPyConnection:

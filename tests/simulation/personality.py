@@ -12,7 +12,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from etl.fetch import SMALLEST_PAGE
+from etl.capabilities import SMALLEST_PAGE
 from etl.history import Timing
 from etl.sandbox.contacts import Contact
 from etl.sandbox.settings import Settings
