@@ -243,6 +243,7 @@ def history_of(record: RunRecord | None, snapshot: Snapshot) -> History:
         return History(snapshot=snapshot)
     look, cuts = record.detail.get("look"), record.detail.get("cuts")
     return History(
+        t0=_milliseconds(record.t0),
         watermark=_milliseconds(record.watermark),
         clock_ahead=_whole(record.detail, "clock_ahead") or 0,
         witness_at=_whole(record.detail, "witness_at"),
@@ -256,9 +257,13 @@ def history_of(record: RunRecord | None, snapshot: Snapshot) -> History:
 
 
 def identity_of(base_url: str, owners: Mapping[str, Sequence[str]], before: object) -> dict[str, object]:
-    """Whom the account belongs to: `owners` as this run received them, with those of the runs `before`."""
+    """Whom the account belongs to: `owners` as this run received them, and those of the runs `before` if some agree."""
     known = before if isinstance(before, Mapping) else {}
-    return {"base_url": base_url} | {name: sorted({*known.get(name, ()), *new}) for name, new in owners.items()}
+    identity: dict[str, object] = {"base_url": base_url}
+    for name, new in owners.items():
+        old = set(known.get(name, ()))
+        identity[name] = sorted(old | set(new) if not new or old & set(new) else new)
+    return identity
 
 
 def _owners(parts: Sequence[Path]) -> dict[str, Sequence[str]]:

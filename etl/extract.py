@@ -269,7 +269,7 @@ class _Reading:
             snapshot.created(None),
             after=self.run.scrub_after,
             end=until,
-            share=self.timing.scrub_share(until - (self.history.watermark or 0)),
+            share=self.timing.scrub_share(self.run.capabilities.t0 - self.history.t0),
             capacity=max(map(self.run.capabilities.capacity, LEADS_FIRST)),
         )
         await reader.complete(self._both(snapshot.created, start, end))

@@ -215,7 +215,7 @@ class WindowReader:
         for listed in (False, True):
             if 2 * now.seen(listed) < len(self._created(listed)):
                 self.sizes = self.sizes.with_cut(listed, now.seen(listed))
-            elif now.of(listed) < self.sizes.of(listed):
+            if now.of(listed) < self.sizes.of(listed):
                 self._lowered.add(listed)
                 fewer = min(now.seen(listed), self.sizes.seen(listed))
                 self.sizes = replace(self.sizes, **{"contacts" if listed else "leads": fewer})

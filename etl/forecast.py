@@ -113,7 +113,7 @@ async def _work(
             created(None),
             after=history.scrub_after,
             end=found.t0,
-            share=timing_of(config.extract).scrub_share(found.t0 - history.watermark),
+            share=timing_of(config.extract).scrub_share(found.t0 - history.t0),
             capacity=max(map(found.capacity, LEADS_FIRST)),
         )
     windows = sum(

@@ -71,6 +71,8 @@ class History:
 
     watermark: int | None = None
     """None: there was no earlier run."""
+    t0: int = 0
+    """The server's clock when that run began."""
     clock_ahead: int = 0
     """Seconds that the server's clock was ahead of ours then."""
     witness_at: int | None = None

@@ -272,7 +272,7 @@ class Grown(Account):
         rows = [json.loads(raw) for raw in self.world.contacts(self.now).values()]
         known = sorted((milliseconds(row["createdAt"]) or 0, row["isContact"]) for row in rows)
         snapshot = Known([contact for contact in known if contact[0] < self.watermark])
-        history = History(self.watermark, witness_at=self.watermark, snapshot=snapshot)
+        history = History(self.watermark, self.watermark, witness_at=self.watermark, snapshot=snapshot)
         extraction = await self.read(memory, history, {}, full=full)
         assert not extraction.unproven
         return self.world.existed_throughout(begin, self.now) - memory.arrived.keys()

@@ -89,7 +89,7 @@ class Oracle:
     _shares: dict[str, float] = field(default_factory=dict)
     """Since a contact is gone: the shares of the account that good runs had to scrub, together."""
     _last: int | None = None
-    """The watermark of the last good run."""
+    """T0 of the last good run (ms)."""
 
     def check(self, run: Run) -> list[str]:
         """Every broken promise, in words; empty for a good run."""
@@ -111,7 +111,7 @@ class Oracle:
             *_struck(run),
             *_freshest(run),
         ]
-        self._last = run.extraction.watermark
+        self._last = run.extraction.capabilities.t0
         margin = max(self.timing.lookback, self.timing.visibility_lag)
         self._since = int(run.t0 * 1000) - self.timing.visibility_lag - margin
         return broken
@@ -178,7 +178,7 @@ class Oracle:
 
     def _not_deleted(self, run: Run, gone: Mapping[str, float]) -> Iterator[str]:
         """Whoever is gone leaves the snapshot in the run after the first that read their place, and that comes soon."""
-        elapsed = run.extraction.watermark - (self._last or run.extraction.watermark)
+        elapsed = run.extraction.capabilities.t0 - (self._last or 0)
         share = 1.0 if run.full else self.timing.scrub_share(elapsed)
         for key, row in run.after.items():
             if row.created is None:

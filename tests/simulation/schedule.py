@@ -166,6 +166,7 @@ class Schedule:
             return History()
         return History(
             watermark=self._last.watermark,
+            t0=self._last.capabilities.t0,
             clock_ahead=self._last.clock_ahead,
             witness_at=self._last.witness_at,
             scrub_after=self._last.scrub_after,
