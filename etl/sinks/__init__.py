@@ -17,7 +17,7 @@ __all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "Unpublished", "open
 
 
 class Sink(Protocol):
-    """One target. Its calls come in this order: open, created_at and copy_ids, prepare, publish; discard at any time.
+    """One target. Its calls come in this order: open, questions, prepare, publish; discard at any time.
 
     All of them are synchronous and are made by one thread at a time, by the process that holds `staging.Lock(path)`.
     """
@@ -42,6 +42,10 @@ class Sink(Protocol):
 
     def copy_ids(self, account: str, file: Path) -> None:
         """Write the ids of the account's published and deleted contacts to a new Parquet file (column `contact_id`)."""
+        ...
+
+    def copy_contacts(self, account: str, name: str, file: Path) -> int:
+        """Write the account's published contacts to a new part of the account `name`; tell how many there are."""
         ...
 
     def prepare(self, publication: Publication) -> Merged:
