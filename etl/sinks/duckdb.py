@@ -48,7 +48,9 @@ _OURS = {
 _SET = ", ".join(f"{engine.quoted(name)} = u.{engine.quoted(name)}" for name in schema.column_names())
 _VERSION, _CONTACT = tables.names(tables.VERSIONS), tables.names(tables.CONTACTS)
 _SHARE_BY_SHARE = (
-    f"INSERT INTO contact_versions ({_VERSION}) SELECT {_VERSION} FROM versions WHERE {{share}}",
+    # One after the other: a renamed account has as many of both, which side by side would take twice the memory.
+    f"INSERT INTO contact_versions ({_VERSION}) SELECT {_VERSION} FROM versions WHERE op = 'upsert' AND {{share}}",
+    f"INSERT INTO contact_versions ({_VERSION}) SELECT {_VERSION} FROM versions WHERE op = 'delete' AND {{share}}",
     # UPDATE sets our columns only: a column that the user added keeps its values. (MERGE inserts 2.5 times slower.)
     f"""UPDATE contacts SET {_SET} FROM (FROM upserts WHERE verdict <> 'new' AND {{share}}) u
         WHERE contacts.account = u.account AND contacts.contact_id = u.contact_id""",
