@@ -176,6 +176,36 @@ def explain(
     return OK
 
 
+account = typer.Typer(
+    help="Rename or drop an account in every target; history stays.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(account, name="account")
+
+
+@account.command()
+def rename(
+    words: Annotated[
+        list[str], typer.Argument(metavar="[CONFIG] OLD NEW", help="The account's name, and its new one.")
+    ],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Give an account another name in every target: contacts, state and strikes go on under it."""
+    config, (name, new) = _operands(words, 2)
+    return _change(config, assignments, name, new, as_json=as_json)
+
+
+@account.command()
+def drop(
+    words: Annotated[list[str], typer.Argument(metavar="[CONFIG] NAME", help="The account's name.")],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Take an account's contacts out of every target, without asking; their versions stay in the history."""
+    config, (name,) = _operands(words, 1)
+    return _change(config, assignments, name, None, as_json=as_json)
+
+
 @app.command()
 def columns(as_json: AsJson = False) -> int:
     """Document every column of `contacts`."""
@@ -213,6 +243,34 @@ def sandbox(
     except ValueError as error:
         raise UsageError(str(error), where="sandbox") from None
     return OK
+
+
+def _change(config: Path | None, assignments: list[str] | None, name: str, new: str | None, *, as_json: bool) -> int:
+    """Rename or drop an account; a signal is heard until the first target has published, as in a run."""
+    from etl.accounts import Change, ChangeReport, render_change  # noqa: PLC0415
+    from etl.config import load_named  # noqa: PLC0415
+    from etl.observe import configure  # noqa: PLC0415
+    from etl.signals import until_stopped  # noqa: PLC0415
+
+    def tell(report: ChangeReport) -> int:
+        if report.error is not None:
+            complain(report.error)
+        _print(report.document(), render_change(report), as_json=as_json)
+        return report.exit
+
+    configure()
+    try:
+        work = Change(load_named(config, assignments), name, new)
+    except EtlError as error:
+        return tell(ChangeReport(name, new, error=error))
+
+    def stopped(error: EtlError) -> int:
+        return tell(work.report(error))
+
+    try:
+        return tell(_in_loop(lambda: until_stopped(work.execute, stopped)))
+    except EtlError as error:
+        return stopped(error)
 
 
 def _hint(config: Path | None, code: int) -> str:

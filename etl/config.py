@@ -35,6 +35,7 @@ from etl.units import Duration, Size, TimeLimit
 
 CONFIG_VARIABLE = "ETL_CONFIG"
 DEFAULT_FILE = "etl.toml"
+ACCOUNT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class _Section(BaseModel):
@@ -44,7 +45,7 @@ class _Section(BaseModel):
 class Account(_Section):
     """One account of the source."""
 
-    name: str = Field("main", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field("main", pattern=ACCOUNT_NAME)
     """The `account` column; also a folder name, hence the pattern."""
     base_url: str = ""
     """Where the API lives; empty: the embedded sandbox."""
@@ -171,6 +172,11 @@ class Config(_Section):
     guard: Guard = Guard()
     sinks: Sinks
     sandbox: Sandbox | None = None
+
+    @property
+    def read_accounts(self) -> tuple[Account, ...]:
+        """The accounts that a run reads: where none is named, the one of the embedded sandbox."""
+        return self.accounts or (Account(name="sandbox"),)
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib import metadata
 from time import time
 
@@ -13,10 +13,11 @@ from etl.config import Config
 from etl.errors import EtlError, TargetLocked, UnprovenError, UsageError
 from etl.findings import Finding, failure
 from etl.probe import probe
+from etl.report import unconfigured_hint, unconfigured_line
 from etl.sinks import Sink
 from etl.sources import Source, reach, sources
 from etl.staging import Lock
-from etl.targets import refuse_other_filters, sinks
+from etl.targets import refuse_other_filters, sinks, unconfigured
 
 PACKAGE = "etl"
 _FLOOR = re.compile(r"([\w.-]+)>=([\d.]+)")
@@ -24,7 +25,7 @@ _FLOOR = re.compile(r"([\w.-]+)>=([\d.]+)")
 
 async def examine(config: Config) -> list[Finding]:
     """Look at libraries, sinks, tokens and servers; an error becomes a finding."""
-    findings = [_libraries(), *(_sink(sink, config.extract.filters) for sink in sinks(config))]
+    findings = [_libraries(), *(finding for sink in sinks(config) for finding in _sink(config, sink))]
     try:
         checked_filters(config.extract.filters)
     except UsageError as error:
@@ -67,18 +68,23 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def _sink(sink: Sink, filters: Mapping[str, object]) -> Finding:
+def _sink(config: Config, sink: Sink) -> Iterator[Finding]:
+    """Whether the target is in order, and which accounts it holds that the configuration does not name."""
     try:
         with Lock(sink.path):
             state = sink.open()
-        refuse_other_filters(sink, state, filters)
+        refuse_other_filters(sink, state, config.extract.filters)
     except TargetLocked as busy:
         # Opening collects what killed runs prepared: while a run is at work, that would be what it prepares.
-        return Finding("sink", str(sink.path), busy.message)
+        yield Finding("sink", str(sink.path), busy.message)
+        return
     except EtlError as error:
-        return failure("sink", error, where=str(sink.path))
+        yield failure("sink", error, where=str(sink.path))
+        return
     held = f"state {state.seq}" if state.seq else "ready for a first run"
-    return Finding("sink", str(sink.path), held)
+    yield Finding("sink", str(sink.path), held)
+    for name, contacts in unconfigured(config, [state]).items():
+        yield Finding("account", str(sink.path), unconfigured_line(name, contacts), unconfigured_hint(name))
 
 
 async def _server(config: Config, source: Source) -> AsyncIterator[Finding]:

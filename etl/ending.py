@@ -15,6 +15,11 @@ from typing import NoReturn
 from etl.display import printable
 from etl.errors import EtlError, Interrupted, Terminated
 
+_KEYS: dict[str, dict[str, object]] = {
+    "run": {"seconds": 0.0, "accounts": [], "sinks": {}, "unconfigured_accounts": []},
+    "account": {"account": None, "renamed_to": None, "contacts": 0, "seq": None, "sinks": {}},
+}
+"""See `RunReport.document` and `accounts.ChangeReport.document`."""
 _STOPS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 
 
@@ -37,8 +42,8 @@ def leave_no_core() -> None:
 
 
 def _document(error: EtlError) -> dict[str, object]:
-    """The document of a command that failed; that of `run` has all its keys even then (see `RunReport.document`)."""
-    known = {"seconds": 0.0, "accounts": [], "sinks": {}} if "run" in sys.argv[1:2] else {}
+    """The document of a command that failed; those of commands that publish have all their keys even then."""
+    known = next((keys for command, keys in _KEYS.items() if command in sys.argv[1:2]), {})
     return {"exit": error.exit_code, **known, "error": error.document()}
 
 

@@ -19,6 +19,9 @@ MEMORY_LIMIT = 1_000_000_000
 """Bytes that a query may use where nobody says otherwise."""
 FRUGAL = 100_000_000
 """Bytes that are enough to merge any number of contacts, unless they are very long."""
+# Small row groups are encoded by several threads at once, each of which holds one: 70 MB less than with 20,480 rows.
+PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 8192, ROW_GROUP_SIZE_BYTES 16000000"
+"""Options of COPY for files of whole contacts."""
 _THREAD_MEMORY = 50_000_000
 """Bytes that one thread takes to write Parquet: more threads than these allow would run out of memory."""
 

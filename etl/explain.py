@@ -8,7 +8,7 @@ import duckdb
 
 from etl.config import Config
 from etl.display import lines
-from etl.query import rows_of
+from etl.query import names_of, rows_of
 from etl.targets import reading
 
 Document = dict[str, object]
@@ -20,6 +20,7 @@ _VERSIONS = """
 _PUBLISHED = "select account, seq, observed_at, created_at, last_seen_at, is_contact from contacts where contact_id = ?"
 _STRIKES = "select account, seq, seq - 1 as upto from etl.strikes where contact_id = ? and strikes = 1"
 _REJECTS = "select account, seq, observed_at, reason, path from rejects where contact_id = ? order by seq"
+_ENDED = "select account, seq, detail->>'renamed_to' as renamed_to from runs where mode = 'dropped'"
 _WINDOW = """
     select w.seq, w.request, w.field, w.is_contact, w."start", w."end", w.rows, w.attempts, w.level
     from etl.windows w where w.account = ? and (
@@ -27,7 +28,7 @@ _WINDOW = """
             and ?::timestamptz < coalesce(w."end", 'infinity'))
         or (w.field = 'lastSeenAt' and ?::timestamptz >= coalesce(w."start", '-infinity')
             and ?::timestamptz < coalesce(w."end", 'infinity')))
-        and w.is_contact is not distinct from coalesce(?, w.is_contact) and w.seq <= coalesce(?, w.seq)
+        and w.is_contact is not distinct from coalesce(?, w.is_contact) and w.seq > ? and w.seq <= ?
     order by w.seq desc, w.field limit 1
 """
 
@@ -39,6 +40,7 @@ def explain_contact(config: Config, contact_id: str) -> Document:
         published = {str(row["account"]): row for row in _ask(connection, _PUBLISHED, contact_id)}
         strikes = {str(row["account"]): row for row in _ask(connection, _STRIKES, contact_id)}
         rejects = _ask(connection, _REJECTS, contact_id)
+        ended = {(row["account"], row["seq"]): row["renamed_to"] for row in _ask(connection, _ENDED)}
         accounts = sorted({str(row["account"]) for row in (*versions, *rejects)})
         return {
             "contact_id": contact_id,
@@ -46,7 +48,7 @@ def explain_contact(config: Config, contact_id: str) -> Document:
                 {
                     "account": account,
                     "in_contacts": account in published,
-                    "why": _why(account, published, strikes, versions, rejects),
+                    "why": _why(account, published, strikes, versions, rejects, ended),
                     "last_read_by": _last_read(connection, account, published, strikes, versions),
                     "versions": [_version(row) for row in versions if row["account"] == account],
                     "rejects": [row for row in rejects if row["account"] == account],
@@ -62,6 +64,7 @@ def _why(
     strikes: Mapping[str, Document],
     versions: Sequence[Document],
     rejects: Sequence[Document],
+    ended: Mapping[tuple[object, object], object],
 ) -> str:
     """One sentence on why the contact is, or is not, in `contacts`."""
     if account in published:
@@ -72,6 +75,9 @@ def _why(
         )
         return f"in contacts as run {published[account]['seq']} wrote it{absent}"
     last = _last(versions, account)
+    if last is not None and (account, last["seq"]) in ended:
+        new = ended[account, last["seq"]]
+        return f"gone with its account, which run {last['seq']} {f'renamed to {new}' if new else 'dropped'}"
     if last is not None and last["op"] == "delete":
         return f"deleted by run {last['seq']}: absent from accepted windows, or listed as DELETED, in two runs"
     rejected = [row for row in rejects if row["account"] == account]
@@ -90,16 +96,25 @@ def _last_read(
     versions: Sequence[Document],
 ) -> Document | None:
     """The latest accepted window that held the contact, as far as is known, with the request that proved it."""
-    row = published.get(account) or _last([row for row in versions if row["op"] == "upsert"], account)
+    names = names_of(connection, account)
+    # The version that a rename wrote was not read from the server.
+    read = [
+        row
+        for name, after, upto in names
+        for row in reversed(versions)
+        if row["op"] == "upsert" and row["account"] == name and after < int(str(row["seq"])) <= upto
+    ]
+    row = published.get(account) or next(iter(read), None)
     if row is None:
         return None
     # Who is absent was in no window since; of one that was deleted only its last version's run is sure to have read it.
-    upto = None if account in published else row["seq"]
-    if account in strikes:
-        upto = strikes[account]["upto"]
+    known = strikes[account]["upto"] if account in strikes else None if account in published else row["seq"]
     created, seen, is_contact = row["created_at"], row["last_seen_at"], row["is_contact"]
-    found = _ask(connection, _WINDOW, account, created, created, seen, seen, is_contact, upto)
-    return found[0] if found else None
+    for name, after, upto in names:
+        last = upto if known is None else min(upto, int(str(known)))
+        if found := _ask(connection, _WINDOW, name, created, created, seen, seen, is_contact, after, last):
+            return found[0]
+    return None
 
 
 def _version(row: Document) -> Document:

@@ -41,7 +41,7 @@ class Manifest:
     runs: tuple[RunRecord, ...]
     """The accounts of this run."""
     state: Mapping[str, RunRecord]
-    """The last run of every account, carried forward."""
+    """The last run of every account, carried forward until the account is dropped."""
     filters: Mapping[str, object] = field(default_factory=dict)
     files: tuple[DataFile, ...] = ()
     """Its files, those of an earlier state that it links among them; empty where the target is one file."""
@@ -62,7 +62,11 @@ def follow(previous: SinkState, publication: Publication, merged: Merged) -> Man
         run_id=publication.run_id,
         previous=previous.digest,
         runs=runs,
-        state={**previous.runs, **{run.account: run for run in runs}},
+        state={
+            name: run
+            for name, run in {**previous.runs, **{run.account: run for run in runs}}.items()
+            if run.mode != "dropped"
+        },
         filters=publication.filters,
         columns=columns(),
     )

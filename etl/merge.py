@@ -16,8 +16,12 @@ A contact's verdict in a run:
     absent where it had to be       struck      left as it was, until the second time
     absent, 2nd strike or filtered  deleted     removed, a tombstone
 
+The modes in `model.SNAPSHOTS` bring an account's whole state: there nobody is struck. The strikes of an account that is
+renamed move to its new name; those of one that is dropped go with it.
+
 The second strike takes a second look, in which the contact was asked for directly (`AccountYield.confirmed`). A run
-run, which brings the first sink the same reading again: there strikes stay what they are.
+that is killed between two sinks is gone on with by the next run, which brings the first sink the same reading again:
+there strikes stay what they are.
 """
 
 # ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
@@ -33,7 +37,7 @@ import pyarrow as pa
 
 from etl import engine, schema, tables
 from etl.errors import EtlError, TargetCorrupt
-from etl.model import AccountYield, Counts, Merged, Publication, RunRecord, Span
+from etl.model import SNAPSHOTS, AccountYield, Counts, Merged, Publication, RunRecord, Span
 
 _NAMES = schema.column_names()
 _PRESENCE = tuple(column.name for column in schema.CONTACTS if column.presence)
@@ -162,6 +166,10 @@ CREATE TEMP VIEW versions AS
 _NEXT_STRIKES = """
 CREATE TEMP TABLE next_strikes AS
     SELECT account, contact_id, strikes, seq FROM strikes ANTI JOIN verdicts USING (account, contact_id)
+    ANTI JOIN (FROM yields WHERE dropped) USING (account)
+    UNION ALL
+    SELECT y.renamed_to, s.contact_id, s.strikes, s.seq
+    FROM strikes s JOIN yields y ON s.account = y.account WHERE y.renamed_to IS NOT NULL
     UNION ALL
     SELECT v.account, v.contact_id, v.strikes, y.seq
     FROM verdicts v JOIN yields y ON v.account = y.account WHERE v.strikes > 0
@@ -224,7 +232,9 @@ def _yields(publication: Publication, last: Mapping[str, RunRecord]) -> pa.Table
     return pa.table(
         {
             "account": pa.array([record.account for record in records], pa.string()),
-            "filtered": pa.array([record.mode == "filtered" for record in records], pa.bool_()),
+            "filtered": pa.array([record.mode in SNAPSHOTS for record in records], pa.bool_()),
+            "dropped": pa.array([record.mode == "dropped" for record in records], pa.bool_()),
+            "renamed_to": pa.array([record.detail.get("renamed_to") for record in records], pa.string()),
             "again": pa.array([_again(record, last.get(record.account)) for record in records], pa.bool_()),
             "t0": pa.array([record.t0 for record in records], schema.TIME),
             "seq": pa.array([publication.seq] * len(records), pa.int64()),

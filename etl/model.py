@@ -15,7 +15,10 @@ from typing import Literal
 
 import pyarrow as pa
 
-Mode = Literal["full", "incremental", "filtered"]
+Mode = Literal["full", "incremental", "filtered", "renamed", "dropped"]
+"""How an account came into a publication: by a reading, or as the beginning or the end of a name, read from nowhere."""
+SNAPSHOTS: tuple[Mode, ...] = ("filtered", "renamed", "dropped")
+"""What these bring is an account's whole new state: whoever is absent is deleted at once, and nobody is struck."""
 Level = Literal["windows", "sequential", "pages"]
 """How completeness is shown: one-request windows; sequential reads that agreed; a plain page walk (no proof)."""
 

@@ -23,10 +23,27 @@ SHOWN_ROWS = 100
 """Rows of a longer result that people are shown: from its beginning and from its end."""
 
 
+_RENAMED = """
+    select seq, detail->>'renamed_from' from runs
+    where account = ? and seq <= ? and detail->>'renamed_from' is not null order by seq desc limit 1
+"""
+
+
 def ask(config: Config, query: str) -> pa.Table:
     """Answer `query` from the first configured sink that exists. Raises UsageError with the engine's message."""
     with reading(config) as connection:
         return select(connection, query)
+
+
+def names_of(connection: duckdb.DuckDBPyConnection, account: str) -> list[tuple[str, int, int]]:
+    """The names under which the account was published, the present one first: each with its runs, (after, upto]."""
+    names, upto = list[tuple[str, int, int]](), 1 << 62
+    while account:
+        found = connection.execute(_RENAMED, [account, upto]).fetchone()
+        after, former = found or (0, "")
+        names.append((account, after, upto))
+        account, upto = former, after - 1
+    return names
 
 
 def render_table(table: pa.Table) -> str:

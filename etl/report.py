@@ -61,6 +61,8 @@ class RunReport:
     sinks: Mapping[str, SinkReport] = field(default_factory=dict)
     error: EtlError | None = None
     """What ended the whole run, or the error of the first failing account in the order of the file."""
+    unconfigured: Mapping[str, int] = field(default_factory=dict)
+    """Accounts that a target holds and the configuration does not name, with their contacts."""
 
     @property
     def exit(self) -> int:
@@ -76,9 +78,30 @@ class RunReport:
             "exit": self.exit,
             "seconds": round(self.seconds, 3),
             "accounts": [account.document() for account in self.accounts],
-            "sinks": {name: {"path": str(sink.path), "seq": sink.seq} for name, sink in self.sinks.items()},
+            "sinks": sink_documents(self.sinks),
+            "unconfigured_accounts": [
+                {"account": name, "contacts": contacts} for name, contacts in self.unconfigured.items()
+            ],
             "error": self.error.document() if self.error else None,
         }
+
+
+def sink_documents(sinks: Mapping[str, SinkReport]) -> Document:
+    """The `sinks` of every `--json` document that tells what was published."""
+    return {name: {"path": str(sink.path), "seq": sink.seq} for name, sink in sinks.items()}
+
+
+def unconfigured_line(account: str, contacts: int) -> str:
+    """What is to be said of an account that a target holds and the configuration does not name."""
+    return f"the configuration does not name account {account}: its {contacts:,} contacts stay as they are"
+
+
+def unconfigured_hint(account: str) -> str:
+    """What can be done about it."""
+    return (
+        f"If it has another name now: etl account rename {account} NEW. If it is not wanted any more: "
+        f"etl account drop {account}. It may also stay."
+    )
 
 
 def instant(moment: datetime) -> str:
@@ -100,11 +123,18 @@ def _proof(record: RunRecord | None) -> Document | None:
 def render_run(report: RunReport) -> str:
     """The summary that ends a run, for a person."""
     told = [line for account in report.accounts for line in _account_lines(account)]
-    told += [f"{name:<9} {sink.path} (state {sink.seq})" for name, sink in report.sinks.items()]
+    told += sink_lines(report.sinks)
+    for name, contacts in report.unconfigured.items():
+        told += [f"{'notice':<9} {unconfigured_line(name, contacts)}", f"{'':<9} {unconfigured_hint(name)}"]
     told.append(f"{'seconds':<9} {report.seconds:.1f}")
     several = len(report.accounts) > 1
     told += [f"{account.account}: " * several + _verdict(account) for account in report.accounts]
     return lines(told)
+
+
+def sink_lines(sinks: Mapping[str, SinkReport]) -> list[str]:
+    """A line for each sink that has published."""
+    return [f"{name:<9} {sink.path} (state {sink.seq})" for name, sink in sinks.items()]
 
 
 def _account_lines(account: AccountReport) -> Sequence[str]:

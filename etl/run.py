@@ -30,7 +30,7 @@ from etl.report import AccountReport, RunReport, SinkReport
 from etl.sinks import Sink
 from etl.sources import Source, sources
 from etl.staging import Lock, stage_folder
-from etl.targets import Published, furthest_behind, refuse_other_filters
+from etl.targets import Published, furthest_behind, refuse_other_filters, unconfigured
 from etl.targets import sinks as sinks_of
 
 RESUMABLE = (SourceUnavailable, AuthError)
@@ -63,6 +63,7 @@ class Run:
         self._readers: Sequence[Reader] = ()
         self._yields: dict[str, AccountYield] = {}
         self._published: dict[str, SinkReport] = {}
+        self._unconfigured: dict[str, int] = {}
 
     async def execute(self) -> RunReport:
         """Run and tell what came of it; an EtlError becomes part of the report, nothing else is caught."""
@@ -82,7 +83,8 @@ class Run:
             for name, account in self._accounts.items()
         ]
         first = next((account.error for account in accounts if account.error), None)
-        return RunReport(monotonic() - self._started, tuple(accounts), dict(self._published), error or first)
+        seconds, published = monotonic() - self._started, dict(self._published)
+        return RunReport(seconds, tuple(accounts), published, error or first, self._unconfigured)
 
     async def _execute(self) -> None:
         """Lock, open, read, publish."""
@@ -96,6 +98,9 @@ class Run:
                 states = [await to_thread.run_sync(sink.open) for sink in sinks]
                 for sink, state in zip(sinks, states, strict=True):
                     refuse_other_filters(sink, state, filters)
+                self._unconfigured = unconfigured(self._config, states)
+                for name, contacts in self._unconfigured.items():
+                    log.warning("account.not_configured", account=name, contacts=contacts)
                 folder = held.enter_context(self._staged(sinks))
                 seq = max(state.seq for state in states) + 1
                 read_one = partial(self._reader, sinks, states, folder, seq)

@@ -37,7 +37,7 @@ async def reach(source: Source, extract: Extract, http: Http, pace: Pace | None 
 @asynccontextmanager
 async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
     """Every account with its address and token; a sandbox lives as long as the block. Raises UsageError."""
-    accounts = config.accounts or (Account(name="sandbox"),)
+    accounts = config.read_accounts
     named = {account.name: _named(account) for account in accounts if account.base_url}
     if len(named) == len(accounts):
         yield tuple(named.values())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etl.config import Config
 from etl.display import lines
 from etl.query import rows_of
+from etl.report import unconfigured_hint, unconfigured_line
 from etl.sinks import Unpublished
 from etl.targets import reading
 
@@ -16,10 +18,10 @@ _COLUMNS = """seq, run_id, account, mode, observed_at, watermark, seconds, proof
 _QUERY = f"select {_COLUMNS} from runs order by seq desc, account limit {HISTORY}"  # noqa: S608 - constants
 _LAST = f"""
     select {_COLUMNS} from runs
-    qualify row_number() over (partition by account order by seq desc) = 1 order by account
+    qualify row_number() over (partition by account order by seq desc) = 1 and mode <> 'dropped' order by account
 """  # noqa: S608 - constants
 
-Document = dict[str, object]
+Document = dict[str, Any]
 Row = Mapping[str, object]
 
 
@@ -31,19 +33,26 @@ def read_status(config: Config) -> Document:
             last = rows_of(connection.sql(_LAST).to_arrow_table())
     except Unpublished:
         return {"accounts": [], "runs": []}
-    return {"accounts": [_account(row) for row in last], "runs": runs}
+    named = {account.name for account in config.read_accounts}
+    return {"accounts": [_account(row, configured=row["account"] in named) for row in last], "runs": runs}
 
 
-def _account(row: Row) -> Document:
-    return {"account": row["account"], "watermark": row["watermark"], "seq": row["seq"], "last_run": dict(row)}
+def _account(row: Row, *, configured: bool) -> Document:
+    account = {"account": row["account"], "watermark": row["watermark"], "seq": row["seq"], "last_run": dict(row)}
+    return account | {"configured": configured}
 
 
 def render_status(document: Document) -> str:
     """The last runs as lines for a person."""
     runs = document["runs"]
-    if not isinstance(runs, Sequence) or not runs:
+    if not runs:
         return "no run has published yet"
-    return lines([_line(_HEADINGS), *(_line(tuple(_cell(run, name) for name in _HEADINGS)) for run in runs)])
+    told = [_line(_HEADINGS), *(_line(tuple(_cell(run, name) for name in _HEADINGS)) for run in runs)]
+    for account in document["accounts"]:
+        if not account["configured"]:
+            name, contacts = account["account"], account["last_run"]["contacts"]
+            told += [f"notice: {unconfigured_line(name, contacts)}", f"        {unconfigured_hint(name)}"]
+    return lines(told)
 
 
 _HEADINGS = ("seq", "account", "mode", "observed_at", "contacts", "new", "changed", "deleted", "rejected", "proof")

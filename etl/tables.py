@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from etl import engine, schema
 from etl.model import RunRecord
@@ -114,6 +115,17 @@ def create(table: str, columns: Columns) -> str:
 def names(columns: Columns) -> str:
     """The names as SQL."""
     return engine.listed(name for name, _ in columns)
+
+
+def copy_part(contacts: str, account: str, name: str, file: Path) -> tuple[str, list[str]]:
+    """The statement, with its parameters, that writes an account's contacts to a part of the account `name`."""
+    kept = (column for column in in_files(CONTACTS) if column[0] not in {"account", *schema.STAMPED})
+    values = ", ".join(f"{engine.quoted(column)}::{kind} AS {engine.quoted(column)}" for column, kind in kept)
+    query = f"""
+        COPY (SELECT ?::VARCHAR AS account, {values}, row_number() OVER () AS read_no FROM {contacts} WHERE account = ?)
+        TO {engine.literal(file)} ({engine.PARQUET})
+    """
+    return query, [name, account]
 
 
 def insert_run(table: str = "runs") -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,13 @@ def refuse_other_filters(sink: Sink, state: SinkState, filters: Mapping[str, obj
             where=f"sinks.{sink.name}.path = {sink.path}",
             mend="Name a new target for this export, or restore extract.filters.",
         )
+
+
+def unconfigured(config: Config, states: Iterable[SinkState]) -> dict[str, int]:
+    """Accounts that a target holds and the configuration does not name, with their contacts, in order of name."""
+    named = {account.name for account in config.read_accounts}
+    held = {name: record.counts.contacts for state in states for name, record in state.runs.items()}
+    return {name: held[name] for name in sorted(held.keys() - named)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from etl.ledger import Forgetful
 from etl.manifest import decode, digest
 from etl.plan import plan_windows
 from etl.probe import probe
+from etl.query import names_of
 from etl.sinks import Sink, Unpublished, layout, open_readonly
 from etl.sources import Source, reach, sources
 from etl.targets import Published, sinks, targets
@@ -169,15 +170,16 @@ def _chosen(times: Sequence[int], until: int, capacity: int, count: int) -> list
 def _unknown(sink: Sink, account: str, seen: set[str]) -> set[str]:
     """Who of those seen is not in the snapshot, was not rejected, and did not stay deleted though still listed."""
     with open_readonly(sink.name, sink.path) as connection:
+        names = [name for name, _, _ in names_of(connection, account)]
         rows = connection.execute(
-            "select contact_id from contacts where account = $1 union select contact_id from rejects where account = $1"
-            " union select contact_id from etl.strikes where account = $1",
-            [account],
+            "select contact_id from contacts where account = $1 union select contact_id from etl.strikes"
+            " where account = $1 union select contact_id from rejects where account in $2",
+            [account, names],
         ).fetchall()
         unknown = seen - {contact_id for (contact_id,) in rows}
         # Who names itself twice, differently, was rejected without an id.
         rejected = connection.execute(
-            "select raw from rejects where account = ? and reason = 'conflicting_ids'", [account]
+            "select raw from rejects where account in $1 and reason = 'conflicting_ids'", [names]
         )
         raws = [raw for (raw,) in rejected.fetchall()] if unknown else []
     return {contact_id for contact_id in unknown if not any(contact_id in raw for raw in raws)}

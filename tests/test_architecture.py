@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent / "etl"
 LAYERS: tuple[tuple[str, str], ...] = (
     ("the way in", "__main__"),
     ("commands: parse, call one function, print", "cli"),
-    ("what each command does", "run verify forecast doctor explain status"),
+    ("what each command does", "run accounts verify forecast doctor explain status"),
     ("a question in SQL to what was published", "query"),
     ("one account's share of a run", "account"),
     ("where it begins and ends: servers, targets, parts on the way", "sources targets publish pipeline witness"),
@@ -74,6 +74,7 @@ IMPURE = {
 }
 
 EDGES: dict[str, set[str]] = {
+    "accounts": {"time", "secrets"},
     "account": {"time"},
     "doctor": {"time"},
     "forecast": {"time"},

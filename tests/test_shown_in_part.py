@@ -45,7 +45,7 @@ def held(job: Job) -> set[str]:
 
 
 def hide(who: str) -> Callable[[World, float], int]:
-    """Some contacts, of whom it returns the number, are listed no longer, as to a token that lost some of its rights."""
+    """Some contacts are listed no longer, as to a token that lost some of its rights; returns how many."""
 
     def narrow(world: World, _: float) -> int:
         everyone = world.account.living().values()

@@ -282,6 +282,31 @@ def test_creation_times_come_sorted_for_each_list(target: Target) -> None:
     assert sink.created_at("main", None).type == schema.TIME
 
 
+def test_contacts_are_copied_as_a_part_of_another_account(target: Target) -> None:
+    """Every kind of value and its fingerprint, private, without those of other accounts; a run can bring it back."""
+    other = brought(target.folder, "other", [contact(9)], seq=1)
+    undated = contact(2, created_at=None, status=None)
+    target.publish(publication(brought(target.folder, "main", [FULL, undated], seq=1), other))
+    sink, part = target.sink(), target.folder / "copied.parquet"
+    sink.open()
+    before = os.umask(0)
+    try:
+        assert sink.copy_contacts("main", "shop", part) == 2
+        assert sink.copy_contacts("nobody", "shop", target.folder / "none.parquet") == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(part.stat().st_mode) == 0o600
+    assert sorted(pq.read_schema(part).names) == sorted(schema.PART_SCHEMA.names)
+    target.publish(publication(replace(brought(target.folder, "shop", [contact(1), contact(2)], seq=2), parts=(part,))))
+    by_account = {
+        account: {row["contact_id"]: {**row, "account": "", "seq": 0, "observed_at": None} for row in rows}
+        for account in ("main", "shop")
+        if (rows := [row for row in target.read("contacts") if row["account"] == account])
+    }
+    assert len(by_account["main"]) == 2
+    assert by_account["shop"] == by_account["main"]
+
+
 def test_filters_belong_to_the_target(target: Target) -> None:
     """A target made with filters takes the same ones only; a filtered run is exactly what matched."""
 

@@ -17,7 +17,7 @@ __all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "Unpublished", "open
 
 
 class Sink(Protocol):
-    """One target. Its calls come in this order: open; created_at, struck_at and copy_ids; prepare, publish.
+    """One target. Its calls come in this order: open, questions, prepare, publish.
 
     `discard` may be called at any time. All of them are synchronous and are made by one thread at a time, by the
     process that holds `staging.Lock(path)`.
@@ -50,6 +50,10 @@ class Sink(Protocol):
 
         With `within` only those of the published ones that were created then.
         """
+        ...
+
+    def copy_contacts(self, account: str, name: str, file: Path) -> int:
+        """Write the account's published contacts to a new part of the account `name`; tell how many there are."""
         ...
 
     def prepare(self, publication: Publication) -> Merged:

@@ -48,7 +48,9 @@ _OURS = {
 _SET = ", ".join(f"{engine.quoted(name)} = u.{engine.quoted(name)}" for name in schema.column_names())
 _VERSION, _CONTACT = tables.names(tables.VERSIONS), tables.names(tables.CONTACTS)
 _SHARE_BY_SHARE = (
-    f"INSERT INTO contact_versions ({_VERSION}) SELECT {_VERSION} FROM versions WHERE {{share}}",
+    # One after the other: a renamed account has as many of both, which side by side would take twice the memory.
+    f"INSERT INTO contact_versions ({_VERSION}) SELECT {_VERSION} FROM versions WHERE op = 'upsert' AND {{share}}",
+    f"INSERT INTO contact_versions ({_VERSION}) SELECT {_VERSION} FROM versions WHERE op = 'delete' AND {{share}}",
     # UPDATE sets our columns only: a column that the user added keeps its values. (MERGE inserts 2.5 times slower.)
     f"""UPDATE contacts SET {_SET} FROM (FROM upserts WHERE verdict <> 'new' AND {{share}}) u
         WHERE contacts.account = u.account AND contacts.contact_id = u.contact_id""",
@@ -126,6 +128,15 @@ class DuckDBSink:
             connection.execute(statement, parameters)
         # The engine puts a file of its own in the place of the one that was made here.
         disk.make_private(file)
+
+    def copy_contacts(self, account: str, name: str, file: Path) -> int:
+        """Write the account's published contacts to a new part of the account `name`; tell how many there are."""
+        disk.private_file(file)
+        statement, parameters = tables.copy_part("target.contacts", account, name, file)
+        with self._reading() as connection:
+            [[rows]] = connection.execute(statement, parameters).fetchall()
+        disk.make_private(file)
+        return int(rows)
 
     def prepare(self, publication: Publication) -> Merged:
         """Merge into a copy beside the target and have it read back; readers see nothing of it.
@@ -325,8 +336,21 @@ def _write(connection: duckdb.DuckDBPyConnection) -> None:
     for share in slices.shares(connection, _SHARE_ROWS):
         for statement in _SHARE_BY_SHARE:
             connection.execute(statement.format(share=share))
+    _hand_over(connection)
     for statement in _AT_ONCE:
         connection.execute(statement)
+
+
+def _hand_over(connection: duckdb.DuckDBPyConnection) -> None:
+    """Columns that the user added to `contacts` keep their values when an account gets another name."""
+    found = connection.execute("SELECT * FROM contacts LIMIT 0").description or ()
+    theirs = [engine.quoted(name) for name, *_ in found if name not in schema.column_names()]
+    if theirs:
+        connection.execute(
+            f"""UPDATE contacts SET {", ".join(f"{name} = o.{name}" for name in theirs)}
+            FROM (FROM contacts JOIN yields USING (account) WHERE renamed_to IS NOT NULL) o
+            WHERE contacts.account = o.renamed_to AND contacts.contact_id = o.contact_id"""
+        )
 
 
 def _make_tables(connection: duckdb.DuckDBPyConnection) -> None:

@@ -20,8 +20,6 @@ from etl.manifest import DataFile
 from etl.sinks import layout, slices
 from etl.sinks.slices import Slice
 
-# Small row groups are encoded by several threads at once, each of which holds one: 70 MB less than with 20,480 rows.
-_FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 8192, ROW_GROUP_SIZE_BYTES 16000000"
 _COLUMNS: dict[str, tables.Columns] = {
     "current": tables.in_files(tables.CONTACTS),
     "versions": tables.in_files(tables.VERSIONS),
@@ -72,7 +70,7 @@ def _copy(connection: duckdb.DuckDBPyConnection, content: str, relation: str, pa
     # of all files alike.
     nulls = ", ".join(f"NULL::{kind}" for _, kind in columns)
     query = f"SELECT {tables.names(columns)} FROM {relation} UNION ALL SELECT {nulls} FROM range(0)"
-    copied = connection.execute(f"COPY ({query}) TO {engine.literal(path)} ({_FORMAT})").fetchone()
+    copied = connection.execute(f"COPY ({query}) TO {engine.literal(path)} ({engine.PARQUET})").fetchone()
     disk.make_private(path)
     with disk.doing("read back", path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -73,6 +73,15 @@ class ParquetSink:
         # The engine puts a file of its own in the place of the one that was made here.
         disk.make_private(file)
 
+    def copy_contacts(self, account: str, name: str, file: Path) -> int:
+        """Write the account's published contacts to a new part of the account `name`; tell how many there are."""
+        disk.private_file(file)
+        statement, parameters = tables.copy_part("contacts", account, name, file)
+        with self._reading() as connection:
+            [[rows]] = connection.execute(statement, parameters).fetchall()
+        disk.make_private(file)
+        return int(rows)
+
     def prepare(self, publication: Publication) -> Merged:
         """Write the next state beside the target and have it read back; nothing is in the target yet.
 

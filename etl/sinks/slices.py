@@ -114,7 +114,8 @@ def _cut(connection: duckdb.DuckDBPyConnection, whole: Range, rows: int, *create
 
 def shares(connection: duckdb.DuckDBPyConnection, rows: int) -> list[str]:
     """Conditions on `upserts` and `versions` that divide what a merge brings into shares of about so many rows."""
-    ranges = _cut(connection, Range(), rows, "incoming") + [UNDATED] * _undated_met(connection)
+    deleted = "(FROM outgoing WHERE verdict = 'deleted')"
+    ranges = _cut(connection, Range(), rows, "incoming", deleted) + [UNDATED] * _undated_met(connection)
     return [f"{within.holds('created_at')} AND {within.holds('cut_at')}" for within in ranges]
 
 
