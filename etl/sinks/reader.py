@@ -168,9 +168,9 @@ def _refuse_lost(chain: layout.Chain) -> None:
 
 
 def _confined(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """A query reads the target and no other file, and writes none: what the engine has open it keeps, and opens no more."""
+    """A query reads the target and no other file, and writes none."""
     connection.execute("SET enable_external_access = false")
-    # It alone lets COPY write where it lets read, such as to the attached file itself.
+    # That alone lets COPY write where it lets read, such as to the attached file. What is open already stays readable.
     connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
     connection.execute("SET lock_configuration = true")
     return connection
