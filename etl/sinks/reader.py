@@ -72,8 +72,11 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     """
     try:
         statement = _bare(query)
+        connection.extract_statements(query)  # It must parse as it came: without its end an open comment would.
         _refuse_writing(connection, statement)
         return connection.sql(statement).to_arrow_table()
+    except UnicodeEncodeError as error:
+        raise UsageError("The query is not text in UTF-8", where="query") from error
     except duckdb.Error as error:
         if check.is_damage(error):
             raise TargetCorrupt(f"The target is damaged: {check.words(error)}", where="query") from error
@@ -102,7 +105,8 @@ def _refuse_writing(connection: duckdb.DuckDBPyConnection, statement: str) -> No
     try:  # Only what reads may stand where a table stands.
         [[_, plan]] = connection.execute(f"EXPLAIN (FORMAT json) FROM (\n{statement}\n)").fetchall()
     except duckdb.Error as error:
-        connection.execute(f"EXPLAIN {statement}")  # Of a broken query the engine's own words are told.
+        if "WITH clause containing" not in str(error):
+            connection.execute(f"EXPLAIN {statement}")  # Of a broken query the engine's own words are told.
         raise UsageError(f"{_ONE_READING}: {check.words(error)}", where="query") from error
     if _RUNS_TEXT in plan:
         raise UsageError(f"{_ONE_READING}: json_execute_serialized_sql runs any", where="query")
