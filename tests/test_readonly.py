@@ -251,6 +251,12 @@ def test_a_broken_query_is_told_as_it_was_written(connection: duckdb.DuckDBPyCon
         select(connection, "SELECT nothing\nFROM contacts")
 
 
+def test_what_is_no_text_is_refused(connection: duckdb.DuckDBPyConnection) -> None:
+    """A byte that no letter stands for is a broken query."""
+    with pytest.raises(UsageError, match="UTF-8"):
+        select(connection, "SELECT '\udcff'")
+
+
 def test_order_and_names_are_those_of_the_query(connection: duckdb.DuckDBPyConnection) -> None:
     """Checking a query changes nothing in its answer."""
     found = select(connection, "SELECT contact_id AS a, seq AS a FROM contacts ORDER BY contact_id DESC")
