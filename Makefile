@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+OLD_DUCKDB := $(wildcard tests/old_duckdb/*.lock)
 CONFIG ?= configs/sandbox.toml
 
 .DEFAULT_GOAL := help
@@ -13,11 +14,16 @@ help: ## List the targets.
 
 setup: $(STAMP) ## Make .venv from the lock.
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml $(OLD_DUCKDB)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("etl needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# Old clients of DuckDB, by which the tests read the published file.
+	@for lock in $(OLD_DUCKDB); do \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+			--target .venv/old-duckdb/$$(basename $$lock .lock) --upgrade -r $$lock || exit 1; \
+	done
 	@touch $@
 
 run: setup ## Export the simulated account (CONFIG=... for another).

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -120,6 +120,9 @@ class _Target(_Section):
 
 class DuckDBTarget(_Target):
     """One DuckDB file."""
+
+    storage_version: Literal["v1.0.0", "v1.2.0", "v1.3.0", "v1.4.0", "v1.5.0", "v2.0.0"] = "v1.2.0"
+    """The oldest version of DuckDB that can open the file."""
 
     @field_validator("path")
     @classmethod

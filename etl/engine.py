@@ -61,7 +61,7 @@ def listed(names: Iterable[str], alias: str = "") -> str:
     return ", ".join(prefix + quoted(name) for name in names)
 
 
-def scan(files: Iterable[Path], columns: Sequence[tuple[str, str]]) -> str:
+def scan(files: Iterable[Path | str], columns: Sequence[tuple[str, str]]) -> str:
     """A query of the columns (name, SQL type) in these Parquet files; of no rows where there are no files."""
     paths = ", ".join(literal(glob_safe(file)) for file in files)
     if not paths:
@@ -72,7 +72,7 @@ def scan(files: Iterable[Path], columns: Sequence[tuple[str, str]]) -> str:
     return f"SELECT {names} FROM read_parquet([{paths}], hive_partitioning = false)"
 
 
-def glob_safe(file: Path) -> str:
+def glob_safe(file: Path | str) -> str:
     """A path as a pattern that means this path alone."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(file))
 

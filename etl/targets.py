@@ -22,7 +22,7 @@ def sinks(config: Config) -> tuple[Sink, ...]:
     limit = config.extract.memory_limit
     made: list[Sink] = []
     if config.sinks.duckdb is not None:
-        made.append(DuckDBSink(_file(config.sinks.duckdb), limit))
+        made.append(DuckDBSink(_file(config.sinks.duckdb), limit, config.sinks.duckdb.storage_version))
     if config.sinks.parquet is not None:
         made.append(ParquetSink(config.sinks.parquet.path, limit, config.sinks.parquet.keep))
     return tuple(made)

@@ -57,6 +57,24 @@ _CHECKS: dict[str, str] = {
 }
 """What must be zero: contacts twice, accounts miscounted, runs that do not add up, versions or history missing, rows
 that are not what their fingerprint says: for that every cell is read."""
+_DIFFERING = {
+    "ids": "contacts stand in it twice",
+    "counts": "accounts have another number of contacts than their last run left",
+    "sums": "runs do not add up",
+    "versions": "runs have another number of versions than they wrote",
+    "history": "contacts are not what their last version says",
+    "contents": "rows are not what their fingerprint says",
+}
+"""What does not agree, after how many of them."""
+_REMOVED = "If rows were removed on purpose, nothing is lost but these rows, and nothing need be done. "
+_HINTS = {
+    "counts": _REMOVED + "Else `etl run --full` brings back the contacts that the account still holds.",
+    "versions": _REMOVED + "No run brings back versions, so this is found from now on.",
+    "history": _REMOVED + "Else `etl run --full` brings back the contacts that the account still holds.",
+    "contents": "If cells were emptied on purpose, nothing need be done. Else move the target away and run again for a "
+    "full export.",
+}
+"""For what somebody may have removed by hand, such as a person who asked for it: an old copy would hold it still."""
 
 
 def verify_targets(config: Config) -> list[Finding]:
@@ -78,7 +96,8 @@ def _counted(connection: duckdb.DuckDBPyConnection, path: Path, check: str, quer
     wrong, *_ = connection.execute(query).fetchone() or (0,)
     if not wrong:
         return Finding(check, str(path), "in order")
-    return Finding(check, str(path), f"{wrong} do not agree", TargetCorrupt.default_mend, TargetCorrupt.exit_code)
+    mend = _HINTS.get(check, TargetCorrupt.default_mend)
+    return Finding(check, str(path), f"{wrong} {_DIFFERING[check]}", mend, TargetCorrupt.exit_code)
 
 
 def _folder_manifests(path: Path) -> Finding:

@@ -174,6 +174,13 @@ def test_a_path_that_cannot_be_is_refused(assignment: str, told: str) -> None:
     assert told in refused(GOOD.replace("data/", ""), assignment).message
 
 
+@pytest.mark.parametrize("version", ["v1.2", "1.2.0", "1.2", "v9.9.9", "latest", '""', "x'y", "2"])
+def test_a_storage_version_that_no_engine_knows_is_refused(version: str) -> None:
+    """The key is named, and what is possible."""
+    with pytest.raises(UsageError, match=r"sinks\.duckdb\.storage_version: .*v1\.2\.0"):
+        loaded(GOOD, f"sinks.duckdb.storage_version={version}")
+
+
 def test_all_errors_are_told_at_once() -> None:
     """Whoever corrects a configuration sees everything that is wrong with it."""
     message = refused(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import duckdb
 import pytest
 from live import Ended, Job, live
 
@@ -90,3 +92,42 @@ def test_a_filtered_export_cannot_be_compared(tmp_path: Path) -> None:
         assert job.run().exit == 0
         ended = verified(job)
     assert (ended.code, "a filtered export" in told(ended)) == (2, True)
+
+
+ERASED = {
+    "everywhere": ("contacts", "contact_versions", "rejects"),
+    "from the contacts": ("contacts",),
+    "from the versions": ("contact_versions",),
+}
+
+
+@pytest.mark.parametrize("tables", ERASED.values(), ids=ERASED)
+def test_whoever_was_erased_by_hand_is_not_called_back(tables: tuple[str, ...], tmp_path: Path) -> None:
+    """22 says what differs, now and after later runs, and advises no copy that still holds the person."""
+    with live(**SMALL) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        job.run()
+        with duckdb.connect(str(job.duckdb)) as connection:
+            [who] = connection.execute("select min(contact_id) from contacts").fetchone() or ()
+            for table in tables:
+                connection.execute(f"delete from {table} where contact_id = ?", [who])  # noqa: S608 - our own names
+        said = [job.call("verify", "CONFIG")]
+        for full in (False, True):
+            assert job.run(full=full).exit == 0
+            said.append(job.call("verify", "CONFIG"))
+    assert [ended.code for ended in said[:2]] == [22, 22] if "contact_versions" in tables else said[0].code == 22
+    for ended in said:
+        assert not {"backup", "restore"} & set(re.findall("[a-z]+", (ended.out + ended.err).lower())), ended.out
+    assert said[-1].code == (22 if "contact_versions" in tables else 0), said[-1].out
+
+
+def test_cells_emptied_by_hand_are_told_without_the_old_copy(tmp_path: Path) -> None:
+    """A person made unknown by UPDATE differs from the fingerprint."""
+    with live(**SMALL) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        job.run()
+        with duckdb.connect(str(job.duckdb)) as connection:
+            connection.execute("update contacts set email = null, name = 'erased' where seq = 1")
+        ended = job.call("verify", "CONFIG")
+    assert (ended.code, "FAIL contents" in ended.out) == (22, True), ended.out
+    assert "backup" not in ended.out.lower()

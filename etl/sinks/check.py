@@ -73,6 +73,12 @@ def is_damage(error: duckdb.Error) -> bool:
     return not asked and _DAMAGE.search(str(error)) is not None
 
 
+def words(error: duckdb.Error) -> str:
+    """The engine's message; where a file of ours failed it, what failed without the way there."""
+    text = str(error)
+    return text.strip().splitlines()[-1] if "Traceback (most recent call last)" in text else text
+
+
 def translate(error: duckdb.Error, target: Path) -> EtlError:
     """The engine's failure as one of ours.
 

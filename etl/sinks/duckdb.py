@@ -22,10 +22,12 @@ from etl import disk, engine, manifest, merge, schema, staging, tables
 from etl.errors import PublishConflict, SinkError, TargetCorrupt
 from etl.model import Merged, Publication, SinkState, Span
 from etl.readback import ReadBackError, Rows, read_back
-from etl.sinks import check, slices
+from etl.sinks import check, slices, storage
 
 _HEADER_BYTES = 3 * 4096
 """A DuckDB file is three headers and whole blocks; a shorter one was cut off."""
+STORAGE_VERSION = "v1.2.0"
+"""Where nobody says otherwise, clients from DuckDB 1.2 on can open the file."""
 _ROW_GROUP_ROWS = 30_720
 """A quarter of the default: 100,000 rows are then compressed by several threads (0.4 s instead of 0.9 s)."""
 
@@ -74,9 +76,14 @@ class DuckDBSink:
 
     name: check.SinkKind = "duckdb"
 
-    def __init__(self, path: Path, memory_limit: int = engine.MEMORY_LIMIT) -> None:
+    def __init__(
+        self, path: Path, memory_limit: int = engine.MEMORY_LIMIT, storage_version: str = STORAGE_VERSION
+    ) -> None:
         self.path = path
         self._memory_limit = memory_limit
+        self._floor = storage_version
+        self._version = ""
+        """The storage version of the target, as the engine tells it."""
         self._next: Path | None = None
         self._copied: tuple[int, ...] = ()
         """What the target was when it was copied: nobody may have changed it since."""
@@ -152,9 +159,15 @@ class DuckDBSink:
         self._copied = self._identity()
         folder = self._next = staging.next_folder(self.path)
         copy = folder / self.path.name
-        if self._copied:
+        rewritten = bool(self._copied) and storage.is_newer(self._version, self._floor)
+        option = f"ROW_GROUP_SIZE {_ROW_GROUP_ROWS}"
+        if self._copied and not rewritten:
             disk.copy_file(self.path, copy)
-        with self._attached(copy, f"ROW_GROUP_SIZE {_ROW_GROUP_ROWS}", folder, memory) as connection:
+        else:
+            option += f", STORAGE_VERSION {engine.literal(self._floor)}"
+        with self._attached(copy, option, folder, memory) as connection:
+            if rewritten:
+                storage.rewrite(connection, str(self.path), self._floor)
             merged = self._merge(connection, previous, publication)
         disk.make_private(copy)
         _refuse_open_wal(copy)
@@ -250,7 +263,8 @@ class DuckDBSink:
         with disk.doing("read the target", self.path):
             self.path.open("rb").close()
         self._refuse_unfinished()
-        columns, sizes, manifests = self._read(_COLUMNS, SIZE, _LAST_MANIFEST)
+        columns, sizes, versions, manifests = self._read(_COLUMNS, SIZE, storage.VERSION, _LAST_MANIFEST)
+        self._version = str(versions[0][0])
         refuse_cut_off(self.path, *(int(str(number)) for number in sizes[0]))
         held: dict[tuple[str, str], dict[str, str]] = {}
         for home, table, column, kind in columns:

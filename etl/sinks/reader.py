@@ -6,6 +6,7 @@ engine cannot read is damage, and is told as such; only what a user asks can be 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,11 @@ _HARMLESS = {
     "Out of Memory": "Give it more memory, then ask again.",
 }
 """Reasons, by the engine's words, for which a target that is whole cannot be read; each with its mend."""
+_ONE_READING = "Only one reading statement is possible, such as SELECT or DESCRIBE"
+_NOT_IN_PIVOT = re.compile(r"\b(copy|insert|update|delete|merge|query|query_table|json_execute\w*)\b", re.IGNORECASE)
+"""Words that could write: a PIVOT without IN looks its values up while it is only being planned."""
+_RUNS_TEXT = '"name": "JSON_EXECUTE_SERIALIZED_SQL"'
+"""In a plan, the one function that runs a statement of its own."""
 
 
 class Unpublished(UsageError):
@@ -53,7 +59,7 @@ def open_readonly(kind: check.SinkKind, path: Path) -> Iterator[duckdb.DuckDBPyC
 
 
 def _translated(error: duckdb.Error, path: Path) -> EtlError:
-    reason = str(error).partition("\n")[0]
+    reason = check.words(error).partition("\n")[0]
     mend = next((mend for words, mend in _HARMLESS.items() if words in reason), "")
     told = f"The target cannot be read: {reason}"
     return SinkError(told, where=str(path), mend=mend) if mend else TargetCorrupt(told, where=str(path))
@@ -65,17 +71,45 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     Raises `UsageError` with the engine's message, or for any other kind of statement, and `TargetCorrupt`.
     """
     try:
-        statements = connection.extract_statements(query)
-        # DESCRIBE, SHOW, SUMMARIZE and FROM are SELECTs too. EXPLAIN is refused: EXPLAIN ANALYZE executes.
-        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise UsageError("Only one reading statement is possible, such as SELECT or DESCRIBE", where="query")
-        return connection.sql(query).to_arrow_table()
+        statement = _bare(query)
+        connection.extract_statements(query)  # It must parse as it came: without its end an open comment would.
+        _refuse_writing(connection, statement)
+        return connection.sql(statement).to_arrow_table()
+    except UnicodeEncodeError as error:
+        raise UsageError("The query is not text in UTF-8", where="query") from error
     except duckdb.Error as error:
         if check.is_damage(error):
-            raise TargetCorrupt(f"The target is damaged: {error}", where="query") from error
-        # The engine draws its message on several lines, with a caret below the place.
-        told = "; ".join(line for line in str(error).splitlines() if line.strip(" ^"))
-        raise UsageError(told, where="query") from error
+            raise TargetCorrupt(f"The target is damaged: {check.words(error)}", where="query") from error
+        raise UsageError(check.words(error), where="query") from error
+
+
+def _bare(query: str) -> str:
+    """The query without what follows it: semicolons and comments."""
+    text = query.encode()
+    for start, kind in reversed(duckdb.tokenize(query)):
+        if kind != duckdb.token_type.comment and text[start:].strip() != b";":
+            break
+        text = text[:start]
+    return text.decode()
+
+
+def _refuse_writing(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
+    """Raise `UsageError` for what does more than read; the engine calls a SELECT what copies or inserts in its WITH."""
+    kinds = [found.type for found in connection.extract_statements(statement)]
+    # DESCRIBE, SHOW, SUMMARIZE and FROM are SELECTs too. EXPLAIN is refused: EXPLAIN ANALYZE executes.
+    if kinds not in ([duckdb.StatementType.SELECT], [duckdb.StatementType.MULTI]):
+        raise UsageError(_ONE_READING, where="query")
+    if kinds == [duckdb.StatementType.MULTI] and (word := _NOT_IN_PIVOT.search(statement)):
+        mend = "Name the values of PIVOT: ON column IN (...)."
+        raise UsageError(f"{_ONE_READING}; PIVOT takes no {word[0]}", where="query", mend=mend)
+    try:  # Only what reads may stand where a table stands.
+        [[_, plan]] = connection.execute(f"EXPLAIN (FORMAT json) FROM (\n{statement}\n)").fetchall()
+    except duckdb.Error as error:
+        if "WITH clause containing" not in str(error):
+            connection.execute(f"EXPLAIN {statement}")  # Of a broken query the engine's own words are told.
+        raise UsageError(f"{_ONE_READING}: {check.words(error)}", where="query") from error
+    if _RUNS_TEXT in plan:
+        raise UsageError(f"{_ONE_READING}: json_execute_serialized_sql runs any", where="query")
 
 
 def _duckdb(path: Path) -> duckdb.DuckDBPyConnection:
@@ -103,7 +137,12 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
     chain = layout.read(path)
     if not chain.manifests:
         _refuse_lost(chain)
+    from etl.sinks.published import PublishedFiles  # noqa: PLC0415 - costs 0.1 s, for this kind of target alone
+
     connection = engine.connect()
+    connection.register_filesystem(
+        PublishedFiles(chain.target, (f for name in layout.CONTENTS for f in chain.files(name)))
+    )
     connection.execute("CREATE SCHEMA etl")
     for table, content, columns in (
         ("contacts", "current", tables.CONTACTS),
@@ -112,7 +151,8 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
         ("etl.windows", "windows", tables.WINDOWS),
         ("etl.strikes", "strikes", tables.STRIKES),
     ):
-        query = engine.scan(chain.files(content), tables.in_files(columns))
+        files = [PublishedFiles.name(chain.target, file) for file in chain.files(content)]
+        query = engine.scan(files, tables.in_files(columns))
         connection.execute(f"CREATE VIEW {table} AS {query}")
     connection.execute(tables.create("published_runs", tables.RUNS))
     for published in chain.manifests:
@@ -120,9 +160,7 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
     # A view, so that no query can write to it.
     connection.execute("CREATE VIEW runs AS SELECT * FROM published_runs")
     connection.execute(tables.AS_OF)
-    # The engine compares the path as it was named: with what is a pattern letter in it quoted.
-    spellings = ", ".join(engine.literal(path) for path in (chain.target, engine.glob_safe(chain.target)))
-    connection.execute(f"SET allowed_directories = [{spellings}]")
+    connection.execute(f"SET allowed_directories = ['{PublishedFiles.protocol}://']")
     return _confined(connection)
 
 
@@ -134,7 +172,9 @@ def _refuse_lost(chain: layout.Chain) -> None:
 
 
 def _confined(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """A query reads the target and no other file."""
+    """A query reads the target and no other file, and writes none."""
     connection.execute("SET enable_external_access = false")
+    # That alone lets COPY write where it lets read, such as to the attached file. What is open already stays readable.
+    connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
     connection.execute("SET lock_configuration = true")
     return connection

@@ -1,0 +1,64 @@
+"""The storage version of a DuckDB file: which clients can open it, and how a file comes to an older one.
+
+A file is written at a floor, so that clients of DuckDB 1.x read it. The engine raises a file's version but never lowers
+it: a file above the floor is rewritten once, with everything in it.
+"""
+
+from __future__ import annotations
+
+import duckdb
+
+from etl import engine
+from etl.errors import SinkError
+
+VERSION = "SELECT tags['storage_version'] FROM duckdb_databases() WHERE database_name = 'target'"
+"""The version of the attached file `target`, as `v1.2.0+`."""
+_CONTENTS = """
+SELECT 'table', schema_name, table_name, estimated_size FROM duckdb_tables() WHERE database_name = '{0}'
+UNION ALL SELECT 'view', schema_name, view_name, NULL FROM duckdb_views() WHERE database_name = '{0}' AND NOT internal
+UNION ALL SELECT 'index', schema_name, index_name, NULL FROM duckdb_indexes() WHERE database_name = '{0}'
+UNION ALL SELECT 'sequence', schema_name, sequence_name, NULL FROM duckdb_sequences() WHERE database_name = '{0}'
+UNION ALL SELECT 'type', schema_name, type_name, NULL FROM duckdb_types() WHERE database_name = '{0}' AND NOT internal
+UNION ALL SELECT 'macro', schema_name, function_name, NULL
+    FROM duckdb_functions() WHERE database_name = '{0}' AND NOT internal
+"""
+_ABOUT_KINDS = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.InvalidInputException,
+    duckdb.NotImplementedException,
+    duckdb.FatalException,
+)
+"""What the engine raises where a version does not know a kind of table, column or view."""
+
+
+def is_newer(found: str, floor: str) -> bool:
+    """Whether a file of the version `found` cannot be opened by clients that open one of the version `floor`."""
+    first, second = (tuple(map(int, version.strip("v+").split("."))) for version in (found, floor))
+    return first > second
+
+
+def rewrite(connection: duckdb.DuckDBPyConnection, file: str, floor: str) -> None:
+    """Copy all that is in the file into the empty database `target`, which was made at the version `floor`.
+
+    Raises `SinkError` for what that version cannot hold.
+    """
+    connection.execute(f"ATTACH {engine.literal(file)} AS source (READ_ONLY)")
+    try:
+        connection.execute("COPY FROM DATABASE source TO target")
+        connection.execute("CHECKPOINT target")
+    except _ABOUT_KINDS as error:
+        raise _refusal(str(error).splitlines()[0], file, floor) from error
+    before, after = (set(connection.execute(_CONTENTS.format(name)).fetchall()) for name in ("source", "target"))
+    if lost := before - after:
+        kind, home, name, _ = min(lost, key=str)
+        raise _refusal(f"the {kind} {home}.{name} does not come over", file, floor)
+    connection.execute("DETACH source")
+
+
+def _refusal(reason: str, file: str, floor: str) -> SinkError:
+    return SinkError(
+        f"The file cannot be rewritten in the storage version {floor}: {reason}",
+        where=file,
+        mend="Remove what that version does not know, or raise sinks.duckdb.storage_version, then run again.",
+    )
