@@ -22,9 +22,10 @@ def sinks(config: Config) -> tuple[Sink, ...]:
     limit = config.extract.memory_limit
     made: list[Sink] = []
     if config.sinks.duckdb is not None:
-        made.append(DuckDBSink(_file(config.sinks.duckdb), limit))
+        made.append(DuckDBSink(_file(config.sinks.duckdb), limit, access=config.sinks.duckdb.access))
     if config.sinks.parquet is not None:
-        made.append(ParquetSink(config.sinks.parquet.path, limit, config.sinks.parquet.keep))
+        parquet = config.sinks.parquet
+        made.append(ParquetSink(parquet.path, limit, parquet.keep, access=parquet.access))
     return tuple(made)
 
 
