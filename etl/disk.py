@@ -344,11 +344,11 @@ def probe(folder: Path, place: Path, access: Access | None = None, *, folders: b
     instead of after; what it made may be left at both places then.
     """
     first, second, home = folder / "probe", folder / "probed", place.parent
-    for made in (first, second):
-        private_file(made, b"probe")
-        sync(made)
-        if access:
-            access.give(made)
+    private_file(second, b"probe")
+    private_file(first, b"probe")
+    sync(first)
+    if access:
+        access.give(first)
     with doing("put a file into place", home):
         put(first, place)
         second.replace(place)
