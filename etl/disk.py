@@ -44,7 +44,7 @@ _MENDS = {
     errno.EDQUOT: "Free space in this quota, then run again.",
     errno.EROFS: "The disk is mounted read-only; mount it for writing or choose another path.",
     errno.EACCES: "Give this user the right to write there, or choose another path.",
-    errno.EPERM: "Give this user the right to write there, or choose another path.",
+    errno.EPERM: "Give this user the right to write there (owner, sticky folder, chattr), or choose another path.",
     errno.ENOTDIR: "A file stands where a folder is needed; choose another path.",
     errno.EEXIST: "A file stands where a folder is needed; choose another path.",
     errno.EXDEV: "Keep the `.etl` folder on the same disk as the target, and mount the target as a whole.",
