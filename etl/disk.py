@@ -352,7 +352,6 @@ def probe(folder: Path, place: Path, access: Access | None = None, *, folders: b
     with doing("put a file into place", home):
         put(first, place)
         second.replace(place)
-    sync(home)
     remove(place)
     remove(first)
     if folders:
@@ -360,6 +359,7 @@ def probe(folder: Path, place: Path, access: Access | None = None, *, folders: b
         with doing("move a folder into place", home):
             second.rename(place)
         remove(place)
+    sync(home)
 
 
 def check_replaceable(folder: Path, path: Path) -> None:
