@@ -28,10 +28,11 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as validated
 
 from etl import overlay
+from etl.disk import FILE_MODE, Access
 from etl.display import discreet
 from etl.errors import UsageError
 from etl.sandbox.settings import Settings as SandboxSettings
-from etl.units import Duration, Size, TimeLimit
+from etl.units import Duration, Rights, Size, TimeLimit
 
 CONFIG_VARIABLE = "ETL_CONFIG"
 DEFAULT_FILE = "etl.toml"
@@ -108,6 +109,17 @@ class Guard(_Section):
 
 class _Target(_Section):
     path: Path
+    mode: Rights | None = None
+    """The rights of published files; None: their owner's alone."""
+    group: str | None = Field(None, pattern=r"^[^\x00:\s]+$")
+    """The group of published files; None: that of the process."""
+
+    @property
+    def access(self) -> Access | None:
+        """Whom published files are for; None: only their owner."""
+        if self.mode is None and self.group is None:
+            return None
+        return Access(FILE_MODE if self.mode is None else self.mode, self.group or "")
 
     @field_validator("path")
     @classmethod

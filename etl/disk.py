@@ -2,6 +2,7 @@
 
 Everything made here is private (files 0600, folders 0700, whatever the umask). A system error leaves as a `SinkError`
 that names the path and the mend; each translation wraps one operation. Knows nothing of tables or formats.
+What is published stays private as well, unless an `Access` gives it to readers.
 
 What is resumed from must be ours alone (`refuse_stranger`). That holds for what is found when it is looked at: whoever
 can rename the folder itself, because its parent is open to them, could also replace the target.
@@ -9,8 +10,10 @@ can rename the folder itself, because its parent is open to them, could also rep
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
+import grp
 import hashlib
 import os
 import resource
@@ -19,15 +22,23 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from etl.errors import SinkError
+from etl.errors import SinkError, UsageError
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 _FICLONE = 0x40049409
 """Linux ioctl: share the blocks of another file (Btrfs, XFS); the copy costs nothing until it is written to."""
+
+_NO_LINK = {errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL, errno.EACCES}
+"""A file system without hard links (SMB, exFAT, FUSE) answers one of these; EMLINK: this file has too many of them."""
+_NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
+_AT_CWD, _NO_REPLACE = -100, 1
+_libc = ctypes.CDLL(None, use_errno=True)
 
 HANDLES = 24
 """Files and sockets that a command has open at once when it speaks to a server."""
@@ -39,10 +50,11 @@ _MENDS = {
     errno.EDQUOT: "Free space in this quota, then run again.",
     errno.EROFS: "The disk is mounted read-only; mount it for writing or choose another path.",
     errno.EACCES: "Give this user the right to write there, or choose another path.",
-    errno.EPERM: "Give this user the right to write there, or choose another path.",
+    errno.EPERM: "Give this user the right to write there (owner, sticky folder, chattr), or choose another path.",
     errno.ENOTDIR: "A file stands where a folder is needed; choose another path.",
     errno.EEXIST: "A file stands where a folder is needed; choose another path.",
-    errno.EXDEV: "Keep the `.etl` folder on the same disk as the target.",
+    errno.EXDEV: "Keep the `.etl` folder on the same disk as the target, and mount the target as a whole.",
+    errno.EBUSY: "Mount the folder that the file is in, not the file by itself.",
     errno.EMFILE: "Raise the limit of open files (ulimit -n), then run again.",
     errno.ENAMETOOLONG: "Choose a shorter path.",
     errno.ELOOP: "A link stands where a file or a folder is needed; remove the link, or choose another path.",
@@ -170,14 +182,87 @@ def make_private(path: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may read what is published: the rights of its files. Folders let those pass who may read the files."""
+
+    mode: int = FILE_MODE
+    group: str = ""
+    """A name or a number; empty: files keep the group that they are made with."""
+
+    def gid(self) -> int:
+        """The number of the group; -1 where none is named. Raises `UsageError` where there is no such group."""
+        if not self.group:
+            return -1
+        try:
+            return grp.getgrnam(self.group).gr_gid
+        except KeyError:
+            if self.group.isdecimal() and int(self.group) < 2**32 - 1:
+                return int(self.group)
+            mend = "Create it (groupadd), name another one, or write its number."
+            raise UsageError("there is no such group on this machine", where=f"group {self.group}", mend=mend) from None
+
+    def give(self, path: Path) -> None:
+        """Set the rights of a file or a folder; the group goes first, so that no other one has them for a moment."""
+        with doing("set the rights for readers", path):
+            gid, mode = self._missing(path)
+            if gid is not None:
+                try:
+                    os.chown(path, -1, gid)
+                except PermissionError as error:
+                    message = f"Cannot give files to the group {self.group}: {error.strerror}"
+                    mend = f"Make the user of this job a member (usermod -aG {self.group} USER), or name another group."
+                    raise SinkError(message, where=str(path), mend=mend) from error
+            if mode is not None:
+                path.chmod(mode)
+
+    def check(self, path: Path) -> None:
+        """Show that `give` may change a published file or folder; nothing is changed yet."""
+        with doing("look at the rights", path):
+            if self._missing(path) == (None, None):
+                return
+            try:
+                path.chmod(stat.S_IMODE(path.stat().st_mode))
+            except PermissionError as error:
+                message = f"Cannot set the rights for readers: {error.strerror}"
+                mend = "It belongs to another user: give the whole target to the user of this job (chown -R)."
+                raise SinkError(message, where=str(path), mend=mend) from error
+
+    def _missing(self, path: Path) -> tuple[int | None, int | None]:
+        """Group and rights that a file or a folder does not have yet; nothing is missing to a link."""
+        found, gid, reading = path.lstat(), self.gid(), self.mode & 0o444
+        if stat.S_ISLNK(found.st_mode):
+            return None, None
+        # A folder keeps its setgid and sticky bits.
+        folder = found.st_mode & 0o7000 | FOLDER_MODE | reading | reading >> 2
+        mode = folder if stat.S_ISDIR(found.st_mode) else self.mode
+        return (
+            None if gid in {-1, found.st_gid} else gid,
+            None if stat.S_IMODE(found.st_mode) == mode else mode,
+        )
+
+    def passes(self, folder: Path) -> bool:
+        """Whether readers come through a folder, as far as its rights tell (group members may have other ways)."""
+        found = folder.stat()
+        ours = self.gid() in {-1, found.st_gid}
+        needed = (stat.S_IXGRP if ours else stat.S_IXOTH) if self.mode & stat.S_IRGRP else 0
+        needed |= stat.S_IXOTH if self.mode & stat.S_IROTH else 0
+        return found.st_mode & needed == needed
+
+
 def sync(path: Path) -> None:
-    """Force a file or a folder's entries to the disk; a file system that cannot sync folders is tolerated."""
+    """Force a file or a folder's entries to the disk; a folder that cannot be synced or opened is tolerated."""
     with doing("sync", path):
-        handle = os.open(path, os.O_RDONLY)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except PermissionError:
+            if path.is_dir():
+                return
+            raise
         try:
             os.fsync(handle)
         except OSError as error:
-            if error.errno not in {errno.EINVAL, errno.ENOTSUP} or not path.is_dir():
+            if error.errno not in _CANNOT_SYNC or not path.is_dir():
                 raise
         finally:
             os.close(handle)
@@ -185,9 +270,8 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Sync everything in a folder, and the folder."""
-    for path in entries(folder):
-        sync_tree(path) if path.is_dir() else sync(path)
-    sync(folder)
+    for path in tree(folder):
+        sync(path)
 
 
 def entries(folder: Path) -> list[Path]:
@@ -200,6 +284,15 @@ def entries(folder: Path) -> list[Path]:
             return sorted(folder.iterdir())
         except FileNotFoundError:
             return []
+
+
+def tree(path: Path) -> Iterator[Path]:
+    """Everything in a folder, and last the folder; nothing where there is none, and a file by itself."""
+    if path.is_dir() and not path.is_symlink():
+        for entry in entries(path):
+            yield from tree(entry)
+    if os.path.lexists(path):
+        yield path
 
 
 def copy_file(source: Path, target: Path) -> Path:
@@ -218,6 +311,71 @@ def _reflinked(source: Path, target: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def link_or_copy(source: Path, target: Path) -> bool:
+    """Give a file that stays as it is one more name; whether it was a link, else it is a private copy."""
+    with doing("link a file that did not change", target):
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+        else:
+            return True
+    copy_file(source, target)
+    return False
+
+
+def put(source: Path, target: Path) -> None:
+    """Let a finished file appear as `target`, in one step that replaces nothing; `source` may be gone afterwards.
+
+    By a link; where there are none, by a rename that replaces nothing; where the file system does not know that either,
+    by a look and a plain rename: then the lock alone keeps two runs apart. Raises `OSError`, as `FileExistsError` where
+    the name is taken.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+    else:
+        return
+    try:
+        _rename_new(source, target)
+    except OSError as error:
+        if error.errno not in _NO_FLAGS:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        source.rename(target)
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    rename = getattr(_libc, "renameat2", None)  # not every C library has it
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(source))
+    if rename(_AT_CWD, os.fsencode(source), _AT_CWD, os.fsencode(target), _NO_REPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(source), None, str(target))
+
+
+def same_mount(one: Path, other: Path) -> bool:
+    """Whether files can be moved from one to the other: a bind mount is another one, also on the same disk."""
+    return _mount(one) == _mount(other)
+
+
+def _mount(path: Path) -> tuple[int, str]:
+    handle = os.open(path, os.O_PATH)
+    try:
+        told = Path(f"/proc/self/fdinfo/{handle}").read_text(encoding="ascii")
+        mount = next((line for line in told.splitlines() if line.startswith("mnt_id")), "")
+    except FileNotFoundError:  # no /proc: what the disk is has to do
+        mount = ""
+    finally:
+        device = os.fstat(handle).st_dev
+        os.close(handle)
+    return device, mount
 
 
 def remove(path: Path) -> None:
@@ -241,23 +399,51 @@ def remove_if_empty(path: Path) -> None:
         path.rmdir()
 
 
-def probe(folder: Path, beside: Path) -> None:
-    """Show that files can be written, synced and renamed in the empty `folder`, and that `beside` accepts entries.
+def probe(folder: Path, place: Path, access: Access | None = None, *, folders: bool = False) -> None:
+    """Show that what is made in the empty `folder` can be published: put at `place`, a free name in another folder.
 
-    Raises `SinkError` before anything was fetched, instead of after. What it wrote may be left in `folder` then.
+    The calls are those of a publication, moved `folders` included. Raises `SinkError` before anything was fetched,
+    instead of after; what it made may be left at both places then.
     """
-    first, second = folder / "probe", folder / "probed"
+    first, second, home = folder / "probe", folder / "probed", place.parent
+    private_file(second, b"probe")
     private_file(first, b"probe")
     sync(first)
-    with doing("rename a file", folder):
-        first.replace(second)
-    remove(second)
-    with doing("rename a file out of the folder", folder):
-        if folder.stat().st_dev != beside.stat().st_dev:
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(folder))
-    with doing("write into the folder", beside):
-        if not os.access(beside, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(beside))
+    if access:
+        access.give(first)
+    with doing("put a file into place", home):
+        put(first, place)
+        second.replace(place)
+    remove(place)
+    remove(first)
+    if folders:
+        private_file(private_folder(second) / "probe")
+        with doing("move a folder into place", home):
+            second.rename(place)
+        remove(place)
+    sync(home)
+
+
+def check_replaceable(folder: Path, path: Path) -> None:
+    """Show that a file in the empty `folder` could replace the file `path`, without doing it.
+
+    A folder never replaces a file, and the system says so only when nothing else forbids it (rights, attributes). What
+    is mounted there is not among these reasons, so that is looked at.
+    """
+    with doing("replace the file", path):
+        if not path.is_file():
+            return
+        if not same_mount(path, path.parent):
+            raise OSError(errno.EBUSY, "it is a mount point by itself", str(path))
+        never = private_folder(folder / "probe")
+        try:
+            never.rename(path)
+        except OSError as error:
+            if error.errno in {errno.EPERM, errno.EACCES, errno.EBUSY, errno.EROFS, errno.EXDEV}:
+                raise
+            never.rmdir()
+        else:  # somebody took the file away meanwhile
+            path.rename(never)
 
 
 def check_handles() -> None:
@@ -270,9 +456,10 @@ def check_handles() -> None:
 def check_room(folder: Path, copied: int) -> None:
     """Raise `SinkError` where a run that begins by copying `copied` bytes into `folder` clearly cannot end well."""
     with doing("look at the free space", folder):
-        free = shutil.disk_usage(folder).free
-    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        disk = shutil.disk_usage(folder)
     needed = copied + ROOM
+    free = disk.free if disk.total else needed  # some network file systems do not tell
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if found := shortage(needed, free=free, largest=None if most == resource.RLIM_INFINITY else most):
         message, mend = found
         raise SinkError(message, where=str(folder), mend=f"{mend}, then run again.")

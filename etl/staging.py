@@ -1,16 +1,18 @@
 """Staging: where a run keeps what it fetched until it is published, and the lock that makes it the only one.
 
-Everything temporary of a target lives in the `.etl` folder beside it, under names that begin with the target's name:
-`<target>.lock`, `<target>.stage` (what was read) and `<target>.next-*` (what a sink prepares). A run leaves only the
-lock; one that is killed leaves its stage as well, and the next one goes on with it, if all of it is ours alone.
+Everything temporary of a target lives in the `.etl` folder beside it (or in it: see `temporary`), under names that
+begin with the target's name: `<target>.lock`, `<target>.stage` (what was read) and `<target>.next-*` (what a sink
+prepares). A run leaves only the lock; one that is killed leaves its stage as well, and the next one goes on with it, if
+all of it is ours alone.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -20,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etl import disk
-from etl.errors import TargetLocked
+from etl.errors import SinkError, TargetLocked
 from etl.fingerprint import Fingerprint
 from etl.model import NormalizedBatch
 
@@ -35,8 +37,17 @@ ROW_GROUP_BYTES = 16 * 2**20
 
 
 def temporary(target: Path) -> Path:
-    """The folder for everything temporary of this target, on the same disk."""
-    return target.parent / ".etl"
+    """The folder for everything temporary of this target, from where files can be moved to it.
+
+    It is in a target that is a folder on a mount of its own, or whose surroundings cannot be written; and stays there.
+    """
+    inside, beside = target / ".etl", target.parent / ".etl"
+    with disk.doing("look at the target", target):
+        if not target.is_dir():
+            return beside
+        mounted = not disk.same_mount(target, target.parent)
+        closed = not beside.exists() and not os.access(target.parent, os.W_OK | os.X_OK)
+        return inside if mounted or closed or inside.is_dir() else beside
 
 
 def stage_folder(target: Path) -> Path:
@@ -79,25 +90,51 @@ def prepared(target: Path) -> tuple[Path, ...]:
     return tuple(path for path in disk.entries(temporary(target)) if path.name.startswith(f"{target.name}.next-"))
 
 
-def probe(target: Path, beside: Path) -> None:
-    """Show that the target can be written, with files that are collected like any others when it is killed over it.
+def probe(target: Path, places: Sequence[Path], access: disk.Access | None = None, *, folders: bool = False) -> None:
+    """Show that a run can publish into each of these folders, with files that are collected when it is killed over it.
 
-    Raises `SinkError`; `beside` is the folder that gets the published files.
+    Raises `SinkError`, and `UsageError` where `access` names a group that does not exist.
     """
     folder = next_folder(target)
     try:
-        disk.probe(folder, beside)
+        for place in places:
+            disk.probe(folder, _probed(folder, place), access, folders=folders)
+        disk.check_replaceable(folder, target)
     finally:
-        disk.clear(folder)
+        with suppress(SinkError):
+            _collect(folder, places)
 
 
-def collect_leftovers(target: Path) -> None:
+def collect_leftovers(target: Path, places: Sequence[Path] = ()) -> None:
     """Remove what sinks of killed runs prepared for this target; nothing of other targets or of people is touched.
 
-    What was staged stays: the next run may go on with it. Call it with the lock held.
+    `places` are the folders that were probed. What was staged stays: the next run may go on with it. Call it with the
+    lock held.
     """
     for folder in prepared(target):
-        disk.remove(folder)
+        _collect(folder, places)
+
+
+def _probed(folder: Path, place: Path) -> Path:
+    """A name that is free in `place`, and ours as long as `folder` stands: what it ends with was drawn at random."""
+    return place / f".etl-{folder.name.rpartition('.next-')[2]}"
+
+
+def _collect(folder: Path, places: Sequence[Path]) -> None:
+    for left in (_probed(folder, place) for place in places):
+        if os.path.lexists(left):
+            disk.remove(left)
+    disk.remove(folder)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether runs made this folder around targets: it is private, and holds targets alone."""
+    home = folder / ".etl"
+    with disk.doing("look at the folder", folder):
+        found = folder.stat()
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != disk.FOLDER_MODE:
+            return False
+    return all(path == home or (home / f"{path.name}.lock").exists() for path in disk.entries(folder))
 
 
 class Stage:

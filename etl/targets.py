@@ -22,9 +22,11 @@ def sinks(config: Config) -> tuple[Sink, ...]:
     limit = config.extract.memory_limit
     made: list[Sink] = []
     if config.sinks.duckdb is not None:
-        made.append(DuckDBSink(_file(config.sinks.duckdb), limit, config.sinks.duckdb.storage_version))
+        file = config.sinks.duckdb
+        made.append(DuckDBSink(_file(file), limit, file.storage_version, access=file.access))
     if config.sinks.parquet is not None:
-        made.append(ParquetSink(config.sinks.parquet.path, limit, config.sinks.parquet.keep))
+        parquet = config.sinks.parquet
+        made.append(ParquetSink(parquet.path, limit, parquet.keep, access=parquet.access))
     return tuple(made)
 
 

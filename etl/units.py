@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _CENTURY = 100 * 366 * 86400.0
+_RIGHTS = re.compile(r"(?:0o?)?(6[046][04])")
 _SIZES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -44,9 +45,21 @@ def _size(value: object) -> int:
     return value if type(value) is int else int(_measure(value, _SIZES, "1GB"))
 
 
+def _rights(value: object) -> int:
+    # TOML has octal numbers; and 640, without a sign that it is one, cannot be meant otherwise.
+    texts = (f"{value:o}", str(value)) if type(value) is int and value >= 0 else (value,)
+    found = [match for text in texts if isinstance(text, str) and (match := _RIGHTS.fullmatch(text))]
+    if not found:
+        message = 'expected octal rights of a file, such as "0640": 6, then 0, 4 or 6 (group), then 0 or 4 (others)'
+        raise ValueError(message)
+    return int(found[0][1], 8)
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 """A length of time, down to milliseconds; zero is one."""
 TimeLimit = Annotated[Duration, AfterValidator(_some_time)]
 """A length of time that something may take; zero is none."""
 Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
 """Bytes."""
+Rights = Annotated[int, BeforeValidator(_rights)]
+"""The rights of a file: its owner reads and writes, nobody executes, and not everybody writes."""

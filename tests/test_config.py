@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etl.config import Account, Config, find_config, load, load_named, read_token, sandbox_settings
+from etl.disk import Access
 from etl.errors import EtlError, UsageError
 
 SINK = """
@@ -329,6 +330,45 @@ LIMITS = [
     ("guard.max_shrink_share", ("-0.1", "1.1", "nan", "inf")),
     ("guard.max_reject_share", ("-0.1", "2")),
 ]
+
+
+@pytest.mark.parametrize("text", ['"0640"', '"640"', '"0o640"', "0o640", "640"])
+def test_the_rights_of_files_are_octal(text: str) -> None:
+    """As chmod takes them; without `mode` and `group` published files are private."""
+    target = loaded(GOOD + f'mode = {text}\ngroup = "analysts"\n').sinks.duckdb
+    assert target is not None
+    assert target.access == Access(0o640, "analysts")
+    plain = loaded().sinks.duckdb
+    assert plain is not None
+    assert plain.access is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"0888"',
+        '"rw-r-----"',
+        '"0646"',
+        '"0666"',
+        '"4640"',
+        '"1640"',
+        '"0440"',
+        '"0040"',
+        '"0750"',
+        '""',
+        "416.0",
+        "-1",
+    ],
+)
+def test_rights_that_are_none_are_refused(text: str) -> None:
+    """Not octal, writable for everybody, with an owner who may not write, executable or setuid."""
+    assert "sinks.duckdb.mode: expected octal" in refused(GOOD + f"mode = {text}\n").message
+
+
+@pytest.mark.parametrize("text", ["", "a\\u0000b", "a b"])
+def test_a_group_that_is_no_name_is_refused(text: str) -> None:
+    """Whether there is such a group is looked at by those who publish."""
+    assert "sinks.duckdb.group" in refused(GOOD + f'group = "{text}"\n').message
 
 
 @pytest.mark.parametrize(("key", "text"), [(key, text) for key, texts in LIMITS for text in texts])

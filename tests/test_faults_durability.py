@@ -33,6 +33,7 @@ Calls = Sequence[tuple[str, str, str, bool]]
 """Name, path, what it becomes, and whether this is the one that publishes."""
 
 SYNCS = ("fsync", "fdatasync")
+REMOVALS = ("unlink", "unlinkat", "rmdir")
 ENTRIES = ("openat", "open", "creat", "mkdir", "mkdirat")
 NAMES = ("rename", "renameat", "renameat2", "link", "linkat")
 WRITES = ("write", "writev", "pwrite64", "pwritev", "pwritev2", "ftruncate", "truncate", "sendfile", "copy_file_range")
@@ -51,7 +52,7 @@ def unsafe(target: str, calls: Calls) -> list[str]:
             wrong += [f"entries not synced: {one}" for one in folders if _within(one, target)]
         if name in WRITES:
             files.add(path)
-        elif name in SYNCS:
+        elif name in SYNCS or name in REMOVALS:  # what is gone cannot be lost
             files.discard(path)
             folders.discard(path)
         elif name in ENTRIES:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -773,6 +774,24 @@ def test_a_state_is_cut_by_creation_time_and_files_without_a_change_are_linked(f
     for file in manifest["files"]:
         assert hashlib.sha256((folder.path / file["path"]).read_bytes()).hexdigest() == file["sha256"]
     assert len(_state(folder, 2)) == sum(file["path"].startswith("current/") for file in manifest["files"])
+
+
+def test_files_without_a_change_are_copied_where_there_are_no_links(
+    folder: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P13: SMB, exFAT, FUSE, or a file that has too many links already; the copies are the same, bit by bit."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+
+    folder.publish(_many(folder, 1, range(130_000), "old"))
+    monkeypatch.setattr(os, "link", refused)
+    folder.publish(_many(folder, 2, range(129_990, 130_005), "new"))
+    before, after = ([path.read_bytes() for path in _state(folder, seq)] for seq in (1, 2))
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, True, False, True]
+    assert {path.stat().st_nlink for path in _state(folder, 2)} == {1}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in _state(folder, 2)} == {0o600}
+    assert folder.sink().open().seq == 2
 
 
 def test_old_states_are_dropped_and_history_stays(folder: Target) -> None:

@@ -22,7 +22,7 @@ from etl import disk, engine, manifest, merge, schema, staging, tables
 from etl.errors import PublishConflict, SinkError, TargetCorrupt
 from etl.model import Merged, Publication, SinkState, Span
 from etl.readback import ReadBackError, Rows, read_back
-from etl.sinks import check, slices, storage
+from etl.sinks import check, sharing, slices, storage
 
 _HEADER_BYTES = 3 * 4096
 """A DuckDB file is three headers and whole blocks; a shorter one was cut off."""
@@ -77,13 +77,19 @@ class DuckDBSink:
     name: check.SinkKind = "duckdb"
 
     def __init__(
-        self, path: Path, memory_limit: int = engine.MEMORY_LIMIT, storage_version: str = STORAGE_VERSION
+        self,
+        path: Path,
+        memory_limit: int = engine.MEMORY_LIMIT,
+        storage_version: str = STORAGE_VERSION,
+        *,
+        access: disk.Access | None = None,
     ) -> None:
         self.path = path
         self._memory_limit = memory_limit
         self._floor = storage_version
         self._version = ""
         """The storage version of the target, as the engine tells it."""
+        self._access = access
         self._next: Path | None = None
         self._copied: tuple[int, ...] = ()
         """What the target was when it was copied: nobody may have changed it since."""
@@ -93,8 +99,10 @@ class DuckDBSink:
 
     def open(self) -> SinkState:
         """Make the folder, collect leftovers, and read the state of the target; see `state` for what is raised."""
-        staging.probe(self.path, beside=self.path.parent)
-        staging.collect_leftovers(self.path)
+        staging.probe(self.path, [self.path.parent], self._access)
+        staging.collect_leftovers(self.path, [self.path.parent])
+        if self._access:
+            sharing.tell_closed(self._access, self.path)
         state = self.state()
         disk.check_room(self.path.parent, copied=self.path.stat().st_size if self._read_at else 0)
         return state
@@ -169,7 +177,7 @@ class DuckDBSink:
             if rewritten:
                 storage.rewrite(connection, str(self.path), self._floor)
             merged = self._merge(connection, previous, publication)
-        disk.make_private(copy)
+        self._access.give(copy) if self._access else disk.make_private(copy)
         _refuse_open_wal(copy)
         check.read_back_whole(
             (
@@ -194,6 +202,8 @@ class DuckDBSink:
         _refuse_open_wal(self.path)
         if self._identity() != self._copied:
             raise PublishConflict("The target was changed during the run", where=str(self.path))
+        if self._access:
+            sharing.share(self._access, self.path, [])
         self._replace(self._next / self.path.name)
         check.sync_published(self.path.parent)
         self.discard()
@@ -225,8 +235,8 @@ class DuckDBSink:
             if self._copied:
                 copy.replace(self.path)
                 return
-            try:  # A link, unlike a rename, does not replace what somebody else put there meanwhile.
-                os.link(copy, self.path)
+            try:  # Nothing replaces what somebody else put there meanwhile.
+                disk.put(copy, self.path)
             except FileExistsError:
                 raise PublishConflict("The target was made by somebody else", where=str(self.path)) from None
 

@@ -1,6 +1,7 @@
 """The files of one run in a Parquet folder: written range by range, or linked where nothing changed.
 
-A linked file stands in the folders of several states and is stored once; nobody writes into a published file.
+A linked file stands in the folders of several states and is stored once; nobody writes into a published file. Where the
+file system has no links, it is a copy.
 """
 
 # ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
@@ -8,7 +9,6 @@ A linked file stands in the folders of several states and is stored once; nobody
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,9 @@ from pathlib import Path
 import duckdb
 
 from etl import disk, engine, tables
+from etl.errors import SinkError
 from etl.manifest import DataFile
+from etl.observe import log
 from etl.sinks import layout, slices
 from etl.sinks.slices import Slice
 
@@ -58,9 +60,13 @@ def _content(
 
 
 def _link(chain: layout.Chain, file: DataFile, path: Path) -> DataFile:
-    """The published file under one more name; that it is whole was shown when it was written, and `verify` shows it."""
-    with disk.doing("link a file that did not change", path):
-        os.link(chain.target / file.path, path)
+    """The published file under one more name; that it is whole was shown before the merge (`layout.refuse_altered`)."""
+    if not disk.link_or_copy(chain.target / file.path, path):
+        log.info("sink.copied", file=path.name, reason="no hard link can be made here")
+        if _sha256(path) != file.sha256:
+            raise SinkError(
+                "A copy differs from what was copied", where=str(path), mend="Check the disk, then run again."
+            )
     return file
 
 
@@ -72,9 +78,12 @@ def _copy(connection: duckdb.DuckDBPyConnection, content: str, relation: str, pa
     query = f"SELECT {tables.names(columns)} FROM {relation} UNION ALL SELECT {nulls} FROM range(0)"
     copied = connection.execute(f"COPY ({query}) TO {engine.literal(path)} ({engine.PARQUET})").fetchone()
     disk.make_private(path)
+    return DataFile("", int(copied[0]) if copied else 0, path.stat().st_size, _sha256(path))
+
+
+def _sha256(path: Path) -> str:
     with disk.doing("read back", path), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return DataFile("", int(copied[0]) if copied else 0, path.stat().st_size, digest)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _state(connection: duckdb.DuckDBPyConnection, chain: layout.Chain) -> Iterator[_Source]:

@@ -2,14 +2,14 @@
 
 Everything is prepared beside (`etl.sinks.files`), read back by another process and synced. Then its folders are moved
 into place, where no manifest lists them yet, and linking the manifest under its name publishes: the link fails if the
-name is taken. Folders that no manifest lists are removed by the next run, if the manifest they wait for is still there
-to show that they are ours.
+name is taken (and so does what stands in for it where there are no links: `disk.put`). Folders that no manifest lists
+are removed by the next run, if the manifest they wait for is still there to show that they are ours.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from etl import disk, engine, manifest, merge, staging, tables
 from etl.errors import PublishConflict, SinkError
 from etl.manifest import DataFile
 from etl.model import Merged, Publication, SinkState, Span
-from etl.sinks import check, layout
+from etl.sinks import check, layout, sharing
 from etl.sinks.files import write
 
 
@@ -31,19 +31,32 @@ class ParquetSink:
 
     name: check.SinkKind = "parquet"
 
-    def __init__(self, path: Path, memory_limit: int = engine.MEMORY_LIMIT, keep: int = 3) -> None:
+    def __init__(
+        self,
+        path: Path,
+        memory_limit: int = engine.MEMORY_LIMIT,
+        keep: int = 3,
+        *,
+        access: disk.Access | None = None,
+    ) -> None:
         self.path = path
+        self._access = access
         self._memory_limit = memory_limit
         self._keep = keep
         self._next: Path | None = None
 
     def open(self) -> SinkState:
         """Make the folder's parent, collect leftovers, and read the state; see `layout.read` for what is raised."""
-        staging.probe(self.path, beside=self.path if self.path.is_dir() else self.path.parent)
+        with disk.doing("look at the target", self.path):
+            places = [place for place in (self.path, *self._folders()) if place.is_dir()] or [self.path.parent]
+        staging.probe(self.path, places, self._access, folders=True)
         chain = layout.read(self.path)
         self._collect_unpublished(chain)
-        staging.collect_leftovers(self.path)
-        disk.check_room(self.path.parent, copied=sum(file.bytes for file in chain.entries("current")))
+        staging.collect_leftovers(self.path, [self.path.parent, *places])
+        if self._access:
+            sharing.refuse_foreign(self._access, self._folders())
+            sharing.tell_closed(self._access, self.path)
+        disk.check_room(staging.temporary(self.path), copied=sum(file.bytes for file in chain.entries("current")))
         return chain.state
 
     def state(self) -> SinkState:
@@ -113,7 +126,10 @@ class ParquetSink:
         if self._next is None:
             raise SinkError(f"Nothing is prepared for run {publication.seq}", where=str(self.path))
         with self._moved(self._next, publication.seq):
-            self._link(self._next / layout.MANIFEST, publication.seq)
+            manifest = self._next / layout.MANIFEST
+            if self._access:
+                sharing.share(self._access, self.path, [*self._folders(), manifest])
+            self._link(manifest, publication.seq)
         check.sync_published(self.path / "manifests")
         self.discard()
         with contextlib.suppress(SinkError):
@@ -180,16 +196,19 @@ class ParquetSink:
     def _place(self, source: Path, target: Path) -> Path:
         disk.private_folder(target.parent)
         with disk.doing("move the new files into place", target):
-            if target.exists():
-                raise PublishConflict("Another run is publishing the same number", where=str(target))
-            source.rename(target)
+            try:  # A folder never replaces one that holds something.
+                source.rename(target)
+            except OSError as error:
+                if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+                    raise
+                raise PublishConflict("Another run is publishing the same number", where=str(target)) from None
         return target
 
     def _link(self, source: Path, seq: int) -> None:
         path = layout.manifest_path(self.path, seq)
         with disk.doing("publish the manifest", path):
             try:
-                os.link(source, path)
+                disk.put(source, path)
             except FileExistsError:
                 raise PublishConflict(f"Run {seq} was published by somebody else", where=str(path)) from None
 
@@ -200,9 +219,12 @@ class ParquetSink:
         if not chain.manifests:
             self._remove_empty()
 
+    def _folders(self) -> list[Path]:
+        return [self.path / name for name in (*layout.CONTENTS, "manifests")]
+
     def _remove_empty(self) -> None:
-        for name in (*layout.CONTENTS, "manifests"):
-            disk.remove_if_empty(self.path / name)
+        for folder in self._folders():
+            disk.remove_if_empty(folder)
         disk.remove_if_empty(self.path)
 
     def _drop_old_states(self) -> None:

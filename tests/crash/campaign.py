@@ -84,10 +84,14 @@ def undisturbed(rig: Rig, watched: tuple[Syscall, ...]) -> tuple[Call, ...]:
 
 
 def publishes(rig: Rig, call: Call) -> bool:
-    """Whether this is the call that makes the run visible: the new file or the manifest gets its name."""
+    """Whether this is the call that makes the run visible: the new file or the manifest gets its name.
+
+    (What is tried before a run is named `probe`, and publishes nothing.)
+    """
     target = rig.scenario.target(Path())
     named = {"duckdb": str(target), "parquet": str(target / "manifests")}[rig.scenario.kind]
-    return call.what.name in PUBLISHING and call.goal.startswith(named)
+    trial = Path(call.path).name in {"probe", "probed"}
+    return call.what.name in PUBLISHING and call.goal.startswith(named) and not trial
 
 
 def _kills(calls: Sequence[Call]) -> Iterator[Fault]:

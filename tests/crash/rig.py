@@ -15,7 +15,7 @@ from tests.crash.child import Scenario, attempt
 from tests.crash.forked import apart
 from tests.crash.reader import Look, Torn, fingerprint, look
 
-_CHANCE = re.compile(r"(?<=next-)\w{8}|(?<=prob)ed?-\d+")
+_CHANCE = re.compile(r"(?<=next-)\w{8}|(?<=\.etl-)\w{8}|(?<=prob)ed?-\d+")
 """What is drawn at random or is a process id in the names of temporary files."""
 
 

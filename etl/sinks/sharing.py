@@ -1,0 +1,40 @@
+"""Sharing: the rights that readers have to what is published, and to the folders on the way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from etl import disk, staging
+from etl.disk import Access
+from etl.errors import SinkError
+from etl.observe import log
+
+
+def refuse_foreign(access: Access, folders: Sequence[Path]) -> None:
+    """Raise `SinkError` where something published belongs to another user, so that a run could not share it."""
+    for path in (path for folder in folders for path in disk.tree(folder)):
+        access.check(path)
+
+
+def share(access: Access, target: Path, published: Sequence[Path]) -> None:
+    """Give readers their rights to everything in these files and folders, and a way to them.
+
+    A folder that runs did not make keeps its rights: the target itself where it is somebody else's, and what is around
+    it (see `tell_closed`).
+    """
+    for path in (path for one in published for path in disk.tree(one)):
+        access.give(path)
+    if target.is_dir():
+        with suppress(SinkError):
+            access.give(target)
+    if staging.is_ours(target.parent):
+        access.give(target.parent)
+
+
+def tell_closed(access: Access, target: Path) -> None:
+    """Log a warning for each folder that keeps readers out and that no run opens."""
+    for folder in target.absolute().parents:
+        if not access.passes(folder) and not (folder == target.absolute().parent and staging.is_ours(folder)):
+            log.warning("sink.closed", folder=str(folder), mend="Let readers pass: chmod g+x, chgrp.")
