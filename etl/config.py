@@ -13,11 +13,12 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -39,6 +40,39 @@ DEFAULT_FILE = "etl.toml"
 ACCOUNT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
+def _named_path(value: object) -> object:
+    """A path as it is meant, `~` being a home folder. Raises ValueError for what no path can be."""
+    if not isinstance(value, str | os.PathLike):
+        return value
+    text = os.fspath(value)
+    fault = ""
+    if not text.strip():
+        fault = "an empty path; is a variable not set that it is made of?"
+    elif "\0" in text:
+        fault = "no path holds a zero character"
+    elif not _is_encodable(text):
+        fault = "a path that is no text in UTF-8, or not in this locale"
+    elif text.startswith("~"):
+        user = text.partition("/")[0]
+        text = os.path.expanduser(text) if user != "~" or os.environ.get("HOME") else text  # noqa: PTH111 - tells more
+        if not text.startswith("/"):
+            unknown = "HOME names no folder" if user == "~" else f"there is no home folder of {user}"
+            fault = f"{unknown}; write the whole path (./~... for a name that begins with ~)"
+    if fault:
+        raise ValueError(fault)
+    return Path(text)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        return bool(text.encode() and os.fsencode(text))
+    except UnicodeEncodeError:
+        return False
+
+
+NamedPath = Annotated[Path, BeforeValidator(_named_path)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
@@ -52,7 +86,7 @@ class Account(_Section):
     """Where the API lives; empty: the embedded sandbox."""
     token_env: str = ""
     """Name of the environment variable that holds the token."""
-    token_file: Path | None = None
+    token_file: NamedPath | None = None
     """A file that holds the token."""
 
     @field_validator("base_url")
@@ -97,7 +131,7 @@ class Http(_Section):
     connect_timeout: TimeLimit = timedelta(seconds=5)
     max_body: Size = 64 * 2**20
     proxy_from_environment: bool = False
-    ca_bundle: Path | None = None
+    ca_bundle: NamedPath | None = None
 
 
 class Guard(_Section):
@@ -108,7 +142,7 @@ class Guard(_Section):
 
 
 class _Target(_Section):
-    path: Path
+    path: NamedPath
     mode: Rights | None = None
     """The rights of published files; None: their owner's alone."""
     group: str | None = Field(None, pattern=r"^[^\x00:\s]+$")
@@ -123,9 +157,9 @@ class _Target(_Section):
 
     @field_validator("path")
     @classmethod
-    def _possible(cls, value: Path) -> Path:
-        if "\0" in str(value):
-            message = "no path holds a zero character"
+    def _of_its_own(cls, value: Path) -> Path:
+        if value.name in {"", ".."}:
+            message = f"{value} holds other things; name a place of its own in it"
             raise ValueError(message)
         return value
 
@@ -141,6 +175,9 @@ class DuckDBTarget(_Target):
     def _known_to_the_engine(cls, value: Path) -> Path:
         if set("?\\") & set(str(value)):
             message = "DuckDB does not take ? and \\ in a path as they are"
+            raise ValueError(message)
+        if os.path.exists(value) and not os.path.isfile(value):  # noqa: PTH110, PTH113 - these raise nothing
+            message = f"{value} is no file; name one in it" if value.is_dir() else f"{value} is no file"
             raise ValueError(message)
         return value
 
@@ -211,9 +248,12 @@ class Config(_Section):
 
 def find_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
     """The configuration file: as given, else as `ETL_CONFIG` names it, else `etl.toml` in the working folder."""
-    named = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
-    if named is not None:
-        return named
+    named, where = (path, "command line") if path else (environ.get(CONFIG_VARIABLE), CONFIG_VARIABLE)
+    if named:
+        try:
+            return Path(str(_named_path("" if named == Path() else named)))
+        except ValueError as error:
+            raise UsageError(f"cannot read the configuration: {error}", where=where) from None
     if Path(DEFAULT_FILE).is_file():
         return Path(DEFAULT_FILE)
     raise UsageError(
@@ -256,7 +296,7 @@ def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> Sec
     """The account's token, from the variable or the file its configuration names. Raises UsageError."""
     where = f"account {account.name}"
     if account.token_file is None:
-        token = environ.get(account.token_env, "").strip()
+        token = environ.get(account.token_env, "")
         if not token and not _is_name(account.token_env):
             message = f"the value of token_env ({len(account.token_env)} characters) is no name of a variable"
             mend = "Put the token into a variable, and its name into token_env: export ELEAPI_TOKEN=..."
@@ -266,10 +306,12 @@ def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> Sec
     else:
         source, mend = f"the file {overlay.shown(account.token_file)}", "Write the token into it, mode 0600."
         try:
-            token = account.token_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            token = overlay.text(account.token_file.read_bytes())
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise UsageError(f"cannot read the token from {source}: {reason}", where=where, mend=mend) from None
+    # A variable that was set from a file may have its byte order mark.
+    token = token.removeprefix("\ufeff").strip()
     if not token:
         raise UsageError(f"{source} holds no token", where=where, mend=mend)
     if not token.isascii() or not token.isprintable():

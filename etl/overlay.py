@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -28,11 +29,10 @@ class Raw:
 def read(path: Path) -> Raw:
     """The file alone. Raises UsageError where it cannot be read or is no TOML."""
     try:
-        with path.open("rb") as file:
-            return Raw(tomllib.load(file))
+        return Raw(tomllib.loads(text(path.read_bytes())))
     except OSError as error:
         raise UsageError(f"cannot read the configuration: {error.strerror}", where=shown(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"not valid TOML: {error}", where=str(path)) from None
 
 
@@ -41,6 +41,30 @@ def shown(path: Path) -> str:
     # What is wrong with a path is told by who opens it.
     known = os.path.isdir(path.parent)  # noqa: PTH112 - it raises nothing
     return str(path.parent / discreet(path.name)) if known else discreet(str(path))
+
+
+def text(content: bytes) -> str:
+    """A file's text, which is UTF-8, with or without the byte order mark that editors put before it.
+
+    Raises ValueError, with the encoding where it can be told, and without anything of the content.
+    """
+    wide = next((name for name, start in _WIDE if content.startswith(start)), "")
+    if not wide and len(content) > 1 and (content[0] == 0) != (content[1] == 0):
+        wide = "UTF-16"
+    if wide:
+        raise ValueError(f"the file is in {wide}, as PowerShell's > writes it; save it as UTF-8")
+    try:
+        return content.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} of the file is not UTF-8; save it as UTF-8") from None
+
+
+_WIDE = (
+    ("UTF-32", codecs.BOM_UTF32_LE),
+    ("UTF-32", codecs.BOM_UTF32_BE),
+    ("UTF-16", codecs.BOM_UTF16_LE),
+    ("UTF-16", codecs.BOM_UTF16_BE),
+)
 
 
 def lay_environment(raw: Raw, environ: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from etl.api.client import Client
 from etl.api.http import Credential, connect
 from etl.api.pace import Pace
+from etl.api.route import route
 from etl.config import Account, Config, Extract, Http, read_token
 from etl.errors import UsageError
 from etl.sandbox.settings import Settings
@@ -39,6 +40,9 @@ async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
     """Every account with its address and token; a sandbox lives as long as the block. Raises UsageError."""
     accounts = config.read_accounts
     named = {account.name: _named(account) for account in accounts if account.base_url}
+    for source in named.values():
+        # What is wrong with the way there is told before anything is locked or made.
+        route(source.base_url, config.http)
     if len(named) == len(accounts):
         yield tuple(named.values())
         return

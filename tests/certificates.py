@@ -32,10 +32,15 @@ class Authority:
     folder: Path
 
     @classmethod
-    def found(cls, folder: Path) -> Authority:
-        """A new authority in `folder`."""
+    def found(cls, folder: Path, *, lax: bool = False) -> Authority:
+        """A new authority in `folder`; a `lax` one does not say what its key is for, as many private ones do."""
+        extensions = ["basicConstraints=critical,CA:true"] + ([] if lax else ["keyUsage=critical,keyCertSign,cRLSign"])
+        settings = folder / "ca.cnf"
+        settings.write_text("[req]\ndistinguished_name = name\n[name]\n")
         _openssl(
-            "req", "-x509", *_NEW_KEY, "-keyout", folder / "ca.key", "-out", folder / "ca.pem", "-subj", "/CN=tests"
+            *("req", "-x509", *_NEW_KEY, "-config", settings, "-subj", "/CN=tests"),
+            *("-keyout", folder / "ca.key", "-out", folder / "ca.pem"),
+            *(word for extension in (*extensions, "subjectKeyIdentifier=hash") for word in ("-addext", extension)),
         )
         return cls(folder)
 
@@ -48,7 +53,7 @@ class Authority:
         """A certificate for a server; `alternative` is its subjectAltName, `until` its end (ASN.1 time)."""
         made = Identity(self.folder / f"{name}.key", self.folder / f"{name}.pem")
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.cnf"
-        extensions.write_text(f"subjectAltName={alternative}\n")
+        extensions.write_text(f"subjectAltName={alternative}\nauthorityKeyIdentifier=keyid\n")
         (self.folder / f"{name}.index").touch()
         _openssl("req", "-new", *_NEW_KEY, "-keyout", made.key, "-out", request, "-subj", f"/CN={name}")
         settings = self.folder / f"{name}.ca.cnf"

@@ -72,12 +72,10 @@ STATUSES = {
     307: Kind.CONTRACT,
     308: Kind.CONTRACT,
     400: Kind.CONTRACT,
-    401: Kind.AUTH,
-    403: Kind.AUTH,
     404: Kind.CONTRACT,
-    405: Kind.CONTRACT,
-    407: Kind.UNAVAILABLE,
+    407: Kind.UNREACHABLE,
     408: Kind.THROTTLED,
+    413: Kind.CONTRACT,
     422: Kind.CONTRACT,
     425: Kind.THROTTLED,
     429: Kind.THROTTLED,
@@ -85,18 +83,100 @@ STATUSES = {
     502: Kind.UNAVAILABLE,
     503: Kind.THROTTLED,
     504: Kind.UNAVAILABLE,
+    511: Kind.BLOCKED,
+    522: Kind.UNAVAILABLE,
     599: Kind.UNAVAILABLE,
 }
+FOREIGN = [
+    b"",
+    b"Forbidden",
+    b"<html>Bad Gateway</html>",
+    b"\xef\xbb\xbf<!DOCTYPE html>",
+    b"{}",
+    b"[1]",
+    b'"no"',
+    b"\xff\xfe",
+]
 
 
 @pytest.mark.parametrize(("status", "kind"), STATUSES.items())
-@pytest.mark.parametrize("content", [b"", b"<html>Bad Gateway</html>", b"{}", b"[1]", body(), b"\xff\xfe"])
+@pytest.mark.parametrize("content", [*FOREIGN, body()])
 def test_a_status_decides_whatever_the_body_says(status: int, kind: Kind, content: bytes) -> None:
-    """Every status but 200 is a refusal of its kind, be the body empty, HTML or a perfect page (A1, A4, A5, N18)."""
+    """Most statuses are a refusal of their kind, be the body empty, HTML or a perfect page (A4, A5, N18)."""
     verdict = refusal(content, status)
     assert verdict.kind is kind
     assert verdict.status == status
     assert str(status) in verdict.message
+
+
+OWN = [
+    {"success": False, "message": "Unauthorized", "code": 401},
+    {"success": False, "message": ""},
+    {"statusCode": 401, "message": "Unauthorized"},
+    {"statusCode": 401, "message": ["no token"], "error": "Unauthorized"},
+    {"status": 401, "message": "jwt expired"},
+    {"message": "Unauthorized"},
+    {"message": {"message": "Unauthorized"}},
+    {"code": "401"},
+    {"success": True, "message": "ok", "code": 200, "data": [], "requestId": "x"},
+]
+"""How the API, or a framework that it may be made with, tells of a refusal."""
+OTHERS = [
+    {"error": "blocked", "ray": "8f0"},
+    {"error": "Unauthorized"},
+    {"detail": "Access denied"},
+    {"type": "about:blank", "title": "Error 1020: Access denied", "status": 403, "detail": "blocked", "ray_id": "8f0"},
+    {"success": False, "message": "blocked", "Ray-ID": "8f0"},
+    {"message": "The requested URL was rejected", "supportID": "17"},
+    {"message": None, "incident_id": 5},
+    {"message": ""},
+    {"message": []},
+    {"code": 200},
+    {"url": "https://captcha.example.com/"},
+]
+"""How firewalls and gateways do."""
+
+
+@pytest.mark.parametrize("told", OWN, ids=json.dumps)
+def test_a_token_is_refused_in_the_envelope_of_the_api(told: dict[str, object]) -> None:
+    """A 401 or 403 as the API tells it is about the token, and other statuses mean what they say (A1, A4, A49)."""
+    content = json.dumps(told).encode()
+    kinds = {401: Kind.AUTH, 403: Kind.AUTH if told != {"code": "401"} else Kind.BLOCKED}
+    assert {status: refusal(content, status).kind for status in kinds} == kinds
+    if "code" not in told:
+        assert {refusal(content, status).kind for status in (405, 406, 409, 451)} == {Kind.CONTRACT}
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 405, 406, 409, 418, 444, 451, 499])
+@pytest.mark.parametrize("content", [*FOREIGN, *(json.dumps(told).encode() for told in OTHERS)])
+def test_what_stands_in_front_of_the_api_says_nothing_of_the_token(status: int, content: bytes) -> None:
+    """HTML, text, nothing or JSON of another make: a firewall, a proxy or a captive portal speaks (A1, A4, N15)."""
+    verdict = refusal(content, status)
+    assert verdict.kind is Kind.BLOCKED
+    assert f"HTTP {status}: something in front of the API" in verdict.message
+    assert "firewall" in verdict.message
+    assert "base_url and the token" in verdict.mend
+
+
+@pytest.mark.parametrize("header", ["cf-mitigated", "x-amzn-waf-action"])
+def test_a_firewall_that_speaks_like_the_api_is_known_by_its_header(header: str) -> None:
+    """A block page may be JSON with a message, too (A4)."""
+    verdict = judge(Reply(403, {header: "challenge"}, json.dumps(OWN[0]).encode()))
+    assert isinstance(verdict, Refusal)
+    assert verdict.kind is Kind.BLOCKED
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 520, 525, 530])
+def test_html_beside_a_failure_points_to_what_stands_in_front(status: int) -> None:
+    """Such a status keeps its kind, and the mend tells who may have said it; the API's own answer does not (N15)."""
+    assert "in front of the API" in refusal(b"<html>cf-ray</html>", status).mend
+    assert refusal(json.dumps(OWN[0]).encode(), status).mend == ""
+
+
+def test_a_refusal_under_200_is_about_the_token_in_the_envelope_of_the_api_alone() -> None:
+    """A gateway may tell its 403 in the body of a 200 (A11)."""
+    assert refusal(b'{"status":403,"error":"blocked"}').kind is Kind.BLOCKED
+    assert refusal(b'{"status":403,"message":"no"}').kind is Kind.AUTH
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 503])
@@ -117,7 +197,7 @@ def test_a_malformed_token_is_an_authentication_failure() -> None:
 
 def test_a_lost_authtype_header_is_hinted_at() -> None:
     """A 401 names the two causes: the token, and the undocumented header that a proxy may strip (A49)."""
-    assert "authtype" in refusal(b"", 401).message
+    assert "authtype" in refusal(body(success=False, code=401), 401).message
 
 
 TOLD = [
@@ -282,6 +362,7 @@ def test_html_under_200_is_named(lead: bytes) -> None:
     """A login or maintenance page is told as such, and nothing of it is quoted (N15)."""
     verdict = refusal(lead + b"<!DOCTYPE html><html>Ada Example</html>", Content_Type="text/html")
     assert (verdict.kind, verdict.message) == (Kind.GARBLED, "an HTML page instead of JSON")
+    assert "captive portal in front of the API" in verdict.mend
 
 
 def test_another_content_type_does_no_harm() -> None:
@@ -501,5 +582,5 @@ def test_no_date_breaks_the_clock(text: str) -> None:
 
 
 def test_every_kind_of_refusal_has_a_status() -> None:
-    """The table above covers every kind but those of requests that reached nobody."""
-    assert set(Kind) - set(STATUSES.values()) == {Kind.STALE, Kind.NO_HOST}
+    """The tables above cover every kind but that of requests that reached nobody."""
+    assert set(Kind) - set(STATUSES.values()) == {Kind.STALE, Kind.AUTH}

@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("what the last run left for the next", "history"),
     ("what this server does; the plain page walk", "probe walk"),
     ("requests over real HTTP", "api.http"),
+    ("the way to the server: its proxy, its certificates", "api.route"),
     ("requests bounded, paced, repeated, counted", "api.client"),
     ("one module per kind of target", "sinks"),
     ("what a publication changes in a snapshot", "merge"),

@@ -23,6 +23,9 @@ from tests.simulation.loop import run
 EVERYTHING = Query(is_contact=True)
 NOON = 1_736_164_800
 PAGE = json.dumps({"success": True, "data": [{"_id": "a"}]}).encode()
+REFUSED = b'{"success":false,"message":"Unauthorized"}'
+"""A refusal of the token as the API tells it."""
+HTML = b"<html>Just a moment...</html>"
 
 Answer = Reply | Broken | float
 """What a scripted server does: it answers, breaks off, or is silent for so many seconds and then answers."""
@@ -141,8 +144,12 @@ def test_a_server_whose_envelopes_all_differ_tells_nothing_by_them() -> None:
 
 
 FAILURES = [
-    (bad(401), Kind.AUTH, AuthError),
-    (bad(403), Kind.AUTH, AuthError),
+    (bad(401, REFUSED), Kind.AUTH, AuthError),
+    (bad(403, REFUSED), Kind.AUTH, AuthError),
+    (bad(401, HTML), Kind.BLOCKED, SourceUnavailable),
+    (bad(403, HTML), Kind.BLOCKED, SourceUnavailable),
+    (bad(406), Kind.BLOCKED, SourceUnavailable),
+    (bad(407), Kind.UNREACHABLE, SourceUnavailable),
     (bad(404), Kind.CONTRACT, PageRefused),
     (bad(302, Location="https://elsewhere.example.com/"), Kind.CONTRACT, PageRefused),
     (bad(200, b"<html>"), Kind.GARBLED, ContractError),
@@ -152,7 +159,7 @@ FAILURES = [
     (bad(503), Kind.THROTTLED, SourceUnavailable),
     (Broken("reset"), Kind.UNAVAILABLE, RequestFailed),
     (Broken("a bomb", kind=Kind.GARBLED), Kind.GARBLED, ContractError),
-    (Broken("no such host", kind=Kind.NO_HOST), Kind.NO_HOST, SourceUnavailable),
+    (Broken("no such host", kind=Kind.UNREACHABLE), Kind.UNREACHABLE, SourceUnavailable),
     (Broken("closed before", kind=Kind.STALE), Kind.STALE, SourceUnavailable),
 ]
 
@@ -344,6 +351,8 @@ class Gate:
 
     accepted: int = 1
     lasts: int = 3
+    status: int = 401
+    told: bytes = REFUSED
     used: int = 1
     """The token that the client holds."""
     sent: int = 0
@@ -357,7 +366,7 @@ class Gate:
             self.accepted = 2
         shown = self.used
         await anyio.sleep(1)
-        return good() if shown == self.accepted else bad(401)
+        return good() if shown == self.accepted else bad(self.status, self.told)
 
     def renew(self) -> bool:
         """Look at the source of the token, which holds the second one by then."""
@@ -366,10 +375,11 @@ class Gate:
         return before != self.used
 
 
+@pytest.mark.parametrize("told", [REFUSED, b"Unauthorized"])
 @pytest.mark.parametrize("lasts", range(12))
-def test_an_expired_token_is_read_again_once(lasts: int) -> None:
-    """At whatever request the token expires, its source is read once and everybody goes on (A2, A3)."""
-    gate = Gate(lasts=lasts)
+def test_an_expired_token_is_read_again_once(lasts: int, told: bytes) -> None:
+    """At whatever request the token expires, and however it is told, its source is read once and all go on (A2, A3)."""
+    gate = Gate(lasts=lasts, told=told)
     client = Client(gate, account="main", concurrency=4, renew=gate.renew, jitter=lambda: 0.5)
 
     async def job() -> None:
@@ -394,6 +404,66 @@ def test_a_token_that_did_not_change_is_refused_for_good() -> None:
         run(together(*[job] * 4))
     assert caught.group_contains(AuthError)
     assert gate.sent <= 4
+
+
+@pytest.mark.parametrize(("status", "doubts"), [(401, 1), (403, 4)])
+@pytest.mark.parametrize("concurrency", [1, 4, 16])
+def test_a_token_that_expires_for_good_causes_no_storm(concurrency: int, status: int, doubts: int) -> None:
+    """One request asks again on behalf of all that were refused together: a few more, then the run ends (A2, A3)."""
+    gate = Gate(accepted=1, lasts=30, status=status)
+    client = Client(gate, account="main", concurrency=concurrency, jitter=lambda: 0.5)
+
+    async def job() -> None:
+        while True:
+            await client.read(EVERYTHING)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(together(*[job] * concurrency))
+    assert caught.group_contains(AuthError)
+    assert 0 < gate.sent - 30 <= concurrency + doubts
+
+
+@pytest.mark.parametrize("body", [REFUSED, HTML, b""])
+@pytest.mark.parametrize(("status", "together_with"), [(401, 1), (403, 1), (403, 4)])
+def test_a_refusal_amid_good_answers_is_asked_again(status: int, body: bytes, together_with: int) -> None:
+    """A firewall, or one node of many, refuses now and then a token that was good a moment ago (A2, A3, A4)."""
+    odd = [bad(status, body)] * together_with
+    script = Script([*[good()] * 8, *odd, *[good()] * 20, *odd, good()], latency=0.1)
+    client = script.client()
+
+    async def job() -> None:
+        for _ in range(12):
+            await client.read(EVERYTHING)
+
+    run(together(*[job] * 4))
+    assert client.statistics().retried == len(script.bodies) - 48 == 2 * together_with
+
+
+def test_what_a_firewall_refuses_is_asked_more_slowly() -> None:
+    """Firewalls refuse who asks too fast, too: the whole client slows down, and obeys the wait it is told (A5)."""
+    script = Script([good(), bad(403, HTML, Retry_After="7"), good()])
+    client = script.client(jitter=0.0)
+
+    async def job() -> None:
+        for _ in range(2):
+            await client.read(EVERYTHING)
+
+    run(job())
+    assert (client.statistics().throttled, script.asked_at[-1]) == (1, 7.0)
+
+
+def test_an_error_tells_what_to_do_about_it() -> None:
+    """The mend of a refusal comes along, where the retry budget ends the run, too."""
+    assert "firewall" in failure(Script([bad(403, HTML)])).mend
+    script = Script([bad(403, HTML), good()] * 40)
+
+    async def main(client: Client) -> None:
+        while True:
+            await client.read(EVERYTHING)
+
+    with pytest.raises(SourceUnavailable, match="retry budget is spent; last: HTTP 403: something in front") as caught:
+        run(main(script.client()))
+    assert "firewall" in caught.value.mend
 
 
 @dataclass(slots=True)

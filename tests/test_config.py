@@ -166,13 +166,82 @@ PATHS = {
     "sinks.parquet.path=x/../contacts.duckdb": "both sinks have the same path",
     'sinks.duckdb.path="a\\u0000b"': "no path holds a zero character",
     "sinks.duckdb.path=what?.duckdb": "does not take ?",
+    "sinks.duckdb.path=": "sinks.duckdb.path: an empty path",
+    "sinks.parquet.path=": "sinks.parquet.path: an empty path",
+    "sinks.parquet.path=  ": "sinks.parquet.path: an empty path",
+    'sinks.parquet.path="\\t"': "sinks.parquet.path: an empty path",
+    "accounts.0.token_file=": "accounts.0.token_file: an empty path",
+    "http.ca_bundle=": "http.ca_bundle: an empty path",
+    "sinks.parquet.path=.": "sinks.parquet.path: . holds other things",
+    "sinks.parquet.path=./": "sinks.parquet.path: . holds other things",
+    "sinks.parquet.path=/": "sinks.parquet.path: / holds other things",
+    "sinks.parquet.path=..": "sinks.parquet.path: .. holds other things",
+    "sinks.duckdb.path=a/..": "sinks.duckdb.path: a/.. holds other things",
+    "sinks.duckdb.path=/dev": "sinks.duckdb.path: /dev is no file; name one in it",
+    "sinks.duckdb.path=/dev/null": "sinks.duckdb.path: /dev/null is no file",
+    "sinks.parquet.path=a\udcffb": "sinks.parquet.path: a path that is no text in UTF-8",
+    "sinks.duckdb.path=a\ud800b": "sinks.duckdb.path: a path that is no text in UTF-8",
+    "accounts.0.token_file=a\0b": "accounts.0.token_file: no path holds a zero character",
+    "http.ca_bundle=~nobody-of-that-name/ca.pem": "http.ca_bundle: there is no home folder of ~nobody-of-that-name",
 }
 
 
 @pytest.mark.parametrize(("assignment", "told"), PATHS.items())
-def test_a_path_that_cannot_be_is_refused(assignment: str, told: str) -> None:
-    """Before anything is locked or read."""
-    assert told in refused(GOOD.replace("data/", ""), assignment).message
+def test_a_path_that_cannot_be_is_refused(assignment: str, told: str, folder: Path) -> None:
+    """Before anything is locked or read, with the key and the flag, and nothing is made (P12)."""
+    message = refused(GOOD.replace("data/", ""), assignment).message
+    assert told in message
+    if "both" not in told:
+        assert f"(from --set {assignment.partition('=')[0]})" in message
+    assert [path.name for path in folder.iterdir()] == ["etl.toml"]
+
+
+@pytest.mark.parametrize("value", ["", " "])
+@pytest.mark.parametrize("key", ["sinks.parquet.path", "sinks.duckdb.path", "http.ca_bundle", "accounts.0.token_file"])
+def test_a_path_of_a_variable_that_is_empty_is_refused(key: str, value: str) -> None:
+    """`${TARGET}` that is not set becomes an empty variable: it is named, and never means the working folder (P12)."""
+    name = "ETL_" + key.upper().replace(".", "__")
+    assert f"{key}: an empty path; is a variable not set" in (message := refused(environ={name: value}).message)
+    assert f"(from {name})" in message
+
+
+HOMES = {
+    "~/x/contacts.duckdb": "/home/me/x/contacts.duckdb",
+    "~root/x": "/root/x",
+    "./~/x": "~/x",
+    "./~x": "~x",
+    "x/~/y": "x/~/y",
+    "x~": "x~",
+}
+
+
+@pytest.mark.parametrize(("text", "meant"), HOMES.items())
+def test_a_tilde_is_the_home_folder(text: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every path, at its beginning alone, as in a shell; nothing is ever called `~` by mistake (P12)."""
+    monkeypatch.setenv("HOME", "/home/me")
+    config = loaded(
+        GOOD,
+        *(f"{key}={text}" for key in ("sinks.duckdb.path", "http.ca_bundle", "accounts.0.token_file")),
+        f"sinks.parquet.path={text}.parquet",
+        "accounts.0.token_env=",
+    )
+    assert config.sinks.duckdb is not None
+    assert config.sinks.parquet is not None
+    assert {config.sinks.duckdb.path, config.http.ca_bundle, config.accounts[0].token_file} == {Path(meant)}
+    assert config.sinks.parquet.path == Path(f"{meant}.parquet")
+
+
+@pytest.mark.parametrize("home", [None, "", "here"])
+def test_a_tilde_without_a_home_folder_is_refused(home: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it leads is not guessed: an empty `HOME` would make it the root folder (P12)."""
+    monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
+    for text in ("~", "~/x"):
+        assert "HOME names no folder; write the whole path" in refused(GOOD, f"sinks.parquet.path={text}").message
+        with pytest.raises(UsageError, match="HOME names no folder"):
+            find_config(Path(text), {})
+        with pytest.raises(UsageError, match="HOME names no folder") as caught:
+            find_config(None, {"ETL_CONFIG": text})
+        assert caught.value.where == "ETL_CONFIG"
 
 
 @pytest.mark.parametrize("version", ["v1.2", "1.2.0", "1.2", "v9.9.9", "latest", '""', "x'y", "2"])
@@ -244,6 +313,34 @@ def test_a_file_that_cannot_be_read_is_told(folder: Path) -> None:
         with pytest.raises(UsageError) as caught:
             load(path, (), {})
         assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("charset", ["utf-8", "utf-8-sig"])
+def test_a_file_of_any_editor_is_read(end: str, charset: str, folder: Path) -> None:
+    """With a byte order mark and the line ends of Windows; text of the file is not touched."""
+    (folder / "etl.toml").write_bytes(GOOD.replace("contacts.", "Zoë.").replace("\n", end).encode(charset))
+    (folder / "token").write_bytes(f"canary-1{end}".encode(charset))
+    assert load(folder / "etl.toml", (), {}) == loaded(GOOD.replace("contacts.", "Zoë."))
+    assert read_token(Account(token_file=folder / "token"), {}).get_secret_value() == "canary-1"
+
+
+WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+
+
+@pytest.mark.parametrize("charset", [*WIDE, "latin-1"])
+def test_a_file_in_another_encoding_is_told_by_it(charset: str, folder: Path) -> None:
+    """PowerShell's `>` writes UTF-16: the message names it and the way out, and quotes nothing (X1)."""
+    name = charset[:6].upper() if charset in WIDE else "byte "
+    for content, read in (
+        (f"# Zoë\n{GOOD}", lambda path: load(path, (), {})),
+        ("canäry", lambda path: read_token(Account(token_file=path), {})),
+    ):
+        (folder / "file").write_bytes(content.encode(charset))
+        with pytest.raises(UsageError, match=name) as caught:
+            read(folder / "file")
+        assert "save it as UTF-8" in caught.value.message
+        assert "nary" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -468,6 +565,8 @@ def test_a_token_comes_from_its_variable() -> None:
     """The token is the variable's value without the blanks around it, wrapped so that it does not print."""
     token = read_token(Account(token_env="T"), {"T": " canary-1 \n"})  # noqa: S106 - the name of a variable
     assert token.get_secret_value() == "canary-1"
+    marked = read_token(Account(token_env="T"), {"T": "\ufeffcanary-1\r\n"})  # noqa: S106 - the same
+    assert marked == token
     assert "canary" not in repr(token) + str(token)
 
 
@@ -524,6 +623,19 @@ def test_no_configuration_at_all_is_told() -> None:
     assert caught.value.exit_code == 2
     for way in ("etl run", "ETL_CONFIG", "etl.toml"):
         assert way in caught.value.mend
+
+
+def test_a_configuration_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no shell has read the `~`, as in a unit file of systemd."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert find_config(Path("~/a.toml"), {}) == find_config(None, {"ETL_CONFIG": "~/a.toml"}) == Path("/home/me/a.toml")
+
+
+def test_an_empty_name_of_a_configuration_is_told() -> None:
+    """`etl run "$CONFIG"` without the variable does not read a folder."""
+    for path, environ in ((Path(), {}), (Path("  "), {}), (None, {"ETL_CONFIG": "  "})):
+        with pytest.raises(UsageError, match="an empty path"):
+            find_config(path, environ)
 
 
 def test_a_command_loads_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

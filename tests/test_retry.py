@@ -34,11 +34,12 @@ def test_hopeless_refusals_are_not_repeated() -> None:
     """What cannot change is asked once, rubbish three times, everything else five times (A1, A4, N2, N7)."""
     assert ATTEMPTS == {
         Kind.AUTH: 1,
+        Kind.BLOCKED: 5,
         Kind.CONTRACT: 1,
         Kind.GARBLED: 3,
         Kind.THROTTLED: 5,
         Kind.UNAVAILABLE: 5,
-        Kind.NO_HOST: 1,
+        Kind.UNREACHABLE: 1,
         Kind.STALE: 5,
     }
 

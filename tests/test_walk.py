@@ -204,7 +204,7 @@ def test_a_list_that_is_refused_altogether_is_refused() -> None:
 
 
 ERRORS: Sequence[tuple[Reply | Broken, type[EtlError]]] = [
-    (Reply(401, {}, b""), AuthError),
+    (Reply(401, {}, b'{"success":false}'), AuthError),
     (Reply(200, {}, b"<html>"), ContractError),
     (Broken("reset"), SourceUnavailable),
 ]

@@ -2,7 +2,8 @@
 
 A 200 is not yet a page. The envelope must tell of no failure, in whatever way servers do, and `data` must be a list;
 only then do the rows count: an empty list beside an error would prove that nobody is there. A body cut off or replaced
-by a proxy is a refusal and is never read as a prefix.
+by a proxy is a refusal and is never read as a prefix. A status that refuses the token counts as the API's word only in
+the API's own envelope: firewalls, proxies and captive portals answer 401 and 403, too.
 Source: API.md, "Answers"; FAULTS.md groups N and A.
 """
 
@@ -29,13 +30,15 @@ class Kind(Enum):
     """Why an answer is no page, by what to do about it."""
 
     AUTH = auto()
-    """The token is refused: asking again is of no use."""
+    """The API refuses the token: asking again is of no use, unless it was good a moment ago."""
+    BLOCKED = auto()
+    """Something in front of the API refused the request: wait, then ask again."""
     THROTTLED = auto()
     """Too fast: wait, then ask again."""
     UNAVAILABLE = auto()
     """The server or the way to it failed: ask again."""
-    NO_HOST = auto()
-    """The host's name is not known: asking again is of no use."""
+    UNREACHABLE = auto()
+    """No way to the server that waiting would open (unknown host, certificate not valid): asking again is of no use."""
     STALE = auto()
     """The server had closed the idle connection before the request came: ask again at once."""
     GARBLED = auto()
@@ -64,6 +67,8 @@ class Refusal:
     retry_after: str | None = None
     """The `Retry-After` header, as it came."""
     status: int = 0
+    mend: str = ""
+    """What to do about it, where the kind alone does not say."""
 
 
 class Row(msgspec.Struct, gc=False, frozen=True):
@@ -139,12 +144,29 @@ _BY_STATUS: Mapping[int, tuple[Kind, str]] = {
     204: (Kind.GARBLED, "an empty answer"),
     401: (Kind.AUTH, "the token is refused, or the `authtype: Key` header was lost on the way"),
     403: (Kind.AUTH, "the token may not read contacts"),
-    407: (Kind.UNAVAILABLE, "a proxy asks for a password"),
+    407: (Kind.UNREACHABLE, "a proxy asks for a password"),
     408: (Kind.THROTTLED, "the server timed out"),
     425: (Kind.THROTTLED, "the server is not ready"),
     429: (Kind.THROTTLED, "too many requests"),
     503: (Kind.THROTTLED, "the server is busy"),
+    511: (Kind.BLOCKED, "the network asks for a login"),
+    **dict.fromkeys(range(520, 531), (Kind.UNAVAILABLE, "something in front of the API cannot reach it")),
 }
+_OF_FRAMEWORKS = frozenset({400, 404, 407, 408, 410, 411, 413, 414, 415, 422, 425, 429, 431})
+"""Statuses below 500 that web servers and frameworks give by themselves, in HTML; the API tells all others in JSON."""
+_FRONT = "something in front of the API (a firewall, a proxy, a captive portal)"
+_FRONT_KEYS = frozenset({"ray", "rayid", "cfray", "incident", "incidentid", "supportid", "blockid", "reference"})
+"""Under these keys firewalls number what they blocked."""
+_FRONT_HEADERS = ("cf-mitigated", "x-amzn-waf-action")
+"""Firewalls set these on what they answer in place of the server."""
+MENDS: Mapping[int, str] = {
+    407: "Write user and password into the variable that names the proxy: http://user:password@host:port.",
+    511: "Log in to the network of this machine, then run again.",
+}
+FRONT_MEND = (
+    "Have the firewall, proxy or captive portal in front of the API let this machine through; "
+    "if it goes on, check base_url and the token."
+)
 _MALFORMED_TOKEN = "24 hex characters"  # noqa: S105 - words of an error message
 """KNOWN: a malformed token is answered with 400 and this ObjectId cast error."""
 
@@ -153,19 +175,47 @@ def judge(reply: Reply) -> Page | Refusal:
     """Decide what `reply` is."""
     if reply.status == HTTPStatus.OK:
         return _page(reply)
-    kind, message = _by_status(reply.status)
-    said = _said(reply)
+    document = _document(reply.body)
+    own = _is_own(document, reply.status) and not any(name in reply.headers for name in _FRONT_HEADERS)
+    kind, message = _by_status(reply.status, own=own)
+    said = shown(document.get("message"), reply.secret)
     if reply.status == HTTPStatus.BAD_REQUEST and _MALFORMED_TOKEN in said:
         kind, message = Kind.AUTH, "the token is malformed"
+    foreign = kind is Kind.BLOCKED or (kind in {Kind.THROTTLED, Kind.UNAVAILABLE} and _is_html(reply.body))
     return Refusal(
         kind,
         f"HTTP {reply.status}: {message}" + (f": {said}" if said else ""),
         reply.headers.get("Retry-After"),
         reply.status,
+        MENDS.get(reply.status, FRONT_MEND if foreign else ""),
     )
 
 
-def _by_status(status: int) -> tuple[Kind, str]:
+def _document(body: bytes) -> Mapping[str, object]:
+    """The JSON object that a refusal came with; an empty one where it is anything else."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _is_own(told: Mapping[str, object], status: int) -> bool:
+    """Whether a refusal is told as the API does, or the frameworks that it may be made with."""
+    if any(key.lower().replace("_", "").replace("-", "") in _FRONT_KEYS for key in told):
+        return False
+    codes = {_word(told.get("code")), _word(told.get("statusCode"))}
+    return told.get("success") is not None or bool(_words(told.get("message"))) or str(status) in codes
+
+
+def _is_html(body: bytes) -> bool:
+    return body.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<")
+
+
+def _by_status(status: int, *, own: bool) -> tuple[Kind, str]:
+    """What a status means in the API's `own` envelope or in none."""
+    if not own and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _OF_FRAMEWORKS:
+        return Kind.BLOCKED, f"{_FRONT} refused the request"
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -206,8 +256,8 @@ def _tolerant_envelope(body: bytes) -> _Envelope | Refusal:
     """The envelope of a body that holds what a strict decoder refuses: lone surrogates, odd ids, non-objects."""
     if not body.strip():
         return Refusal(Kind.GARBLED, "an empty answer")
-    if body.lstrip().startswith(b"<"):
-        return Refusal(Kind.GARBLED, "an HTML page instead of JSON")
+    if _is_html(body):
+        return Refusal(Kind.GARBLED, "an HTML page instead of JSON", mend=FRONT_MEND)
     try:
         text = body.decode("utf-8", errors="replace")
         document = json.loads(text, parse_constant=_no_constant, parse_int=str, parse_float=str)
@@ -284,8 +334,11 @@ def _told(envelope: _Envelope, code: int, reply: Reply) -> Refusal:
     if _MALFORMED_TOKEN in said:
         return Refusal(Kind.AUTH, f"the token is malformed{because}", status=code)
     if code:
-        kind, message = _by_status(code)
-        return Refusal(kind, f"HTTP 200 with code {code}: {message}{because}", wait, code)
+        fields = {"success": envelope.success, "message": envelope.message}
+        own = _is_own({**fields, "code": envelope.code, "statusCode": envelope.status_code}, code)
+        kind, message = _by_status(code, own=own)
+        mend = FRONT_MEND if kind is Kind.BLOCKED else ""
+        return Refusal(kind, f"HTTP 200 with code {code}: {message}{because}", wait, code, mend)
     if envelope.success is False:
         return Refusal(Kind.CONTRACT, f"HTTP 200 with success false{because}")
     if _tells_of_failure(envelope):
@@ -299,14 +352,6 @@ def _words(told: object) -> str:
         case str(text) | {"message": str(text)} | [str(text), *_] | [{"message": str(text)}, *_]:
             return text
     return ""
-
-
-def _said(reply: Reply) -> str:
-    try:
-        document = json.loads(reply.body)
-    except (ValueError, RecursionError):
-        return ""
-    return shown(document.get("message"), reply.secret) if isinstance(document, dict) else ""
 
 
 _NUMBER = re.compile(r"\s*\d{1,9}", re.ASCII)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
 import anyio
 
 from etl.api.answer import Kind, Manner, Page, Refusal, Reply, judge, server_time
 from etl.api.pace import Pace
 from etl.api.request import Body, Query
-from etl.api.retry import ATTEMPTS, LONGEST_WAIT, Budget, backoff, retry_after
+from etl.api.retry import ATTEMPTS, LONGEST_WAIT, TRUSTED_ATTEMPTS, Budget, backoff, retry_after
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
 
 FEW_MANNERS = 2
@@ -30,8 +30,8 @@ Transport = Callable[[Body], Awaitable[Reply]]
 class Broken(Exception):
     """A request that got no whole answer: refused, reset, cut off, timed out."""
 
-    def __init__(self, reason: str, *, kind: Kind = Kind.UNAVAILABLE) -> None:
-        self.refusal = Refusal(kind, reason)
+    def __init__(self, reason: str, *, kind: Kind = Kind.UNAVAILABLE, mend: str = "") -> None:
+        self.refusal = Refusal(kind, reason, mend=mend)
         super().__init__(reason)
 
 
@@ -64,11 +64,12 @@ class PageRefused(ContractError):
 
 _ERRORS: dict[Kind, type[EtlError]] = {
     Kind.AUTH: AuthError,
+    Kind.BLOCKED: SourceUnavailable,
     Kind.CONTRACT: PageRefused,
     Kind.GARBLED: ContractError,
     Kind.THROTTLED: SourceUnavailable,
     Kind.UNAVAILABLE: RequestFailed,
-    Kind.NO_HOST: SourceUnavailable,
+    Kind.UNREACHABLE: SourceUnavailable,
     Kind.STALE: SourceUnavailable,
 }
 
@@ -106,6 +107,10 @@ class Client:
         self._renew = renew
         self._tokens = 1
         """Tokens used so far."""
+        self._trusted = 0
+        """The number of the token that brought a page and was not refused for good since; 0 where none has."""
+        self._doubt = anyio.Lock()
+        """Held by the request that asks again after its token was refused."""
         self._jitter = jitter
         self._pace = pace or Pace(concurrency)
         self._slots = anyio.CapacityLimiter(self._pace.at_once)
@@ -146,7 +151,9 @@ class Client:
             return verdict if page == 1 else replace(verdict, number=page)
         self._repeated += 1
         try:
-            return await self._read_again(query, page, verdict, token)
+            # A token that expired must not cause a storm: one request asks again on behalf of all that were refused.
+            async with self._doubt if verdict.kind is Kind.AUTH else nullcontext():
+                return await self._read_again(query, page, verdict, token)
         finally:
             self._repeated -= 1
 
@@ -154,9 +161,10 @@ class Client:
         """The same after a first attempt under token number `token` that failed with `verdict`."""
         attempt = 1
         while not isinstance(verdict, Page):
-            if verdict.kind is not Kind.AUTH or not self._is_renewed(token):
+            refused = verdict.kind is Kind.AUTH or verdict.status in TRUSTED_ATTEMPTS
+            if not (refused and self._is_renewed(token)):
                 where = f"account {self._account}, {_place(query, page)}, attempt {attempt}"
-                await self._before_retry(verdict, attempt, where)
+                await self._before_retry(verdict, attempt, where, trusted=token == self._trusted)
                 attempt += 1
             token = self._tokens
             verdict = await self.ask(query, page)
@@ -177,10 +185,12 @@ class Client:
             sent_at = await self._turn()
             self._budget.sent += 1
             self._in_flight += 1
-            among = self._in_flight
+            among, token = self._in_flight, self._tokens
             self._peak = max(self._peak, among)
             try:
                 verdict = await self._answer(body)
+                if isinstance(verdict, Page):
+                    self._trusted = token
                 self._adapt(verdict, sent_at, among)
                 return verdict
             finally:
@@ -232,7 +242,7 @@ class Client:
         now = anyio.current_time()
         if isinstance(verdict, Page):
             self._pace.succeeded(now, sent_at, self._in_flight, among, may_try=not self._repeated)
-        elif verdict.kind is Kind.THROTTLED:
+        elif verdict.kind in {Kind.THROTTLED, Kind.BLOCKED}:
             self._obey(verdict, self._pace.refused(now, sent_at, max(among, self._in_flight)))
         elif verdict.kind is Kind.UNAVAILABLE:
             self._pace.failed()
@@ -271,21 +281,20 @@ class Client:
         await anyio.sleep(seconds)
         return anyio.current_time()
 
-    async def _before_retry(self, refusal: Refusal, attempt: int, where: str) -> None:
-        if attempt >= ATTEMPTS[refusal.kind]:
-            _fail(refusal, where)
+    async def _before_retry(self, refusal: Refusal, attempt: int, where: str, *, trusted: bool) -> None:
+        doubtful = trusted and refusal.kind is Kind.AUTH
+        if attempt >= (TRUSTED_ATTEMPTS.get(refusal.status, 1) if doubtful else ATTEMPTS[refusal.kind]):
+            self._trusted = 0 if doubtful else self._trusted
+            raise _ERRORS[refusal.kind](refusal.message, where=where, mend=refusal.mend)
         if refusal.kind is Kind.STALE:
             # It reached nobody: neither the counters nor the budget nor the backoff need know of it.
             self._budget.sent -= 1
             return
         if not self._budget.allows_retry():
-            raise SourceUnavailable(f"the retry budget is spent; last: {refusal.message}", where=where)
+            message = f"the retry budget is spent; last: {refusal.message}"
+            raise SourceUnavailable(message, where=where, mend=refusal.mend)
         self._budget.retried += 1
         await self._wait(backoff(attempt, self._jitter()), anyio.current_time())
-
-
-def _fail(refusal: Refusal, where: str) -> NoReturn:
-    raise _ERRORS[refusal.kind](refusal.message, where=where)
 
 
 def _place(query: Query, page: int) -> str:

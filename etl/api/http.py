@@ -1,8 +1,9 @@
 """The transport over real HTTP: one aiohttp session per account; the only module that knows aiohttp's client.
 
-TLS is verified and cannot be switched off, redirects are off, a proxy from the environment is used only when asked,
-bodies are read whole and no further than the cap. Every foreign error becomes `Broken` here, and what a broken answer
-said is not quoted: it could be the token, or a contact.
+TLS is verified and cannot be switched off, redirects are off, nothing of the environment is trusted but the proxy that
+`route` found (`~/.netrc` would put another password in the token's place), bodies are read whole and no further than
+the cap. Every foreign error becomes `Broken` here, and what a broken answer said is not quoted: it could be the token,
+or a contact.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import SimpleNamespace
 
 import aiohttp
@@ -23,10 +25,15 @@ from pydantic import SecretStr
 from etl.api.answer import Kind, Reply
 from etl.api.client import Broken, Transport
 from etl.api.request import PATH, Body
+from etl.api.route import certificate_trouble, handshake_trouble, proxy_trouble, route
 from etl.config import Http
 from etl.errors import UsageError
 
 CHUNK = 1 << 18
+FED = 1 << 12
+"""Bytes that are unpacked at a time: what is left of them when a gzip member ends is copied."""
+MOST_MEMBERS = 10_000
+"""A lawful answer is one gzip member, or one for each piece that the server wrote."""
 MOST_UNPACKED, UNSUSPECTED = 200, 1 << 20
 """How many bytes one compressed byte may become, once a body has more than so many (FAULTS.md N12)."""
 IDLE_SECONDS = 4.0
@@ -54,13 +61,17 @@ class Credential:
 async def connect(
     base_url: str, credential: Credential, settings: Http, *, concurrency: int
 ) -> AsyncIterator[Transport]:
-    """A transport to `base_url`, open until the block ends; every request carries the credential's token of then."""
-    connector = aiohttp.TCPConnector(limit=concurrency, ssl=_tls(settings), keepalive_timeout=IDLE_SECONDS)
+    """A transport to `base_url`, open until the block ends; every request carries the credential's token of then.
+
+    Raises UsageError as `route` does.
+    """
+    way = route(base_url, settings)
+    connector = aiohttp.TCPConnector(limit=concurrency, ssl=way.tls, keepalive_timeout=IDLE_SECONDS)
     async with aiohttp.ClientSession(
         connector=connector,
         headers=_HEADERS,
         timeout=_timeout(settings),
-        trust_env=settings.proxy_from_environment,
+        proxy=way.proxy,
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[_reuse_trace()],
         auto_decompress=False,
@@ -70,7 +81,7 @@ async def connect(
             # Who asks at once after an answer must let the loop see whether the server closed the connection behind it.
             await lowlevel.checkpoint()
             secret = credential.token.get_secret_value()
-            return await _send(session, base_url + PATH, body, secret, settings.max_body)
+            return await _send(session, base_url + PATH, body, secret, settings.max_body, _Passage(way.variable))
 
         yield send
 
@@ -92,19 +103,12 @@ def _timeout(settings: Http) -> aiohttp.ClientTimeout:
     )
 
 
-def _tls(settings: Http) -> ssl.SSLContext | bool:
-    if settings.ca_bundle is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=str(settings.ca_bundle))
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"cannot read the CA bundle: {error}", where="http.ca_bundle") from None
-
-
 @dataclass(slots=True)
 class _Passage:
     """The way of one request."""
 
+    variable: str = ""
+    """Which environment variable names the proxy on it."""
     reused: bool = False
     """Whether it went over a connection that had been used before."""
 
@@ -118,8 +122,9 @@ def _reuse_trace() -> aiohttp.TraceConfig:
     return trace
 
 
-async def _send(session: aiohttp.ClientSession, url: str, body: Body, secret: str, cap: int) -> Reply:
-    passage = _Passage()
+async def _send(
+    session: aiohttp.ClientSession, url: str, body: Body, secret: str, cap: int, passage: _Passage
+) -> Reply:
     headers = {"Authorization": f"Bearer {secret}"}
     try:
         data = msgspec.json.encode(body)
@@ -142,14 +147,10 @@ def _broken(error: Exception, passage: _Passage) -> Broken:
             kind, reason = Kind.THROTTLED, "no whole answer within the time limit"
         case TimeoutError():
             reason = "no connection within the time limit"
-        case aiohttp.ClientConnectorCertificateError():
-            reason = f"the server's certificate is not valid: {error.certificate_error}"
-        case aiohttp.ClientConnectorDNSError() if _is_unknown(error):
-            kind, reason = Kind.NO_HOST, f"no host of that name: {error.host}"
-        case aiohttp.ClientConnectorError():
-            reason = f"no connection: {error}"
-        case aiohttp.ClientHttpProxyError():
-            reason = f"the proxy answered {error.status}"
+        case (
+            aiohttp.ClientConnectorError() | aiohttp.ClientConnectorCertificateError() | aiohttp.ClientHttpProxyError()
+        ):
+            return _unconnected(error, passage.variable)
         case aiohttp.ClientResponseError():
             kind, reason = Kind.GARBLED, "an answer that is not valid HTTP"
         case zlib.error():
@@ -159,6 +160,25 @@ def _broken(error: Exception, passage: _Passage) -> Broken:
     return Broken(reason, kind=kind)
 
 
+def _unconnected(error: aiohttp.ClientError, variable: str) -> Broken:
+    """What it means that no connection could be made, over the proxy that `variable` names where there is one."""
+    kind, mend = Kind.UNAVAILABLE, f"Look at the proxy that {variable} names." if variable else ""
+    match error:
+        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as cause):
+            return certificate_trouble(cause)
+        case aiohttp.ClientConnectorError(os_error=ssl.SSLError() as cause):
+            return handshake_trouble(cause)
+        case aiohttp.ClientHttpProxyError():
+            return proxy_trouble(variable, error.status)
+        case aiohttp.ClientConnectorDNSError() if _is_unknown(error):
+            kind, reason = Kind.UNREACHABLE, f"no host of that name: {error.host}"
+        case aiohttp.ClientProxyConnectionError():
+            reason = f"no connection to the proxy of {variable}: {error}"
+        case _:
+            reason = f"no connection: {error}"
+    return Broken(reason, kind=kind, mend=mend)
+
+
 def _is_unknown(error: aiohttp.ClientConnectorDNSError) -> bool:
     """Whether the name service knows no such host, rather than being out of reach for now."""
     return error.os_error.errno in {socket.EAI_NONAME, socket.EAI_NODATA}
@@ -166,42 +186,59 @@ def _is_unknown(error: aiohttp.ClientConnectorDNSError) -> bool:
 
 async def _whole(response: aiohttp.ClientResponse, cap: int) -> bytes:
     """The whole body, unpacked; a body of more than `cap` bytes is given up as soon as it is."""
-    unpacked = _UNPACKERS.get(response.headers.get("Content-Encoding", "").strip().lower())
-    if unpacked is None:
+    try:
+        return b"".join([piece async for piece in _unpacked(response, cap)])
+    except (Broken, zlib.error):
+        if response.status == HTTPStatus.OK:
+            raise
+        # A refusal is told by its status, be its body packed wrongly, or not there at all.
+        return b""
+
+
+def _unpacked(response: aiohttp.ClientResponse, cap: int) -> AsyncIterator[bytes]:
+    named = ",".join(response.headers.getall("Content-Encoding", ())).lower().split(",")
+    layers = [layer for name in named if (layer := name.strip()) not in {"", "identity"}]
+    pieces = _capped(response.content.iter_chunked(CHUNK), cap)
+    if layers in (["gzip"], ["x-gzip"]):
+        return _capped(_gunzipped(pieces), cap)
+    if layers:
         raise Broken("an answer in a Content-Encoding that was not asked for", kind=Kind.GARBLED)
-    pieces: list[bytes] = []
+    return pieces
+
+
+async def _capped(pieces: AsyncIterator[bytes], cap: int) -> AsyncIterator[bytes]:
+    """The same pieces, as long as they are no more than `cap` bytes."""
     size = 0
-    async for piece in unpacked(response.content.iter_chunked(CHUNK)):
-        pieces.append(piece)
+    async for piece in pieces:
         size += len(piece)
         if size > cap:
             reason = f"an answer of more than {cap} bytes; raise http.max_body if pages are as large as that"
             raise Broken(reason, kind=Kind.GARBLED)
-    return b"".join(pieces)
-
-
-def _plain(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    return chunks
+        yield piece
 
 
 async def _gunzipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """One layer of gzip, up to its checksum, in small pieces: a bomb is counted as it goes off."""
-    packed = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    """One layer of gzip, each of its members up to the checksum, in small pieces: a bomb is counted as it goes off."""
+    member, members = zlib.decompressobj(_GZIP), 1
     came = went = 0
     async for chunk in chunks:
-        came += len(chunk)
-        piece = packed.decompress(chunk, CHUNK)
-        while piece:
+        rest, piece = memoryview(chunk), b""
+        # A piece as long as it may be can have more behind it, although nothing is left to be fed.
+        while rest or (len(piece) == CHUNK and not member.eof):
+            if member.eof:
+                member, members = zlib.decompressobj(_GZIP), members + 1
+            fed = rest[:FED]
+            piece = member.decompress(fed, CHUNK)
+            taken = len(fed) - len(member.unconsumed_tail) - len(member.unused_data)
+            rest, came, went = rest[taken:], came + taken, went + len(piece)
             yield piece
-            went += len(piece)
-            if went > max(UNSUSPECTED, MOST_UNPACKED * (came - len(packed.unconsumed_tail))):
+            if went > max(UNSUSPECTED, MOST_UNPACKED * came):
                 raise Broken(f"a compressed answer of more than {MOST_UNPACKED} times its size", kind=Kind.GARBLED)
-            piece = packed.decompress(packed.unconsumed_tail, CHUNK)
-        if packed.unused_data:
-            break
-    if not packed.eof or packed.unused_data:
+            if members > MOST_MEMBERS:
+                raise Broken(f"a compressed answer of more than {MOST_MEMBERS} parts", kind=Kind.GARBLED)
+    if not member.eof:
         raise Broken(_NOT_GZIP, kind=Kind.GARBLED)
 
 
-_UNPACKERS = {"": _plain, "identity": _plain, "gzip": _gunzipped}
+_GZIP = zlib.MAX_WBITS | 16
 _NOT_GZIP = "a body that is not the gzip it says it is"

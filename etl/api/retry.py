@@ -19,14 +19,17 @@ LONGEST_WAIT = 600.0
 
 ATTEMPTS: dict[Kind, int] = {
     Kind.AUTH: 1,
+    Kind.BLOCKED: 5,
     Kind.CONTRACT: 1,
     Kind.GARBLED: 3,
     Kind.THROTTLED: 5,
     Kind.UNAVAILABLE: 5,
-    Kind.NO_HOST: 1,
+    Kind.UNREACHABLE: 1,
     Kind.STALE: 5,
 }
 """The most attempts of one request, by how the last one failed."""
+TRUSTED_ATTEMPTS = {401: 2, 403: 5}
+"""The same by status where a token is refused that was good before: firewalls answer 403 now and then."""
 
 
 @dataclass(slots=True)

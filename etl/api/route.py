@@ -1,0 +1,115 @@
+"""The way to the server as this machine is set up: the proxy that its environment names, the certificates it trusts.
+
+What is wrong here is a setting to correct, not a failure of the server: it is told with the variable or the key, and
+not asked for again and again. A proxy's address may hold a password, so it is shown without what stands before its `@`.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+from etl.api.answer import MENDS, Kind
+from etl.api.client import Broken
+from etl.config import Http
+from etl.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a server is reached."""
+
+    tls: ssl.SSLContext | bool
+    """What its certificate is checked with; True: the system's authorities."""
+    proxy: str | None = None
+    """The address of the proxy on the way."""
+    variable: str = ""
+    """The environment variable that names it."""
+
+
+def route(base_url: str, settings: Http) -> Route:
+    """The way to `base_url`. Raises UsageError where the settings of this machine do not lead there."""
+    tls: ssl.SSLContext | bool = True
+    if settings.ca_bundle is not None:
+        try:
+            tls = ssl.create_default_context(cafile=str(settings.ca_bundle))
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(f"cannot read the CA bundle: {error}", where="http.ca_bundle") from None
+    return Route(tls, *_proxy(base_url)) if settings.proxy_from_environment else Route(tls)
+
+
+def _proxy(base_url: str) -> tuple[str, str] | tuple[()]:
+    """The proxy of the environment for this address, and the variable that names it; nothing where there is none."""
+    parts, proxies = urlsplit(base_url), getproxies_environment()
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    scheme = parts.scheme if proxies.get(parts.scheme) else "all"
+    proxy = proxies.get(scheme, "")
+    if not proxy or any(map(proxy_bypass, (host, f"{host}:{port}"))):
+        return ()
+    variable = next(name for name in os.environ if name.lower() == f"{scheme}_proxy" and os.environ[name] == proxy)
+    if fault := _fault(proxy):
+        mend = f"Write {variable}=http://host:port, percent-encode a password in it, or unset it."
+        raise UsageError(f"{variable} {fault}", where="http.proxy_from_environment", mend=mend)
+    return proxy, variable
+
+
+def _fault(proxy: str) -> str:
+    """What keeps this from being the address of a proxy; "" where nothing does."""
+    shown = f"…@{proxy.rpartition('@')[2]}" if "@" in proxy else proxy
+    scheme, separator, _ = proxy.partition("://")
+    if not separator:
+        return f"names a proxy without a scheme: {shown}"
+    if scheme.lower() != "http":
+        return f"names a proxy that is not reached over http://, which is not supported: {shown}"
+    try:
+        parts = urlsplit(proxy)
+        sound = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    return "" if sound and not any(c.isspace() for c in proxy) else f"is not the address of a proxy: {shown}"
+
+
+STRICT = range(80, 94)
+"""Errors of OpenSSL's X509_V_FLAG_X509_STRICT, which Python sets from 3.13 on."""
+EXPIRY = {9, 10}
+"""Not yet valid, and no more."""
+_PASSING = ("EOF", "INTERNAL_ERROR")
+"""Ends of a handshake that may be chance: the server hung up, or failed."""
+_BUNDLE = (
+    "Where a private authority or a proxy that opens TLS signs for the server, name its certificate in http.ca_bundle"
+)
+
+
+def certificate_trouble(error: ssl.SSLCertVerificationError) -> Broken:
+    """What a certificate that is not trusted means: asking again is of no use."""
+    mend = f"{_BUNDLE}; SSL_CERT_FILE and SSL_CERT_DIR count, too."
+    if error.verify_code in STRICT:
+        mend = (
+            "Python 3.13 and newer check private authorities more strictly (VERIFY_X509_STRICT): have the certificates "
+            "in http.ca_bundle issued anew with key usage and key identifiers, or run Python 3.12."
+        )
+    elif error.verify_code in EXPIRY:
+        mend = f"Check the clock of this machine, or ask the server's owner to renew it. {_BUNDLE}."
+    elif "match" in str(error) or "not valid for" in str(error):
+        mend = f"Check the host in base_url: the certificate is another one's. {_BUNDLE}."
+    reason = f"the server's certificate is not valid: {error}"
+    return Broken(reason, kind=Kind.UNREACHABLE, mend=mend)
+
+
+def handshake_trouble(error: ssl.SSLError) -> Broken:
+    """What a handshake means that came to nothing: it is repeated only where it may have ended by chance."""
+    passing = isinstance(error, ssl.SSLEOFError) or any(word in (error.reason or "") for word in _PASSING)
+    mend = "Check scheme, host and port of base_url, and the proxy on the way: no http.ca_bundle makes up for this."
+    kind = Kind.UNAVAILABLE if passing else Kind.UNREACHABLE
+    return Broken(f"no TLS with the server: {error.reason or error}", kind=kind, mend="" if passing else mend)
+
+
+def proxy_trouble(variable: str, status: int) -> Broken:
+    """What a proxy's own refusal to make the connection means."""
+    if status == 407:
+        return Broken(f"the proxy of {variable} asks for a password (407)", kind=Kind.UNREACHABLE, mend=MENDS[status])
+    return Broken(f"the proxy of {variable} answered {status}", mend=f"Ask its owner, or correct or unset {variable}.")
