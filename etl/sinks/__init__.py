@@ -36,8 +36,8 @@ class Sink(Protocol):
         """The state alone; nothing is written."""
         ...
 
-    def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
-        """Sorted creation times of the account's published contacts, of one list or of both, without nulls."""
+    def created_at(self, account: str) -> pa.Table:
+        """Creation times of the account's published contacts in order, without nulls: `created_at`, `is_contact`."""
         ...
 
     def copy_ids(self, account: str, file: Path) -> None:
