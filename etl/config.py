@@ -106,6 +106,8 @@ class Extract(_Section):
     """How contacts are read."""
 
     concurrency: int = Field(16, ge=1, le=256)
+    accounts_at_once: int = Field(16, ge=1, le=1000)
+    requests_per_second: float | None = Field(None, gt=0, allow_inf_nan=False)
     filters: dict[str, Any] = Field(default_factory=dict)
     lookback: Duration = timedelta(minutes=30)
     visibility_lag: Duration = timedelta(seconds=2)

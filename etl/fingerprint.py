@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import duckdb
 import pyarrow as pa
@@ -39,13 +40,22 @@ def _memory() -> Iterator[None]:
         raise MemoryError from error
 
 
+@cache
+def _engine() -> duckdb.DuckDBPyConnection:
+    """The engine of all fingerprints: it holds no data, reads no file, and has no threads of its own.
+
+    A query runs in the thread that asks, so the order of rows is kept. An engine for each account would cost 5 MB.
+    """
+    return duckdb.connect(config={"autoinstall_known_extensions": "false", "threads": 1, "async_threads": 0})
+
+
 class Fingerprint:
     """Adds `row_hash` to normalized contacts. An object serves one thread at a time."""
 
     def __init__(self) -> None:
-        """Its engine has one thread, which keeps the order of rows; it holds no data and reads no file."""
+        """Connect to the shared engine."""
         with _memory():
-            self._engine = duckdb.connect(config={"autoinstall_known_extensions": "false", "threads": 1})
+            self._connection = _engine().cursor()
 
     def __call__(self, contacts: pa.Table) -> pa.Table:
         """`contacts` (schema.NORMALIZED) with their fingerprints (schema.PART_SCHEMA): 32 hexadecimal digits each.
@@ -53,7 +63,7 @@ class Fingerprint:
         The same content has the same fingerprint on every machine and with every version of the engine.
         """
         with _memory():
-            rows = self._engine.from_arrow(contacts.to_reader())
+            rows = self._connection.from_arrow(contacts.to_reader())
             made = rows.project(f"read_no, {FINGERPRINT} AS {schema.FINGERPRINT}").to_arrow_table()
         if not made["read_no"].equals(contacts["read_no"]):
             message = "the fingerprints are not in the order of the contacts"

@@ -5,13 +5,14 @@ It probes the server and reads the last state; it writes nothing, not even a loc
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from time import monotonic, time
 
 from etl.account import history_of, last_run, reading_key, timing_of
-from etl.api.client import Client, PageRefused
+from etl.api.client import Client, PageRefused, Quota
 from etl.api.request import Query, checked_filters
 from etl.capabilities import Capabilities
 from etl.config import Config
@@ -44,6 +45,12 @@ class Forecast:
     """As fast as the probe was answered, and one page after it."""
     resumes: int = 0
     """Windows that a killed run had read, which are not read again."""
+    latency: float = 0.0
+    """Seconds until one page is answered."""
+    per_second: float | None = None
+    """The cap on the requests of its token, `extract.requests_per_second`."""
+    sharing: int = 1
+    """Accounts that share this cap: `seconds` is then at least what all of them together take."""
 
     def document(self) -> dict[str, object]:
         """The account's entry in the `--json` document of `plan`."""
@@ -68,7 +75,25 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
             stage = stage_folder(made[0].path) / source.account
             left = left_in(stage, reading_key(source, config.extract, last, full=full), time())
             forecasts.append(await _forecast(config, source, history, left, full=full))
-    return forecasts
+    return _capped(found, forecasts)
+
+
+def _capped(found: Sequence[Source], forecasts: Sequence[Forecast]) -> list[Forecast]:
+    """The forecasts with what the caps on the requests a second add to their time."""
+    least: defaultdict[Quota | None, list[float]] = defaultdict(list)
+    for source, own in zip(found, forecasts, strict=True):
+        least[source.quota].append(source.quota.cap.seconds(own.requests, own.latency) if source.quota else 0.0)
+    return [
+        replace(
+            own,
+            seconds=round(max(own.seconds, sum(least[quota])), 1),
+            per_second=quota.cap.per_second,
+            sharing=len(least[quota]),
+        )
+        if (quota := source.quota)
+        else own
+        for source, own in zip(found, forecasts, strict=True)
+    ]
 
 
 async def _forecast(config: Config, source: Source, history: History, left: Left, *, full: bool) -> Forecast:
@@ -80,16 +105,16 @@ async def _forecast(config: Config, source: Source, history: History, left: Left
         else:
             found = await probe(client, local_now=int(time() * 1000), held=history.held)
         probed, probing = client.sent, monotonic() - started
-        started = monotonic()
+        started, held = monotonic(), client.statistics().held
         await client.read(Query(is_contact=False))
-        latency = monotonic() - started
+        latency = monotonic() - started - (client.statistics().held - held)
         mode, windows, others = await _work(config, client, found, history, left, full=full)
     resumes = len(left.resumption.accepted) if left.resumption else 0
     windows = max(0, windows - resumes)
     # The probe and the sweep mostly wait for one answer before they ask the next question; the rest goes side by side.
     turns = SWEEP_REQUESTS + -(-(windows + others) // concurrency)
     seconds = round(probing + turns * latency, 1)
-    return Forecast(source.account, mode, windows, probed + windows + others, seconds, resumes)
+    return Forecast(source.account, mode, windows, probed + windows + others, seconds, resumes, round(latency, 3))
 
 
 async def _work(
@@ -158,7 +183,10 @@ async def _has_rows(client: Client, query: Query, page: int) -> bool:
 def render_forecasts(forecasts: Sequence[Forecast]) -> str:
     """The forecasts as lines for a person."""
     return lines(
-        f"{f.account}: {f.mode} run, {f.windows:,} windows, about {f.requests:,} requests, {f.seconds:,.1f} s; "
+        f"{f.account}: {f.mode} run, {f.windows:,} windows, about {f.requests:,} requests, {f.seconds:,.1f} s"
+        + (f" at {f.per_second:g} requests a second" if f.per_second else "")
+        + (f", which {f.sharing} accounts share" if f.sharing > 1 else "")
+        + "; "
         + (f"goes on with {f.resumes:,} windows that a killed run had read; " if f.resumes else "")
         + "nothing was written"
         for f in forecasts

@@ -7,7 +7,7 @@ comes last, one atomic step per sink; whatever goes wrong before it leaves every
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,7 +60,8 @@ class Run:
         self._options = options
         self._started = monotonic()
         self._accounts = {account.name: AccountReport(account.name) for account in config.accounts}
-        self._readers: Sequence[Reader] = ()
+        self._reading: dict[str, Reader] = {}
+        """The accounts that are being read now: what one takes is given back before the next takes its place."""
         self._yields: dict[str, AccountYield] = {}
         self._published: dict[str, SinkReport] = {}
         self._unconfigured: dict[str, int] = {}
@@ -77,7 +78,7 @@ class Run:
 
     def report(self, error: EtlError | None) -> RunReport:
         """What is known now, also in the middle of the work; `error` is what ended the whole run."""
-        spent = {reader.source.account: reader.spent() for reader in self._readers}
+        spent = {name: reader.spent() for name, reader in self._reading.items()}
         accounts = [
             replace(account, error=account.error or error, requests=spent.get(name, account.requests))
             for name, account in self._accounts.items()
@@ -103,9 +104,7 @@ class Run:
                     log.warning("account.not_configured", account=name, contacts=contacts)
                 folder = held.enter_context(self._staged(sinks))
                 seq = max(state.seq for state in states) + 1
-                read_one = partial(self._reader, sinks, states, folder, seq)
-                self._readers = [await to_thread.run_sync(read_one, source) for source in found]
-                await self._read()
+                await self._read(found, partial(self._reader, sinks, states, folder, seq))
             brought = tuple(self._yields[name] for name in self._accounts if name in self._yields)
             await self._publish(sinks, Publication(seq, self.run_id, brought, filters))
 
@@ -149,32 +148,39 @@ class Run:
             last=last,
         )
 
-    async def _read(self) -> None:
-        def glance() -> list[Glance]:
-            return [now for reader in self._readers if (now := reader.glance())]
+    async def _read(self, found: Sequence[Source], prepared: Callable[[Source], Reader]) -> None:
+        """Read the accounts in the order of the file, `extract.accounts_at_once` side by side."""
 
+        def glance() -> list[Glance]:
+            return [now for reader in self._reading.values() if (now := reader.glance())]
+
+        places = anyio.CapacityLimiter(self._config.extract.accounts_at_once)
         async with anyio.create_task_group() as observer:
             observer.start_soon(watch, glance)
             async with anyio.create_task_group() as tasks:
-                for reader in self._readers:
-                    tasks.start_soon(self._read_one, reader)
+                for source in found:
+                    tasks.start_soon(self._read_one, places, source.account, partial(prepared, source))
             observer.cancel_scope.cancel()
 
-    async def _read_one(self, reader: Reader) -> None:
-        name = reader.source.account
-        try:
-            brought = await reader.read()
-            self._note(name, record=brought.record)
-            previous = reader.last.counts.contacts if reader.last else 0
-            guard.check_rejects(brought.record, previous, self._config.guard.max_reject_share)
-            guard.check_identity(brought.record, reader.last)
-            guard.check_proof(brought.record, allow_unproven=self._options.allow_unproven)
-            if not self._options.allow_shrink:
-                guard.check_not_empty(brought.record, previous)
-        except* EtlError as group:
-            self._note(name, error=_first(group))
-        else:
-            self._yields[name] = brought
+    async def _read_one(self, places: anyio.CapacityLimiter, name: str, prepared: Callable[[], Reader]) -> None:
+        async with places:
+            try:
+                reader = self._reading[name] = await to_thread.run_sync(prepared)
+                brought = await reader.read()
+                self._note(name, record=brought.record)
+                previous = reader.last.counts.contacts if reader.last else 0
+                guard.check_rejects(brought.record, previous, self._config.guard.max_reject_share)
+                guard.check_identity(brought.record, reader.last)
+                guard.check_proof(brought.record, allow_unproven=self._options.allow_unproven)
+                if not self._options.allow_shrink:
+                    guard.check_not_empty(brought.record, previous)
+            except* EtlError as group:
+                self._note(name, error=_first(group))
+            else:
+                self._yields[name] = brought
+            finally:
+                if name in self._reading:
+                    self._note(name, requests=self._reading.pop(name).spent())
 
     async def _publish(self, sinks: Sequence[Sink], publication: Publication) -> None:
         def published(sink: Sink) -> None:

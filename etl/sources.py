@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pydantic import SecretStr
 
-from etl.api.client import Client
+from etl.api.cap import Cap
+from etl.api.client import Client, Quota
 from etl.api.http import Credential, connect
 from etl.api.pace import Pace
 from etl.api.route import route
@@ -25,6 +27,8 @@ class Source:
     account: str
     base_url: str
     credential: Credential
+    quota: Quota | None = None
+    """What `extract.requests_per_second` leaves to the token, shared by all accounts that use it."""
 
 
 @asynccontextmanager
@@ -32,7 +36,14 @@ async def reach(source: Source, extract: Extract, http: Http, pace: Pace | None 
     """A client that speaks to `source`, until the block ends; `pace` is what is known of the server from before."""
     credential, concurrency = source.credential, extract.concurrency
     async with connect(source.base_url, credential, http, concurrency=concurrency) as transport:
-        yield Client(transport, account=source.account, concurrency=concurrency, pace=pace, renew=credential.renew)
+        yield Client(
+            transport,
+            account=source.account,
+            concurrency=concurrency,
+            pace=pace,
+            quota=source.quota,
+            renew=credential.renew,
+        )
 
 
 @asynccontextmanager
@@ -44,10 +55,19 @@ async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
         # What is wrong with the way there is told before anything is locked or made.
         route(source.base_url, config.http)
     if len(named) == len(accounts):
-        yield tuple(named.values())
+        yield _capped(named.values(), config.extract.requests_per_second)
         return
     async with _embedded(config) as (url, credential):
-        yield tuple(named.get(account.name) or Source(account.name, url, credential) for account in accounts)
+        found = [named.get(account.name) or Source(account.name, url, credential) for account in accounts]
+        yield _capped(found, config.extract.requests_per_second)
+
+
+def _capped(found: Iterable[Source], per_second: float | None) -> tuple[Source, ...]:
+    """The sources with one quota for each token; it stays theirs when the token is renewed during a run."""
+    if per_second is None:
+        return tuple(found)
+    quotas: defaultdict[SecretStr, Quota] = defaultdict(lambda: Quota(Cap(per_second)))
+    return tuple(replace(source, quota=quotas[source.credential.token]) for source in found)
 
 
 def _named(account: Account) -> Source:

@@ -1,4 +1,4 @@
-"""The tables of every SQL sink besides `contacts`: their columns, and how a run becomes a row.
+"""The tables of every SQL sink besides `contacts`: their columns, and how runs become rows.
 
 `contacts`, `contact_versions`, `runs` and `rejects` are for people; `strikes`, `windows` and `manifests` are how the
 next run knows the last one. Nothing here reads or writes.
@@ -9,8 +9,10 @@ next run knows the last one. Nothing here reads or writes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import pyarrow as pa
 
 from etl import engine, schema
 from etl.model import RunRecord
@@ -128,11 +130,12 @@ def copy_part(contacts: str, account: str, name: str, file: Path) -> tuple[str, 
     return query, [name, account]
 
 
-def insert_run(table: str = "runs") -> str:
-    """The statement that adds a `run_row` to the table of runs."""
-    return f"INSERT INTO {table} ({names(RUNS)}) VALUES ({', '.join('?' for _ in RUNS)})"
+def insert_runs(table: str, rows: str) -> str:
+    """The statement that adds what `run_rows` made, registered as the relation `rows`, to the table of runs."""
+    return f"INSERT INTO {table} ({names(RUNS)}) SELECT {names(RUNS)} FROM {rows}"
 
 
-def run_row(run: RunRecord) -> list[object]:
-    """The values of one account's run in the order of RUNS."""
-    return [value(run) for _, _, value in _RUNS]
+def run_rows(runs: Iterable[RunRecord]) -> pa.Table:
+    """Runs as rows with the columns of RUNS; all at once, because the engine takes 2 ms for a row by itself."""
+    held = tuple(runs)
+    return pa.table({name: [value(run) for run in held] for name, _, value in _RUNS})

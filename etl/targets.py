@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -77,33 +76,50 @@ def unconfigured(config: Config, states: Iterable[SinkState]) -> dict[str, int]:
     return {name: held[name] for name in sorted(held.keys() - named)}
 
 
-@dataclass(frozen=True, slots=True)
 class Published:
-    """The contacts of one account that a sink holds; times are milliseconds, each set of them is read once."""
+    """The contacts of one account that a sink holds: their creation times, read once, some 8 bytes a contact."""
 
-    sink: Sink
-    account: str
-    _read: dict[object, Sequence[int]] = field(default_factory=dict)
+    def __init__(self, sink: Sink, account: str) -> None:
+        self.sink = sink
+        self.account = account
+        self._held: pa.Table | None = None
+        self._lists: dict[bool | None, Sequence[int]] = {}
 
     def created(self, is_contact: bool | None) -> Sequence[int]:
-        """The sorted creation times, of one list or (None) of both: 8 bytes a contact."""
-        if is_contact not in self._read:
-            self._read[is_contact] = _milliseconds(self.sink.created_at(self.account, is_contact))
-        return self._read[is_contact]
+        """The sorted creation times (ms), of one list or (None) of both.
+
+        A contact that does not say in which list it stands counts in both, because windows that are planned too narrow
+        are safe and too wide ones cost a request.
+        """
+        if is_contact not in self._lists:
+            held = self._table()
+            chosen = None
+            if held.num_rows and is_contact is not None:
+                # Takes 0.1 s to import, which a first run need not wait for.
+                import pyarrow.compute as pc  # noqa: PLC0415
+
+                chosen = pc.fill_null(pc.equal(held["is_contact"], is_contact), fill_value=True)
+            self._lists[is_contact] = _milliseconds(held["created_at"], chosen)
+        return self._lists[is_contact]
 
     def struck(self) -> Sequence[int]:
-        """The sorted creation times of the contacts that have one strike."""
-        if "struck" not in self._read:
-            self._read["struck"] = _milliseconds(self.sink.struck_at(self.account))
-        return self._read["struck"]
+        """Those of the contacts that have a strike."""
+        held = self._table()
+        return _milliseconds(held["created_at"], held["struck"])
 
     async def look(self, start: int | None, end: int) -> Look:  # noqa: ARG002 - see `history.Snapshot`
         """Nothing was looked for: no run is at work."""
         return NOTHING
 
+    def _table(self) -> pa.Table:
+        if self._held is None:
+            self._held = self.sink.created_at(self.account)
+        return self._held
 
-def _milliseconds(times: pa.ChunkedArray) -> Sequence[int]:
-    if not len(times):
+
+def _milliseconds(times: pa.ChunkedArray, chosen: pa.ChunkedArray | None) -> Sequence[int]:
+    found = times if chosen is None else times.filter(chosen)
+    if not len(found):
         return ()
-    whole = times.cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()).combine_chunks()
+    whole = found.cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()).combine_chunks()
     return memoryview(whole.buffers()[1]).cast("q")[: len(whole)]

@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("ranges of time whose one request proves itself", "window"),
     ("decisions: when to ask again, what is too wrong to publish", "api.retry guard"),
     ("from pages to columns", "normalize"),
-    ("what is asked, what is answered, how fast", "api.request api.answer api.pace"),
+    ("what is asked, what is answered, how fast", "api.request api.answer api.pace api.cap"),
     ("what is told", "report findings observe ending"),
     ("what is configured", "config"),
     ("tools that know nothing of contacts", "disk engine signals streams worklist units overlay api.discretion"),
@@ -68,7 +68,7 @@ LIBRARIES: dict[str, set[str]] = {
 
 PURE = (
     *("errors", "schema", "guard", "plan", "window", "merge", "tables", "manifest", "findings", "display"),
-    *("api.request", "api.answer", "api.retry", "api.pace"),
+    *("api.request", "api.answer", "api.retry", "api.pace", "api.cap"),
 )
 """Decisions and values: no clock, no chance, no waiting, no sockets, no processes."""
 IMPURE = {

@@ -62,3 +62,11 @@ def test_the_load_phase_is_measured_without_a_server() -> None:
     assert all(row["seconds"] > row["facts"].get("load s", 0.0) and row["peak_mb"] > 0 for row in rows)
     files = [(row["facts"]["linked"], row["facts"]["written"]) for row in rows[1:3]]
     assert files == [(0, 1)] * 2, "so few contacts are one file, which is written again"
+
+
+def test_many_accounts_are_measured_in_one_process() -> None:
+    """A first run and an incremental one stored every contact of every account (else the bench fails)."""
+    rows = json.loads(bench("--only", "FLEET", "--accounts", "2", "--json"))["rows"]
+    assert [(row["contacts"], row["facts"]["threads"] > 1, row["facts"]["files"] > 3) for row in rows] == [
+        (400, True, True)
+    ] * 4

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 
 import anyio
 import pytest
@@ -14,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.api.answer import Kind, Page, Refusal, Reply
-from etl.api.client import Broken, Client, PageRefused, RequestFailed
+from etl.api.cap import ON_ITS_WAY, Cap
+from etl.api.client import Broken, Client, PageRefused, Quota, RequestFailed
 from etl.api.request import Body, Query
 from etl.api.retry import ATTEMPTS, LONGEST_WAIT
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
@@ -681,3 +684,91 @@ def test_refusals_that_no_pace_avoids_do_not_stop_a_run(every: int) -> None:
     run(together(*[job] * 16))
     assert client.statistics().throttled > 5
     assert ended < 5 * 3200 * 0.1 / 16
+
+
+CAPS = st.sampled_from([0.25, 0.5, 1, 1.5, 2, 3, 7, 20])
+
+
+@given(CAPS, st.integers(0, 2**32), st.integers(1, 3), st.sampled_from([1, 4, 16]))
+@settings(max_examples=60, deadline=None)
+def test_a_cap_holds_in_every_second_that_the_server_sees(
+    per_second: float, seed: int, clients: int, concurrency: int
+) -> None:
+    """Whatever the way to the server and back takes, with retries, refusals, and clients that share the token."""
+    chance, arrived = random.Random(seed), list[float]()
+
+    async def server(body: Body) -> Reply:
+        del body
+        await anyio.sleep(chance.random() * ON_ITS_WAY)
+        arrived.append(anyio.current_time())
+        await anyio.sleep(chance.choice([0, 0.01, 3]) * chance.random())
+        if chance.random() < 0.05:
+            raise Broken("reset")
+        return chance.choices([good(), bad(429), bad(500)], [18, 1, 1])[0]
+
+    quota = Quota(Cap(per_second))
+    asking = [
+        Client(server, account=f"a{n}", concurrency=concurrency, quota=quota, jitter=chance.random)
+        for n in range(clients)
+    ]
+
+    async def ask(client: Client) -> None:
+        for _ in range(6):
+            with suppress(SourceUnavailable):
+                await client.read(EVERYTHING)
+
+    run(together(*[partial(ask, client) for client in asking for _ in range(concurrency)]))
+    most, span = max(1, int(per_second)), max(1.0, 1 / per_second)
+    assert all(later - earlier >= span for earlier, later in zip(arrived, arrived[most:], strict=False))
+
+
+@pytest.mark.parametrize(("per_second", "latency"), [(20, 0.01), (5, 0.0), (1, 0.1), (0.5, 0.2), (1000, 0.05)])
+def test_a_cap_costs_no_more_than_it_says(per_second: float, latency: float) -> None:
+    """So many requests take about as long as the cap reckons, and a second more than the server where it is wide."""
+    cap, requests = Cap(per_second), 80
+    script = Script([good()], latency)
+    client = Client(script, account="main", concurrency=16, quota=Quota(cap))
+
+    async def job() -> None:
+        for _ in range(requests // 16):
+            await client.read(EVERYTHING)
+
+    run(together(*[job] * 16))
+    least, ended = cap.seconds(requests, latency), script.asked_at[-1] + latency
+    assert requests / per_second <= least <= ended + 0.001 <= least + cap.span + 16 * latency
+    assert client.statistics().held > 0
+
+
+def test_a_client_that_is_paused_does_not_keep_the_turn_of_the_others() -> None:
+    """One account is told to wait ten seconds; another with the same token goes on in the meantime."""
+    quota = Quota(Cap(2))
+    told, other = Script([bad(429, Retry_After="10"), good()]), Script([good()])
+    slow, quick = (Client(each, account="main", concurrency=4, quota=quota) for each in (told, other))
+
+    async def read(client: Client, times: int) -> None:
+        for _ in range(times):
+            await client.read(EVERYTHING)
+
+    run(together(lambda: read(slow, 2), lambda: read(slow, 2), lambda: read(quick, 10)))
+    assert other.asked_at[-1] < 10 < told.asked_at[-1]
+
+
+def test_a_hanging_request_does_not_use_up_the_cap() -> None:
+    """Requests without an answer hold back the next ones for half a second, not for as long as they hang."""
+    quota = Quota(Cap(2))
+    hanging, quick = Script([60.0]), Script([good()])
+    both = [(Client(each, account="main", concurrency=4, quota=quota)) for each in (hanging, quick)]
+
+    async def read(client: Client) -> None:
+        for _ in range(10):
+            await client.read(EVERYTHING)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(both[0].read, EVERYTHING)
+            await read(both[1])
+            tasks.cancel_scope.cancel()
+
+    run(main())
+    assert quick.asked_at[-1] < 15

@@ -61,6 +61,7 @@ def test_the_defaults_are_the_pinned_ones() -> None:
     """What users rely on without writing it: concurrency 16, L 30 min, H 2 s, m 30, guards at 5 and 1 percent."""
     config = loaded()
     assert config.extract.concurrency == 16
+    assert (config.extract.accounts_at_once, config.extract.requests_per_second) == (16, None)
     assert config.extract.lookback == timedelta(minutes=30)
     assert config.extract.visibility_lag == timedelta(seconds=2)
     assert (config.extract.scrub_every, config.extract.scrub_runs) == (timedelta(days=7), None)
@@ -423,6 +424,8 @@ def test_a_size_that_is_none_is_refused(text: str) -> None:
 
 LIMITS = [
     ("extract.concurrency", ("0", "257", "-1", "many", "1.5")),
+    ("extract.accounts_at_once", ("0", "1001", "-1", "many", "1.5")),
+    ("extract.requests_per_second", ("0", "-1", "nan", "inf", "many", "[]")),
     ("extract.scrub_runs", ("0", "-1")),
     ("guard.max_shrink_share", ("-0.1", "1.1", "nan", "inf")),
     ("guard.max_reject_share", ("-0.1", "2")),

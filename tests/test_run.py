@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import duckdb
@@ -591,3 +592,35 @@ def test_clocks_that_differ_are_told(tmp_path: Path, ahead: float) -> None:
     assert " ours; " not in calm.out
     back = re.search(r"has gone back: T0 is 3,[56]\d\d s before", calm.out)  # 3,600 where both began in one second
     assert (back is not None, "clock.went_back" in calm.err) == (ahead > 0, ahead > 0)
+
+
+def test_a_cap_on_requests_holds_whatever_is_asked_for(tmp_path: Path) -> None:
+    """The server sees no more in any second: probes, witness, retries, accounts of one token, command after command."""
+    faults = ({"kind": "status", "status": 503, "every": 25}, {"kind": "reset", "every": 40})
+    with live(contacts=60, nasty_share=0, small=True, latency=0.02, latency_jitter=1.0, faults=faults) as server:
+        job = Job(tmp_path, {"a": server.url, "b": server.url}, settings=CAPPED, sinks=("duckdb",))
+        planned = job.call("plan", "CONFIG", "--json").document["accounts"]
+        began = monotonic()
+        assert job.run().exit == 0
+        seconds, sent = monotonic() - began, sum(sent for (sent,) in job.rows("select requests_sent from runs"))
+        for words in (("doctor", "CONFIG"), ("verify", "CONFIG", "--live", "2")):
+            assert job.call(*words).code == 0
+        assert 1 < server.stats()["max_per_second"] <= 20
+    assert seconds >= sent / 20
+    asked = sum(account["requests"] for account in planned)
+    assert [account["sharing"] for account in planned] == [2, 2]
+    assert all(account["seconds"] >= asked / 20 for account in planned)
+
+
+CAPPED = "[extract]\nconcurrency = 16\nrequests_per_second = 20\n"
+
+
+def test_accounts_with_different_tokens_have_a_cap_each(tmp_path: Path) -> None:
+    """Only a token that is the same is shared, and `plan` says with how many."""
+    with live(contacts=0) as server, live(contacts=0, token="b" * 24) as other:
+        urls = {"a": server.url, "b": other.url, "c": server.url}
+        job = Job(tmp_path, urls, {"b": "b" * 24}, settings="[extract]\nrequests_per_second = 50\n")
+        told = job.call("plan", "CONFIG")
+    found = re.findall(r" s at 50 requests a second(, which 2 accounts share)?;", told.out)
+    assert [bool(shared) for shared in found] == [True, False, True]
+    assert TOKEN not in told.out + told.err

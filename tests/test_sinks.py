@@ -26,6 +26,7 @@ import pytest
 from publishing import Row, batch, brought, contact, day, publication, sink_at
 
 from etl import schema, staging
+from etl.api.request import instant
 from etl.errors import (
     EtlError,
     PublishConflict,
@@ -35,6 +36,7 @@ from etl.errors import (
 )
 from etl.model import Merged, NormalizedBatch, Publication
 from etl.sinks import Sink, SinkKind, open_readonly, select
+from etl.targets import Published
 
 
 def _read_duckdb(path: Path, table: str) -> list[dict[str, object]]:
@@ -271,16 +273,18 @@ def test_an_empty_account_is_a_snapshot_too(target: Target) -> None:
 
 def test_creation_times_come_sorted_for_each_list(target: Target) -> None:
     """The planner gets the account's own; a contact that does not say its list counts in both."""
-    assert target.sink().created_at("main", None).to_pylist() == []
+    assert target.sink().created_at("main").num_rows == 0
     rows = [contact(3, is_contact=True), contact(2, is_contact=False), contact(1), contact(4, created_at=None)]
     other = brought(target.folder, "other", [contact(9)], seq=1)
     target.publish(publication(brought(target.folder, "main", rows, seq=1), other))
     sink = target.sink()
     sink.open()
-    assert sink.created_at("main", None).to_pylist() == [day(1), day(2), day(3)]
-    assert sink.created_at("main", True).to_pylist() == [day(1), day(3)]
-    assert sink.created_at("main", False).to_pylist() == [day(1), day(2)]
-    assert sink.created_at("main", None).type == schema.TIME
+    created = Published(sink, "main").created
+    assert [instant(time) for time in created(None)] == [day(1), day(2), day(3)]
+    assert [instant(time) for time in created(True)] == [day(1), day(3)]
+    assert [instant(time) for time in created(False)] == [day(1), day(2)]
+    assert Published(sink, "nobody").created(True) == ()
+    assert sink.created_at("main").schema.types == [schema.TIME, pa.bool_(), pa.bool_()]
 
 
 def test_contacts_are_copied_as_a_part_of_another_account(target: Target) -> None:

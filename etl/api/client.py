@@ -10,11 +10,12 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 
 from etl.api.answer import Kind, Manner, Page, Refusal, Reply, judge, server_time
+from etl.api.cap import Cap, Passage
 from etl.api.pace import Pace
 from etl.api.request import Body, Query
 from etl.api.retry import ATTEMPTS, LONGEST_WAIT, TRUSTED_ATTEMPTS, Budget, backoff, retry_after
@@ -48,10 +49,21 @@ class Statistics:
     """How often the server said that it was asked too fast, and the pace was cut."""
     waited: float
     """Seconds that requests waited because the server asked for it or a retry was due."""
+    held: float
+    """Seconds that requests waited because of the quota."""
     at_once: int
     """The requests at once that the server seems to allow, as far as it was tried."""
     interval: float
     """Seconds between two requests that the pace keeps; 0 where the server never minded."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quota:
+    """The cap on the requests of one token; every client that uses the token has the same."""
+
+    cap: Cap
+    turn: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held by the request that goes next: they go in the order in which they came, whichever client they are of."""
 
 
 class RequestFailed(SourceUnavailable):
@@ -84,10 +96,11 @@ class Client:
         account: str,
         concurrency: int,
         pace: Pace | None = None,
+        quota: Quota | None = None,
         renew: Callable[[], bool] = lambda: False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`pace` is what is known of this server from before.
+        """`pace` is what is known of this server from before, `quota` what the operator allows, if that is limited.
 
         `renew` looks for another token when one is refused, and tells whether there is one.
         """
@@ -113,12 +126,13 @@ class Client:
         """Held by the request that asks again after its token was refused."""
         self._jitter = jitter
         self._pace = pace or Pace(concurrency)
+        self._quota = quota
         self._slots = anyio.CapacityLimiter(self._pace.at_once)
         self._budget = Budget()
         self._paused_until = -1.0
         self._in_flight = 0
         self._peak = 0
-        self._waited = 0.0
+        self._waited = self._held = 0.0
         self._repeated = 0
         """Requests that failed before and are not through yet: their attempts are not spent on trials of the pace."""
 
@@ -136,6 +150,7 @@ class Client:
             peak_in_flight=self._peak,
             throttled=self._pace.throttled,
             waited=self._waited,
+            held=self._held,
             at_once=self._pace.at_once,
             interval=self._pace.interval,
         )
@@ -182,13 +197,15 @@ class Client:
         body = query.body(page - 1 + self.first_page)
         slot = await self._slot()
         try:
-            sent_at = await self._turn()
+            sent_at, passage = await self._turn()
             self._budget.sent += 1
             self._in_flight += 1
             among, token = self._in_flight, self._tokens
             self._peak = max(self._peak, among)
             try:
                 verdict = await self._answer(body)
+                if passage is not None:
+                    passage.answered(anyio.current_time())
                 if isinstance(verdict, Page):
                     self._trusted = token
                 self._adapt(verdict, sent_at, among)
@@ -261,17 +278,33 @@ class Client:
             )
         self._paused_until = max(self._paused_until, anyio.current_time() + asked)
 
-    async def _turn(self) -> float:
-        """Wait for this request's turn, and while the server wants the whole client to wait; returns the time then."""
+    async def _turn(self) -> tuple[float, Passage | None]:
+        """Wait for this request's turn, and while the server wants the whole client to wait.
+
+        Returns the time then, and the passage under the quota, if there is one.
+        """
         now = anyio.current_time()
         while True:
             cuts = self._pace.throttled
             now = await self._wait(self._pace.wait(now), now)
-            pause = self._paused_until - now
-            if pause <= 0 and cuts == self._pace.throttled:
-                return now
+            if self._quota is None:
+                if self._is_free(now, cuts):
+                    return now, None
+            else:
+                async with self._quota.turn:
+                    began, now = now, anyio.current_time()
+                    while (seconds := self._quota.cap.wait(now)) > 0:
+                        await anyio.sleep(seconds)
+                        now = anyio.current_time()
+                    self._held += now - began
+                    if self._is_free(now, cuts):
+                        return now, self._quota.cap.send(now)
             # Then in turn again: those who waited together must not go together, nor at a pace of before.
-            now = await self._wait(pause, now)
+            now = await self._wait(self._paused_until - now, now)
+
+    def _is_free(self, now: float, cuts: int) -> bool:
+        """Whether the server has let the client go on since there were so many cuts."""
+        return self._paused_until <= now and cuts == self._pace.throttled
 
     async def _wait(self, seconds: float, now: float) -> float:
         """Wait from `now` on; returns the time then."""

@@ -65,6 +65,7 @@ class Front:
             return await self._truth(request)
         if request.path == "/_stats":
             return web.json_response(self.service.stats.as_dict())
+        self.service.stats.arrive(self.clock())
         self.in_flight += 1
         try:
             return await self._answered(request)

@@ -6,7 +6,7 @@ A virtual-time test can use it as it stands; `server` puts it behind a socket.
 import gzip
 import json
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -43,15 +43,27 @@ class Stats:
     by_page: Counter[int] = field(default_factory=Counter)
     """Good answers by number of the page."""
     max_in_flight: int = 0
+    max_per_second: int = 0
+    """The most requests that arrived within any second."""
     bytes: int = 0
     """Bodies sent, before any fault of the wire cut them."""
     violations: Counter[str] = field(default_factory=Counter)
     """What a careful client never does: write, export, or ask for a path that does not exist."""
 
+    _latest: deque[float] = field(default_factory=deque)
+    """When the requests of the last second arrived."""
+
+    def arrive(self, now: float) -> None:
+        """Note that a request has arrived."""
+        self._latest.append(now)
+        while self._latest[0] <= now - 1:
+            self._latest.popleft()
+        self.max_per_second = max(self.max_per_second, len(self._latest))
+
     def as_dict(self) -> dict[str, object]:
         """For JSON; the keys of counters become text."""
         counters = ("by_status", "by_page", "violations")
-        plain = {name: getattr(self, name) for name in ("requests", "max_in_flight", "bytes")}
+        plain = {name: getattr(self, name) for name in ("requests", "max_in_flight", "max_per_second", "bytes")}
         return plain | {name: {str(key): n for key, n in getattr(self, name).items()} for name in counters}
 
 

@@ -37,12 +37,11 @@ class Sink(Protocol):
         """The state alone; nothing is written."""
         ...
 
-    def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
-        """Sorted creation times of the account's published contacts, of one list or of both, without nulls."""
-        ...
+    def created_at(self, account: str) -> pa.Table:
+        """Creation times of the account's published contacts in order, without nulls.
 
-    def struck_at(self, account: str) -> pa.ChunkedArray:
-        """Sorted creation times of the account's published contacts that have one strike, without nulls."""
+        Columns: `created_at`, `is_contact`, and `struck`: whether the contact has a strike.
+        """
         ...
 
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:

@@ -119,21 +119,14 @@ class DuckDBSink:
             self._read_at = found
         return self._known
 
-    def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
-        """Sorted creation times of the account's contacts in the published snapshot, without nulls."""
+    def created_at(self, account: str) -> pa.Table:
+        """Creation times of the account's contacts in the published snapshot, in order, without nulls."""
         if self.state().seq == 0:
-            return pa.chunked_array([], schema.TIME)
-        query, parameters = engine.creation_times("target.contacts", account, is_contact)
+            flags = dict.fromkeys(("is_contact", "struck"), pa.array([], pa.bool_()))
+            return pa.table({"created_at": pa.array([], schema.TIME), **flags})
+        query, parameters = engine.creation_times("target.contacts", "target.etl.strikes", account)
         with self._reading() as connection:
-            return connection.sql(query, params=parameters).to_arrow_table().column(0)
-
-    def struck_at(self, account: str) -> pa.ChunkedArray:
-        """Sorted creation times of the account's contacts that have one strike, without nulls."""
-        if self.state().seq == 0:
-            return pa.chunked_array([], schema.TIME)
-        query, parameters = engine.struck_times("target.contacts", "target.etl.strikes", account)
-        with self._reading() as connection:
-            return connection.sql(query, params=parameters).to_arrow_table().column(0)
+            return connection.sql(query, params=parameters).to_arrow_table()
 
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
         """Write the ids of the account's published and deleted contacts, or of those created then, to a new file."""
@@ -219,9 +212,10 @@ class DuckDBSink:
         merged = merge.prepare(connection, publication, previous.runs)
         written = manifest.follow(previous, publication, merged)
         document = manifest.encode(written)
+        connection.register("this_run", tables.run_rows(written.runs))
         connection.execute("BEGIN")
         _write(connection)
-        connection.executemany(tables.insert_run(), [tables.run_row(run) for run in written.runs])
+        connection.execute(tables.insert_runs("runs", "this_run"))
         connection.execute(
             "INSERT INTO etl.manifests VALUES (?, ?, ?)",
             [written.seq, manifest.digest(document), document.decode()],

@@ -65,17 +65,11 @@ class ParquetSink:
         layout.leftovers(chain)
         return chain.state
 
-    def created_at(self, account: str, is_contact: bool | None) -> pa.ChunkedArray:
-        """Sorted creation times of the account's contacts in the published snapshot, without nulls."""
-        query, parameters = engine.creation_times("contacts", account, is_contact)
+    def created_at(self, account: str) -> pa.Table:
+        """Creation times of the account's contacts in the published snapshot, in order, without nulls."""
+        query, parameters = engine.creation_times("contacts", "strikes", account)
         with self._reading() as connection:
-            return connection.sql(query, params=parameters).to_arrow_table().column(0)
-
-    def struck_at(self, account: str) -> pa.ChunkedArray:
-        """Sorted creation times of the account's contacts that have one strike, without nulls."""
-        query, parameters = engine.struck_times("contacts", "strikes", account)
-        with self._reading() as connection:
-            return connection.sql(query, params=parameters).to_arrow_table().column(0)
+            return connection.sql(query, params=parameters).to_arrow_table()
 
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
         """Write the ids of the account's published and deleted contacts, or of those created then, to a new file."""

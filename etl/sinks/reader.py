@@ -155,8 +155,9 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
         query = engine.scan(files, tables.in_files(columns))
         connection.execute(f"CREATE VIEW {table} AS {query}")
     connection.execute(tables.create("published_runs", tables.RUNS))
-    for published in chain.manifests:
-        connection.executemany(tables.insert_run("published_runs"), [tables.run_row(run) for run in published.runs])
+    connection.register("in_manifests", tables.run_rows(run for one in chain.manifests for run in one.runs))
+    connection.execute(tables.insert_runs("published_runs", "in_manifests"))
+    connection.unregister("in_manifests")
     # A view, so that no query can write to it.
     connection.execute("CREATE VIEW runs AS SELECT * FROM published_runs")
     connection.execute(tables.AS_OF)

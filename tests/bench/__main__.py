@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=_cases, default=list(CASES), help="cases, with commas between them")
     parser.add_argument("--contacts", type=int, default=100_000, help="in the account, but for larger ones (100000)")
     parser.add_argument("--loaded", type=int, default=1_000_000, help="contacts in LOAD (1000000)")
+    parser.add_argument("--accounts", type=int, default=500, help="in FLEET (500)")
     parser.add_argument("--runs", type=int, default=3, help="rounds of a comparison at most (3)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the contacts, one round: under a minute")
     large = (
@@ -90,6 +91,7 @@ def _plan(asked: argparse.Namespace, folder: Path) -> Plan:
         incremental=1_000_000 if asked.large else contacts,
         slow=min(contacts, 2_400 if asked.quick else 10_000),
         planned=100 * contacts,
+        fleet=asked.accounts // 10 if asked.quick else asked.accounts,
         loaded=10_000_000 if asked.large else asked.loaded // 10 if asked.quick else asked.loaded,
     )
 

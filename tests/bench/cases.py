@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.bench.compare import Side, compared, interleaved, row_of, spent
-from tests.bench.jobs import CONCURRENCY, NAMES, PAGE, Etl, Ran, Server, bare, fresh, serving, stored
+from tests.bench.jobs import CONCURRENCY, NAMES, PAGE, PUBLISHED, Etl, Ran, Server, bare, fresh, serving, stored
 from tests.bench.measure import PYTHON, Cost, Failed, measured
 from tests.bench.table import Row
 
@@ -18,6 +18,8 @@ BARE, FIRST, PLANNED = "bare pipeline", "etl, first run, with witness", "etl, se
 PURPOSES = ("probe", "witness", "windows", "sweep")
 LATENCY = 0.2
 """Seconds, in W2."""
+FLEET_CONTACTS = 200
+"""Of each account in FLEET."""
 LOADS = {"first": "first run", "newest": "1 % changed, among the newest", "evenly": "1 % changed, evenly"}
 """The runs of LOAD, in order: what changed."""
 LOAD_LIMIT = 3600.0
@@ -45,6 +47,8 @@ class Plan:
     """Creation times in PLAN."""
     loaded: int
     """Contacts in LOAD."""
+    fleet: int
+    """Accounts in FLEET."""
 
 
 def w1(plan: Plan) -> Iterator[Row]:
@@ -96,6 +100,23 @@ def incremental(plan: Plan) -> Iterator[Row]:
             yield replace(row_of("INC", f"{sink}: etl, 1 % changed", server.contacts, [ran]), facts=facts)
 
 
+def fleet(plan: Plan) -> Iterator[Row]:
+    """Many small accounts in one process: memory, threads and open files must not grow with their number."""
+    held = plan.fleet * FLEET_CONTACTS
+    with serving(FLEET_CONTACTS) as server:
+        for sink in ("parquet", "duckdb"):
+            path, config = fresh(plan.folder / NAMES[sink]), _fleet_config(plan, server, sink)
+            for seq, what in enumerate(("first run", "incremental run"), start=1):
+                command = [PYTHON, "-m", "etl", "run", str(config), "--json"]
+                cost = measured(command, {"BENCH_TOKEN": server.token}, well=PUBLISHED, watched=True)
+                if (found := stored(sink, path, seq)[0]) != held:
+                    raise Failed(f"{plan.fleet} accounts into {sink}, run {seq}: {found} contacts instead of {held}")
+                facts = {"threads": cost.threads, "files": cost.files, "requests": len(server.log().requests)}
+                row = spent("FLEET", f"{sink}: {plan.fleet} accounts, {what}", [cost], held)
+                yield replace(row, facts=facts)
+            fresh(path)
+
+
 def load(plan: Plan) -> Iterator[Row]:
     """The load phase alone, without a server: what it takes from a large account read to the account published."""
     contacts, parts = max(200, plan.loaded // 200 * 200), plan.folder / "parts"  # one in a hundred of each list
@@ -140,12 +161,24 @@ CASES: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "W2": w2,
     "W3": w3,
     "INC": incremental,
+    "FLEET": fleet,
     "LOAD": load,
     "ODD": odd,
     "NORM": normalizer,
     "PLAN": planner,
     "START": start,
 }
+
+
+def _fleet_config(plan: Plan, server: Server, sink: str) -> Path:
+    """Every account is the same one under another name: to the exporter that makes no difference."""
+    accounts = (
+        f'[[accounts]]\nname = "a{number:04}"\nbase_url = "{server.url}"\ntoken_env = "BENCH_TOKEN"\n'
+        for number in range(plan.fleet)
+    )
+    config = plan.folder / "fleet.toml"
+    config.write_text("".join(accounts) + f'[sinks.{sink}]\npath = "{plan.folder / NAMES[sink]}"\n')
+    return config
 
 
 def _sides(server: Server, sink: str, folder: Path) -> dict[str, Side]:

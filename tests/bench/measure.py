@@ -13,9 +13,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 PYTHON = sys.executable
+WATCH_SECONDS = 0.05
 LIMIT = 600.0
 """Seconds after which a command is killed, unless it is given more."""
 
@@ -33,6 +36,10 @@ class Cost:
     """Largest resident memory, MiB."""
     out: str
     err: str
+    threads: int = 0
+    """The most at any moment, where the process was watched; children count apart."""
+    files: int = 0
+    """The same of open files and sockets."""
 
 
 class Failed(Exception):
@@ -45,10 +52,11 @@ def measured(
     *,
     well: Collection[int] = (0,),
     limit: float = LIMIT,
+    watched: bool = False,
 ) -> Cost:
     """Run `command` to its end; raises Failed with its last words unless its exit code is among `well`.
 
-    After `limit` seconds it is killed.
+    After `limit` seconds it is killed. Whether it is `watched`: that takes a hundredth of a core.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started, clock = time.time(), time.perf_counter()
@@ -57,6 +65,7 @@ def measured(
         )
         watchdog = threading.Timer(limit, process.kill)
         watchdog.start()
+        threads, files = _watch(process.pid) if watched else (0, 0)
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - clock
         watchdog.cancel()
@@ -66,4 +75,16 @@ def measured(
         said, complained = out.read().decode(), err.read().decode()
     if process.returncode not in well:
         raise Failed(f"{' '.join(command)} ended with {process.returncode}: {(complained or said)[-2000:]}")
-    return Cost(started, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, said, complained)
+    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    return Cost(started, seconds, cpu, peak, said, complained, threads, files)
+
+
+def _watch(pid: int) -> tuple[int, int]:
+    """The most threads and open files of a process until it has ended, and waits to be asked for its exit code."""
+    most = [0, 0]
+    home = Path(f"/proc/{pid}")
+    with suppress(OSError):
+        while files := sum(1 for _ in (home / "fd").iterdir()):  # none are left to one that has ended
+            most = [max(most[0], sum(1 for _ in (home / "task").iterdir())), max(most[1], files)]
+            time.sleep(WATCH_SECONDS)
+    return most[0], most[1]
