@@ -36,6 +36,8 @@ class ParquetSink:
         self._memory_limit = memory_limit
         self._keep = keep
         self._next: Path | None = None
+        self._known: layout.Chain | None = None
+        """The last state, for the questions about it: every account has some, and reading all manifests takes long."""
 
     def open(self) -> SinkState:
         """Make the folder's parent, collect leftovers, and read the state; see `layout.read` for what is raised."""
@@ -44,12 +46,16 @@ class ParquetSink:
         self._collect_unpublished(chain)
         staging.collect_leftovers(self.path)
         disk.check_room(self.path.parent, copied=sum(file.bytes for file in chain.entries("current")))
-        return chain.state
+        return self._keep_in_mind(chain)
 
     def state(self) -> SinkState:
         """The state of the target; nothing is written."""
         chain = layout.read(self.path)
         layout.leftovers(chain)
+        return self._keep_in_mind(chain)
+
+    def _keep_in_mind(self, chain: layout.Chain) -> SinkState:
+        self._known = replace(chain, manifests=chain.manifests[-1:])
         return chain.state
 
     def created_at(self, account: str) -> pa.Table:
@@ -97,6 +103,7 @@ class ParquetSink:
             raise SinkError(f"Nothing is prepared for run {publication.seq}", where=str(self.path))
         with self._moved(self._next, publication.seq):
             self._link(self._next / layout.MANIFEST, publication.seq)
+        self._known = None
         check.sync_published(self.path / "manifests")
         self.discard()
         with contextlib.suppress(SinkError):
@@ -110,7 +117,8 @@ class ParquetSink:
 
     def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
         """An engine for questions about the published snapshot."""
-        return self._engine(layout.read(self.path), self._memory_limit, staging.spill_folder(self.path))
+        chain = self._known or layout.read(self.path)
+        return self._engine(chain, self._memory_limit, staging.spill_folder(self.path))
 
     @contextlib.contextmanager
     def _engine(self, chain: layout.Chain, memory: int, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -98,7 +98,7 @@ def _refuse_foreign(relations: set[str], path: Path) -> None:
 
 
 def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
-    chain = layout.read(path)
+    chain = layout.read(path, runs=True)
     if not chain.manifests:
         _refuse_lost(chain)
     connection = engine.connect()
