@@ -347,7 +347,7 @@ def _report_bug(error: Exception) -> NoReturn:
 def _in_loop(main: Callable[[], Awaitable[T]]) -> T:
     import anyio  # noqa: PLC0415
 
-    from etl.disk import check_handles  # noqa: PLC0415
+    from etl.preflight import check_handles  # noqa: PLC0415
 
     check_handles()
     return anyio.run(main)

@@ -21,7 +21,7 @@ from typing import Self, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl import disk
+from etl import disk, preflight
 from etl.errors import SinkError, TargetLocked
 from etl.fingerprint import Fingerprint
 from etl.model import NormalizedBatch
@@ -98,8 +98,8 @@ def probe(target: Path, places: Sequence[Path], access: disk.Access | None = Non
     folder = next_folder(target)
     try:
         for place in places:
-            disk.probe(folder, _probed(folder, place), access, folders=folders)
-        disk.check_replaceable(folder, target)
+            preflight.probe(folder, _probed(folder, place), access, folders=folders)
+        preflight.check_replaceable(folder, target)
     finally:
         with suppress(SinkError):
             _collect(folder, places)

@@ -46,6 +46,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("what is asked, what is answered, how fast", "api.request api.answer api.pace api.cap"),
     ("what is told", "report findings observe ending"),
     ("what is configured", "config"),
+    ("whether a run could publish here", "preflight"),
     ("tools that know nothing of contacts", "disk engine signals streams worklist units overlay api.discretion"),
     ("what people may be shown", "display"),
     ("values, columns and errors, which know nothing else", "model schema errors"),

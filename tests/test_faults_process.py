@@ -27,7 +27,7 @@ from forked import Ended, Harm, Nursery, is_stopped, nursery
 from live import Job, Live, live
 from publishing import brought, contact, publication, sink_at
 
-from etl import disk, staging
+from etl import disk, preflight, staging
 from etl.errors import PublishConflict, SinkError
 from etl.sinks import SinkKind
 
@@ -946,13 +946,13 @@ def test_a_schedule_tighter_than_a_run_skips_and_tells(warm: Nursery, tmp_path: 
 
 def test_a_shortage_tells_how_many_bytes_are_needed() -> None:
     """P9: the decision on numbers, and at its borders."""
-    assert disk.shortage(100, free=100, largest=None) is None
-    assert disk.shortage(100, free=100, largest=100) is None
-    message, mend = disk.shortage(5000, free=1000, largest=None) or ("", "")
+    assert preflight.shortage(100, free=100, largest=None) is None
+    assert preflight.shortage(100, free=100, largest=100) is None
+    message, mend = preflight.shortage(5000, free=1000, largest=None) or ("", "")
     assert "1,000" in message
     assert "5,000" in message
     assert mend == "Free space: 4,000 bytes"
-    assert "ulimit" in (disk.shortage(100, free=1000, largest=99) or ("", ""))[1]
+    assert "ulimit" in (preflight.shortage(100, free=1000, largest=99) or ("", ""))[1]
 
 
 def test_a_disk_too_small_for_the_copy_is_refused_before_the_first_request(server: Live, job: Job) -> None:
@@ -960,6 +960,6 @@ def test_a_disk_too_small_for_the_copy_is_refused_before_the_first_request(serve
     assert job.run().exit == 0
     sent = server.stats()["requests"]
     with pytest.raises(SinkError, match="bytes left and a run needs"):
-        disk.check_room(job.duckdb.parent, copied=2**60)
-    disk.check_room(job.duckdb.parent, copied=job.duckdb.stat().st_size)
+        preflight.check_room(job.duckdb.parent, copied=2**60)
+    preflight.check_room(job.duckdb.parent, copied=job.duckdb.stat().st_size)
     assert server.stats()["requests"] == sent

@@ -18,7 +18,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from etl import disk, engine, manifest, merge, schema, staging, tables
+from etl import disk, engine, manifest, merge, preflight, schema, staging, tables
 from etl.errors import PublishConflict, SinkError, TargetCorrupt
 from etl.model import Merged, Publication, SinkState, Span
 from etl.readback import ReadBackError, Rows, read_back
@@ -104,7 +104,7 @@ class DuckDBSink:
         if self._access:
             sharing.tell_closed(self._access, self.path)
         state = self.state()
-        disk.check_room(self.path.parent, copied=self.path.stat().st_size if self._read_at else 0)
+        preflight.check_room(self.path.parent, copied=self.path.stat().st_size if self._read_at else 0)
         return state
 
     def state(self) -> SinkState:

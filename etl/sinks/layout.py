@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from etl import disk, manifest, staging
@@ -59,8 +59,11 @@ class Chain:
         return [self.target / file.path for file in self.entries(content)]
 
 
-def read(target: Path) -> Chain:
+def read(target: Path, *, runs: bool = False) -> Chain:
     """The published manifests, each checked against the one before it and against the files it lists.
+
+    They come without their `state`, which is that of the chain, and without their `runs` unless these are asked for:
+    every night adds a record of each account.
 
     Raises `TargetCorrupt` for anything damaged, missing or altered, `SinkError` where the target is not a folder.
     """
@@ -71,10 +74,10 @@ def read(target: Path) -> Chain:
             raise SinkError("A file stands where the folder should be", where=str(target), mend="Choose another path.")
     found = [_MANIFEST.fullmatch(path.name) for path in disk.entries(target / "manifests")]
     numbers = sorted(int(each[1]) for each in found if each)
-    return _linked(target, numbers)
+    return _linked(target, numbers, runs=runs)
 
 
-def _linked(target: Path, numbers: list[int]) -> Chain:
+def _linked(target: Path, numbers: list[int], *, runs: bool) -> Chain:
     manifests: list[Manifest] = []
     state = SinkState()
     for number in numbers:
@@ -87,8 +90,8 @@ def _linked(target: Path, numbers: list[int]) -> Chain:
             raise TargetCorrupt(f"The manifest cannot be read: {error}", where=str(path)) from error
         if current.seq != number or current.previous != state.digest:
             raise TargetCorrupt("The manifest does not follow the one before it", where=str(path))
-        manifests.append(current)
-        state = manifest.sink_state(document)
+        manifests.append(replace(current, state={}, runs=current.runs if runs else ()))
+        state = SinkState(number, manifest.digest(document), current.state, current.filters)
     chain = Chain(target, tuple(manifests), state)
     _check_files(chain)
     return chain

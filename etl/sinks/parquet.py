@@ -18,7 +18,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from etl import disk, engine, manifest, merge, staging, tables
+from etl import disk, engine, manifest, merge, preflight, staging, tables
 from etl.errors import PublishConflict, SinkError
 from etl.manifest import DataFile
 from etl.model import Merged, Publication, SinkState, Span
@@ -44,6 +44,8 @@ class ParquetSink:
         self._memory_limit = memory_limit
         self._keep = keep
         self._next: Path | None = None
+        self._known: layout.Chain | None = None
+        """The last state, for the questions about it: every account has some, and reading all manifests takes long."""
 
     def open(self) -> SinkState:
         """Make the folder's parent, collect leftovers, and read the state; see `layout.read` for what is raised."""
@@ -56,13 +58,17 @@ class ParquetSink:
         if self._access:
             sharing.refuse_foreign(self._access, self._folders())
             sharing.tell_closed(self._access, self.path)
-        disk.check_room(staging.temporary(self.path), copied=sum(file.bytes for file in chain.entries("current")))
-        return chain.state
+        preflight.check_room(staging.temporary(self.path), copied=sum(file.bytes for file in chain.entries("current")))
+        return self._keep_in_mind(chain)
 
     def state(self) -> SinkState:
         """The state of the target; nothing is written."""
         chain = layout.read(self.path)
         layout.leftovers(chain)
+        return self._keep_in_mind(chain)
+
+    def _keep_in_mind(self, chain: layout.Chain) -> SinkState:
+        self._known = replace(chain, manifests=chain.manifests[-1:])
         return chain.state
 
     def created_at(self, account: str) -> pa.Table:
@@ -124,6 +130,7 @@ class ParquetSink:
             if self._access:
                 sharing.share(self._access, self.path, [*self._folders(), manifest])
             self._link(manifest, publication.seq)
+        self._known = None
         check.sync_published(self.path / "manifests")
         self.discard()
         with contextlib.suppress(SinkError):
@@ -137,7 +144,8 @@ class ParquetSink:
 
     def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
         """An engine for questions about the published snapshot."""
-        return self._engine(layout.read(self.path), self._memory_limit, staging.spill_folder(self.path))
+        chain = self._known or layout.read(self.path)
+        return self._engine(chain, self._memory_limit, staging.spill_folder(self.path))
 
     @contextlib.contextmanager
     def _engine(self, chain: layout.Chain, memory: int, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:

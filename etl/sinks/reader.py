@@ -134,7 +134,7 @@ def _refuse_foreign(relations: set[str], path: Path) -> None:
 
 
 def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
-    chain = layout.read(path)
+    chain = layout.read(path, runs=True)
     if not chain.manifests:
         _refuse_lost(chain)
     from etl.sinks.published import PublishedFiles  # noqa: PLC0415 - costs 0.1 s, for this kind of target alone
