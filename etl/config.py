@@ -247,6 +247,13 @@ class Config(_Section):
                 raise ValueError(message)
         return self
 
+    @property
+    def deprecated(self) -> tuple[str, ...]:
+        """A hint for every key in use that a later version will not know."""
+        if self.extract.scrub_runs is None:
+            return ()
+        return ('extract.scrub_runs is deprecated: use extract.scrub_every = "7d", which fits any schedule',)
+
 
 def find_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
     """The configuration file: as given, else as `ETL_CONFIG` names it, else `etl.toml` in the working folder."""

@@ -26,6 +26,7 @@ _FLOOR = re.compile(r"([\w.-]+)>=([\d.]+)")
 async def examine(config: Config) -> list[Finding]:
     """Look at libraries, sinks, tokens and servers; an error becomes a finding."""
     findings = [_libraries(), *(finding for sink in sinks(config) for finding in _sink(config, sink))]
+    findings += [Finding("config", "configuration", hint) for hint in config.deprecated]
     try:
         checked_filters(config.extract.filters)
     except UsageError as error:

@@ -89,6 +89,8 @@ class Run:
 
     async def _execute(self) -> None:
         """Lock, open, read, publish."""
+        for hint in self._config.deprecated:
+            log.warning("config.deprecated", hint=hint)
         filters = checked_filters(self._config.extract.filters)
         sinks = sinks_of(self._config)
         with ExitStack() as held:
