@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 from etl.api.answer import Page
 from etl.api.client import Client, PageRefused, RequestFailed
@@ -46,7 +46,7 @@ class WindowReader:
         ledger: Ledger,
         created: Callable[[bool], Sequence[int]] = lambda _: (),
     ) -> None:
-        """`created` are the sorted creation times (ms) of the contacts of a list, as far as they are known."""
+        """`created` tells the sorted creation times (ms) of the contacts of a list, as far as they are known by now."""
         resumed = ledger.resumed
         self.accepted: list[Accepted] = list(resumed.accepted) if resumed else []
         self.unproven: list[str] = []
@@ -60,7 +60,7 @@ class WindowReader:
         self._client = client
         self._capabilities = capabilities
         self._receive = receive
-        self._created = created
+        self._created = cache(created)
         self._second_looks = 0
         """At windows of unknown contacts."""
         self._counted = capabilities.counts_matches

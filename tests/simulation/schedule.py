@@ -225,12 +225,15 @@ class Held:
 
     fold: Fold
     intake: Intake
+    _created: dict[bool | None, Sequence[int]] = field(default_factory=dict)
 
     def created(self, is_contact: bool | None) -> Sequence[int]:
-        """The sorted creation times of a list or of both."""
-        rows = self.fold.contacts().values()
-        listed = (row for row in rows if is_contact is None or row.is_contact is is_contact)
-        return sorted(row.created // 1000 for row in listed if row.created is not None)
+        """The sorted creation times of a list or of both; nothing is published while it is in use."""
+        if is_contact not in self._created:
+            rows = self.fold.contacts().values()
+            listed = (row for row in rows if is_contact is None or row.is_contact is is_contact)
+            self._created[is_contact] = sorted(row.created // 1000 for row in listed if row.created is not None)
+        return self._created[is_contact]
 
     def struck(self) -> Sequence[int]:
         """Those of the contacts that have one strike."""
