@@ -16,7 +16,7 @@ from etl.display import printable
 from etl.errors import EtlError, Interrupted, Terminated
 
 _KEYS: dict[str, dict[str, object]] = {
-    "run": {"seconds": 0.0, "accounts": [], "sinks": {}, "unconfigured_accounts": []},
+    "run": {"seconds": 0.0, "accounts": [], "sinks": {}},
     "account": {"account": None, "renamed_to": None, "contacts": 0, "seq": None, "sinks": {}},
 }
 """See `RunReport.document` and `accounts.ChangeReport.document`."""

@@ -129,6 +129,22 @@ def clock_ahead(client: Client, local_start: int, started: float) -> int:
     return 0 if client.server_now is None else round((client.server_now + 500 - local_now) / 1000)
 
 
+def next_scrub(history: History, timing: Timing, capabilities: Capabilities, until: int) -> tuple[int | None, int]:
+    """The range of createdAt up to `until` (ms) that the next incremental run reads again.
+
+    It holds at least a window's worth of contacts; three where somebody has a strike, because what a scrub misses tells
+    whether the account is shown as a whole, and nobody is deleted on the word of a few.
+    """
+    windows = 3 if history.snapshot.struck() else 1
+    return scrub_span(
+        history.snapshot.created(None),
+        after=history.scrub_after,
+        end=until,
+        share=timing.scrub_share(capabilities.t0 - history.t0),
+        capacity=windows * max(map(capabilities.capacity, LEADS_FIRST)),
+    )
+
+
 async def go_on(client: Client, begun: Begun) -> Begun:
     """Take up what a killed run had begun: what it probed is known, but not what time it is by now."""
     client.first_page = begun.capabilities.first_page
@@ -265,13 +281,7 @@ class _Reading:
         A share that lacks too many of the known contacts tells of an account that is shown in part only: all is read.
         """
         snapshot, until = self.history.snapshot, self.run.watermark
-        start, end = scrub_span(
-            snapshot.created(None),
-            after=self.run.scrub_after,
-            end=until,
-            share=self.timing.scrub_share(self.run.capabilities.t0 - self.history.t0),
-            capacity=max(map(self.run.capabilities.capacity, LEADS_FIRST)),
-        )
+        start, end = next_scrub(self.history, self.timing, self.run.capabilities, until)
         await reader.complete(self._both(snapshot.created, start, end))
         self.run.look = await snapshot.look(start, end)
         self.run.escalated = any(

@@ -17,11 +17,11 @@ from etl.api.request import Query, checked_filters
 from etl.capabilities import Capabilities
 from etl.config import Config
 from etl.display import lines
-from etl.extract import COMPANY, LEADS_FIRST, go_on
+from etl.extract import COMPANY, LEADS_FIRST, go_on, next_scrub
 from etl.history import History
 from etl.journal import Left, left_in
 from etl.model import Mode
-from etl.plan import ranges_around, requests_of, scrub_span
+from etl.plan import ranges_around, requests_of
 from etl.probe import probe
 from etl.sources import Source, reach, sources
 from etl.staging import refuse_strangers, stage_folder
@@ -134,13 +134,7 @@ async def _work(
     start, end, created = None, found.t0, history.snapshot.created
     full = full or not history.allows_incremental
     if not full:
-        start, end = scrub_span(
-            created(None),
-            after=history.scrub_after,
-            end=found.t0,
-            share=timing_of(config.extract).scrub_share(found.t0 - history.t0),
-            capacity=max(map(found.capacity, LEADS_FIRST)),
-        )
+        start, end = next_scrub(history, timing_of(config.extract), found, found.t0)
     windows = sum(
         requests_of(created(listed), start=start, end=end, capacity=found.capacity(listed)) for listed in LEADS_FIRST
     )

@@ -79,9 +79,6 @@ class RunReport:
             "seconds": round(self.seconds, 3),
             "accounts": [account.document() for account in self.accounts],
             "sinks": sink_documents(self.sinks),
-            "unconfigured_accounts": [
-                {"account": name, "contacts": contacts} for name, contacts in self.unconfigured.items()
-            ],
             "error": self.error.document() if self.error else None,
         }
 

@@ -447,7 +447,7 @@ def test_accounts_that_the_configuration_does_not_name_are_told(job: Job, server
         (event["level"], event["account"], event["contacts"]) for event in events if "not_conf" in event["event"]
     ] == [("warning", "main", 120)]
     report = job.run()
-    assert report.document()["unconfigured_accounts"] == [{"account": "main", "contacts": 120}]
+    assert report.unconfigured == {"main": 120}
     accounts = job.call("status", "CONFIG", "--json").document["accounts"]
     assert {entry["account"]: entry["configured"] for entry in accounts} == {"main": False, "shop": True}
 
@@ -466,7 +466,7 @@ def test_nothing_is_told_any_more_once_it_is_mended(end: Callable[[Job], object]
     end(job)
     job.urls = {"shop": server.url}
     report = job.run()
-    assert (report.document()["unconfigured_accounts"], "notice" in render_run(report)) == ([], False)
+    assert (report.unconfigured, "notice" in render_run(report)) == ({}, False)
     assert "account main" not in examined(job) + job.call("status", "CONFIG").out
 
 

@@ -181,7 +181,7 @@ def test_a_wrong_command_line_is_exit_2(words: tuple[str, ...], job: Job) -> Non
 
 def test_every_failure_of_run_has_the_keys_of_run(job: Job) -> None:
     """The pinned document, whatever went wrong: a program that reads it needs no second shape."""
-    keys = {"exit", "seconds", "accounts", "sinks", "unconfigured_accounts", "error"}
+    keys = {"exit", "seconds", "accounts", "sinks", "error"}
     for words in (("nowhere.toml",), ("CONFIG", "--no-such-flag"), ("CONFIG", "--set", "x=1"), ()):
         assert job.call("run", *words, "--json").document.keys() == keys
 
@@ -443,7 +443,7 @@ def test_a_signal_that_comes_during_the_imports_ends_in_order(library: str, numb
     ended = job.command("run", "CONFIG", "--json", PYTHONPATH=paths)
     assert (ended.code, ended.document["error"]["code"]) == (code, code), ended
     assert "Traceback" not in ended.err
-    assert ended.document.keys() == {"exit", "seconds", "accounts", "sinks", "unconfigured_accounts", "error"}
+    assert ended.document.keys() == {"exit", "seconds", "accounts", "sinks", "error"}
     assert not (job.folder / "data").exists()
 
 

@@ -30,8 +30,10 @@ BETWEEN_PROCESSES = 20.0
 """Seconds from the end of a process that is killed to the next one, which goes on with its run."""
 SHRINK_SHARE = 0.05
 """The default of `guard.max_shrink_share`."""
-NARROWED_FEWEST = 5
+NARROWED_FEWEST = 0
 """What stands for the hundred that any account may lose, in accounts of about a hundred of which many are hidden."""
+FEWEST_HIDDEN = 0.2
+"""The share of an account that is hidden at least: the guard lets any account lose a twentieth."""
 
 
 @dataclass(slots=True)
@@ -93,10 +95,15 @@ class Schedule:
         self.oracle.swapped = True
 
     def _narrow(self) -> None:
-        """From now on some of the living are listed no longer."""
+        """From now on some of the living are listed no longer; a process that goes on finds it so."""
+        if self.oracle.listed is not None:
+            return
         account, (who, *_) = self.world.account, self.personality["narrowed"]
         times = sorted(contact.created or 0 for contact in account.living().values()) or [0]
         shown, median = NARROWINGS[who], times[len(times) // 2]
+        hidden = [contact for contact in account.living().values() if not shown(contact, median)]
+        if len(hidden) < FEWEST_HIDDEN * len(times):
+            shown = NARROWINGS["half"]
         self.oracle.listed = lambda contact: shown(contact, median)
         account.narrow(self.oracle.listed)
 

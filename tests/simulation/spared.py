@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from etl.capabilities import SMALLEST_PAGE
+
 Traits = Mapping[str, Any]
 
 SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
@@ -29,6 +31,12 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         "pages of several sizes on a server whose largest is as small as the smallest may be",
         lambda traits: traits["mixed_pages"] is not None,
         {"page_size": 50, "page_size_drop": None, "leads_page": 1.0},
+    ),
+    (
+        # A scrub looks at a page's worth of contacts at least, and of two or three a few tell nothing.
+        "an account that is shown in part, in pages smaller than any",
+        lambda traits: traits["narrowed"] is not None and traits["page_size"] < SMALLEST_PAGE,
+        {"page_size": 20},
     ),
     (
         # Another account is known by its contacts: of one or two that may be chance.
