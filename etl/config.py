@@ -113,17 +113,10 @@ class Extract(_Section):
     visibility_lag: Duration = timedelta(seconds=2)
     scrub_every: TimeLimit = timedelta(days=7)
     scrub_runs: int | None = Field(None, ge=1, le=10_000)
-    """Deprecated: `scrub_every` goes by time, whatever the schedule."""
+    """Deprecated, in place of `scrub_every`, which goes by time, whatever the schedule."""
     witness_every: Duration = timedelta(days=7)
     deadline: TimeLimit = timedelta(hours=6)
     memory_limit: Size = Field(1_000_000_000, ge=100_000_000)
-
-    @model_validator(mode="after")
-    def _one_rhythm(self) -> Self:
-        if self.scrub_runs is not None and "scrub_every" in self.model_fields_set:
-            message = "give one of scrub_every and scrub_runs (deprecated)"
-            raise ValueError(message)
-        return self
 
 
 class Http(_Section):
