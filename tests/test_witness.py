@@ -397,7 +397,7 @@ async def test_it_walks_until_nobody_else_is_found_whom_no_window_reaches(
         received.update(json.loads(bytes(row.contact_id)) for row in page.rows)
 
     client = Client(server, account="main", concurrency=1)
-    told = await testimony.Testimony(client, BEGUN.capabilities, begin(), receive, (False, True)).walk(
+    told, _ = await testimony.Testimony(client, BEGUN.capabilities, begin(), receive, (False, True)).walk(
         1_800_000_000_000
     )
     assert (found <= received, len(told)) == (True, doubts)
