@@ -154,7 +154,7 @@ def untouched_alone(windows: Iterable[Window], done: Sequence[Window]) -> Iterat
 
 def settling(settle: Settle) -> Change:
     """A window reader that settles windows in another way."""
-    return WindowReader, "settle", lambda sound: lambda reader, window: settle(sound, reader, window)
+    return WindowReader, "settle", lambda sound: lambda reader, window, **_: settle(sound, reader, window)
 
 
 async def accept_full(_: Any, reader: Any, window: Window) -> Sequence[Window]:
@@ -169,7 +169,7 @@ async def resume(_: Any, reader: Any, window: Window) -> Sequence[Window]:
     for number in itertools.count(1):
         page = await reader._client.read(window.query(reader._bounds[window.field]), number)
         await reader._accept(window, page)
-        if len(page.rows) < reader._sizes.of(window.is_contact):
+        if len(page.rows) < reader.sizes.of(window.is_contact):
             break
     return ()
 
