@@ -45,8 +45,8 @@ format: setup ## Rewrite the code as the formatter wants it.
 bench: setup ## Measure speed and memory, side by side with the bare pipeline.
 	$(BIN)/python -m tests.bench
 
-simulate: setup ## Check the promises in N simulated worlds (N=25000).
-	$(BIN)/python -m tests.simulation --count $(or $(N),25000)
+simulate: setup ## Check the promises in N simulated worlds (N=25000, START=0 the first seed).
+	$(BIN)/python -m tests.simulation --count $(or $(N),25000) --start $(or $(START),0)
 
 faults: setup ## List the faults of the catalogue and the tests that cover them.
 	$(BIN)/python -m tests.faults

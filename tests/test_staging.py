@@ -120,7 +120,8 @@ def test_a_folder_that_somebody_makes_at_the_same_time_keeps_its_rights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link that is laid between the look and the act gives nobody's folder other rights (X4)."""
-    (tmp_path / "mine").mkdir(0o755)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine").chmod(0o755)  # Whatever the process's umask.
     monkeypatch.setattr(Path, "exists", lambda path: path == tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     disk.private_folder(tmp_path / "link")

@@ -74,9 +74,11 @@ def is_damage(error: duckdb.Error) -> bool:
 
 
 def words(error: duckdb.Error) -> str:
-    """The engine's message; where a file of ours failed it, what failed without the way there."""
-    text = str(error)
-    return text.strip().splitlines()[-1] if "Traceback (most recent call last)" in text else text
+    """The engine's message in one line, without the mark under the query; of a traceback, what was raised."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if "Traceback (most recent call last)" in str(error):
+        return lines[-1]
+    return "; ".join(line for line in lines if line.strip("^"))
 
 
 def translate(error: duckdb.Error, target: Path) -> EtlError:

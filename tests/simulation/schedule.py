@@ -21,7 +21,7 @@ from tests.simulation import loop
 from tests.simulation.contact import versions
 from tests.simulation.fold import Fold, Model
 from tests.simulation.intake import Diary, Intake, Witness
-from tests.simulation.oracle import Oracle, Run
+from tests.simulation.oracle import FEWEST_HIDDEN, Oracle, Run
 from tests.simulation.personality import NARROWINGS, Personality
 from tests.simulation.weather import Weather, peopled
 from tests.simulation.wire import START, Endless, Killed, Wire, let_pass, now
@@ -32,8 +32,6 @@ SHRINK_SHARE = 0.05
 """The default of `guard.max_shrink_share`."""
 NARROWED_FEWEST = 0
 """What stands for the hundred that any account may lose, in accounts of about a hundred of which many are hidden."""
-FEWEST_HIDDEN = 0.2
-"""The share of an account that is hidden at least: the guard lets any account lose a twentieth."""
 
 
 @dataclass(slots=True)
