@@ -99,7 +99,8 @@ async def extract(
     if ledger.resumed:
         begun = await go_on(client, ledger.resumed.begun)
     else:
-        found = await probe(client, local_now=local_now, held=history.held)
+        first = history.watermark is None
+        found = await probe(client, local_now=local_now, held=history.held, compare_lists=first or full)
         found = replace(found, page_sizes=history.remembered(found.page_sizes, found.t0))
         incremental = history.allows_incremental and not (full or filters) and found.windows
         mode: Mode = "filtered" if filters else "incremental" if incremental else "full"

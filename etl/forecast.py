@@ -103,7 +103,8 @@ async def _forecast(config: Config, source: Source, history: History, left: Left
         if left.resumption:
             found = (await go_on(client, left.resumption.begun)).capabilities
         else:
-            found = await probe(client, local_now=int(time() * 1000), held=history.held)
+            first = history.watermark is None
+            found = await probe(client, local_now=int(time() * 1000), held=history.held, compare_lists=first or full)
         probed, probing = client.sent, monotonic() - started
         started, held = monotonic(), client.statistics().held
         await client.read(Query(is_contact=False))
