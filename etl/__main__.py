@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from etl.ending import leave_no_core, stop_at_once
+from etl.cli.process import leave_no_core, stop_at_once
 
 
 def main() -> None:
     """Run a command, and exit with its code."""
     leave_no_core()
     stop_at_once()
-    from etl.cli import main as command  # noqa: PLC0415 - it takes a while, in which a signal may come
+    from etl.cli.app import main as command  # noqa: PLC0415 - it takes a while, in which a signal may come
 
     command()
 

@@ -55,6 +55,10 @@ class Span:
     end: datetime | None
 
 
+FEWEST_ABSENT = 3
+"""Fewer absent contacts than these, of a share of the account, tell nothing about the rest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """How many known contacts a run looked for, and how many of them it did not find."""
@@ -65,6 +69,13 @@ class Look:
     def __add__(self, other: Look) -> Look:
         """Both looks together."""
         return Look(self.looked + other.looked, self.absent + other.absent)
+
+    def is_suspicious(self, share: float) -> bool:
+        """Whether so many are absent that the account is not believed to be shown as a whole.
+
+        A scrub looks at a part of the account, so what it misses is measured against that part.
+        """
+        return self.absent > share * self.looked and (self.absent >= FEWEST_ABSENT or self.absent == self.looked)
 
 
 NOTHING = Look()
@@ -180,3 +191,15 @@ class Merged:
     """Contacts absent for the first time: not deleted yet."""
     previous: Mapping[str, int]
     """Rows of the account in `contacts` before the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one account has been read."""
+
+    account: str
+    contacts: int
+    pages: int
+    in_flight: int
+    expected: int | None
+    """Contacts in the last snapshot, from which the time left is estimated."""

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import etl.run  # noqa: F401 - so that the process is warm
-from etl.cli import main
+import etl.commands.run  # noqa: F401 - so that the process is warm
+from etl.cli.app import main
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 30.0

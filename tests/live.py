@@ -24,10 +24,10 @@ import anyio
 import duckdb
 import pyarrow.parquet as pq
 
-from etl.cli import main
+from etl.cli.app import main
+from etl.commands.result import RunReport
+from etl.commands.run import Options, execute
 from etl.config import load
-from etl.report import RunReport
-from etl.run import Options, execute
 from etl.sandbox.server import serve
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World

@@ -9,20 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from etl import engine, schema
-from etl.model import (
-    AccountYield,
-    Counts,
-    Mode,
-    NormalizedBatch,
-    Proof,
-    Publication,
-    Requests,
-    RunRecord,
-    Span,
-)
+from etl import schema
+from etl.model import AccountYield, Counts, Mode, NormalizedBatch, Proof, Publication, Requests, RunRecord, Span
 from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind
-from etl.staging import Stage
+from etl.storage import engine
+from etl.storage.staging import Stage
 
 DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
 EVERYTHING = (Span(None, None),)

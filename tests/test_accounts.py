@@ -13,8 +13,8 @@ import duckdb
 import pytest
 from live import Ended, Job, Live, Row, live
 
-from etl.report import RunReport, render_run
-from etl.staging import Lock
+from etl.commands.result import RunReport, render_run
+from etl.storage.staging import Lock
 
 SMALL = {"contacts": 120, "nasty_share": 0.0, "small": True}
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.api.answer import Kind, Page, Refusal, Reply, Row, judge, server_time
-from etl.api.discretion import SHOWN
+from etl.api.redact import SHOWN
+from etl.api.response import Kind, Page, Refusal, Reply, Row, judge, server_time
 
 CONTACTS = [
     {"_id": "65aa0000000000000000a001", "createdAt": "2025-01-01T00:00:00.000Z", "isContact": True},

@@ -1,7 +1,7 @@
 """The architecture, as tables: who may import whom, which library lives where, and what nobody may do.
 
 Read `LAYERS` from the top: that is the product from its commands down to its values. An import goes down, never up and
-never sideways; a family (a package of siblings) may import within itself, without cycles.
+never sideways; within a folder there are no cycles.
 """
 
 from __future__ import annotations
@@ -15,61 +15,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "etl"
 
-LAYERS: tuple[tuple[str, str], ...] = (
-    ("the way in", "__main__"),
-    ("commands: parse, call one function, print", "cli"),
-    ("what each command does", "run accounts verify forecast doctor explain status"),
-    ("a question in SQL to what was published", "query"),
-    ("one account's share of a run", "account"),
-    ("the last snapshot beside what a run received", "snapshot"),
-    ("where it begins and ends: servers, targets, parts on the way", "sources targets publish pipeline witness"),
-    ("what was read so far, for the run after one that was killed", "journal"),
-    ("one account, from the probe to the proof", "extract"),
-    ("what came since a moment; what a page walk says to it", "sweep testimony"),
-    ("windows and crowds, read until they are proven", "fetch"),
-    ("what the last run left for the next", "history"),
-    ("what this server does; the plain page walk", "probe walk"),
-    ("requests over real HTTP", "api.http"),
-    ("the way to the server: its proxy, its certificates", "api.route"),
-    ("requests bounded, paced, repeated, counted", "api.client"),
-    ("one module per kind of target", "sinks"),
-    ("what a publication changes in a snapshot", "merge"),
-    ("files and tables of a target", "manifest tables staging readback"),
-    ("what tells whether a contact has changed", "fingerprint"),
-    ("where to cut time", "plan"),
-    ("contacts that no range of time reaches", "undated"),
-    ("what a reading has to remember", "ledger"),
-    ("what a server was found to do", "capabilities"),
-    ("ranges of time whose one request proves itself", "window"),
-    ("decisions: when to ask again, what is too wrong to publish", "api.retry guard"),
-    ("from pages to columns", "normalize"),
-    ("what is asked, what is answered, how fast", "api.request api.answer api.pace api.cap"),
-    ("what is told", "report findings observe ending"),
-    ("what is configured", "config"),
-    ("whether a run could publish here", "preflight"),
-    ("tools that know nothing of contacts", "disk engine signals streams worklist units overlay api.discretion"),
-    ("what people may be shown", "display"),
-    ("values, columns and errors, which know nothing else", "model schema errors"),
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("commands",),
+    ("extract", "sinks"),
+    ("api", "normalize", "storage"),
+    ("config",),
+    ("schema", "model", "errors", "display"),
 )
-FAMILIES = ("normalize", "sinks")
-"""Packages of siblings: one row of the table stands for all of their modules."""
+"""From the command line down to the values. A folder may import within itself, and from every layer below its own."""
 
-SANDBOX_USERS = {"cli", "config", "sources"}
+SANDBOX_USERS = {"cli.app", "config", "api.sources"}
 """The sandbox is an oracle of its own: it knows nothing of the product, and these alone know it."""
 
 LIBRARIES: dict[str, set[str]] = {
     "aiohttp": {"api.http", "sandbox.server"},
     "phonenumbers": {"normalize.phones"},
-    "rich": {"observe"},
-    "structlog": {"observe"},
-    "typer": {"cli"},
-    "pydantic": {"config", "units", "sources", "api.http"},
+    "rich": {"cli.progress"},
+    "typer": {"cli.app"},
+    "pydantic": {"config", "config.units", "api.sources", "api.http"},
 }
 """A library that would be costly to change has one home; pydantic's secret string travels with the token."""
 
 PURE = (
-    *("errors", "schema", "guard", "plan", "window", "merge", "tables", "manifest", "findings", "display"),
-    *("api.request", "api.answer", "api.retry", "api.pace", "api.cap"),
+    *("errors", "schema", "display", "commands.guard", "commands.checks", "extract.plan", "extract.windows"),
+    *("sinks.merge", "sinks.tables", "sinks.manifest"),
+    *("api.request", "api.response", "api.retry", "api.rate", "api.cap"),
 )
 """Decisions and values: no clock, no chance, no waiting, no sockets, no processes."""
 IMPURE = {
@@ -78,13 +50,13 @@ IMPURE = {
 }
 
 EDGES: dict[str, set[str]] = {
-    "accounts": {"time", "secrets"},
-    "account": {"time"},
-    "doctor": {"time"},
-    "forecast": {"time"},
-    "observe": {"time"},
-    "run": {"time", "secrets"},
-    "verify": {"time", "random"},
+    "cli.progress": {"time"},
+    "commands.accounts": {"time", "secrets"},
+    "commands.doctor": {"time"},
+    "commands.plan": {"time"},
+    "commands.run": {"time", "secrets"},
+    "commands.verify": {"time", "random"},
+    "extract.account": {"time"},
     "api.client": {"random"},
     "sandbox.server": {"time", "random"},
 }
@@ -105,7 +77,7 @@ def named(path: Path) -> str:
 
 SOURCES = {named(path): path for path in sorted(ROOT.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8"), str(path)) for name, path in SOURCES.items()}
-EMPTY = {"__init__", "api", "sandbox"}
+EMPTY = {"__init__", "cli", "commands", "extract", "api", "storage", "sandbox"}
 """Packages whose `__init__` says what they are and imports nothing."""
 PRODUCT = [name for name in SOURCES if name not in EMPTY and not name.startswith("sandbox.")]
 
@@ -134,12 +106,12 @@ def libraries(name: str) -> set[str]:
     return {one.split(".")[0] for one in imported(name) if one not in SOURCES}
 
 
-def family(name: str) -> str:
-    """The row entry that stands for a module."""
-    return next((one for one in FAMILIES if name == one or name.startswith(f"{one}.")), name)
+def folder(name: str) -> str:
+    """The entry of `LAYERS` that a module belongs to."""
+    return name.partition(".")[0]
 
 
-DEPTH = {entry: depth for depth, (_, row) in enumerate(LAYERS) for entry in row.split()}
+DEPTH = {entry: depth for depth, row in enumerate(LAYERS) for entry in row}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -161,18 +133,17 @@ def public(scope: ast.Module | ast.ClassDef) -> Iterator[Function | ast.ClassDef
 
 
 def test_every_module_has_its_layer() -> None:
-    """The table names every module of the product once, and nothing that does not exist."""
-    assert {family(name) for name in PRODUCT} == set(DEPTH)
-    assert len(DEPTH) == sum(len(row.split()) for _, row in LAYERS)
+    """The table names every folder and every single module of the product, and nothing that does not exist."""
+    assert {folder(name) for name in PRODUCT} == set(DEPTH)
 
 
 def test_imports_go_down() -> None:
-    """A module imports only from the layers below its own, or from its own family."""
+    """A module imports only from its own folder, or from the layers below."""
     wrong = [
         f"{name} imports {one}"
         for name in PRODUCT
         for one in inner(name)
-        if family(one) != family(name) and not one.startswith("sandbox") and DEPTH[family(one)] <= DEPTH[family(name)]
+        if folder(one) not in {folder(name), "sandbox", "__init__"} and DEPTH[folder(one)] <= DEPTH[folder(name)]
     ]
     assert wrong == []
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.api.answer import Kind, Page, Refusal, Reply
 from etl.api.cap import ON_ITS_WAY, Cap
 from etl.api.client import Broken, Client, PageRefused, Quota, RequestFailed
 from etl.api.request import Body, Query
+from etl.api.response import Kind, Page, Refusal, Reply
 from etl.api.retry import ATTEMPTS, LONGEST_WAIT
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
 from tests.simulation.loop import run

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etl.config import Account, Config, find_config, load, load_named, read_token, sandbox_settings
-from etl.disk import Access
 from etl.errors import EtlError, UsageError
+from etl.sinks.targets import access_of
+from etl.storage.disk import Access
 
 SINK = """
 [sinks.duckdb]
@@ -437,10 +438,10 @@ def test_the_rights_of_files_are_octal(text: str) -> None:
     """As chmod takes them; without `mode` and `group` published files are private."""
     target = loaded(GOOD + f'mode = {text}\ngroup = "analysts"\n').sinks.duckdb
     assert target is not None
-    assert target.access == Access(0o640, "analysts")
+    assert access_of(target) == Access(0o640, "analysts")
     plain = loaded().sinks.duckdb
     assert plain is not None
-    assert plain.access is None
+    assert access_of(plain) is None
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etl.cli.streams import harden, steering
 from etl.display import discreet, lines, printable
-from etl.streams import harden, steering
 
 STEERING = [
     *(chr(number) for number in (*range(0x20), *range(0x7F, 0xA0))),

@@ -20,15 +20,15 @@ from live import Job, live
 from pydantic import SecretStr
 from wire import answer, says, serve
 
-from etl.api.answer import Page, Refusal, Reply, judge, server_time
 from etl.api.client import Client
 from etl.api.http import Credential, connect
 from etl.api.request import Body, Query
+from etl.api.response import Page, Refusal, Reply, judge, server_time
 from etl.api.retry import retry_after
 from etl.config import Http
 from etl.errors import SourceUnavailable
-from etl.fetch import read_crowd
-from etl.window import milliseconds
+from etl.extract.fetch import read_crowd
+from etl.extract.windows import milliseconds
 from tests.simulation.loop import run
 
 EVERYTHING = Query(is_contact=True)

@@ -27,9 +27,9 @@ from forked import Ended, Harm, Nursery, is_stopped, nursery
 from live import Job, Live, live
 from publishing import brought, contact, publication, sink_at
 
-from etl import disk, preflight, staging
 from etl.errors import PublishConflict, SinkError
 from etl.sinks import SinkKind
+from etl.storage import disk, preflight, staging
 
 CONTACTS = 60
 WORDS = ("run", "CONFIG", "--json")
@@ -766,7 +766,7 @@ from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
 from etl import schema
 from etl.sinks import open_readonly
-from etl.staging import Stage
+from etl.storage.staging import Stage
 
 home = pathlib.Path(sys.argv[2])
 world = World(Settings(contacts=150, nasty_share=0.4, seed=8), 1_700_000_000.0)

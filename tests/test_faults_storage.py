@@ -21,10 +21,10 @@ from forked import Nursery, nursery
 from live import Ended, Job, Live, live
 from publishing import brought, contact, publication
 
-from etl import disk, staging
-from etl.disk import Access
 from etl.errors import SinkError, UsageError
 from etl.sinks import DuckDBSink, ParquetSink
+from etl.storage import disk, staging
+from etl.storage.disk import Access
 
 ROOT = Path(__file__).parent.parent
 CONTACTS = 60
@@ -340,7 +340,7 @@ def test_a_group_that_does_not_exist_is_found_by_run_and_doctor(server: Live, jo
 
 AS_NOBODY = """
 import os, pathlib, sys
-from etl.disk import Access
+from etl.storage.disk import Access
 from etl.errors import SinkError
 folder = pathlib.Path(sys.argv[1])
 (folder / "theirs").touch(0o600)

@@ -21,11 +21,11 @@ import pytest
 from live import Job, Live, live
 from publishing import Row, brought, contact, day, publication, sink_at
 
-from etl import manifest, staging
 from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt
 from etl.model import Publication
-from etl.readback import ReadBackError, read_back
-from etl.sinks import ParquetSink, Sink, SinkKind, open_readonly, select
+from etl.sinks import ParquetSink, Sink, SinkKind, manifest, open_readonly, select
+from etl.sinks.readback import ReadBackError, read_back
+from etl.storage import staging
 
 ROWS = tuple(contact(number, name=f"name {number}", tags=["a", str(number)]) for number in range(1, 41))
 

@@ -22,10 +22,10 @@ from live import Job, live
 from pydantic import SecretStr
 from wire import PAGE, Turn, Wire, answer, closes, repeats, resets, says, serve
 
-from etl.api.answer import Kind, Page
 from etl.api.client import Broken, Client, Transport
 from etl.api.http import MOST_UNPACKED, UNSUSPECTED, Credential, connect
 from etl.api.request import Query
+from etl.api.response import Kind, Page
 from etl.config import Http
 from etl.errors import ContractError, SourceUnavailable
 

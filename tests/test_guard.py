@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etl.commands.guard import FEWEST, check_identity, check_proof, check_rejects, check_shrink
 from etl.errors import GuardError, UnprovenError
-from etl.guard import FEWEST, check_identity, check_proof, check_rejects, check_shrink, look_is_suspicious
 from etl.model import Counts, Look, Merged, Mode, Proof, Requests, RunRecord
 
 NOON = datetime(2025, 1, 6, 12, tzinfo=UTC)
@@ -141,7 +141,7 @@ def test_a_run_that_looked_at_everything_tells_why() -> None:
 )
 def test_a_look_is_measured_against_what_was_looked_at(looked: int, absent: int, *, suspicious: bool) -> None:
     """More than the share of those looked for is too many, but one or two tell nothing unless they are all (A41)."""
-    assert look_is_suspicious(Look(looked, absent), 0.05) == suspicious
+    assert Look(looked, absent).is_suspicious(0.05) == suspicious
 
 
 def test_nobody_of_before_is_another_account() -> None:

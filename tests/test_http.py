@@ -23,10 +23,10 @@ from certificates import OPENSSL, Authority
 from pydantic import SecretStr
 from wire import PAGE, Turn, Wire, answer, closes, drips, repeats, resets, says, serve, silence
 
-from etl.api.answer import Kind, Page, Refusal, Reply
 from etl.api.client import Broken, Client, Transport
 from etl.api.http import Credential, connect
 from etl.api.request import Query
+from etl.api.response import Kind, Page, Refusal, Reply
 from etl.config import Http
 from etl.errors import ContractError, SourceUnavailable, UsageError
 

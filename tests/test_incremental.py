@@ -19,10 +19,10 @@ import expected_rows
 import pytest
 from live import Job, Live, Row, live
 
-from etl.account import history_of, last_run
-from etl.history import NoSnapshot
+from etl.commands.result import RunReport, render_run
+from etl.extract.account import history_of, last_run
+from etl.extract.history import NoSnapshot
 from etl.model import RunRecord, SinkState
-from etl.report import RunReport, render_run
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 

@@ -15,9 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from publishing import EVERYTHING, Row, brought, contact, day, publication
 
-from etl import engine, merge, schema
+from etl import schema
 from etl.errors import EtlError, TargetCorrupt
 from etl.model import AccountYield, Counts, Merged, Mode, Publication, RunRecord, Span
+from etl.sinks import merge
+from etl.storage import engine
 
 Key = tuple[str, str]
 _STRIKES = pa.schema(

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from etl.api.answer import Page, Reply, Row, id_text
 from etl.api.client import Client
 from etl.api.request import Body
+from etl.api.response import Page, Reply, Row, id_text
 from etl.errors import ContractError
-from etl.extract import Extraction, extract
-from etl.history import History, NoSnapshot, Timing
-from etl.ledger import Forgetful
-from etl.merge import prepare
+from etl.extract.checkpoint import Forgetful
+from etl.extract.crosscheck import Sighting, Suspect
+from etl.extract.history import History, NoSnapshot, Timing
+from etl.extract.pages import Trail
+from etl.extract.strategy import Extraction, extract
+from etl.extract.windows import milliseconds
 from etl.sandbox.answer import envelope
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
-from etl.testimony import Sighting, Suspect
-from etl.walk import Trail
-from etl.window import milliseconds
+from etl.sinks.merge import prepare
 from tests.publishing import brought, contact, day, publication
 
 START = 1_700_000_000.0
@@ -355,7 +355,8 @@ async def test_a_list_of_few_may_become_empty(*, full: bool) -> None:
 
 def test_a_contact_whose_creation_time_was_rewritten_is_changed_and_not_struck(tmp_path: Path) -> None:
     """A29: a vendor that moves `createdAt`, or `lastSeenAt` backwards, makes a new version and no deletion."""
-    from etl import engine, tables  # noqa: PLC0415
+    from etl.sinks import tables  # noqa: PLC0415
+    from etl.storage import engine  # noqa: PLC0415
 
     with engine.connect() as connection:
         connection.execute(tables.create("contacts", tables.CONTACTS))

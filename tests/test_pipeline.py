@@ -10,11 +10,11 @@ import anyio
 import pyarrow.parquet as pq
 import pytest
 
-from etl.api.answer import Page, Reply, judge
+from etl.api.response import Page, Reply, judge
 from etl.errors import SinkError
-from etl.journal import Journal
-from etl.pipeline import BATCH_PAGES, Pipeline
-from etl.staging import Stage
+from etl.extract.journal import Journal
+from etl.extract.pipeline import BATCH_PAGES, Pipeline
+from etl.storage.staging import Stage
 
 ROWS = 20
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etl.plan import plan_windows, ranges_around, requests_of, scrub_span
-from etl.window import Window
+from etl.extract.plan import plan_windows, ranges_around, requests_of, scrub_span
+from etl.extract.windows import Window
 
 DAY = 86_400_000
 some_times = st.lists(st.integers(-30, 60) | st.integers(0, 3 * DAY), max_size=120).map(sorted)

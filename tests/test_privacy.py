@@ -21,14 +21,14 @@ from live import Job
 from pydantic import SecretStr
 from wire import PAGE, answer, says, serve
 
-from etl import observe
 from etl.api.client import Client
 from etl.api.http import Credential, connect
 from etl.api.request import Query
+from etl.api.sources import Source, sources
+from etl.cli import progress
+from etl.cli.streams import harden
 from etl.config import Account, Http, load, read_token
 from etl.errors import EtlError
-from etl.sources import Source, sources
-from etl.streams import harden
 
 CANARY = "9d41f7c0e8b2a6537d1c"
 PERSON = ("Ada Canary-Lovelace", "ada.canary@example.com", "+44 7700 900123")
@@ -227,7 +227,7 @@ def test_a_token_in_the_configuration_file_is_not_repeated(tmp_path: Path) -> No
 CHILD = """
 import resource, sys
 from etl.__main__ import main
-from etl.readback import read_back
+from etl.sinks.readback import read_back
 sys.argv = ["etl", "columns", "--json"]
 try:
     main()
@@ -240,9 +240,9 @@ print([line.split()[4:6] for line in (limits + open("/proc/self/limits").read())
 ABORT = """
 import os, sys
 sys.argv = ["etl", "columns"]
-from etl import cli
-cli._dispatch = lambda arguments: os.abort()
-cli.main()
+from etl.cli import app
+app._dispatch = lambda arguments: os.abort()
+app.main()
 """
 
 
@@ -305,9 +305,9 @@ def test_a_log_line_on_a_terminal_stays_one(monkeypatch: pytest.MonkeyPatch) -> 
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     harden()
-    observe.configure()
+    progress.configure()
     try:
-        observe.log.error("run.failed", message=EVIL, where=f"/data/{NAME_IN_ANY_SCRIPT}", code=20)
+        progress.log.error("run.failed", message=EVIL, where=f"/data/{NAME_IN_ANY_SCRIPT}", code=20)
     finally:
         structlog.reset_defaults()
     [line] = screen.getvalue().splitlines()

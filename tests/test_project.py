@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from etl.cli import app
+from etl.cli.app import app
 from etl.config import Account, Config, DuckDBTarget, Extract, Guard, Http, ParquetTarget, Sinks, load
 
 ROOT = Path(__file__).parent.parent

@@ -14,10 +14,10 @@ import duckdb
 import pytest
 from publishing import brought, contact, publication, sink_at
 
-from etl import engine
 from etl.errors import UsageError
 from etl.sinks import SinkKind, open_readonly, select
 from etl.sinks.published import PublishedFiles
+from etl.storage import engine
 
 CONTACTS = 20
 

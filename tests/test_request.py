@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etl.api.request import FILTERS, Query, checked_filters, iso
 from etl.errors import UsageError
-from etl.window import milliseconds
+from etl.extract.windows import milliseconds
 
 # The request of API.md, "Requests", with the empty value of each field: "all fields are required".
 EMPTY = {

@@ -14,7 +14,7 @@ import pytest
 from live import Job, Live, Row, live
 
 from etl.errors import SourceUnavailable
-from etl.journal import NAME, TOO_OLD
+from etl.extract.journal import NAME, TOO_OLD
 
 CONTACTS = 6_000
 CALM = "[extract]\nconcurrency = 8\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.api.answer import Kind
+from etl.api.response import Kind
 from etl.api.retry import ATTEMPTS, BASE_SECONDS, CAP_SECONDS, Budget, backoff, retry_after
 
 NOON = 1_736_164_800.0

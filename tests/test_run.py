@@ -17,9 +17,9 @@ import expected_rows
 import pytest
 from live import TOKEN, Job, Live, Row, live
 
-from etl.account import pace_of
-from etl.api.pace import Pace
-from etl.report import render_run
+from etl.api.rate import Pace
+from etl.commands.result import render_run
+from etl.extract.account import pace_of
 
 SECOND = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 MALFORMED, UNKNOWN_TOKEN = "not-a-token", "0" * 24

@@ -25,18 +25,13 @@ import pyarrow.parquet as pq
 import pytest
 from publishing import Row, batch, brought, contact, day, publication, sink_at
 
-from etl import schema, staging
+from etl import schema
 from etl.api.request import instant
-from etl.errors import (
-    EtlError,
-    PublishConflict,
-    SinkError,
-    TargetCorrupt,
-    UsageError,
-)
+from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt, UsageError
 from etl.model import Merged, NormalizedBatch, Publication
 from etl.sinks import Sink, SinkKind, open_readonly, select
-from etl.targets import Published
+from etl.sinks.snapshot import Published
+from etl.storage import staging
 
 
 def _read_duckdb(path: Path, table: str) -> list[dict[str, object]]:

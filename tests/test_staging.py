@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from publishing import batch, contact
 
-from etl import disk, schema, staging
+from etl import schema
 from etl.errors import SinkError, TargetLocked
 from etl.model import NormalizedBatch
+from etl.storage import disk, staging
 
 
 def test_parts_hold_what_was_appended_in_the_part_schema(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_a_folder_that_somebody_makes_at_the_same_time_keeps_its_rights(
 
 _HOLD = """
 import sys, pathlib
-from etl.staging import Lock
+from etl.storage.staging import Lock
 with Lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.api.answer import Page, Reply, Row
 from etl.api.client import Broken, Client, PageRefused
 from etl.api.request import Body, Query
+from etl.api.response import Page, Reply, Row
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
-from etl.walk import LEAPS, Trail, Walk, still_holds, walk
+from etl.extract.pages import LEAPS, Trail, Walk, still_holds, walk
 from tests.simulation.loop import run
 
 QUERY = Query(is_contact=True)

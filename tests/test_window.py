@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.api.answer import Row
 from etl.api.request import TimeField, iso
+from etl.api.response import Row
 from etl.errors import ContractError
-from etl.window import Bounds, Window, may_be_read, milliseconds, split
+from etl.extract.windows import Bounds, Window, may_be_read, milliseconds, split
 
 GRANULES = (1, 1000, 86_400_000)
 FIELDS: tuple[TimeField, ...] = ("createdAt", "lastSeenAt")

@@ -13,19 +13,19 @@ import msgspec
 import pytest
 from publishing import batch, contact
 
-from etl import testimony
-from etl.api.answer import Page, Reply, Row
 from etl.api.client import Client
 from etl.api.request import Body
-from etl.capabilities import Capabilities, PageSizes
+from etl.api.response import Page, Reply, Row
 from etl.errors import SinkError
-from etl.journal import NAME, Journal, left_in
-from etl.ledger import Begun
+from etl.extract import crosscheck
+from etl.extract.capabilities import Capabilities, PageSizes
+from etl.extract.checkpoint import Begun
+from etl.extract.crosscheck_log import CHUNK_ROWS, WitnessFiles
+from etl.extract.journal import NAME, Journal, left_in
+from etl.extract.pages import Trail
+from etl.extract.windows import Bounds
 from etl.model import RawPage
-from etl.staging import Stage
-from etl.walk import Trail
-from etl.window import Bounds
-from etl.witness import CHUNK_ROWS, WitnessFiles
+from etl.storage.staging import Stage
 
 KEY, NOW = "the same", 1_760_000_000.0
 BEGUN = Begun(
@@ -397,8 +397,8 @@ async def test_it_walks_until_nobody_else_is_found_whom_no_window_reaches(
         received.update(json.loads(bytes(row.contact_id)) for row in page.rows)
 
     client = Client(server, account="main", concurrency=1)
-    told, _ = await testimony.Testimony(client, BEGUN.capabilities, begin(), receive, (False, True)).walk(
+    told, _ = await crosscheck.Testimony(client, BEGUN.capabilities, begin(), receive, (False, True)).walk(
         1_800_000_000_000
     )
     assert (found <= received, len(told)) == (True, doubts)
-    assert server.answered <= testimony.MOST_WALKS * (len(server.names) // 3 + 4)
+    assert server.answered <= crosscheck.MOST_WALKS * (len(server.names) // 3 + 4)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.worklist import Worklist
+from etl.extract.workqueue import Worklist
 from tests.simulation.loop import run
 
 Item = tuple[int, ...]

@@ -1,1 +1,6 @@
-"""The API: what is asked (`request`), what it answers (`answer`), when to ask again (`retry`), who asks (`client`)."""
+"""The API: what is asked, what is answered, and over what connection. May import `config`, `model` and `errors`.
+
+Read `request` and `response` first (values alone), then `client` (bounds, repeats, paces and counts the requests of one
+account) upon `retry`, `rate` and `cap`, and last the connection: `http`, `route`, `sources`. `redact` decides what an
+error may show of a server's words.
+"""

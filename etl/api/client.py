@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 
-from etl.api.answer import Kind, Manner, Page, Refusal, Reply, judge, server_time
 from etl.api.cap import Cap, Passage
-from etl.api.pace import Pace
+from etl.api.rate import Pace
 from etl.api.request import Body, Query
+from etl.api.response import Kind, Manner, Page, Refusal, Reply, judge, server_time
 from etl.api.retry import ATTEMPTS, LONGEST_WAIT, TRUSTED_ATTEMPTS, Budget, backoff, retry_after
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
 

@@ -22,9 +22,9 @@ import msgspec
 from anyio import lowlevel
 from pydantic import SecretStr
 
-from etl.api.answer import Kind, Reply
 from etl.api.client import Broken, Transport
 from etl.api.request import PATH, Body
+from etl.api.response import Kind, Reply
 from etl.api.route import certificate_trouble, handshake_trouble, proxy_trouble, route
 from etl.config import Http
 from etl.errors import UsageError

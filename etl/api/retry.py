@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from etl.api.answer import Kind, server_time
+from etl.api.response import Kind, server_time
 
 BASE_SECONDS = 0.5
 CAP_SECONDS = 30.0

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from etl.api.answer import MENDS, Kind
 from etl.api.client import Broken
+from etl.api.response import MENDS, Kind
 from etl.config import Http
 from etl.errors import UsageError
 

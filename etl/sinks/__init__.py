@@ -1,4 +1,8 @@
-"""Sinks: where a run is published, each in one atomic step that carries data, state, proof and counts together."""
+"""Sinks: where a run is published, each in one atomic step that carries data, state, proof and counts together.
+
+May import `api`, `storage` and what is below; it never sees `extract`. Read `Sink` below first, then `merge` (what a
+publication changes, as SQL that every sink shares), `duckdb` and `parquet`; `reader` shows what was published.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from etl.model import Merged, Publication, SinkState, Span
-from etl.sinks.check import SinkKind
+from etl.sinks.checks import SinkKind
 from etl.sinks.duckdb import DuckDBSink
 from etl.sinks.parquet import ParquetSink
 from etl.sinks.reader import Unpublished, open_readonly, select

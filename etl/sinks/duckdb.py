@@ -18,11 +18,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from etl import disk, engine, manifest, merge, preflight, schema, staging, tables
+from etl import schema
 from etl.errors import PublishConflict, SinkError, TargetCorrupt
 from etl.model import Merged, Publication, SinkState, Span
-from etl.readback import ReadBackError, Rows, read_back
-from etl.sinks import check, sharing, slices, storage
+from etl.sinks import checks, manifest, merge, partitions, sharing, storage, tables
+from etl.sinks.readback import ReadBackError, Rows, read_back
+from etl.storage import disk, engine, preflight, staging
 
 _HEADER_BYTES = 3 * 4096
 """A DuckDB file is three headers and whole blocks; a shorter one was cut off."""
@@ -74,7 +75,7 @@ _AT_ONCE = (
 class DuckDBSink:
     """Publishes into one DuckDB file."""
 
-    name: check.SinkKind = "duckdb"
+    name: checks.SinkKind = "duckdb"
 
     def __init__(
         self,
@@ -151,12 +152,12 @@ class DuckDBSink:
 
         Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
         """
-        return check.frugally(self._memory_limit, partial(self._prepare, publication))
+        return checks.frugally(self._memory_limit, partial(self._prepare, publication))
 
     def _prepare(self, publication: Publication, memory: int) -> Merged:
         self.discard()
         previous = self.state()
-        check.fits(previous, publication, self.path)
+        checks.fits(previous, publication, self.path)
         self._copied = self._identity()
         folder = self._next = staging.next_folder(self.path)
         copy = folder / self.path.name
@@ -172,7 +173,7 @@ class DuckDBSink:
             merged = self._merge(connection, previous, publication)
         self._access.give(copy) if self._access else disk.make_private(copy)
         _refuse_open_wal(copy)
-        check.read_back_whole(
+        checks.read_back_whole(
             (
                 *engine.bounds(self._memory_limit, folder),
                 f"ATTACH {engine.literal(copy)} AS target (READ_ONLY)",
@@ -198,7 +199,7 @@ class DuckDBSink:
         if self._access:
             sharing.share(self._access, self.path, [])
         self._replace(self._next / self.path.name)
-        check.sync_published(self.path.parent)
+        checks.sync_published(self.path.parent)
         self.discard()
 
     def discard(self) -> None:
@@ -261,7 +262,7 @@ class DuckDBSink:
                 yield connection
                 connection.execute("USE memory; DETACH target")
         except duckdb.Error as error:
-            raise check.translate(error, self.path) from error
+            raise checks.translate(error, self.path) from error
 
     def _read_state(self) -> SinkState:
         with disk.doing("read the target", self.path):
@@ -351,7 +352,7 @@ def refuse_cut_off(path: Path, block: int, used: int) -> None:
 
 def _write(connection: duckdb.DuckDBPyConnection) -> None:
     """What the merge found, into our tables."""
-    for share in slices.shares(connection, _SHARE_ROWS):
+    for share in partitions.shares(connection, _SHARE_ROWS):
         for statement in _SHARE_BY_SHARE:
             connection.execute(statement.format(share=share))
     _hand_over(connection)

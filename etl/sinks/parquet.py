@@ -1,9 +1,9 @@
-"""The Parquet sink: a folder that any engine can read (its layout: `etl.sinks.layout`).
+"""The Parquet sink: a folder that any engine can read (its layout: `etl.sinks.parquet_layout`).
 
-Everything is prepared beside (`etl.sinks.files`), read back by another process and synced. Then its folders are moved
-into place, where no manifest lists them yet, and linking the manifest under its name publishes: the link fails if the
-name is taken (and so does what stands in for it where there are no links: `disk.put`). Folders that no manifest lists
-are removed by the next run, if the manifest they wait for is still there to show that they are ours.
+Everything is prepared beside (`etl.sinks.parquet_files`), read back by another process and synced. Then its folders are
+moved into place, where no manifest lists them yet, and linking the manifest under its name publishes: the link fails if
+the name is taken (and so does what stands in for it where there are no links: `disk.put`). Folders that no manifest
+lists are removed by the next run, if the manifest they wait for is still there to show that they are ours.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from etl import disk, engine, manifest, merge, preflight, staging, tables
 from etl.errors import PublishConflict, SinkError
-from etl.manifest import DataFile
 from etl.model import Merged, Publication, SinkState, Span
-from etl.sinks import check, layout, sharing
-from etl.sinks.files import write
+from etl.sinks import checks, manifest, merge, parquet_layout, sharing, tables
+from etl.sinks.manifest import DataFile
+from etl.sinks.parquet_files import write
+from etl.storage import disk, engine, preflight, staging
 
 
 class ParquetSink:
     """Publishes into one folder of Parquet files; the last `keep` complete states are kept for slow readers."""
 
-    name: check.SinkKind = "parquet"
+    name: checks.SinkKind = "parquet"
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class ParquetSink:
         self._memory_limit = memory_limit
         self._keep = keep
         self._next: Path | None = None
-        self._known: layout.Chain | None = None
+        self._known: parquet_layout.Chain | None = None
         """The last state, for the questions about it: every account has some, and reading all manifests takes long."""
 
     def open(self) -> SinkState:
@@ -52,7 +52,7 @@ class ParquetSink:
         with disk.doing("look at the target", self.path):
             places = [place for place in (self.path, *self._folders()) if place.is_dir()] or [self.path.parent]
         staging.probe(self.path, places, self._access, folders=True)
-        chain = layout.read(self.path)
+        chain = parquet_layout.read(self.path)
         self._collect_unpublished(chain)
         staging.collect_leftovers(self.path, [self.path.parent, *places])
         if self._access:
@@ -63,11 +63,11 @@ class ParquetSink:
 
     def state(self) -> SinkState:
         """The state of the target; nothing is written."""
-        chain = layout.read(self.path)
-        layout.leftovers(chain)
+        chain = parquet_layout.read(self.path)
+        parquet_layout.leftovers(chain)
         return self._keep_in_mind(chain)
 
-    def _keep_in_mind(self, chain: layout.Chain) -> SinkState:
+    def _keep_in_mind(self, chain: parquet_layout.Chain) -> SinkState:
         self._known = replace(chain, manifests=chain.manifests[-1:])
         return chain.state
 
@@ -100,20 +100,20 @@ class ParquetSink:
 
         Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
         """
-        return check.frugally(self._memory_limit, partial(self._prepare, publication))
+        return checks.frugally(self._memory_limit, partial(self._prepare, publication))
 
     def _prepare(self, publication: Publication, memory: int) -> Merged:
         self.discard()
-        chain = layout.read(self.path)
-        check.fits(chain.state, publication, self.path)
-        layout.refuse_altered(chain)
+        chain = parquet_layout.read(self.path)
+        checks.fits(chain.state, publication, self.path)
+        parquet_layout.refuse_altered(chain)
         folder = self._next = staging.next_folder(self.path)
         with self._engine(chain, memory, disk.private_folder(folder / "spill")) as connection:
             merged = merge.prepare(connection, publication, chain.state.runs)
             files = write(connection, chain, folder, publication.seq)
         written = replace(manifest.follow(chain.state, publication, merged), files=tuple(files))
         self._read_back(folder, files, merged, publication)
-        disk.private_file(folder / layout.MANIFEST, manifest.encode(written))
+        disk.private_file(folder / parquet_layout.MANIFEST, manifest.encode(written))
         disk.sync_tree(folder)
         disk.sync(folder.parent)
         return merged
@@ -126,12 +126,12 @@ class ParquetSink:
         if self._next is None:
             raise SinkError(f"Nothing is prepared for run {publication.seq}", where=str(self.path))
         with self._moved(self._next, publication.seq):
-            manifest = self._next / layout.MANIFEST
+            manifest = self._next / parquet_layout.MANIFEST
             if self._access:
                 sharing.share(self._access, self.path, [*self._folders(), manifest])
             self._link(manifest, publication.seq)
         self._known = None
-        check.sync_published(self.path / "manifests")
+        checks.sync_published(self.path / "manifests")
         self.discard()
         with contextlib.suppress(SinkError):
             self._drop_old_states()
@@ -144,11 +144,11 @@ class ParquetSink:
 
     def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
         """An engine for questions about the published snapshot."""
-        chain = self._known or layout.read(self.path)
+        chain = self._known or parquet_layout.read(self.path)
         return self._engine(chain, self._memory_limit, staging.spill_folder(self.path))
 
     @contextlib.contextmanager
-    def _engine(self, chain: layout.Chain, memory: int, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _engine(self, chain: parquet_layout.Chain, memory: int, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         """An engine with the previous snapshot as `contacts` and `strikes`; its errors leave as ours."""
         contacts = engine.scan(chain.files("current"), tables.in_files(tables.CONTACTS))
         strikes = engine.scan(chain.files("strikes"), tables.STRIKES)
@@ -158,7 +158,7 @@ class ParquetSink:
                 connection.execute(f"CREATE TEMP VIEW strikes AS {strikes}")
                 yield connection
         except duckdb.Error as error:
-            raise check.translate(error, self.path) from error
+            raise checks.translate(error, self.path) from error
 
     def _read_back(self, folder: Path, files: list[DataFile], merged: Merged, publication: Publication) -> None:
         def view(name: str, content: str, columns: tables.Columns) -> str:
@@ -167,15 +167,15 @@ class ParquetSink:
 
         bounds = engine.bounds(self._memory_limit, folder / "spill")
         views = (view("contacts", "current", tables.CONTACTS), view("contact_versions", "versions", tables.VERSIONS))
-        check.read_back_whole((*bounds, *views), merged, publication, folder)
+        checks.read_back_whole((*bounds, *views), merged, publication, folder)
 
     @contextlib.contextmanager
     def _moved(self, folder: Path, seq: int) -> Iterator[None]:
         """The prepared folders stand in the target; after an error inside they are removed again."""
         placed: list[Path] = []
         try:
-            for content in layout.CONTENTS:
-                name = layout.part_folder(content, seq)
+            for content in parquet_layout.CONTENTS:
+                name = parquet_layout.part_folder(content, seq)
                 if (folder / name).is_dir():
                     placed.append(self._place(folder / name, self.path / name))
                     disk.sync(placed[-1].parent)
@@ -207,22 +207,22 @@ class ParquetSink:
         return target
 
     def _link(self, source: Path, seq: int) -> None:
-        path = layout.manifest_path(self.path, seq)
+        path = parquet_layout.manifest_path(self.path, seq)
         with disk.doing("publish the manifest", path):
             try:
                 disk.put(source, path)
             except FileExistsError:
                 raise PublishConflict(f"Run {seq} was published by somebody else", where=str(path)) from None
 
-    def _collect_unpublished(self, chain: layout.Chain) -> None:
+    def _collect_unpublished(self, chain: parquet_layout.Chain) -> None:
         """Remove what a killed run moved into place; refuse to take anything else for that."""
-        for path in layout.leftovers(chain):
+        for path in parquet_layout.leftovers(chain):
             disk.remove(path)
         if not chain.manifests:
             self._remove_empty()
 
     def _folders(self) -> list[Path]:
-        return [self.path / name for name in (*layout.CONTENTS, "manifests")]
+        return [self.path / name for name in (*parquet_layout.CONTENTS, "manifests")]
 
     def _remove_empty(self) -> None:
         for folder in self._folders():
@@ -230,7 +230,7 @@ class ParquetSink:
         disk.remove_if_empty(self.path)
 
     def _drop_old_states(self) -> None:
-        for content in layout.STATES:
+        for content in parquet_layout.STATES:
             published = [path for path in disk.entries(self.path / content) if path.name.startswith("seq=")]
             for old in published[: -self._keep]:
                 disk.remove(old)

@@ -14,10 +14,10 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from etl import disk, engine, staging, tables
 from etl.errors import EtlError, SinkError, TargetCorrupt, UsageError
-from etl.sinks import check, layout
+from etl.sinks import checks, parquet_layout, tables
 from etl.sinks.duckdb import SIZE, refuse_cut_off
+from etl.storage import disk, engine, staging
 
 _RELATIONS = """
 SELECT DISTINCT schema_name || '.' || table_name FROM duckdb_columns() WHERE database_name = 'target' AND NOT internal
@@ -43,7 +43,7 @@ class Unpublished(UsageError):
 
 
 @contextmanager
-def open_readonly(kind: check.SinkKind, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_readonly(kind: checks.SinkKind, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection in which `contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of` stand.
 
     Raises `Unpublished` where nothing was published yet, `SinkError` where the target cannot be read for reasons that
@@ -59,7 +59,7 @@ def open_readonly(kind: check.SinkKind, path: Path) -> Iterator[duckdb.DuckDBPyC
 
 
 def _translated(error: duckdb.Error, path: Path) -> EtlError:
-    reason = check.words(error).partition("\n")[0]
+    reason = checks.words(error).partition("\n")[0]
     mend = next((mend for words, mend in _HARMLESS.items() if words in reason), "")
     told = f"The target cannot be read: {reason}"
     return SinkError(told, where=str(path), mend=mend) if mend else TargetCorrupt(told, where=str(path))
@@ -78,9 +78,9 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     except UnicodeEncodeError as error:
         raise UsageError("The query is not text in UTF-8", where="query") from error
     except duckdb.Error as error:
-        if check.is_damage(error):
-            raise TargetCorrupt(f"The target is damaged: {check.words(error)}", where="query") from error
-        raise UsageError(check.words(error), where="query") from error
+        if checks.is_damage(error):
+            raise TargetCorrupt(f"The target is damaged: {checks.words(error)}", where="query") from error
+        raise UsageError(checks.words(error), where="query") from error
 
 
 def _bare(query: str) -> str:
@@ -107,7 +107,7 @@ def _refuse_writing(connection: duckdb.DuckDBPyConnection, statement: str) -> No
     except duckdb.Error as error:
         if "WITH clause containing" not in str(error):
             connection.execute(f"EXPLAIN {statement}")  # Of a broken query the engine's own words are told.
-        raise UsageError(f"{_ONE_READING}: {check.words(error)}", where="query") from error
+        raise UsageError(f"{_ONE_READING}: {checks.words(error)}", where="query") from error
     if _RUNS_TEXT in plan:
         raise UsageError(f"{_ONE_READING}: json_execute_serialized_sql runs any", where="query")
 
@@ -134,14 +134,14 @@ def _refuse_foreign(relations: set[str], path: Path) -> None:
 
 
 def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
-    chain = layout.read(path, runs=True)
+    chain = parquet_layout.read(path, runs=True)
     if not chain.manifests:
         _refuse_lost(chain)
     from etl.sinks.published import PublishedFiles  # noqa: PLC0415 - costs 0.1 s, for this kind of target alone
 
     connection = engine.connect()
     connection.register_filesystem(
-        PublishedFiles(chain.target, (f for name in layout.CONTENTS for f in chain.files(name)))
+        PublishedFiles(chain.target, (f for name in parquet_layout.CONTENTS for f in chain.files(name)))
     )
     connection.execute("CREATE SCHEMA etl")
     for table, content, columns in (
@@ -165,9 +165,9 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
     return _confined(connection)
 
 
-def _refuse_lost(chain: layout.Chain) -> None:
+def _refuse_lost(chain: parquet_layout.Chain) -> None:
     """Files without any manifest are the state of nobody, unless a first run is at work or was killed."""
-    if any(layout.unpublished(chain)) and not staging.prepared(chain.target):
+    if any(parquet_layout.unpublished(chain)) and not staging.prepared(chain.target):
         raise TargetCorrupt("No manifest lists the files in this folder", where=str(chain.target))
     raise Unpublished("Nothing was published into this folder yet", where=str(chain.target))
 

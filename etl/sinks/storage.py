@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import duckdb
 
-from etl import engine
 from etl.errors import SinkError
+from etl.storage import engine
 
 VERSION = "SELECT tags['storage_version'] FROM duckdb_databases() WHERE database_name = 'target'"
 """The version of the attached file `target`, as `v1.2.0+`."""

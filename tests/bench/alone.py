@@ -62,7 +62,7 @@ def _drifted(raw: bytes) -> bytes:
 
 def planner(contacts: int) -> Iterator[Done]:
     """The planner over sorted creation times, a second and a half apart on average."""
-    from etl.plan import plan_windows  # noqa: PLC0415
+    from etl.extract.plan import plan_windows  # noqa: PLC0415
 
     gaps = (serial * 7919 % 3000 for serial in range(contacts))
     times = array("q", accumulate(gaps))

@@ -23,14 +23,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.fingerprint import Fingerprint
 from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
 from etl.normalize import Normalizer
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
 from etl.schema import NORMALIZED_SCHEMA, WINDOWS_SCHEMA
 from etl.sinks import DuckDBSink, ParquetSink
-from etl.staging import PART_ROWS, ROW_GROUP_ROWS
+from etl.storage.fingerprint import Fingerprint
+from etl.storage.staging import PART_ROWS, ROW_GROUP_ROWS
 
 ACCOUNT = "bench"
 MODELS = 25_000

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from etl import disk
+from etl.commands.publish import publish
 from etl.errors import OK, EtlError
-from etl.publish import publish
 from etl.sinks import DuckDBSink, ParquetSink, Sink
-from etl.staging import Lock, stage_folder
+from etl.storage import disk
+from etl.storage.staging import Lock, stage_folder
 from tests.crash.planted import ForgetfulParquet, InPlaceDuckDB, ManifestFirstParquet
 from tests.publishing import Row, brought, contact, publication
 
@@ -78,7 +78,7 @@ REJECTED: Row = {"contact_id": None, "reason": "contact_id is missing", "path": 
 
 
 def run(sink: Sink) -> None:
-    """Lock, open, stage, publish the next run, and clean up, in the order of `etl.run`."""
+    """Lock, open, stage, publish the next run, and clean up, in the order of `etl.commands.run`."""
     with Lock(sink.path):
         seq = sink.open().seq + 1
         folder = stage_folder(sink.path)

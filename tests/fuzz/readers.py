@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from etl import manifest
-from etl.api.answer import Page, Refusal, Reply, judge
+from etl.api.response import Page, Refusal, Reply, judge
 from etl.config import Config, load
 from etl.errors import UsageError
 from etl.model import NormalizedBatch, RawPage
@@ -16,6 +15,7 @@ from etl.normalize import Normalizer
 from etl.normalize.assembly import part_of_rows, rejects_table
 from etl.normalize.pages import contacts_of
 from etl.normalize.rowwise import read_rows
+from etl.sinks import manifest
 
 Reader = Callable[[bytes], None]
 

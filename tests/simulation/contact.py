@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import msgspec
 
-from etl.api.answer import Page
+from etl.api.response import Page
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRESENCE = ("isOnline", "unreadMessages", "websiteVisits")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from etl.api.answer import Page
 from etl.api.client import Client
 from etl.api.request import Query
+from etl.api.response import Page
+from etl.extract.pages import Walk, walk
 from etl.sandbox.service import Service
 from etl.sandbox.world import World
-from etl.walk import Walk, walk
 from tests.simulation import loop
 from tests.simulation.contact import versions
 from tests.simulation.personality import Personality

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from etl.api.answer import Page
-from etl.extract import Extraction
+from etl.api.response import Page
+from etl.extract.strategy import Extraction
 from etl.model import Counts
 from tests.simulation.contact import Version, versions
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from etl.api.answer import Page, Row, id_text
-from etl.extract import LEADS_FIRST
-from etl.ledger import Begun, Resumption
-from etl.testimony import Sighting, Suspect
-from etl.walk import Trail
-from etl.window import Accepted, milliseconds
+from etl.api.response import Page, Row, id_text
+from etl.extract.checkpoint import Begun, Resumption
+from etl.extract.crosscheck import Sighting, Suspect
+from etl.extract.pages import Trail
+from etl.extract.strategy import LEADS_FIRST
+from etl.extract.windows import Accepted, milliseconds
 from tests.simulation.contact import versions
 
 CHUNK = 4

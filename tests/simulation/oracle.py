@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from etl.extract import Extraction
-from etl.history import Timing
+from etl.extract.history import Timing
+from etl.extract.strategy import Extraction
 from etl.model import Counts
 from etl.sandbox.contacts import Contact
 from etl.sandbox.world import World

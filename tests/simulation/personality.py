@@ -12,8 +12,8 @@ from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from etl.capabilities import SMALLEST_PAGE
-from etl.history import Timing
+from etl.extract.capabilities import SMALLEST_PAGE
+from etl.extract.history import Timing
 from etl.sandbox.contacts import Contact
 from etl.sandbox.settings import Settings
 from tests.simulation.contact import Version

@@ -11,13 +11,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import etl.api.retry
-import etl.extract
-import etl.fetch
-import etl.sweep
-from etl.capabilities import PageSizes
-from etl.fetch import WindowReader
-from etl.window import Window
+from etl.api import retry
+from etl.extract import fetch, strategy, sweep
+from etl.extract.capabilities import PageSizes
+from etl.extract.fetch import WindowReader
+from etl.extract.windows import Window
 from tests.simulation import schedule, spoilt
 from tests.simulation.fold import Fold, Model
 from tests.simulation.personality import personality
@@ -119,12 +117,12 @@ PLANTS = (
     ),
     Plant(
         "a run that goes on with a killed one forgets the time between",
-        ((etl.extract, "go_on", spoilt.begins_now), NO_WITNESS),
+        ((strategy, "go_on", spoilt.begins_now), NO_WITNESS),
         {**_TOUCHED, "killed": 60, "pages": 20, "page_size": 3, "churn": 0.01, "gap_events": 0},
     ),
     Plant(
         "a window that overlaps what a killed run read counts as read",
-        (instead(etl.fetch, "remaining", spoilt.untouched_alone), NO_WITNESS),
+        (instead(fetch, "remaining", spoilt.untouched_alone), NO_WITNESS),
         {**_TOUCHED, "killed": 45, "pages": 20, "page_size": 3},
     ),
     Plant("of a full window only a part is read again", (settling(spoilt.last_part),), _LIVELY),
@@ -133,27 +131,29 @@ PLANTS = (
     ),
     Plant(
         "contacts are read before leads",
-        (instead(etl.extract, "LEADS_FIRST", (True, False)), NO_WITNESS),
+        (instead(strategy, "LEADS_FIRST", (True, False)), NO_WITNESS),
         {**_LIVELY, "mix": "flips", "is_contact": "disjoint", "leads": 0.4, "slowness": 0.0},
     ),
     Plant(
         "one list is taken for both",
-        (instead(etl.extract, "LEADS_FIRST", (False,)),),
+        (instead(strategy, "LEADS_FIRST", (False,)),),
         {**_LIVELY, "is_contact": "disjoint"},
     ),
-    Plant("nothing is swept", (instead(etl.extract, "sweep", spoilt.no_sweep),), _CHAIN),
+    Plant("nothing is swept", (instead(strategy, "sweep", spoilt.no_sweep),), _CHAIN),
     Plant(
         "the sweep forgets createdAt",
-        ((etl.extract, "sweep", spoilt.only("lastSeenAt")),),
+        ((strategy, "sweep", spoilt.only("lastSeenAt")),),
         {**_CHAIN, "oddities": 0.5, "mix": "inserts"},
     ),
-    Plant("the sweep forgets lastSeenAt", ((etl.extract, "sweep", spoilt.only("createdAt")),), _TOUCHED),
-    Plant("the sweep reads its open slice first", (instead(etl.extract, "sweep", spoilt.open_first),), _TOUCHED),
+    Plant("the sweep forgets lastSeenAt", ((strategy, "sweep", spoilt.only("createdAt")),), _TOUCHED),
+    Plant("the sweep reads its open slice first", (instead(strategy, "sweep", spoilt.open_first),), _TOUCHED),
     Plant(
-        "the sweep reads its open slices at once", (instead(etl.sweep, "_open_rest", spoilt.side_by_side),), _TOUCHED
+        "the sweep reads its open slices at once",
+        (instead(sweep, "_open_rest", spoilt.side_by_side),),
+        _TOUCHED,
     ),
-    Plant("the sweep reads its open slice once", (instead(etl.sweep, "_open_rest", spoilt.one_pass),), _TOUCHED),
-    Plant("the closed sweep ends in the future", ((etl.extract, "sweep", spoilt.into_the_future),), _TOUCHED),
+    Plant("the sweep reads its open slice once", (instead(sweep, "_open_rest", spoilt.one_pass),), _TOUCHED),
+    Plant("the closed sweep ends in the future", ((strategy, "sweep", spoilt.into_the_future),), _TOUCHED),
     Plant("no lookback", (spoilt.shorter_lookback(0.0),), _LATE),
     Plant("a lookback shorter than contacts are late", (spoilt.shorter_lookback(0.3),), _LATE),
     Plant(
@@ -177,7 +177,7 @@ PLANTS = (
     ),
     Plant(
         "a crowd is read once",
-        (instead(etl.fetch, "read_crowd", spoilt.one_read), findings(honours_page=True), NO_WITNESS),
+        (instead(fetch, "read_crowd", spoilt.one_read), findings(honours_page=True), NO_WITNESS),
         {
             **_CROWDED,
             "mix": "deletes",
@@ -193,18 +193,18 @@ PLANTS = (
     ),
     Plant(
         "a crowd is believed on a server without pages",
-        (findings(honours_page=True), (etl.fetch, "read_in_order", spoilt.repeats_end), NO_WITNESS),
+        (findings(honours_page=True), (fetch, "read_in_order", spoilt.repeats_end), NO_WITNESS),
         {**_CROWDED, "ignore_page": True},
     ),
-    Plant("split leaves out a millisecond", ((etl.fetch, "split", spoilt.split_with_gaps), NO_WITNESS), _LIVELY),
+    Plant("split leaves out a millisecond", ((fetch, "split", spoilt.split_with_gaps), NO_WITNESS), _LIVELY),
     Plant(
         "the plan leaves out a millisecond",
-        ((etl.extract, "plan_windows", spoilt.plan_with_gaps), NO_WITNESS),
+        ((strategy, "plan_windows", spoilt.plan_with_gaps), NO_WITNESS),
         {**_LIVELY, "chain": "ff"},
     ),
     Plant(
         "the plan ends at the last contact known",
-        ((etl.extract, "plan_windows", spoilt.plan_of_the_known),),
+        ((strategy, "plan_windows", spoilt.plan_of_the_known),),
         {**_LIVELY, "chain": "f", "witness_every": 10**10, "mix": "inserts"},
     ),
     Plant(
@@ -241,7 +241,7 @@ PLANTS = (
     Plant("the fold keeps the first answer", (sql("DESC, read_no DESC", "ASC, read_no ASC"),), _TOUCHED, Warehouse),
     Plant(
         "retries have no budget",
-        (instead(etl.api.retry.Budget, "allows_retry", spoilt.without_budget),),
+        (instead(retry.Budget, "allows_retry", spoilt.without_budget),),
         {**_CALM, "faults": ({"kind": "status", "rate": 0.4},)},
     ),
     Plant(

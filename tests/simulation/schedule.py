@@ -9,12 +9,12 @@ from random import Random
 
 import anyio
 
-from etl import guard
 from etl.api.client import Client
 from etl.api.retry import ATTEMPTS
+from etl.commands import guard
 from etl.errors import EtlError
-from etl.extract import Extraction, extract
-from etl.history import History
+from etl.extract.history import History
+from etl.extract.strategy import Extraction, extract
 from etl.model import Look, Merged, Proof, Requests, RunRecord
 from etl.sandbox.service import Service
 from tests.simulation import loop

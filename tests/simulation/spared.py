@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from etl.capabilities import SMALLEST_PAGE
+from etl.extract.capabilities import SMALLEST_PAGE
 
 Traits = Mapping[str, Any]
 

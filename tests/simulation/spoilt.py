@@ -10,21 +10,21 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import etl.extract
-import etl.fetch
-import etl.merge
-import etl.sweep
-from etl.api.answer import Page
+import etl.extract.fetch
+import etl.extract.strategy
+import etl.extract.sweep
+import etl.sinks.merge
 from etl.api.client import Client
 from etl.api.request import Query
-from etl.capabilities import PageSizes
+from etl.api.response import Page
 from etl.errors import EtlError
-from etl.extract import Extraction
-from etl.fetch import Crowd, WindowReader
-from etl.history import History, Timing
-from etl.ledger import Begun
-from etl.plan import remaining
-from etl.window import Window, milliseconds
+from etl.extract.capabilities import PageSizes
+from etl.extract.checkpoint import Begun
+from etl.extract.fetch import Crowd, WindowReader
+from etl.extract.history import History, Timing
+from etl.extract.plan import remaining
+from etl.extract.strategy import Extraction
+from etl.extract.windows import Window, milliseconds
 from tests.simulation import schedule
 
 Change = tuple[Any, str, Callable[[Any], Any]]
@@ -90,7 +90,7 @@ def findings(**found: Any) -> Change:
 
         return probe
 
-    return etl.extract, "probe", spoil
+    return etl.extract.strategy, "probe", spoil
 
 
 def unpadded(**pads: int) -> Change:
@@ -128,7 +128,7 @@ def _never(_: Any) -> Any:
     return lambda *_, **__: False
 
 
-NO_WITNESS: Change = (etl.extract._Reading, "_witness_is_due", _never)
+NO_WITNESS: Change = (etl.extract.strategy._Reading, "_witness_is_due", _never)
 """Without the witness, which brings most losses of a first run to light before the oracle has to."""
 
 
@@ -225,7 +225,7 @@ def repeats_end(sound: Any) -> Any:
 
 async def one_read(client: Client, query: Query, page_size: int, receive: Any, *, alone: bool) -> Crowd:
     """A crowd is believed after one read."""
-    pages = await etl.fetch.read_in_order(client, query, page_size, alone=alone) or []
+    pages = await etl.extract.fetch.read_in_order(client, query, page_size, alone=alone) or []
     for page in pages:
         await receive(page)
     return Crowd(sum(len(page.rows) for page in pages), 1)
@@ -261,7 +261,7 @@ def without_budget(_: object) -> bool:
 async def open_first(reader: Any, name: Any, *, since: int, until: int, lists: Sequence[bool]) -> None:
     """The open rest before the closed past."""
     for is_contact in lists:
-        await etl.sweep._open_rest(reader, Window(name, is_contact, max(since, until), None))
+        await etl.extract.sweep._open_rest(reader, Window(name, is_contact, max(since, until), None))
     for is_contact in lists:
         await reader.read([Window(name, is_contact, since, until)])
 
@@ -313,4 +313,4 @@ def sql(old: str, new: str) -> Change:
             raise LookupError(old)
         return tuple(step.replace(old, new) for step in steps)
 
-    return etl.merge, "_STEPS", spoil
+    return etl.sinks.merge, "_STEPS", spoil

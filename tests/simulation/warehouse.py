@@ -15,16 +15,16 @@ from typing import TypeVar
 
 import duckdb
 
-from etl import merge
-from etl.api.answer import Page
-from etl.extract import Extraction
-from etl.journal import Journal
+from etl.api.response import Page
+from etl.extract.journal import Journal
+from etl.extract.pipeline import Pipeline
+from etl.extract.strategy import Extraction
 from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
 from etl.normalize import Normalizer
-from etl.pipeline import Pipeline
 from etl.schema import WINDOWS_SCHEMA
 from etl.sinks import duckdb as sink
-from etl.staging import Stage
+from etl.sinks import merge
+from etl.storage.staging import Stage
 from tests.simulation.contact import Version, versions
 from tests.simulation.fold import Model, Outcome
 
@@ -40,7 +40,7 @@ class Disagreement(Exception):
 
 
 class Warehouse:
-    """The fold of `etl.merge`."""
+    """The fold of `etl.sinks.merge`."""
 
     def __init__(self) -> None:
         self._seq = 0

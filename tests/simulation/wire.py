@@ -14,9 +14,9 @@ from types import MappingProxyType
 import anyio
 import msgspec
 
-from etl.api.answer import Reply
 from etl.api.client import Broken
 from etl.api.request import PATH, Body
+from etl.api.response import Reply
 from etl.sandbox.answer import JSON_TYPE, Answer
 from etl.sandbox.pages import Page, render
 from etl.sandbox.service import Request, Service

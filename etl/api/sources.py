@@ -1,0 +1,88 @@
+"""Where the accounts are read: the addresses of the configuration, or the embedded sandbox standing in for them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from pydantic import SecretStr
+
+from etl.api.cap import Cap
+from etl.api.client import Client, Quota
+from etl.api.http import Credential, connect
+from etl.api.rate import Pace
+from etl.api.route import route
+from etl.config import Account, Config, Extract, Http, read_token
+from etl.errors import UsageError
+from etl.sandbox.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one account is read."""
+
+    account: str
+    base_url: str
+    credential: Credential
+    quota: Quota | None = None
+    """What `extract.requests_per_second` leaves to the token, shared by all accounts that use it."""
+
+
+@asynccontextmanager
+async def reach(source: Source, extract: Extract, http: Http, pace: Pace | None = None) -> AsyncIterator[Client]:
+    """A client that speaks to `source`, until the block ends; `pace` is what is known of the server from before."""
+    credential, concurrency = source.credential, extract.concurrency
+    async with connect(source.base_url, credential, http, concurrency=concurrency) as transport:
+        yield Client(
+            transport,
+            account=source.account,
+            concurrency=concurrency,
+            pace=pace,
+            quota=source.quota,
+            renew=credential.renew,
+        )
+
+
+@asynccontextmanager
+async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
+    """Every account with its address and token; a sandbox lives as long as the block. Raises UsageError."""
+    accounts = config.read_accounts
+    named = {account.name: _named(account) for account in accounts if account.base_url}
+    for source in named.values():
+        # What is wrong with the way there is told before anything is locked or made.
+        route(source.base_url, config.http)
+    if len(named) == len(accounts):
+        yield _capped(named.values(), config.extract.requests_per_second)
+        return
+    async with _embedded(config) as (url, credential):
+        found = [named.get(account.name) or Source(account.name, url, credential) for account in accounts]
+        yield _capped(found, config.extract.requests_per_second)
+
+
+def _capped(found: Iterable[Source], per_second: float | None) -> tuple[Source, ...]:
+    """The sources with one quota for each token; it stays theirs when the token is renewed during a run."""
+    if per_second is None:
+        return tuple(found)
+    quotas: defaultdict[SecretStr, Quota] = defaultdict(lambda: Quota(Cap(per_second)))
+    return tuple(replace(source, quota=quotas[source.credential.token]) for source in found)
+
+
+def _named(account: Account) -> Source:
+    reread = partial(read_token, account)
+    return Source(account.name, account.base_url, Credential(reread(), reread))
+
+
+@asynccontextmanager
+async def _embedded(config: Config) -> AsyncIterator[tuple[str, Credential]]:
+    # Only a configuration with a [sandbox] section pays for the server.
+    from etl.sandbox.server import serve  # noqa: PLC0415
+
+    settings = config.sandbox or Settings()
+    try:
+        async with serve(settings) as sandbox:
+            yield sandbox.url, Credential(SecretStr(settings.token))
+    except ValueError as error:
+        raise UsageError(str(error), where="[sandbox]") from None

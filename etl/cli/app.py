@@ -1,0 +1,373 @@
+"""The commands: parse, call one function of the library, print its result as text or as one JSON document.
+
+Data goes to stdout, everything else to stderr. What a command needs is imported when it runs, so that `--help` is fast.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+
+from etl.cli.process import complain, fail, leave_no_core
+from etl.cli.streams import harden
+from etl.commands.checks import Finding, render_findings, worst
+from etl.display import discreet, printable
+from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, SinkError, UsageError
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="etl",
+    help="Every contact of an EleAPI account in a warehouse, with proof that none is missing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[
+    Path | None,
+    typer.Argument(metavar="[CONFIG]", help="The configuration; left out: $ETL_CONFIG, else etl.toml."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, also on failure.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
+]
+
+
+@app.command()
+def run(
+    config: ConfigPath = None,
+    full: Annotated[bool, typer.Option("--full", help="Read everything, not only what changed.")] = False,
+    allow_unproven: Annotated[
+        bool, typer.Option("--allow-unproven", help="Publish although completeness could not be proven.")
+    ] = False,
+    allow_shrink: Annotated[
+        bool, typer.Option("--allow-shrink", help="Publish although many contacts are gone.")
+    ] = False,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Export every account; incremental after the first time."""
+    from etl.cli.progress import configure, watch  # noqa: PLC0415
+    from etl.cli.signals import until_stopped  # noqa: PLC0415
+    from etl.commands.result import RunReport, render_run  # noqa: PLC0415
+    from etl.commands.run import Options, Run  # noqa: PLC0415
+    from etl.config import load_named  # noqa: PLC0415
+
+    def tell(report: RunReport) -> int:
+        if report.error is not None:
+            complain(report.error)
+        _print(report.document(), render_run(report) + _hint(config, report.exit), as_json=as_json)
+        return report.exit
+
+    configure()
+    try:
+        work = Run(load_named(config, assignments), Options(full, allow_unproven, allow_shrink), watch)
+    except EtlError as error:
+        return tell(RunReport(0.0, error=error))
+
+    def stopped(error: EtlError) -> int:
+        return tell(work.report(error))
+
+    try:
+        return tell(_in_loop(lambda: until_stopped(work.execute, stopped)))
+    except EtlError as error:
+        return stopped(error)
+
+
+@app.command()
+def plan(
+    config: ConfigPath = None,
+    full: Annotated[bool, typer.Option("--full", help="Reckon with a full run.")] = False,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Tell how many requests the next run needs, and how long it takes; write nothing."""
+    from etl.commands.plan import forecast, render_forecasts  # noqa: PLC0415
+    from etl.config import load_named  # noqa: PLC0415
+
+    settings = load_named(config, assignments)
+    forecasts = _in_loop(lambda: forecast(settings, full=full))
+    _print({"accounts": [f.document() for f in forecasts]}, render_forecasts(forecasts), as_json=as_json)
+    return OK
+
+
+@app.command()
+def status(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
+    """The last runs: watermark, proof and counts."""
+    from etl.commands.status import read_status, render_status  # noqa: PLC0415
+    from etl.config import load_named  # noqa: PLC0415
+
+    document = read_status(load_named(config, assignments))
+    _print(document, render_status(document), as_json=as_json)
+    return OK
+
+
+@app.command()
+def sql(
+    words: Annotated[list[str], typer.Argument(metavar="[CONFIG] QUERY", help="A SELECT, in DuckDB's dialect.")],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Ask a read-only question of the exported contacts."""
+    from etl.commands.sql import ask, render_table, rows_of  # noqa: PLC0415
+    from etl.config import load_named  # noqa: PLC0415
+
+    config, (query,) = _operands(words, 1)
+    # In a locale without UTF-8 the letters of the command line come as bytes.
+    table = ask(load_named(config, assignments), os.fsencode(query).decode("utf-8", "replace"))
+    # One of the two: either takes longer than the answer itself.
+    _print(rows_of(table) if as_json else [], "" if as_json else render_table(table), as_json=as_json)
+    return OK
+
+
+@app.command()
+def doctor(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
+    """Check token, host, filters and sinks; each finding with its mend."""
+    from etl.commands.doctor import examine  # noqa: PLC0415
+    from etl.config import load_named  # noqa: PLC0415
+
+    settings = load_named(config, assignments)
+    return _print_findings(_in_loop(lambda: examine(settings)), as_json=as_json)
+
+
+@app.command()
+def verify(
+    config: ConfigPath = None,
+    live: Annotated[int, typer.Option("--live", min=0, help="Also read N random windows again and compare.")] = 0,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check every target against its own manifests: hashes, counts, ids, history."""
+    from etl.commands.verify import verify_live, verify_targets  # noqa: PLC0415
+    from etl.config import load_named  # noqa: PLC0415
+
+    settings = load_named(config, assignments)
+    findings = verify_targets(settings)
+    if live:
+        findings += _in_loop(lambda: verify_live(settings, live))
+    return _print_findings(findings, as_json=as_json)
+
+
+@app.command()
+def explain(
+    words: Annotated[list[str], typer.Argument(metavar="[CONFIG] CONTACT_ID", help="The API's id of the contact.")],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Tell what is known of one contact: the run, window and request that last saw it, and its versions."""
+    from etl.commands.explain import explain_contact, render_explanation  # noqa: PLC0415
+    from etl.config import load_named  # noqa: PLC0415
+
+    config, (contact_id,) = _operands(words, 1)
+    document = explain_contact(load_named(config, assignments), contact_id)
+    _print(document, render_explanation(document), as_json=as_json)
+    return OK
+
+
+account = typer.Typer(
+    help="Rename or drop an account in every target; history stays.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(account, name="account")
+
+
+@account.command()
+def rename(
+    words: Annotated[
+        list[str], typer.Argument(metavar="[CONFIG] OLD NEW", help="The account's name, and its new one.")
+    ],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Give an account another name in every target: contacts, state and strikes go on under it."""
+    config, (name, new) = _operands(words, 2)
+    return _change(config, assignments, name, new, as_json=as_json)
+
+
+@account.command()
+def drop(
+    words: Annotated[list[str], typer.Argument(metavar="[CONFIG] NAME", help="The account's name.")],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Take an account's contacts out of every target, without asking; their versions stay in the history."""
+    config, (name,) = _operands(words, 1)
+    return _change(config, assignments, name, None, as_json=as_json)
+
+
+@app.command()
+def columns(as_json: AsJson = False) -> int:
+    """Document every column of `contacts`."""
+    from etl.schema import CONTACTS, describe  # noqa: PLC0415
+
+    rows = [describe(column) for column in CONTACTS]
+    text = "\n".join(f"{r['name']:<22}{r['type']:<22}{r['privacy']:<11}{r['meaning']}" for r in rows)
+    _print(rows, text, as_json=as_json)
+    return OK
+
+
+@app.command()
+def sandbox(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; 0 takes a free one.")] = 8080,
+    contacts: Annotated[int, typer.Option(help="Contacts at the start.")] = 2000,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of [sandbox]; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Serve a simulated account on this machine until interrupted."""
+    from etl.config import sandbox_settings  # noqa: PLC0415
+    from etl.sandbox.server import run as serve  # noqa: PLC0415
+
+    settings = sandbox_settings([f"contacts={contacts}", *(assignments or ())])
+
+    def ready(url: str) -> None:
+        text = f"sandbox with {settings.contacts} contacts at {url}, token {settings.token}"
+        _print({"url": url, "token": settings.token}, text, as_json=as_json)
+
+    try:
+        serve(settings, port, ready)
+    except OSError as error:
+        raise UsageError(f"cannot listen on port {port}: {error.strerror}", mend="Name another --port.") from None
+    except ValueError as error:
+        raise UsageError(str(error), where="sandbox") from None
+    return OK
+
+
+def _change(config: Path | None, assignments: list[str] | None, name: str, new: str | None, *, as_json: bool) -> int:
+    """Rename or drop an account; a signal is heard until the first target has published, as in a run."""
+    from etl.cli.progress import configure  # noqa: PLC0415
+    from etl.cli.signals import until_stopped  # noqa: PLC0415
+    from etl.commands.accounts import Change, ChangeReport, render_change  # noqa: PLC0415
+    from etl.config import load_named  # noqa: PLC0415
+
+    def tell(report: ChangeReport) -> int:
+        if report.error is not None:
+            complain(report.error)
+        _print(report.document(), render_change(report), as_json=as_json)
+        return report.exit
+
+    configure()
+    try:
+        work = Change(load_named(config, assignments), name, new)
+    except EtlError as error:
+        return tell(ChangeReport(name, new, error=error))
+
+    def stopped(error: EtlError) -> int:
+        return tell(work.report(error))
+
+    try:
+        return tell(_in_loop(lambda: until_stopped(work.execute, stopped)))
+    except EtlError as error:
+        return stopped(error)
+
+
+def _hint(config: Path | None, code: int) -> str:
+    """One line of SQL to try, after a run that published."""
+    named = f" {config}" if config else ""
+    question = "select status, count(*) as contacts from contacts group by 1 order by 2 desc"
+    return "\n" + printable(f'try       etl sql{named} "{question}"') if code in {OK, PUBLISHED_WITH_REJECTS} else ""
+
+
+def main() -> NoReturn:
+    """The console script: runs a command and exits with its code."""
+    os.umask(0o077)
+    leave_no_core()
+    harden()
+    # Next to nothing is cyclic garbage here: to look for it among all that is imported costs a tenth of the start.
+    gc.set_threshold(50_000)
+    # Arrow's own allocator keeps what other threads have freed: 30 MB, beside what the merge takes. Read at its import.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    arguments = sys.argv[1:]
+    sys.exit(_guarded(lambda: _dispatch(arguments), as_json="--json" in arguments))
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    try:
+        return app(list(arguments), standalone_mode=False) or OK
+    except typer.TyperException as error:
+        if not arguments:
+            print(error.format_message(), file=sys.stderr)
+            return UsageError.exit_code
+        message = _without_tokens(error.format_message(), arguments)
+        raise UsageError(message, where="command line", mend="See etl --help.") from None
+
+
+def _without_tokens(message: str, arguments: Sequence[str]) -> str:
+    """The message without those of the arguments that may be a token."""
+    words = {part for argument in arguments for part in (argument, *argument.split("=", 1))}
+    for word in sorted(words, key=len, reverse=True):
+        for spelled in (word, repr(word)[1:-1]):
+            message = message.replace(spelled, discreet(word)) if discreet(word) != word else message
+    return message
+
+
+def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
+    """Turn every way a command can end into an exit code, with one clear message and no traceback."""
+    try:
+        return command()
+    except EtlError as error:
+        return fail(error, as_json=as_json)
+    except KeyboardInterrupt:
+        return Interrupted.exit_code
+    except Exception as caught:  # noqa: BLE001 - the last border: a bug is one line and exit 70, never a screenful
+        bug = caught
+    return _guarded(lambda: _report_bug(bug), as_json=as_json)
+
+
+def _report_bug(error: Exception) -> NoReturn:
+    """A bug as an error: the place in the code, not the message, which could hold a contact's values."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(*Path(place.filename).parts[-2:])}:{place.lineno} in {place.name}"
+    if isinstance(error, ImportError):
+        raise UsageError("a library is missing or damaged", where=where, mend="Install it anew (make setup).")
+    # A thread whose stack finds no room is told by its words alone.
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        mend = "Lower extract.memory_limit or extract.concurrency, or give it more memory, then run again."
+        raise SinkError("memory ran out", where=where, mend=mend)
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        mend = "Raise the limit of open files (ulimit -n), then run again."
+        raise SinkError("too many files are open", where=where, mend=mend)
+    raise EtlError(f"internal error: {type(error).__name__}", where=where)
+
+
+def _in_loop(main: Callable[[], Awaitable[T]]) -> T:
+    import anyio  # noqa: PLC0415
+
+    from etl.storage.preflight import check_handles  # noqa: PLC0415
+
+    check_handles()
+    return anyio.run(main)
+
+
+def _print_findings(findings: Sequence[Finding], *, as_json: bool) -> int:
+    code = worst(findings)
+    document = {"exit": code, "checks": [finding.document() for finding in findings]}
+    _print(document, render_findings(findings), as_json=as_json)
+    return code
+
+
+def _operands(words: Sequence[str], count: int) -> tuple[Path | None, Sequence[str]]:
+    """The optional configuration in front, and the `count` operands after it."""
+    if len(words) == count:
+        return None, words
+    if len(words) == count + 1:
+        return Path(words[0]), words[1:]
+    raise UsageError(f"expected [CONFIG] and {count} more, got {len(words)}", where="command line")
+
+
+def _print(document: object, text: str, *, as_json: bool) -> None:
+    print(json.dumps(document, ensure_ascii=False) if as_json else text, flush=True)

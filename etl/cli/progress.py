@@ -1,0 +1,77 @@
+"""What a run tells while it goes: structured events on stderr, and on a terminal a progress line.
+
+One event per thing that happened, named `noun.verb`; the run and the account are bound once. The token and contact
+values are never among the fields: only counts, times and names from the configuration are.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from time import monotonic
+
+import anyio
+import structlog
+
+from etl.cli.streams import steering
+from etl.model import Progress
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+REPORT_SECONDS = 5.0
+REFRESH_SECONDS = 0.2
+
+
+def configure(*, quiet: bool = False) -> None:
+    """Send events to stderr: readable on a terminal, JSON lines elsewhere, errors alone when `quiet`."""
+    terminal = sys.stderr.isatty()
+    # Without its colours, which the stream would spell out (`etl.cli.streams`); line ends in a field it spells itself.
+    render: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer(colors=False) if terminal else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet or terminal else logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+async def watch(progress: Callable[[], list[Progress]]) -> None:
+    """Show progress until cancelled: a line that renews itself on a terminal, an event now and then elsewhere."""
+    if sys.stderr.isatty():
+        await _watch_terminal(progress)
+    while True:
+        await anyio.sleep(REPORT_SECONDS)
+        for now in progress():
+            log.info(
+                "run.progress", account=now.account, contacts=now.contacts, pages=now.pages, in_flight=now.in_flight
+            )
+
+
+async def _watch_terminal(progress: Callable[[], list[Progress]]) -> None:
+    # Rich costs 40 ms to import: only a person at a terminal pays for it.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.status import Status  # noqa: PLC0415
+
+    started = monotonic()
+    with Status("reading", console=Console(file=steering(sys.stderr))) as status:
+        while True:
+            await anyio.sleep(REFRESH_SECONDS)
+            seconds = monotonic() - started
+            status.update("   ".join(_line(now, seconds) for now in progress()) or "reading")
+
+
+def _line(now: Progress, seconds: float) -> str:
+    rate = now.contacts / seconds if seconds else 0.0
+    left = ""
+    if now.expected and rate and now.expected > now.contacts:
+        left = f", about {(now.expected - now.contacts) / rate:,.0f} s left"
+    done = f"{now.account}: {now.contacts:,} contacts, {now.pages:,} requests"
+    return f"{done}, {rate:,.0f}/s, {now.in_flight} in flight{left}"

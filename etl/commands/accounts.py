@@ -1,0 +1,229 @@
+"""An account gets another name in every target, or leaves them: a publication like that of a run, but nothing is read.
+
+Either is one atomic step per target. History is only added to: the old name's contacts get tombstones, the new name's
+their first versions. The state goes on under the new name, so that its next run is incremental. What was killed between
+two targets is completed by the same command: a target in which it is done is passed over.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import secrets
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import time
+
+import structlog
+from anyio import from_thread, to_thread
+from structlog.contextvars import bound_contextvars
+
+from etl import schema
+from etl.api.request import checked_filters
+from etl.commands.publish import publish
+from etl.commands.result import Document, SinkReport, sink_documents, sink_lines
+from etl.config import ACCOUNT_NAME, Config
+from etl.errors import OK, EtlError, UsageError
+from etl.model import AccountYield, Counts, Proof, Publication, Requests, RunRecord, SinkState
+from etl.sinks import Sink, Unpublished
+from etl.sinks.targets import refuse_other_filters, targets
+from etl.sinks.targets import sinks as sinks_of
+from etl.storage import disk
+from etl.storage.staging import Lock, next_folder, stage_folder
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+States = Mapping[Sink, SinkState]
+Records = Mapping[Sink, RunRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeReport:
+    """What renaming or dropping an account came to."""
+
+    account: str
+    renamed_to: str | None
+    """None: it was dropped."""
+    contacts: int = 0
+    seq: int | None = None
+    sinks: Mapping[str, SinkReport] = field(default_factory=dict)
+    """Those in which it is done."""
+    error: EtlError | None = None
+
+    @property
+    def exit(self) -> int:
+        """The exit code."""
+        return self.error.exit_code if self.error else OK
+
+    def document(self) -> Document:
+        """The `--json` document of `account rename` and `account drop`."""
+        return {
+            "exit": self.exit,
+            "account": self.account,
+            "renamed_to": self.renamed_to,
+            "contacts": self.contacts,
+            "seq": self.seq,
+            "sinks": sink_documents(self.sinks),
+            "error": self.error.document() if self.error else None,
+        }
+
+
+def render_change(report: ChangeReport) -> str:
+    """The report as lines for a person."""
+    lines = sink_lines(report.sinks)
+    if report.error is None:
+        came = f"renamed to {report.renamed_to}" if report.renamed_to else "dropped"
+        lines.append(f"{came}: account {report.account} with {report.contacts:,} contacts")
+    return "\n".join(lines)
+
+
+class Change:
+    """A rename or, without a new name, a drop; and its state between its steps."""
+
+    def __init__(self, config: Config, account: str, renamed_to: str | None = None) -> None:
+        self._config = config
+        self._run_id = secrets.token_hex(4)
+        self._report = ChangeReport(account, renamed_to)
+
+    async def execute(self) -> ChangeReport:
+        """Do it and tell what came of it; an EtlError becomes part of the report, nothing else is caught."""
+        try:
+            with bound_contextvars(run=self._run_id):
+                # The thread is waited for: a signal is heard there until the first target has published, as in a run.
+                await to_thread.run_sync(self._execute)
+        except EtlError as error:
+            log.error("account.failed", **error.document())  # noqa: TRY400 - expected, and told without a traceback
+            return self.report(error)
+        return self.report(None)
+
+    def report(self, error: EtlError | None) -> ChangeReport:
+        """What is known now, also in the middle of the work; `error` is what ended it."""
+        return replace(self._report, error=error)
+
+    def _execute(self) -> None:
+        """Lock, open, look where it is to be done, publish there."""
+        account, new = self._report.account, self._report.renamed_to
+        if new is not None and (new == account or not re.fullmatch(ACCOUNT_NAME.removesuffix("$"), new)):
+            mend = "Choose another one: letters, digits, '.', '_' and '-', at most 64."
+            raise UsageError(f"account {account} cannot be renamed to {new!r}", where="command line", mend=mend)
+        filters = checked_filters(self._config.extract.filters)
+        if not any(path.exists() for _, path in targets(self._config)):
+            raise Unpublished("nothing was exported yet", where="sinks")
+        sinks = sinks_of(self._config)
+        with ExitStack() as held:
+            for sink in sinks:
+                held.enter_context(Lock(sink.path))
+            states = {sink: sink.open() for sink in sinks}
+            for sink, state in states.items():
+                refuse_other_filters(sink, state, filters)
+            from_thread.check_cancelled()
+            done, undone = _divided(states, account, new)
+            for sink, record in done.items():
+                self._note(sink, record.seq)
+                self._report = replace(self._report, contacts=record.counts.contacts)
+            if undone:
+                folder = next_folder(sinks[0].path)
+                try:
+                    self._publish(self._publication(folder, filters, states, done, undone), tuple(undone))
+                finally:
+                    disk.clear(folder)
+            # What killed runs read under either name is nothing to go on with any more.
+            for name in filter(None, (account, new)):
+                disk.clear(stage_folder(sinks[0].path) / name)
+
+    def _publication(
+        self, folder: Path, filters: Mapping[str, object], states: States, done: Records, undone: Records
+    ) -> Publication:
+        """The end of the old name and, where there is a new one, its beginning: with the state that the old one had.
+
+        It has the number, the id and the time that it has in a target in which it is done.
+        """
+        account, new = self._report.account, self._report.renamed_to
+        sink, last = max(undone.items(), key=lambda item: item[1].t0)
+        # By the server's clock, as every T0; `contacts_as_of` needs them in order.
+        ahead = last.detail.get("clock_ahead")
+        now = datetime.fromtimestamp(int(time()), UTC) + timedelta(seconds=ahead if isinstance(ahead, int) else 0)
+        ended = replace(
+            last,
+            seq=max(state.seq for state in states.values()) + 1,
+            run_id=self._run_id,
+            mode="dropped",
+            t0=max(now, last.t0),
+            proof=Proof(last.proof.level, 0),
+            requests=Requests(),
+            seconds=0.0,
+            counts=Counts(),
+            detail={"renamed_to": new} if new else {},
+        )
+        first = next(iter(done.values()), None)
+        if first is not None and first.seq > max(states[behind].seq for behind in undone):
+            ended = replace(ended, seq=first.seq, run_id=first.run_id, t0=first.t0)
+        windows = schema.WINDOWS_SCHEMA.empty_table()
+        yields = [AccountYield(ended, (), (), (), windows)]
+        if new is not None:
+            part = folder / "part.parquet"
+            begun = replace(
+                ended,
+                account=new,
+                mode="filtered" if last.mode == "filtered" else "renamed",
+                proof=replace(last.proof, windows=0),
+                counts=Counts(received=sink.copy_contacts(account, new, part)),
+                detail={**last.detail, "renamed_from": account},
+            )
+            yields.append(AccountYield(begun, (part,), (), (), windows))
+        return Publication(ended.seq, ended.run_id, tuple(yields), filters)
+
+    def _publish(self, publication: Publication, sinks: tuple[Sink, ...]) -> None:
+        def published(sink: Sink) -> None:
+            self._note(sink, publication.seq)
+            log.info("sink.published", sink=sink.name, seq=publication.seq)
+
+        go_on = from_thread.check_cancelled
+        go_on()
+        outcome = publish(sinks, publication, shrink_share=None, published=published, go_on=go_on)
+        if outcome.merged is not None:
+            gone = outcome.merged.counts[self._report.account].deleted
+            self._report = replace(self._report, contacts=gone)
+
+    def _note(self, sink: Sink, seq: int) -> None:
+        """One more target in which it is done."""
+        sinks = {**self._report.sinks, sink.name: SinkReport(sink.path, seq)}
+        self._report = replace(self._report, seq=seq, sinks=sinks)
+
+
+def _divided(states: States, account: str, new: str | None) -> tuple[Records, Records]:
+    """The targets in which it is done and those in which it is not, with the account's last run in each.
+
+    One without any state is neither. Raises UsageError where it cannot be done.
+    """
+    undone = {sink: state.runs[account] for sink, state in states.items() if account in state.runs}
+    renamed = {sink: state.runs[new] for sink, state in states.items() if new is not None and new in state.runs}
+    done = {
+        sink: record
+        for sink, record in renamed.items()
+        if sink not in undone and record.detail.get("renamed_from") == account
+    }
+    where = ", ".join(str(sink.path) for sink in states)
+    if not undone and not done:
+        held = sorted({name for state in states.values() for name in state.runs})
+        nearest = difflib.get_close_matches(account, held, n=1, cutoff=0.0)
+        mend = f"Did you mean {nearest[0]}? There are: {', '.join(held)}." if nearest else "There is none."
+        raise UsageError(f"no target holds an account {account}", where=where, mend=mend)
+    if taken := [record for sink, record in renamed.items() if sink not in done]:
+        raise UsageError(
+            f"a target already holds an account {new}, with {taken[0].counts.contacts:,} contacts",
+            where=where,
+            mend=f"Drop one of the two (etl account drop {account}), or choose another name.",
+        )
+    known = [*undone.values(), *done.values()]
+    stale = [sink for sink, state in states.items() if state.seq and sink not in undone and sink not in done]
+    if new is not None and (stale or len({(record.watermark, record.counts.contacts) for record in known}) > 1):
+        raise UsageError(
+            f"the targets do not hold the same state of account {account}",
+            where=where,
+            mend=f"Run `etl run` until it ends with 0, with account {account} in the configuration; then rename it.",
+        )
+    return done, undone

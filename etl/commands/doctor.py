@@ -1,0 +1,113 @@
+"""The doctor: what could keep a run from succeeding, looked at one by one, each finding with its mend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from importlib import metadata
+from time import time
+
+from etl.api.request import checked_filters
+from etl.api.sources import Source, reach, sources
+from etl.commands.checks import Finding, failure
+from etl.commands.result import unconfigured_hint, unconfigured_line
+from etl.config import Config
+from etl.errors import EtlError, TargetLocked, UnprovenError, UsageError
+from etl.extract.capabilities import Capabilities
+from etl.extract.probe import probe
+from etl.sinks import Sink
+from etl.sinks.targets import refuse_other_filters, sinks, unconfigured
+from etl.storage.staging import Lock
+
+PACKAGE = "etl"
+_FLOOR = re.compile(r"([\w.-]+)>=([\d.]+)")
+
+
+async def examine(config: Config) -> list[Finding]:
+    """Look at libraries, sinks, tokens and servers; an error becomes a finding."""
+    findings = [_libraries(), *(finding for sink in sinks(config) for finding in _sink(config, sink))]
+    findings += [Finding("config", "configuration", hint) for hint in config.deprecated]
+    try:
+        checked_filters(config.extract.filters)
+    except UsageError as error:
+        findings.append(failure("filters", error))
+    try:
+        async with sources(config) as found:
+            findings.append(Finding("token", "configuration", f"{len(found)} account(s) with a token"))
+            for source in found:
+                findings.extend([finding async for finding in _server(config, source)])
+    except EtlError as error:
+        findings.append(failure("token", error))
+    return findings
+
+
+def _libraries() -> Finding:
+    """Whether every library is as new as our own metadata ask for (FAULTS.md P24); they name plain floors."""
+    try:
+        floors = [found.groups() for line in metadata.requires(PACKAGE) or () if (found := _FLOOR.match(line))]
+    except metadata.PackageNotFoundError:
+        return Finding("packages", PACKAGE, "it is not installed, so what it needs is not known")
+    if outdated := list(_outdated(floors)):
+        mend = "Install them anew (make setup)."
+        return Finding("packages", PACKAGE, "; ".join(outdated), mend, UsageError.exit_code)
+    return Finding("packages", PACKAGE, f"{len(floors)} libraries are installed, and none is too old")
+
+
+def _outdated(floors: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    for name, floor in floors:
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield f"{name} is not installed"
+            continue
+        if _numbers(found) < _numbers(floor.removesuffix(".0")):
+            yield f"{name} {found} is older than {floor}"
+
+
+def _numbers(version: str) -> list[int]:
+    """The numbers in a version, in order; a pre-release counts as its release."""
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def _sink(config: Config, sink: Sink) -> Iterator[Finding]:
+    """Whether the target is in order, and which accounts it holds that the configuration does not name."""
+    try:
+        with Lock(sink.path):
+            state = sink.open()
+        refuse_other_filters(sink, state, config.extract.filters)
+    except TargetLocked as busy:
+        # Opening collects what killed runs prepared: while a run is at work, that would be what it prepares.
+        yield Finding("sink", str(sink.path), busy.message)
+        return
+    except EtlError as error:
+        yield failure("sink", error, where=str(sink.path))
+        return
+    held = f"state {state.seq}" if state.seq else "ready for a first run"
+    yield Finding("sink", str(sink.path), held)
+    for name, contacts in unconfigured(config, [state]).items():
+        yield Finding("account", str(sink.path), unconfigured_line(name, contacts), unconfigured_hint(name))
+
+
+async def _server(config: Config, source: Source) -> AsyncIterator[Finding]:
+    try:
+        async with reach(source, config.extract, config.http) as client:
+            found = await probe(client, local_now=int(time() * 1000))
+    except EtlError as error:
+        yield failure("server", error, where=source.base_url)
+        return
+    yield Finding("server", source.base_url, f"answers; {client.sent} requests sent")
+    yield _filters(source, found)
+
+
+def _filters(source: Source, found: Capabilities) -> Finding:
+    where = f"account {source.account}"
+    if not found.windows:
+        return Finding(
+            "filters",
+            where,
+            "the server does not honour its time filters: a run cannot prove that nothing is missing",
+            "Ask the vendor, or accept runs without proof with --allow-unproven.",
+            UnprovenError.exit_code,
+        )
+    size = f"pages of {'' if found.page_size_agreed else 'at least '}{found.page_size}"
+    return Finding("filters", where, f"time filters are honoured; {size}; the two lists: {found.lists}")

@@ -1,0 +1,107 @@
+"""The guards: results that look so wrong that they are better not published. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from etl.errors import GuardError, UnprovenError
+from etl.model import Merged, RunRecord
+
+FEWEST = 100
+"""Losing this many contacts or fewer never trips the guard, however small the account."""
+ANOTHER_ACCOUNT = 3
+"""Contacts that are all gone while others are there; of fewer that may be chance."""
+
+
+def check_rejects(record: RunRecord, previous: int, share: float) -> None:
+    """Raise GuardError when more than `share` of the account's contacts could not be kept.
+
+    An account has as many as were received, or the `previous` ones where an incremental run receives fewer: it must not
+    stop, that night and every other, at the few that a full run has borne.
+    """
+    rejected, contacts = record.counts.rejected, max(record.counts.received, previous)
+    if rejected > share * contacts:
+        raise GuardError(
+            f"{rejected} of {contacts} contacts could not be kept, more than guard.max_reject_share ({share:g})",
+            where=f"account {record.account}",
+            mend="Nothing of this account was published; look at what changed in the API, or raise the share.",
+        )
+
+
+def check_proof(record: RunRecord, *, allow_unproven: bool) -> None:
+    """Raise UnprovenError when something is unproven and that is not allowed; a filtered export has no proof."""
+    if record.proof.holds or allow_unproven or record.mode == "filtered":
+        return
+    first, *more = record.proof.unproven
+    rest = f" (and {len(more)} more)" if more else ""
+    raise UnprovenError(
+        f"it cannot be proven that nothing is missing: {first}{rest}", where=f"account {record.account}"
+    )
+
+
+def check_not_empty(record: RunRecord, previous: int) -> None:
+    """Raise GuardError when an account that had contacts shows none: maintenance looks like that (FAULTS.md A42)."""
+    if previous and record.mode != "filtered" and record.counts.received == 0:
+        raise GuardError(
+            f"the account shows no contact, and had {previous}",
+            where=f"account {record.account}",
+            mend="Nothing of this account was published; look at the account, then run with --allow-shrink.",
+        )
+
+
+def check_identity(record: RunRecord, last: RunRecord | None) -> None:
+    """Raise GuardError when the contacts belong to others than those that the last run published under this name."""
+    if last is None or record.mode == "filtered":
+        return
+    before, now = _identity(last), _identity(record)
+    for name, field in (("customers", "_customer"), ("agencies", "_agency")):
+        old, new = before.get(name), now.get(name)
+        if old and new and not set(old) & set(new):
+            raise GuardError(
+                f"this is another account: every contact received has another {field} than those published before",
+                where=f"account {record.account}, last read from {before.get('base_url')}, now from {now['base_url']}",
+                mend="Nothing of this account was published. Restore its base_url and token, or give the new account"
+                f" a name of its own; `etl account drop {record.account}` gives the old contacts up.",
+            )
+
+
+def _identity(record: RunRecord) -> Mapping[str, Any]:
+    identity = record.detail.get("identity")
+    return identity if isinstance(identity, Mapping) else {}
+
+
+def check_shrink(
+    records: Mapping[str, RunRecord], merged: Merged, share: float, *, fewest: int = FEWEST
+) -> dict[str, GuardError]:
+    """The accounts that would lose or strike more than max(`fewest`, `share`) of their contacts, with the errors."""
+    errors = {}
+    for account, counts in merged.counts.items():
+        losing, record = counts.deleted + merged.struck.get(account, 0), records[account]
+        previous = merged.previous.get(account, 0)
+        if record.mode == "filtered":
+            continue
+        if losing == previous >= ANOTHER_ACCOUNT and counts.new:
+            errors[account] = GuardError(
+                f"this looks like another account: {counts.new} contacts are there, and none of the {previous} before",
+                where=f"account {account}",
+                mend="Nothing of this account was published. Restore its base_url and token, or give the new account"
+                f" a name of its own; if this is right, `etl account drop {account}` gives the old contacts up.",
+            )
+        elif losing > max(fewest, share * previous):
+            errors[account] = GuardError(
+                f"{losing} of {previous} contacts are gone, more than guard.max_shrink_share ({share:g}) allows"
+                + _looked(record),
+                where=f"account {account}",
+                mend="Nothing of this account was published. If the token, its rights or the plan changed, restore"
+                " them; if the contacts were really deleted, run with --allow-shrink.",
+            )
+    return errors
+
+
+def _looked(record: RunRecord) -> str:
+    """What made an incremental run read everything, for a message."""
+    look = record.detail.get("look")
+    if not record.detail.get("escalated") or not isinstance(look, Mapping):
+        return ""
+    return f"; everything was read, because {look['absent']} of the {look['looked']} that were looked at were missing"

@@ -1,0 +1,189 @@
+"""The forecast (`etl plan`): how many windows and requests the next run needs, and how long it will take.
+
+It probes the server and reads the last state; it writes nothing, not even a lock.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from time import monotonic, time
+
+from etl.api.client import Client, PageRefused, Quota
+from etl.api.request import Query, checked_filters
+from etl.api.sources import Source, reach, sources
+from etl.config import Config
+from etl.display import lines
+from etl.extract.account import history_of, last_run, reading_key, timing_of
+from etl.extract.capabilities import Capabilities
+from etl.extract.history import History
+from etl.extract.journal import Left, left_in
+from etl.extract.plan import ranges_around, requests_of
+from etl.extract.probe import probe
+from etl.extract.strategy import COMPANY, LEADS_FIRST, go_on, next_scrub
+from etl.model import Mode
+from etl.sinks.snapshot import Published
+from etl.sinks.targets import furthest_behind, refuse_other_filters, sinks
+from etl.storage.staging import refuse_strangers, stage_folder
+
+SWEEP_REQUESTS = 4
+"""A quiet sweep: two time fields, two lists, one request each for the open rest."""
+LONGEST_LIST = 1 << 24
+"""Pages at which counting a list is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the next run of one account will take, if nothing changes."""
+
+    account: str
+    mode: Mode
+    windows: int
+    requests: int
+    seconds: float
+    """As fast as the probe was answered, and one page after it."""
+    resumes: int = 0
+    """Windows that a killed run had read, which are not read again."""
+    latency: float = 0.0
+    """Seconds until one page is answered."""
+    per_second: float | None = None
+    """The cap on the requests of its token, `extract.requests_per_second`."""
+    sharing: int = 1
+    """Accounts that share this cap: `seconds` is then at least what all of them together take."""
+
+    def document(self) -> dict[str, object]:
+        """The account's entry in the `--json` document of `plan`."""
+        return asdict(self)
+
+
+async def forecast(config: Config, *, full: bool) -> list[Forecast]:
+    """One forecast per account. Raises what a run would raise before its first window."""
+    filters = checked_filters(config.extract.filters)
+    made = sinks(config)
+    for sink in made:
+        refuse_strangers(sink.path)
+    states = [sink.state() for sink in made]
+    for sink, state in zip(made, states, strict=True):
+        refuse_other_filters(sink, state, filters)
+    forecasts = []
+    async with sources(config) as found:
+        for source in found:
+            last = last_run(states, source.account)
+            sink = furthest_behind(made, states, source.account, last)
+            history = history_of(last, Published(sink, source.account))
+            stage = stage_folder(made[0].path) / source.account
+            left = left_in(stage, reading_key(source, config.extract, last, full=full), time())
+            forecasts.append(await _forecast(config, source, history, left, full=full))
+    return _capped(found, forecasts)
+
+
+def _capped(found: Sequence[Source], forecasts: Sequence[Forecast]) -> list[Forecast]:
+    """The forecasts with what the caps on the requests a second add to their time."""
+    least: defaultdict[Quota | None, list[float]] = defaultdict(list)
+    for source, own in zip(found, forecasts, strict=True):
+        least[source.quota].append(source.quota.cap.seconds(own.requests, own.latency) if source.quota else 0.0)
+    return [
+        replace(
+            own,
+            seconds=round(max(own.seconds, sum(least[quota])), 1),
+            per_second=quota.cap.per_second,
+            sharing=len(least[quota]),
+        )
+        if (quota := source.quota)
+        else own
+        for source, own in zip(found, forecasts, strict=True)
+    ]
+
+
+async def _forecast(config: Config, source: Source, history: History, left: Left, *, full: bool) -> Forecast:
+    concurrency = config.extract.concurrency
+    async with reach(source, config.extract, config.http) as client:
+        started = monotonic()
+        if left.resumption:
+            found = (await go_on(client, left.resumption.begun)).capabilities
+        else:
+            first = history.watermark is None
+            found = await probe(client, local_now=int(time() * 1000), held=history.held, compare_lists=first or full)
+        probed, probing = client.sent, monotonic() - started
+        started, held = monotonic(), client.statistics().held
+        await client.read(Query(is_contact=False))
+        latency = monotonic() - started - (client.statistics().held - held)
+        mode, windows, others = await _work(config, client, found, history, left, full=full)
+    resumes = len(left.resumption.accepted) if left.resumption else 0
+    windows = max(0, windows - resumes)
+    # The probe and the sweep mostly wait for one answer before they ask the next question; the rest goes side by side.
+    turns = SWEEP_REQUESTS + -(-(windows + others) // concurrency)
+    seconds = round(probing + turns * latency, 1)
+    return Forecast(source.account, mode, windows, probed + windows + others, seconds, resumes, round(latency, 3))
+
+
+async def _work(
+    config: Config, client: Client, found: Capabilities, history: History, left: Left, *, full: bool
+) -> tuple[Mode, int, int]:
+    """Mode, windows, and the requests beside them."""
+    if config.extract.filters:
+        queries = [Query(listed, filters=config.extract.filters) for listed in LEADS_FIRST]
+        return "filtered", 0, sum([await count_pages(client, query) for query in queries])
+    if not found.windows:
+        return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
+    due = history.witness_is_due(found.t0, config.extract.witness_every // timedelta(milliseconds=1), full=full)
+    pages = {listed: await count_pages(client, Query(listed)) if due else 0 for listed in LEADS_FIRST}
+    others = SWEEP_REQUESTS + _walk_requests(sum(pages.values()), history, left)
+    if history.watermark is None:
+        return "full", sum(_windows(found, listed, count) for listed, count in pages.items()), others
+    start, end, created = None, found.t0, history.snapshot.created
+    full = full or not history.allows_incremental
+    if not full:
+        start, end = next_scrub(history, timing_of(config.extract), found, found.t0)
+    windows = sum(
+        requests_of(created(listed), start=start, end=end, capacity=found.capacity(listed)) for listed in LEADS_FIRST
+    )
+    asked_directly = ranges_around(history.snapshot.struck(), created(None), granule=found.granule, company=COMPANY)
+    windows += len(LEADS_FIRST) * len(asked_directly)
+    return ("full" if full else "incremental"), windows, others
+
+
+def _walk_requests(pages: int, history: History, left: Left) -> int:
+    """What the witness has yet to read: it walks twice, at least, where somebody is known to be in no window."""
+    walks = max(2 if history.undated else 1, len(left.walks))
+    return max(0, pages - left.walks[-1].pages) + pages * (walks - len(left.walks))
+
+
+def _windows(found: Capabilities, is_contact: bool, pages: int) -> int:
+    """How many windows hold as many contacts as so many pages of a list."""
+    return -(-pages * found.page_sizes.of(is_contact) // found.capacity(is_contact))
+
+
+async def count_pages(client: Client, query: Query) -> int:
+    """How many pages `query` has, by doubling and then halving: about 2 log2(pages) requests, as of now."""
+    low, high = 0, 1
+    while high < LONGEST_LIST and await _has_rows(client, query, high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if await _has_rows(client, query, middle) else (low, middle)
+    return low
+
+
+async def _has_rows(client: Client, query: Query, page: int) -> bool:
+    """Whether the list has this page; a server that repeats its last page shows nobody new on it."""
+    try:
+        rows = await client.read(query, page)
+        return bool(rows.rows) and (page == 1 or not rows.ids <= (await client.read(query, page - 1)).ids)
+    except PageRefused:
+        return False
+
+
+def render_forecasts(forecasts: Sequence[Forecast]) -> str:
+    """The forecasts as lines for a person."""
+    return lines(
+        f"{f.account}: {f.mode} run, {f.windows:,} windows, about {f.requests:,} requests, {f.seconds:,.1f} s"
+        + (f" at {f.per_second:g} requests a second" if f.per_second else "")
+        + (f", which {f.sharing} accounts share" if f.sharing > 1 else "")
+        + "; "
+        + (f"goes on with {f.resumes:,} windows that a killed run had read; " if f.resumes else "")
+        + "nothing was written"
+        for f in forecasts
+    )

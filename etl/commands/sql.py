@@ -1,0 +1,143 @@
+"""Read-only questions to what was exported: one SELECT, answered by DuckDB over whichever sink is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from io import StringIO
+from itertools import count
+
+import duckdb
+import pyarrow as pa
+
+from etl.commands.result import instant
+from etl.config import Config
+from etl.display import lines
+from etl.sinks import select
+from etl.sinks.targets import reading
+from etl.storage import engine
+
+SHOWN_ROWS = 100
+"""Rows of a longer result that people are shown: from its beginning and from its end."""
+
+
+_RENAMED = """
+    select seq, detail->>'renamed_from' from runs
+    where account = ? and seq <= ? and detail->>'renamed_from' is not null order by seq desc limit 1
+"""
+
+
+def ask(config: Config, query: str) -> pa.Table:
+    """Answer `query` from the first configured sink that exists. Raises UsageError with the engine's message."""
+    with reading(config) as connection:
+        return select(connection, query)
+
+
+def names_of(connection: duckdb.DuckDBPyConnection, account: str) -> list[tuple[str, int, int]]:
+    """The names under which the account was published, the present one first: each with its runs, (after, upto]."""
+    names, upto = list[tuple[str, int, int]](), 1 << 62
+    while account:
+        found = connection.execute(_RENAMED, [account, upto]).fetchone()
+        after, former = found or (0, "")
+        names.append((account, after, upto))
+        account, upto = former, after - 1
+    return names
+
+
+def render_table(table: pa.Table) -> str:
+    """A table as the engine draws it, with the number of its rows."""
+    with _in_order() as connection, redirect_stdout(StringIO()) as drawn:
+        connection.from_arrow(table).show(max_rows=SHOWN_ROWS)
+    # The engine spells line ends and other controls in a cell by itself; of the rest it knows nothing.
+    return lines(drawn.getvalue().rstrip().split("\n"))
+
+
+@contextmanager
+def _in_order() -> Iterator[duckdb.DuckDBPyConnection]:
+    """An engine that hands rows back in the order in which it gets them."""
+    with engine.connect() as connection:
+        connection.execute("SET preserve_insertion_order = true")
+        yield connection
+
+
+def rows_of(table: pa.Table) -> list[dict[str, object]]:
+    """The rows of an Arrow table as JSON-able objects; of columns of one name, each keeps its own (see `_distinct`)."""
+    columns = {
+        name: [_plain(value, column.type) for value in _values(column)]
+        for name, column in zip(_distinct(table.column_names), table.columns, strict=True)
+    }
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[object]:
+    """The values as Python has them; times that it does not know (infinity, before year 1, nanoseconds) as text."""
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError):
+        with _in_order() as connection:
+            named = connection.from_arrow(pa.table({"value": column}))
+            texts = named.project("value::VARCHAR AS value").to_arrow_table()["value"].to_pylist()
+        return [_known(value, text) for value, text in zip(column, texts, strict=True)]
+
+
+def _known(value: pa.Scalar, text: str) -> object:
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):
+        return text
+
+
+def _distinct(names: Iterable[str]) -> Iterable[str]:
+    """The names as keys of one object: a, a, a is a, a_1, a_2, as it is where DuckDB makes a table of them."""
+    taken: dict[str, None] = {}
+    for name in names:
+        spellings = (f"{name}_{number}" if number else name for number in count())
+        taken[next(spelling for spelling in spellings if spelling not in taken)] = None
+    return taken
+
+
+def _plain(value: object, kind: pa.DataType) -> object:
+    """A cell as JSON has it: times in ISO 8601 with `Z`, maps as objects, anything else unknown to JSON as text."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if pa.types.is_map(kind) and isinstance(value, list):
+        return {str(key): _plain(item, kind.item_type) for key, item in value}
+    if isinstance(value, list):
+        return [_plain(item, kind.value_type) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item, kind.field(name).type) for name, item in value.items()}
+    for known, render in _RENDERED.items():
+        if isinstance(value, known):
+            return render(value)
+    return str(value)
+
+
+def _interval(value: pa.MonthDayNano) -> str:
+    """In DuckDB's words: `1 year 2 months -3 days 04:05:06.5`, each part with its sign."""
+    years, months = (number if value.months >= 0 else -number for number in divmod(abs(value.months), 12))
+    parts = ((years, "year"), (months, "month"), (value.days, "day"))
+    words = [f"{number} {unit}{'' if abs(number) == 1 else 's'}" for number, unit in parts if number]
+    if value.nanoseconds or not words:
+        seconds, micros = divmod(abs(value.nanoseconds) // 1000, 1_000_000)
+        clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        fraction = f".{micros:06}".rstrip("0") if micros else ""
+        words.append(f"{'-' if value.nanoseconds < 0 else ''}{clock}{fraction}")
+    return " ".join(words)
+
+
+def _number(value: float) -> float | str:
+    return value if value == value and abs(value) != float("inf") else str(value)  # noqa: PLR0124 - NaN
+
+
+_RENDERED: dict[type, Callable[..., object]] = {
+    datetime: lambda value: instant(value) if value.tzinfo else value.isoformat(),
+    date: date.isoformat,
+    time: time.isoformat,
+    timedelta: str,
+    pa.MonthDayNano: _interval,
+    float: _number,
+    Decimal: lambda value: int(value) if value == value.to_integral_value() else float(value),
+    bytes: bytes.hex,
+}

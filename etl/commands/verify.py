@@ -1,0 +1,206 @@
+"""Verification (`etl verify`): whether what was published is still whole, and still agrees with the account.
+
+Offline: manifest chain, file hashes, counts, unique ids, history against state. Live: random windows are read again,
+and every contact in them that existed when the snapshot was taken must be in it. Writes nothing.
+"""
+
+# ruff: noqa: S608 - SQL is made of our own names.
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from time import time
+
+import duckdb
+
+from etl import schema
+from etl.api.response import Page, id_text
+from etl.api.sources import Source, reach, sources
+from etl.commands.checks import Finding, failure
+from etl.commands.sql import names_of
+from etl.config import Config
+from etl.errors import EtlError, TargetCorrupt, UnprovenError, UsageError
+from etl.extract.account import last_run
+from etl.extract.checkpoint import Forgetful
+from etl.extract.fetch import WindowReader
+from etl.extract.plan import plan_windows
+from etl.extract.probe import probe
+from etl.extract.strategy import LEADS_FIRST
+from etl.extract.windows import Window, milliseconds
+from etl.sinks import Sink, Unpublished, open_readonly, parquet_layout
+from etl.sinks.manifest import decode, digest
+from etl.sinks.snapshot import Published
+from etl.sinks.targets import sinks, targets
+from etl.storage import disk, engine
+from etl.storage.fingerprint import FINGERPRINT
+
+_PRESENCE = engine.listed(column.name for column in schema.CONTACTS if column.presence)
+_CHECKS: dict[str, str] = {
+    "ids": "select count(*) from (select 1 from contacts group by account, contact_id having count(*) > 1)",
+    "counts": """
+        with last as (select * from runs qualify row_number() over (partition by account order by seq desc) = 1)
+        select count(*) from last left join (select account, count(*) as held from contacts group by account)
+        using (account) where contacts <> coalesce(held, 0)""",
+    "sums": "select count(*) from runs where received <> new + changed + unchanged + folded + rejected",
+    "versions": """
+        select count(*) from runs left join
+        (select account, seq, count(*) as held from contact_versions group by account, seq) using (account, seq)
+        where new + changed + deleted <> coalesce(held, 0)""",
+    "history": """
+        select count(*) from (select account, contact_id, row_hash from contacts) c
+        full join (select account, contact_id, row_hash from contacts_as_of(timestamptz '9999-01-01')) v
+        using (account, contact_id) where c.row_hash is distinct from v.row_hash""",
+    "contents": f"""
+        select count(*) filter (row_hash is distinct from {FINGERPRINT}), max(hash({_PRESENCE}))
+        from (select * from contacts union all by name select * exclude (op) from contact_versions)""",
+}
+"""What must be zero: contacts twice, accounts miscounted, runs that do not add up, versions or history missing, rows
+that are not what their fingerprint says: for that every cell is read."""
+_DIFFERING = {
+    "ids": "contacts stand in it twice",
+    "counts": "accounts have another number of contacts than their last run left",
+    "sums": "runs do not add up",
+    "versions": "runs have another number of versions than they wrote",
+    "history": "contacts are not what their last version says",
+    "contents": "rows are not what their fingerprint says",
+}
+"""What does not agree, after how many of them."""
+_REMOVED = "If rows were removed on purpose, nothing is lost but these rows, and nothing need be done. "
+_HINTS = {
+    "counts": _REMOVED + "Else `etl run --full` brings back the contacts that the account still holds.",
+    "versions": _REMOVED + "No run brings back versions, so this is found from now on.",
+    "history": _REMOVED + "Else `etl run --full` brings back the contacts that the account still holds.",
+    "contents": "If cells were emptied on purpose, nothing need be done. Else move the target away and run again for a "
+    "full export.",
+}
+"""For what somebody may have removed by hand, such as a person who asked for it: an old copy would hold it still."""
+
+
+def verify_targets(config: Config) -> list[Finding]:
+    """Look at every published target; an error becomes a finding."""
+    findings: list[Finding] = []
+    for kind, path in targets(config):
+        try:
+            with open_readonly(kind, path) as connection:
+                findings.append(_folder_manifests(path) if kind == "parquet" else _manifests(connection, path))
+                findings += [_counted(connection, path, check, query) for check, query in _CHECKS.items()]
+        except Unpublished:
+            findings.append(Finding("target", str(path), "nothing was published yet"))
+        except EtlError as error:
+            findings.append(failure("target", error, where=str(path)))
+    return findings
+
+
+def _counted(connection: duckdb.DuckDBPyConnection, path: Path, check: str, query: str) -> Finding:
+    wrong, *_ = connection.execute(query).fetchone() or (0,)
+    if not wrong:
+        return Finding(check, str(path), "in order")
+    mend = _HINTS.get(check, TargetCorrupt.default_mend)
+    return Finding(check, str(path), f"{wrong} {_DIFFERING[check]}", mend, TargetCorrupt.exit_code)
+
+
+def _folder_manifests(path: Path) -> Finding:
+    chain = parquet_layout.read(path)
+    parquet_layout.leftovers(chain)
+    files = [file for name in parquet_layout.CONTENTS for file in chain.entries(name)]
+    for file in files:
+        if _sha256(path / file.path) != file.sha256:
+            raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(path / file.path))
+    return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {len(files)} files as published")
+
+
+def _manifests(connection: duckdb.DuckDBPyConnection, path: Path) -> Finding:
+    rows = connection.execute("select digest, document from etl.manifests order by seq").fetchall()
+    previous, runs = "", set[tuple[object, ...]]()
+    for recorded, document in rows:
+        if digest(document.encode()) != recorded or f'"previous":"{previous}"' not in document:
+            raise TargetCorrupt("a manifest was altered: the chain of digests is broken", where=str(path))
+        previous = recorded
+        runs |= {(run.seq, run.account, run.counts.contacts) for run in decode(document.encode()).runs}
+    if runs != set(connection.execute("select seq, account, contacts from runs").fetchall()):
+        raise TargetCorrupt("`runs` does not hold the runs of the manifests", where=str(path))
+    return Finding("manifests", str(path), f"{len(rows)} in a chain")
+
+
+def _sha256(path: Path) -> str:
+    with disk.doing("read", path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def verify_live(config: Config, count: int) -> list[Finding]:
+    """Read `count` random windows of every account again and compare them with the snapshot."""
+    findings: list[Finding] = []
+    try:
+        async with sources(config) as found:
+            for source in found:
+                findings += [finding async for finding in _live(config, source, count)]
+    except EtlError as error:
+        findings.append(failure("live", error))
+    return findings
+
+
+async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Finding]:
+    made = [sink for sink in sinks(config) if sink.state().seq]
+    last = last_run([sink.state() for sink in made], source.account)
+    where = f"account {source.account}"
+    if last is None:
+        yield Finding("live", where, "nothing was published yet")
+        return
+    if last.mode == "filtered":
+        yield failure("live", UsageError("a filtered export cannot be compared with the account", where=where))
+        return
+    until = round(last.watermark.timestamp() * 1000)
+    seen: set[str] = set()
+
+    async def receive(page: Page) -> None:
+        for row in page.rows:
+            created, contact_id = milliseconds(row.created_at), id_text(bytes(row.contact_id))
+            if contact_id and created is not None and created < until:
+                seen.add(contact_id)
+
+    async with reach(source, config.extract, config.http) as client:
+        found = await probe(client, local_now=int(time() * 1000))
+        if not found.windows:
+            yield failure("live", UnprovenError("the server does not honour its time filters", where=where))
+            return
+        reader = WindowReader(client, found, receive, Forgetful())
+        windows = _chosen(
+            Published(made[0], source.account).created(None), until, max(map(found.capacity, LEADS_FIRST)), count
+        )
+        for is_contact in LEADS_FIRST:
+            await reader.read(Window("createdAt", is_contact, window.start, window.end) for window in windows)
+    missing = _unknown(made[0], source.account, seen)
+    detail = (
+        f"{len(windows)} windows read again, {len(seen)} contacts, {len(missing)} of them missing from the snapshot"
+    )
+    if not missing:
+        yield Finding("live", where, detail)
+        return
+    yield Finding("live", where, detail, "Run `etl run --full`, then verify again.", UnprovenError.exit_code)
+
+
+def _chosen(times: Sequence[int], until: int, capacity: int, count: int) -> list[Window]:
+    planned = plan_windows(times, field="createdAt", is_contact=False, start=None, end=until, capacity=capacity)
+    windows = list(planned)
+    return random.sample(windows, min(count, len(windows)))
+
+
+def _unknown(sink: Sink, account: str, seen: set[str]) -> set[str]:
+    """Who of those seen is not in the snapshot, was not rejected, and did not stay deleted though still listed."""
+    with open_readonly(sink.name, sink.path) as connection:
+        names = [name for name, _, _ in names_of(connection, account)]
+        rows = connection.execute(
+            "select contact_id from contacts where account = $1 union select contact_id from etl.strikes"
+            " where account = $1 union select contact_id from rejects where account in $2",
+            [account, names],
+        ).fetchall()
+        unknown = seen - {contact_id for (contact_id,) in rows}
+        # Who names itself twice, differently, was rejected without an id.
+        rejected = connection.execute(
+            "select raw from rejects where account in $1 and reason = 'conflicting_ids'", [names]
+        )
+        raws = [raw for (raw,) in rejected.fetchall()] if unknown else []
+    return {contact_id for contact_id in unknown if not any(contact_id in raw for raw in raws)}

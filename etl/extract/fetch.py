@@ -1,0 +1,342 @@
+"""Reading windows: many at once, and a crowd that no cut can part in strict order.
+
+Both hand accepted pages to `receive`, in any order; `receive` may wait, which is the back-pressure that bounds memory.
+Requests in flight are bounded by the client. Which page proves what is decided in `window`; this module carries it out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+from etl.api.client import Client, PageRefused, RequestFailed
+from etl.api.request import Query, TimeField
+from etl.api.response import Page
+from etl.errors import ContractError
+from etl.extract.capabilities import SMALLEST_PAGE, Capabilities, PageSizes
+from etl.extract.checkpoint import Ledger
+from etl.extract.pages import Receive
+from etl.extract.plan import remaining
+from etl.extract.probe import FAR_FUTURE
+from etl.extract.windows import Accepted, Bounds, Window, halved, may_be_read, split
+from etl.extract.workqueue import Worklist
+
+COUNTED_READS = 3
+"""Reads of a window that lists fewer contacts than it counts."""
+ORDERED_READS = 6
+"""Reads of a crowd before it counts as unprovable; two in a row must list the same contacts."""
+FEW_ABSENT = 2
+"""Known contacts that a window has to lack, or unknown ones that a second look has to show, to say that it was cut."""
+SECOND_LOOKS, SPARED = 6, 100
+"""Windows of unknown contacts that are looked at twice: so many in any case, and one more for so many requests."""
+FEW_GONE = 10
+"""Contacts that may leave a list, and leave it empty, in the time of one run."""
+
+
+class WindowReader:
+    """Reads windows of one account until each is proven complete, or told to be unprovable."""
+
+    def __init__(
+        self,
+        client: Client,
+        capabilities: Capabilities,
+        receive: Receive,
+        ledger: Ledger,
+        created: Callable[[bool], Sequence[int]] = lambda _: (),
+    ) -> None:
+        """`created` tells the sorted creation times (ms) of the contacts of a list, as far as they are known by now."""
+        resumed = ledger.resumed
+        self.accepted: list[Accepted] = list(resumed.accepted) if resumed else []
+        self.unproven: list[str] = []
+        self.sizes = capabilities.page_sizes
+        """The pages as far as they were seen by now."""
+        self._poisoned: set[Window] = set()
+        """Parts of windows that the server fails on."""
+        self._ledger = ledger
+        self._before = [done.window for done in self.accepted]
+        """What a run that was killed had read, and this one need not."""
+        self._client = client
+        self._capabilities = capabilities
+        self._receive = receive
+        self._created = cache(created)
+        self._second_looks = 0
+        """At windows of unknown contacts."""
+        self._counted = capabilities.counts_matches
+        """Whether the total beside a page is believed to count whom it could list."""
+        self._lowered: set[bool] = set()
+        """The lists whose pages became smaller meanwhile: a larger one is no news of them any more."""
+        seen_bounds, bounds = capabilities.seen, capabilities.created
+        if bounds is None or seen_bounds is None:
+            message = "windows need both time filters"
+            raise ValueError(message)
+        self._bounds: Mapping[TimeField, Bounds] = {"createdAt": bounds, "lastSeenAt": seen_bounds}
+
+    async def complete(self, windows: Iterable[Window]) -> None:
+        """Read what of `windows` a run that was killed had not read yet."""
+        await self.read(remaining(windows, self._before))
+
+    async def read(self, windows: Iterable[Window], *, most: int | None = None) -> None:
+        """Read `windows`, many at a time and in any order, but leads before contacts of the same time.
+
+        With `most` an answer of so many rows is as good as full.
+        """
+        await Worklist(partial(self.settle, most=most), windows, may_be_read).run(self._client.concurrency)
+
+    async def settle(self, window: Window, *, most: int | None = None) -> Sequence[Window]:
+        """Read one window; returns the parts still to be read when it was too full to be proven."""
+        bounds = self._bounds[window.field]
+        try:
+            page = await self._read(window, bounds)
+        except RequestFailed as error:
+            return await self._isolate(window, bounds, error)
+        cut, size = self._is_cut(window, page), self.sizes.of(window.is_contact)
+        if len(page.rows) < min(size, most or size) and not cut:
+            if most is None and self._may_hide(window, page) and (parts := await self._look_again(window, page)):
+                return parts
+            await self._accept(window, page)
+            return ()
+        # A page larger than any before of this list: the true page size is at least this.
+        if window.is_contact not in self._lowered:
+            self.sizes = self.sizes.with_page(window.is_contact, len(page.rows))
+        hopeless = not page.rows or (cut and self._would_fit(window, page))
+        parts = () if hopeless else split(window, page.rows, bounds, newest_first=self._newest_first(window))
+        if not parts and cut:
+            reason = f"the server says that {page.total} match, and lists {len(page.rows)}"
+            await self._give_up(window, bounds, reason, page)
+            # It is the counting that is wrong: to look for others whom it counts would cost thousands of requests.
+            self._counted = False
+        elif not parts and len(page.rows) < size and not self.sizes.mixed:
+            await self._accept(window, page)
+        elif not parts:
+            await self._read_crowd(window, bounds, page)
+        return parts
+
+    def _may_hide(self, window: Window, page: Page) -> bool:
+        """Whether a page that is not full may have been cut all the same, by a server whose pages are smaller.
+
+        It lacks contacts that the last run knew; or nothing is known of who is there, and it has so many rows that some
+        server may have cut it: of those windows only a few are looked at twice, so that it costs next to nothing.
+        """
+        if not page.rows:
+            return False
+        known = self._known(window)
+        if known >= len(page.rows) + FEW_ABSENT:
+            return True
+        if 2 * known >= len(page.rows) or len(page.rows) < SMALLEST_PAGE:
+            return False
+        self._second_looks += 1
+        return self._second_looks <= SECOND_LOOKS + self._client.sent // SPARED
+
+    def _known(self, window: Window) -> int:
+        """How many contacts of a window are known from before."""
+        if window.field != "createdAt":
+            return 0
+        times = self._created(window.is_contact)
+        first = 0 if window.start is None else bisect_left(times, window.start)
+        return (len(times) if window.end is None else bisect_left(times, window.end)) - first
+
+    async def _look_again(self, window: Window, page: Page) -> Sequence[Window]:
+        """The two parts of a window, to be read instead of it, if they show that its page was cut; () if they do not.
+
+        A part has half of the rows: where the page was cut, one of the two has room for some of those that were hidden.
+        """
+        bounds = self._bounds[window.field]
+        parts = split(window, page.rows, bounds, newest_first=False)
+        try:
+            pages = [await self._read(part, bounds) for part in parts]
+        except RequestFailed:
+            return parts
+        shown = frozenset[bytes]().union(*(part.ids for part in pages))
+        hidden, lost = shown - page.ids, page.ids - shown
+        if len(hidden) >= FEW_ABSENT:
+            self.sizes = self.sizes.with_cut(window.is_contact, len(page.rows))
+        return parts if parts and (hidden or len(lost) >= FEW_ABSENT) else ()
+
+    def _newest_first(self, window: Window) -> bool:
+        return window.field == "createdAt" and self._capabilities.newest_first
+
+    async def _read(self, window: Window, bounds: Bounds) -> Page:
+        """Page 1 of a window; again when it lists fewer than it counts, which may be two instants of one answer."""
+        for _ in range(COUNTED_READS):
+            page = await self._page(window, bounds)
+            window.check(page.rows, bounds)
+            if not self._is_cut(window, page):
+                break
+        return page
+
+    async def _page(self, window: Window, bounds: Bounds) -> Page:
+        query = window.query(bounds)
+        if window not in self._poisoned:
+            return await self._client.read(query)
+        # It was asked often enough as a part of others: once will do.
+        verdict = await self._client.ask(query)
+        if isinstance(verdict, Page):
+            return verdict
+        raise RequestFailed(verdict.message, where=query.span())
+
+    async def _isolate(self, window: Window, bounds: Bounds, error: RequestFailed) -> Sequence[Window]:
+        """The halves of a window that the server always fails on while it answers others: one of them may be sound.
+
+        Raises ContractError for one that cannot be halved: it is named, never skipped (FAULTS.md A9).
+        """
+        nobody = replace(window, start=FAR_FUTURE, end=None)
+        if not isinstance(await self._client.ask(nobody.query(bounds)), Page):
+            raise error
+        # An open beginning is halved from 1970 on: what is older is asked for with the lower half.
+        halves = halved(replace(window, start=window.start or 0), bounds)
+        if not halves:
+            message = f"the server fails whenever it is asked for this range: {error.message}"
+            raise ContractError(message, where=window.query(bounds).span()) from error
+        lower, upper = replace(halves[0], start=window.start), halves[1]
+        self._poisoned |= {lower, upper}
+        return lower, upper
+
+    def _would_fit(self, window: Window, page: Page) -> bool:
+        """Whether a page, however small the server makes it, would hold all whom it counts: no part would list more."""
+        return (page.total or 0) < min(SMALLEST_PAGE, self.sizes.of(window.is_contact) / 2)
+
+    def _is_cut(self, window: Window, page: Page) -> bool:
+        """Whether the total beside a short page shows that it is cut, on a server whose totals follow the filter."""
+        counted = page.total if self._counted else None
+        return counted is not None and len(page.rows) < min(counted, self.sizes.of(window.is_contact))
+
+    async def doubtful(self) -> list[Window]:
+        """The windows that a server may have cut off because its pages are smaller than they seemed; not accepted now.
+
+        Without a filter page 1 is as full as the server makes it; a window with as many rows proves nothing.
+        """
+        leads, contacts = [len((await self._client.read(Query(listed))).rows) for listed in (False, True)]
+        now = PageSizes(contacts, leads)
+        if vanished := self._vanished(now):
+            self.unproven.append(vanished)
+            return []
+        for listed in (False, True):
+            if 2 * now.seen(listed) < len(self._created(listed)):
+                self.sizes = self.sizes.with_cut(listed, now.seen(listed))
+            if now.of(listed) < self.sizes.of(listed):
+                self._lowered.add(listed)
+                fewer = min(now.seen(listed), self.sizes.seen(listed))
+                self.sizes = replace(self.sizes, **{"contacts" if listed else "leads": fewer})
+        doubtful = [done for done in self.accepted if _may_be_cut(done, self.sizes)]
+        if not doubtful:
+            return []
+        self.accepted = [done for done in self.accepted if not _may_be_cut(done, self.sizes)]
+        self._before = []
+        return [done.window for done in doubtful]
+
+    def _vanished(self, now: PageSizes) -> str:
+        """That a list is empty which was not, in words: maintenance answers with valid empty lists (FAULTS.md A43).
+
+        Few may have been deleted, or have moved to the other list, as long as that one still shows somebody.
+        """
+        gone = sum(self.sizes.seen(listed) for listed in (False, True) if not now.seen(listed))
+        if gone > FEW_GONE or (gone and now == PageSizes(0, 0)):
+            return f"a list became empty while it was read: {gone} contacts of a page that it had shown are gone"
+        return ""
+
+    async def _accept(self, window: Window, page: Page) -> None:
+        if page.rows:
+            await self._receive(page)
+        self._note(Accepted(window, len(page.rows), request=self._client.sent))
+
+    def _note(self, done: Accepted) -> None:
+        self.accepted.append(done)
+        self._ledger.accept(done)
+
+    async def _read_crowd(self, window: Window, bounds: Bounds, page: Page) -> None:
+        """Read a window that cannot be cut (one creation time, many contacts) page by page until two reads agree."""
+        if self.sizes.mixed or self._capabilities.honours_page is not True:
+            lacking = "the server's pages have several sizes" if self.sizes.mixed else "the server has no second page"
+            await self._give_up(window, bounds, f"it is full, cannot be cut, and {lacking}", page)
+            return
+        size = self.sizes.of(window.is_contact)
+        alone = self._capabilities.past_end == "repeats" and size < self.sizes.of(not window.is_contact)
+        crowd = await read_crowd(self._client, window.query(bounds), size, self._receive, alone=alone)
+        if crowd is None:
+            await self._give_up(window, bounds, "reads in order did not agree", page)
+            return
+        self._note(Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.sent))
+
+    async def _give_up(self, window: Window, bounds: Bounds, reason: str, page: Page) -> None:
+        """Note what cannot be proven; who is listed is real all the same, and published if that is allowed."""
+        if page.rows:
+            await self._receive(page)
+        listed = str(window.is_contact).lower()
+        self.unproven.append(f"isContact {listed}, {window.query(bounds).span()}: {reason}")
+
+
+def _may_be_cut(done: Accepted, sizes: PageSizes) -> bool:
+    return (done.level == "windows" or sizes.mixed) and done.rows >= sizes.of(done.window.is_contact)
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """A listing read in order until two reads agreed."""
+
+    rows: int
+    reads: int
+
+
+async def read_crowd(
+    client: Client, query: Query, page_size: int, receive: Receive, *, alone: bool = False
+) -> Crowd | None:
+    """Read all pages of `query` strictly in order until two reads in a row list the same contacts, each once.
+
+    None when `ORDERED_READS` reads did not agree. Every page with a contact not handed on yet is handed on. Only for a
+    server that is known to honour `page`: another shows its first page for every one, and that agrees as well.
+    """
+    known: set[bytes] = set()
+    last: set[bytes] | None = None
+    for reads in range(1, ORDERED_READS + 1):
+        pages = await read_in_order(client, query, page_size, alone=alone)
+        if pages is None:
+            continue
+        ids = [bytes(row.contact_id) for page in pages for row in page.rows]
+        for page in pages:
+            if not page.ids <= known:
+                await receive(page)
+                known |= page.ids
+        if len(set(ids)) == len(ids) and set(ids) == last:
+            return Crowd(len(ids), reads)
+        last = set(ids)
+    return None
+
+
+async def read_in_order(client: Client, query: Query, page_size: int, *, alone: bool = False) -> list[Page] | None:
+    """Pages 1, 2, ... of `query`, each asked when the one before has come, until one brings nobody new.
+
+    That one is empty, or after a short page the last or the first one repeated: a full one may stand for all that the
+    server does not show. Where it is neither it stays in the list, and the contacts then listed twice void the read.
+    `alone` says that page 1 may be short although it is as full as any seen: then page 2 may repeat it as well.
+    """
+    pages: list[Page] = []
+    known: set[bytes] = set()
+    while True:
+        try:
+            page = await client.read(query, len(pages) + 1)
+            while page.attempt > 1 and pages:
+                # The failure may have cost the server its place in the listing (FAULTS.md A10).
+                if (await client.read(query, len(pages))).ids != pages[-1].ids:
+                    return None
+                page = await client.read(query, len(pages) + 1)
+        except PageRefused:
+            # Some servers refuse a page past the end; in the middle of the list it would be a fault.
+            if pages and await _is_refused(client, query, len(pages) + 2):
+                return pages
+            raise
+        if page.ids <= known:
+            short = bool(pages) and (len(pages[-1].rows) < page_size or (alone and len(pages) == 1))
+            ended = not page.rows or (short and page.ids in (pages[0].ids, pages[-1].ids))
+            return pages if ended else [*pages, page]
+        pages.append(page)
+        known |= page.ids
+
+
+async def _is_refused(client: Client, query: Query, number: int) -> bool:
+    try:
+        await client.read(query, number)
+    except PageRefused:
+        return True
+    return False

@@ -1,0 +1,168 @@
+"""From accepted pages to parts: a bounded stream, worker threads that normalize, a stage on disk.
+
+The stream is short, so a slow disk slows the reading down instead of filling memory. Many pages are normalized at once,
+which costs a third of one at a time. Batches are normalized side by side and staged in reading order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Self, TypeAlias
+
+import anyio
+import pyarrow as pa
+import pyarrow.parquet as pq
+from anyio import to_thread
+
+from etl.api.response import Page
+from etl.extract.journal import Journal
+from etl.model import NormalizedBatch, RawPage
+from etl.storage.staging import Stage
+
+Normalize: TypeAlias = Callable[[Sequence[RawPage]], NormalizedBatch]
+
+WORKERS = 2
+"""Batches normalized at once: Arrow lets go of the interpreter, and one thread is slower than the requests."""
+
+WAITING_PAGES = 32
+"""Pages between the reader and the normalizer; times 75 KB, about 2.5 MB."""
+BATCH_PAGES = 32
+GATHER_SECONDS = 0.05
+"""A batch is worked on when it is full, or when it has waited so long."""
+
+
+class Pipeline:
+    """The way of one account's pages into its stage."""
+
+    def __init__(self, account: str, stage: Stage, journal: Journal) -> None:
+        self.counts: Counter[str] = Counter(journal.left.counts)
+        self._account = account
+        self._stage = stage
+        self._journal = journal
+        self._sender, self._receiver = anyio.create_memory_object_stream[RawPage](WAITING_PAGES)
+        self._rejected = {digest for file in stage.rejects for digest in _digests(pq.read_table(file, columns=["raw"]))}
+        """Digests of the contacts rejected so far."""
+        self._rows = self._done = journal.left.upto
+        """Contacts received, and staged: all those read before the second number."""
+        self._progress = anyio.Condition()
+        self._gathering = anyio.Lock()
+
+    async def receive(self, page: Page) -> None:
+        """Take an accepted page; waits while the normalizer is behind."""
+        if page.mislabelled:
+            self.counts["mislabelled_pages"] += 1
+        raw = RawPage(page.body, len(page.rows), self._rows)
+        self._journal.receive(raw)
+        await self._take(raw)
+
+    async def go_on(self) -> None:
+        """Take the pages that a killed run had received and not come to write."""
+        for raw in self._journal.pages():
+            await self._take(raw)
+
+    async def _take(self, raw: RawPage) -> None:
+        self._rows += raw.rows
+        try:
+            self._sender.send_nowait(raw)
+        except anyio.WouldBlock:
+            await self._sender.send(raw)
+
+    async def run(self) -> None:
+        """Normalize what is received until `close`."""
+        async with anyio.create_task_group() as tasks:
+            for _ in range(WORKERS):
+                tasks.start_soon(self._work)
+
+    async def _work(self) -> None:
+        normalize = await to_thread.run_sync(_normalizer, self._account)
+        while pages := await self._gather():
+            batch = await to_thread.run_sync(normalize, pages)
+            async with self._progress:
+                while self._done < pages[0].read_no:
+                    await self._progress.wait()
+            complete = await to_thread.run_sync(self._keep, batch)
+            async with self._progress:
+                self._done += sum(page.rows for page in pages)
+                if complete:
+                    self._check()
+                self._progress.notify_all()
+
+    async def _gather(self) -> list[RawPage]:
+        """The next pages, none at the end; waits a moment for more: a batch costs as much as three pages at least."""
+        pages: list[RawPage] = []
+        async with self._gathering:
+            with suppress(anyio.EndOfStream):
+                pages.append(await self._receiver.receive())
+                with anyio.move_on_after(GATHER_SECONDS):
+                    while len(pages) < BATCH_PAGES:
+                        pages.append(await self._receiver.receive())
+        return pages
+
+    async def parts(self) -> Sequence[Path]:
+        """The parts that hold everything received so far, written out."""
+        async with self._progress:
+            while self._done < self._rows:
+                await self._progress.wait()
+        await to_thread.run_sync(self._stage.close)
+        self._check()
+        return self._stage.parts
+
+    async def files(self) -> tuple[Sequence[Path], Sequence[Path]]:
+        """The parts, and the files of rejects, that hold everything received so far."""
+        return await self.parts(), self._stage.rejects
+
+    def _check(self) -> None:
+        """Note that everything normalized so far is in complete parts."""
+        self._journal.written(*self._stage.checksums, self._done, self.counts)
+
+    def close(self) -> None:
+        """Nothing more will be received."""
+        self._sender.close()
+
+    def __enter__(self) -> Self:
+        """Both ends of the stream are closed when the block ends, however it does."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close both ends."""
+        self._sender.close()
+        self._receiver.close()
+
+    @property
+    def rows(self) -> int:
+        """Contacts received so far."""
+        return self._rows
+
+    def _keep(self, batch: NormalizedBatch) -> bool:
+        rejects = self._first_seen(batch.rejects)
+        complete = self._stage.append(replace(batch, rejects=rejects))
+        self.counts.update(batch.counts)
+        self.counts["folded"] += batch.rejects.num_rows - rejects.num_rows
+        self.counts["rejected"] -= batch.rejects.num_rows - rejects.num_rows
+        return complete
+
+    def _first_seen(self, rejects: pa.Table) -> pa.Table:
+        """Without those that came before: what has no id cannot be folded later, so it is here, by its bytes."""
+        if not rejects.num_rows:
+            return rejects
+        digests = _digests(rejects)
+        fresh = [index for index, digest in enumerate(digests) if digests.index(digest) == index]
+        fresh = [index for index in fresh if digests[index] not in self._rejected]
+        self._rejected.update(digests)
+        return rejects.take(pa.array(fresh, pa.int64()))
+
+
+def _normalizer(account: str) -> Normalize:
+    """A normalizer of a thread's own; what it needs is imported in that thread, while the server is already asked."""
+    from etl.normalize import Normalizer  # noqa: PLC0415
+
+    return Normalizer(account)
+
+
+def _digests(rejects: pa.Table) -> list[bytes]:
+    return [blake2b(raw.encode(), digest_size=16).digest() for raw in rejects["raw"].to_pylist()]

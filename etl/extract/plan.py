@@ -1,0 +1,142 @@
+"""The plan: where to cut time so that every window holds fewer contacts than a page. Pure: no I/O, no clock.
+
+The cuts come from creation times known beforehand (the previous snapshot, or the witness of a first run). They need not
+be right: a window that turns out full is split when it is read. They tile the range without gap or overlap.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from math import ceil, inf, isfinite
+from operator import itemgetter
+
+from etl.api.request import TimeField
+from etl.extract.windows import Window
+
+
+def plan_windows(
+    times: Sequence[int],
+    *,
+    field: TimeField,
+    is_contact: bool,
+    start: int | None,
+    end: int,
+    capacity: int,
+    granule: int = 1,
+) -> Iterator[Window]:
+    """Windows that tile [start, end) with at most `capacity` of the sorted `times` (milliseconds) in each.
+
+    Contacts of one granule stay together, so that a crowd of more than `capacity` gets a window of its own.
+    """
+    position = 0 if start is None else bisect_left(times, start)
+    last = bisect_left(times, end)
+    opened = start
+    while last - position > capacity:
+        cut = _floor(times[position + capacity], granule)
+        first = _floor(times[position], granule)
+        if cut == first:
+            if opened is None or opened < first:
+                # What stands before the crowd is read apart from it.
+                yield Window(field, is_contact, opened, first)
+                opened = first
+            cut = first + granule
+        if cut >= end:
+            break
+        yield Window(field, is_contact, opened, cut)
+        opened = cut
+        position = bisect_left(times, cut, position, last)
+    if opened is None or opened < end:
+        yield Window(field, is_contact, opened, end)
+
+
+def scrub_span(
+    times: Sequence[int], *, after: int | None, end: int, share: float, capacity: int
+) -> tuple[int | None, int]:
+    """The next range of a rolling scrub: a `share` of the sorted `times`, beginning at `after`.
+
+    It starts again from the open beginning once the end was reached. It holds at least one window's worth.
+    """
+    last = bisect_left(times, end)
+    begin = after if after is not None and after < end else None
+    position = 0 if begin is None else bisect_left(times, begin, 0, last)
+    rows = max(capacity, ceil(last * share))
+    # What came since the round began must not make a round of its own.
+    if position + rows + rows // 2 >= last:
+        return begin, end
+    # Where a crowd stands at the beginning the range goes beyond its time, or it would never move on.
+    return begin, max(times[position + rows], (times[0] if begin is None else begin) + 1)
+
+
+def ranges_around(
+    chosen: Sequence[int], times: Sequence[int], *, granule: int = 1, company: int
+) -> list[tuple[int, int]]:
+    """Disjoint ranges [start, end) that hold all `chosen` times and at most `company` others of the sorted `times`.
+
+    A creation time that more contacts share has a range of its own. Every chosen time is one of `times`.
+    """
+    ranges: list[tuple[int, int]] = []
+    begun = 0
+    for place, time in enumerate(chosen):
+        start = _floor(time, granule)
+        end = start + granule
+        if ranges and start < ranges[-1][1]:
+            continue
+        if ranges:
+            held = bisect_left(times, end) - bisect_left(times, ranges[-1][0])
+            if held - (bisect_left(chosen, end) - begun) <= company:
+                ranges[-1] = (ranges[-1][0], end)
+                continue
+        ranges.append((start, end))
+        begun = place
+    return ranges
+
+
+def remaining(windows: Iterable[Window], done: Iterable[Window]) -> Iterator[Window]:
+    """The parts of `windows` that no window of `done` covers, in order; one with an open end covers nothing."""
+    covered = _covered(done)
+    for window in windows:
+        yield from _left_of(window, covered.get((window.field, window.is_contact), ()))
+
+
+def _left_of(window: Window, spans: Sequence[tuple[float, float]]) -> Iterator[Window]:
+    opened, end = _begin(window), inf if window.end is None else window.end
+    position = bisect_right(spans, opened, key=itemgetter(1))
+    while opened < end:
+        start, stop = spans[position] if position < len(spans) else (inf, inf)
+        if start > opened:
+            yield replace(window, start=_bound(opened), end=_bound(min(start, end)))
+        opened = stop
+        position += 1
+
+
+def _covered(done: Iterable[Window]) -> dict[tuple[TimeField, bool], list[tuple[float, float]]]:
+    """Disjoint spans in order, for each field and list; open ends are infinite."""
+    covered: dict[tuple[TimeField, bool], list[tuple[float, float]]] = {}
+    for window in sorted((window for window in done if window.end is not None), key=_begin):
+        spans = covered.setdefault((window.field, window.is_contact), [])
+        start, end = _begin(window), float(window.end or 0)
+        if spans and start <= spans[-1][1]:
+            start, earlier = spans.pop()
+            end = max(end, earlier)
+        spans.append((start, end))
+    return covered
+
+
+def _begin(window: Window) -> float:
+    return -inf if window.start is None else window.start
+
+
+def _bound(time: float) -> int | None:
+    return int(time) if isfinite(time) else None
+
+
+def requests_of(times: Sequence[int], *, start: int | None, end: int, capacity: int) -> int:
+    """How many windows a plan over the `times` in [start, end) needs."""
+    windows = plan_windows(times, field="createdAt", is_contact=False, start=start, end=end, capacity=capacity)
+    return sum(1 for _ in windows)
+
+
+def _floor(time: int, granule: int) -> int:
+    return time - time % granule

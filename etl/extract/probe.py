@@ -1,0 +1,361 @@
+"""The probe: what this server does, asked and never assumed.
+
+About ten requests. Every answer goes into the manifest; what cannot be told is left unknown and lowers the proof
+level, it is not guessed. It reads, and decides with `window`; it does not know sinks or configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import anyio
+
+from etl.api.client import Client, PageRefused
+from etl.api.request import Query, TimeField
+from etl.api.response import Kind, Page, Refusal, Row
+from etl.api.retry import backoff
+from etl.errors import ContractError
+from etl.extract.capabilities import Capabilities, Lists, PageSizes, PastEnd
+from etl.extract.windows import ROW_FIELD, Bounds, Window, milliseconds
+
+FAR_FUTURE = 253_370_764_800_000
+"""9999-01-01: next to no contact is created or seen after it; 9999-12-31 means "never" to some importers."""
+DAY = 86_400_000
+GRANULES = (1, 1000, DAY)
+_PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000))
+"""Milliseconds by which a start and an end may have to be widened, the likely first."""
+NO_SUCH_PAGE = 1_000_000
+LISTS = (True, False)
+NOBODY = Page(b"", ())
+PATIENCE = 4
+"""How often a question is asked again that a moving contact or a passing failure left open."""
+MOVED = 2
+"""Contacts of a page that may have gone between two readings of it."""
+DOUBTFUL = (0.2, 0.8)
+"""Shares of the people of a page on another between which it may be the same one, moved, or its neighbour."""
+
+
+async def probe(
+    client: Client, *, local_now: int, held: Callable[[bool], int] = lambda _: 0, compare_lists: bool = True
+) -> Capabilities:
+    """Ask the server about its behaviour. `local_now` (ms) stands in where it sends no `Date`.
+
+    `held` tells how many contacts of a list the last snapshot holds: a page 1 of fewer than half of them was cut.
+    How the two lists relate is for people to read, and costs two requests: every other run can do without.
+    """
+    contacts, leads = await _first_pages(client)
+    asked = _Questions(client, contacts, leads)
+    for is_contact, page in zip(LISTS, (contacts, leads), strict=True):
+        if 2 * len(page.rows) < held(is_contact):
+            asked.page_sizes = asked.page_sizes.with_cut(is_contact, len(page.rows))
+    async with anyio.create_task_group() as tasks:
+        for question in (asked.further_pages, asked.created_bounds, asked.seen_bounds, asked.beyond_the_end):
+            tasks.start_soon(question)
+    if asked.honours_page is None:
+        await asked.whether_one_page()
+    if asked.seen is None:
+        await asked.whether_nobody_was_seen()
+    await asked.whether_matches_are_counted()
+    date = contacts.date
+    return Capabilities(
+        t0=(local_now if date is None else date) // 1000 * 1000,
+        clock="local" if date is None else "server",
+        page_sizes=asked.page_sizes,
+        page_size_agreed=len(asked.rows) > 2 and len(set(asked.rows)) == 1,
+        first_page=client.first_page,
+        honours_page=asked.honours_page,
+        one_page=asked.one_page,
+        past_end=asked.past_end,
+        newest_first=_falling(asked.first.rows),
+        created=asked.created,
+        seen=asked.seen,
+        counts_matches=asked.counts_matches,
+        lists=await _lists(client, contacts, leads, asked.created) if compare_lists else "unknown",
+        total=contacts.total,
+        empty=not asked.first.rows,
+        manners=client.learn_manners(asked.end),
+    )
+
+
+async def _first_pages(client: Client) -> tuple[Page, Page]:
+    """Page 1 of contacts and of leads, after finding out under which number the server knows it."""
+    contacts, leads = [await _page_or_nobody(client, is_contact) for is_contact in LISTS]
+    if await _counts_from_zero(client, contacts, leads):
+        client.first_page = 0
+    elif NOBODY not in (contacts, leads):
+        return contacts, leads
+    return await client.read(Query(True)), await client.read(Query(False))
+
+
+async def _page_or_nobody(client: Client, is_contact: bool) -> Page:
+    """Page 1 of a list, or nobody where the server refuses it: there may be a page 0 alone."""
+    try:
+        return await client.read(Query(is_contact))
+    except PageRefused:
+        return NOBODY
+
+
+async def _counts_from_zero(client: Client, contacts: Page, leads: Page) -> bool:
+    """Whether page 0 exists and is another page. API.md knows page 1 as the first; elsewhere it would be lost."""
+    for is_contact, first in zip(LISTS, (contacts, leads), strict=True):
+        before = await _asked(client, Query(is_contact), 0)
+        if isinstance(before, Page) and before.rows:
+            return await _is_another(client, is_contact, before, first)
+        if first.rows:
+            return False
+    return False
+
+
+async def _is_another(client: Client, is_contact: bool, before: Page, first: Page) -> bool:
+    """Whether page 0 is another page than page 1. Where people of one move onto the other, it takes several looks."""
+    for _ in range(PATIENCE):
+        if not DOUBTFUL[0] < _shared(before, first) < DOUBTFUL[1]:
+            break
+        before = await client.read(Query(is_contact), 0)
+        first = await client.read(Query(is_contact))
+    return not _overlap(before, first)
+
+
+async def _asked(client: Client, query: Query, number: int) -> Page | Refusal:
+    """A page that need not exist: a server may refuse it in any way, but not by a passing failure."""
+    for attempt in range(1, PATIENCE):
+        answer = await client.ask(query, number)
+        if isinstance(answer, Page) or answer.kind in {Kind.CONTRACT, Kind.AUTH}:
+            return answer
+        await anyio.sleep(backoff(attempt, jitter=0.3))
+    return await client.ask(query, number)
+
+
+def _overlap(one: Page, other: Page) -> bool:
+    """Whether two reads show the same page, give or take what moved between them."""
+    return _shared(one, other) > 1 / 2
+
+
+def _shared(one: Page, other: Page) -> float:
+    """The share of the people on a page who are on the other as well."""
+    return len(one.ids & other.ids) / max(1, len(one.ids))
+
+
+class _Questions:
+    """Questions that do not wait for each other, each with its finding; asked of the longer of the two lists."""
+
+    def __init__(self, client: Client, contacts: Page, leads: Page) -> None:
+        is_contact = len(contacts.rows) >= len(leads.rows)
+        self.first = contacts if is_contact else leads
+        self.rows = [len(self.first.rows)]
+        """Of pages 1, 2 and 3, as far as there are rows."""
+        self.page_sizes = PageSizes(len(contacts.rows), len(leads.rows))
+        self.honours_page: bool | None = None
+        self.one_page = False
+        self.counts_matches = False
+        self.past_end: PastEnd = "empty"
+        self.end = self.first
+        """The page far beyond the end, where there is one."""
+        self.created: Bounds | None = None
+        self.seen: Bounds | None = None
+        self._client = client
+        self._query = Query(is_contact)
+        self._rows = [*contacts.rows, *leads.rows]
+
+    async def further_pages(self) -> None:
+        """Row counts of pages 2 and 3, and whether they are pages of their own."""
+        is_contact, before = self._query.is_contact, self.first
+        for number in (2, 3):
+            try:
+                page = await self._client.read(self._query, number)
+            except PageRefused:
+                return
+            if page.ids < self.first.ids and len(page.rows) + MOVED < len(self.first.rows):
+                # A smaller page of the same contacts: another server answered, and it cuts its pages there.
+                self.page_sizes = self.page_sizes.with_cut(is_contact, len(page.rows))
+            if page.rows and (_overlap(page, self.first) or not (self.honours_page or await self._is_no_first(page))):
+                # Either the page is ignored, or this is the end and the last page is repeated.
+                return
+            self.honours_page = True
+            if not page.rows or _overlap(page, before):
+                return
+            before = page
+            self.page_sizes = self.page_sizes.with_cut(is_contact, self.rows[-1])
+            self.page_sizes = self.page_sizes.with_page(is_contact, len(page.rows))
+            self.rows.append(len(page.rows))
+
+    async def _is_no_first(self, page: Page) -> bool:
+        """Whether page 1 still is as it was before `page` was read, and not what that shows.
+
+        An import can change a whole page 1 between two reads of it, and then it looks like another page.
+        """
+        again = await self._client.read(self._query)
+        return _overlap(again, self.first) and not _overlap(page, again)
+
+    async def whether_one_page(self) -> None:
+        """Page 2 repeats page 1: harmless if that is all there is, which two halves of time can tell."""
+        times = sorted(t for t in (milliseconds(row.created_at) for row in self.first.rows) if t is not None)
+        if self.created is None or not times or len(times) < len(self.first.rows):
+            return
+        middle = times[len(times) // 2]
+        rows = 0
+        for start, end in ((None, middle), (middle, None)):
+            window = Window("createdAt", self._query.is_contact, start, end)
+            rows += len((await self._client.read(window.query(self.created))).rows)
+        self.one_page = rows <= len(times)
+
+    async def whether_nobody_was_seen(self) -> None:
+        """Nobody to probe lastSeenAt with: it is read as createdAt is, if a range of it is honoured at all."""
+        if self.created is None or any(milliseconds(row.last_seen_at) is not None for row in self._rows):
+            return
+        future = Window("lastSeenAt", self._query.is_contact, FAR_FUTURE, None)
+        if await _keeps_to(self._client, future, self.created):
+            self.seen = self.created
+
+    async def whether_matches_are_counted(self) -> None:
+        """A total is worth something if it is the filter's: 0 where nobody stands, small where somebody does."""
+        times = _quietest("createdAt", self.first.rows)
+        if self.created is None or self.first.total is None or not times:
+            return
+        totals = []
+        for start in (FAR_FUTURE, times[0]):
+            window = Window("createdAt", self._query.is_contact, start, start + 1)
+            totals.append((await self._client.read(window.query(self.created))).total)
+        none, some = totals
+        self.counts_matches = none == 0 and some is not None and 0 < some < self.first.total
+
+    async def created_bounds(self) -> None:
+        """How a range of createdAt is read."""
+        self.created = await _bounds(self._client, "createdAt", self._query, self.first)
+
+    async def seen_bounds(self) -> None:
+        """How a range of lastSeenAt is read."""
+        self.seen = await _bounds(self._client, "lastSeenAt", self._query, self.first)
+
+    async def beyond_the_end(self) -> None:
+        """What a page far beyond the end answers."""
+        page = await _asked(self._client, self._query, NO_SUCH_PAGE)
+        if isinstance(page, Refusal):
+            self.past_end = "refused"
+            return
+        self.end = page
+        if page.rows:
+            self.past_end = "repeats"
+
+
+async def _bounds(client: Client, field: TimeField, query: Query, first: Page) -> Bounds | None:
+    """How the server reads a range of `field`; None when it does not honour one in any spelling."""
+    if not first.rows:
+        return Bounds()
+    for applicable in (False, True):
+        spelled = Bounds(applicable=applicable)
+        if not await _keeps_to(client, Window(field, query.is_contact, FAR_FUTURE, None), spelled):
+            continue
+        rows = first.rows
+        for _ in range(PATIENCE):
+            for time in _quietest(field, rows):
+                bounds = await _Known(client, field, query.is_contact, time).bounds(spelled)
+                if bounds is not None:
+                    return bounds
+            # All of them may have moved meanwhile, or page 1 shows only people without a time: look who stands where.
+            rows = await _timed(client, Window(field, query.is_contact, None, FAR_FUTURE), spelled)
+    return None
+
+
+async def _timed(client: Client, window: Window, bounds: Bounds) -> Sequence[Row]:
+    try:
+        return (await client.read(window.query(bounds))).rows
+    except PageRefused:
+        return ()
+
+
+async def _keeps_to(client: Client, window: Window, bounds: Bounds) -> bool:
+    """Whether nobody is listed who is not in the window."""
+    try:
+        rows = (await client.read(window.query(bounds))).rows
+        window.check(rows, bounds)
+    except (PageRefused, ContractError):
+        return False
+    return len(window.times(rows)) == len(rows)
+
+
+def _quietest(field: TimeField, rows: Sequence[Row]) -> Sequence[int]:
+    """Times of up to three contacts to probe with: on no whole second or day, and the longest unseen first."""
+    quiet = sorted(rows, key=lambda row: milliseconds(row.last_seen_at) or 0)
+    times = (milliseconds(getattr(row, ROW_FIELD[field])) for row in quiet)
+    return sorted(dict.fromkeys(time for time in times if time is not None), key=_coarseness)[:3]
+
+
+def _coarseness(time: int) -> int:
+    """The coarsest step whose border a time stands on; there a server that rounds to it cannot be told from another."""
+    return next(step for step in reversed(GRANULES) if time % step == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A time at which a contact stands, and so the answer that an honest filter gives around it."""
+
+    client: Client
+    field: TimeField
+    is_contact: bool
+    time: int
+
+    async def bounds(self, spelled: Bounds) -> Bounds | None:
+        """How the server reads a range; None when nobody stands at the time, any more or because it is not honoured."""
+        padded = await self._pads(spelled)
+        if padded is None:
+            return None
+        found = await self._granule(padded)
+        # That nobody was seen beside the time tells something only if somebody still stands at it.
+        if not await self._answered(padded, shift=0):
+            return None
+        return replace(found, granule=max(found.granule, _coarseness(self.time)))
+
+    async def _pads(self, bounds: Bounds) -> Bounds | None:
+        """The smallest widening of a one-millisecond window around the time that is answered with who stands there."""
+        widest = replace(bounds, start_pad=2 * DAY, end_pad=2 * DAY)
+        for start_pad, end_pad in _PADS:
+            tried = replace(bounds, start_pad=start_pad, end_pad=end_pad)
+            if await self._answered(tried, shift=0):
+                return tried
+            if (start_pad, end_pad) == _PADS[0] and not await self._answered(widest, shift=0):
+                return None
+        return widest
+
+    async def _granule(self, bounds: Bounds) -> Bounds:
+        """`bounds` with the finest step at which the server tells a time inside from one outside."""
+        widened = max(bounds.start_pad, bounds.end_pad)
+        # A bound that had to be widened by a second tells no finer times apart.
+        for step in (step for step in GRANULES if step >= widened):
+            beside = (-step - widened, step + widened)
+            if not any([await self._answered(bounds, shift=shift) for shift in beside]):
+                return replace(bounds, granule=step)
+        # Coarser than a day: days of another zone.
+        return replace(bounds, granule=2 * DAY)
+
+    async def _answered(self, bounds: Bounds, *, shift: int) -> bool:
+        """Whether the one-millisecond window `shift` away from the time answers with somebody who stands at it."""
+        start = self.time + shift
+        window = Window(self.field, self.is_contact, start, start + 1)
+        page = await self.client.read(window.query(bounds))
+        return self.time in window.times(page.rows)
+
+
+async def _lists(client: Client, contacts: Page, leads: Page, bounds: Bounds | None) -> Lists:
+    """Compare the two lists over the range that page 1 of the true list spans."""
+    times = sorted(t for t in (milliseconds(row.created_at) for row in contacts.rows) if t is not None)
+    if bounds is None or not times or not leads.rows:
+        return "unknown"
+    middle = times[len(times) // 2]
+    ids = []
+    for is_contact in (False, True):
+        window = Window("createdAt", is_contact, middle, times[-1] + 1)
+        page = await client.ask(window.query(bounds))
+        if not isinstance(page, Page):
+            return "unknown"
+        ids.append(page.ids)
+    false_ids, true_ids = ids
+    if not true_ids & false_ids:
+        return "disjoint"
+    return "false holds both" if true_ids <= false_ids else "overlapping"
+
+
+def _falling(rows: Sequence[Row]) -> bool:
+    times = [time for row in rows if (time := milliseconds(row.created_at)) is not None]
+    return len(times) > 1 and times == sorted(times, reverse=True)

@@ -1,0 +1,346 @@
+"""One account, from the probe to the proof: which reads, in which order, and what they show.
+
+Full: windows on the immutable `createdAt` up to T0 - H, then the sweep of what came or moved since. Incremental: the
+sweep from the last watermark, and a rolling scrub of a share of the windows. Filtered, or on a server whose time
+filters do not work: the page walk. It knows neither Arrow nor sinks: pages go to `receive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+import anyio
+
+from etl.api.client import Client
+from etl.api.request import Query, TimeField
+from etl.errors import ContractError
+from etl.extract.capabilities import SMALLEST_PAGE, Capabilities
+from etl.extract.checkpoint import Begun, Ledger
+from etl.extract.crosscheck import Testimony, WitnessLog
+from etl.extract.fetch import WindowReader
+from etl.extract.history import History, Timing
+from etl.extract.pages import Receive, Walk, walk
+from etl.extract.plan import plan_windows, ranges_around, scrub_span
+from etl.extract.probe import probe
+from etl.extract.sweep import sweep
+from etl.extract.windows import Accepted, Window
+from etl.model import NOTHING, Look, Mode
+
+Number = TypeVar("Number", int, float)
+
+FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
+COMPANY = 6
+"""Known contacts that may stand between others that are asked for directly: far fewer than any page holds."""
+LEADS_FIRST = (False, True)
+"""Both lists are always read: that one holds the other can be seen of a sample, but not proven of the account.
+
+A lead becomes a contact, not the other way round: read in this order a flip is seen in one of the lists."""
+
+
+@dataclass(slots=True)
+class Extraction:
+    """What was read of one account, and what shows that it is all."""
+
+    mode: Mode
+    capabilities: Capabilities
+    watermark: int
+    clock_ahead: int
+    """Seconds that the server's clock was ahead of ours when T0 was read."""
+    accepted: list[Accepted] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+    walked: bool = False
+    """Whether the data itself comes from a page walk."""
+    coverage: tuple[tuple[int | None, int], ...] = ()
+    """Ranges of createdAt in which absence is a strike."""
+    confirmed: tuple[tuple[int, int], ...] = ()
+    """Ranges of createdAt that were asked for directly, because somebody there has a strike: absence is the second."""
+    look: Look = NOTHING
+    """What the scrub looked for."""
+    escalated: bool = False
+    """Whether the scrub missed so many that everything was read."""
+    cuts: Mapping[bool, tuple[int, int]] = field(default_factory=dict)
+    """See `History.cuts`."""
+    witness_at: int | None = None
+    scrub_after: int | None = None
+    requests: dict[str, int] = field(default_factory=dict)
+    """Attempts by purpose: probe, witness, windows, sweep, scrub, walk."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each purpose took."""
+    resumed: int = 0
+    """Windows that a killed run had read."""
+    late: int = 0
+    """Contacts that no earlier run could see and that the witness of this one found."""
+
+
+async def extract(
+    client: Client,
+    history: History,
+    timing: Timing,
+    receive: Receive,
+    witness: WitnessLog,
+    ledger: Ledger,
+    *,
+    full: bool,
+    filters: Mapping[str, object],
+    local_now: int,
+    shrink_share: float = 0.05,
+) -> Extraction:
+    """Read one account, from where the ledger says that a killed run had come to.
+
+    A scrub that misses more than `shrink_share` of the contacts it looks for is not believed: everything is read then.
+    Raises what the client raises; what cannot be proven is listed, not raised.
+    """
+    started = anyio.current_time()
+    if ledger.resumed:
+        begun = await go_on(client, ledger.resumed.begun)
+    else:
+        first = history.watermark is None
+        found = await probe(client, local_now=local_now, held=history.held, compare_lists=first or full)
+        found = replace(found, page_sizes=history.remembered(found.page_sizes, found.t0))
+        incremental = history.allows_incremental and not (full or filters) and found.windows
+        mode: Mode = "filtered" if filters else "incremental" if incremental else "full"
+        # A server clock that runs ahead would hide everything until time has caught up; an older watermark is safe.
+        watermark = min(found.t0, local_now) - timing.visibility_lag
+        begun = Begun(mode, found, watermark, clock_ahead(client, local_now, started))
+    history = history.by_clock(clock_ahead(client, local_now, started))
+    run = Extraction(
+        begun.mode,
+        begun.capabilities,
+        begun.watermark,
+        begun.clock_ahead,
+        witness_at=history.witness_at,
+        scrub_after=history.scrub_after,
+        requests={"probe": client.sent},
+        seconds={"probe": anyio.current_time() - started},
+        resumed=len(ledger.resumed.accepted) if ledger.resumed else 0,
+    )
+    await _read(_Reading(client, run, history, timing, receive, witness, ledger, shrink_share), filters)
+    return run
+
+
+def clock_ahead(client: Client, local_start: int, started: float) -> int:
+    """Seconds that the server's clock, if it tells one, is ahead of ours, which was `local_start` (ms) at `started`."""
+    local_now = local_start + (anyio.current_time() - started) * 1000
+    # Half a second more: its time is rounded down.
+    return 0 if client.server_now is None else round((client.server_now + 500 - local_now) / 1000)
+
+
+def next_scrub(history: History, timing: Timing, capabilities: Capabilities, until: int) -> tuple[int | None, int]:
+    """The range of createdAt up to `until` (ms) that the next incremental run reads again.
+
+    It holds at least a window's worth of contacts; three where somebody has a strike, because what a scrub misses tells
+    whether the account is shown as a whole, and nobody is deleted on the word of a few.
+    """
+    windows = 3 if history.snapshot.struck() else 1
+    return scrub_span(
+        history.snapshot.created(None),
+        after=history.scrub_after,
+        end=until,
+        share=timing.scrub_share(capabilities.t0 - history.t0),
+        capacity=windows * max(map(capabilities.capacity, LEADS_FIRST)),
+    )
+
+
+async def go_on(client: Client, begun: Begun) -> Begun:
+    """Take up what a killed run had begun: what it probed is known, but not what time it is by now."""
+    client.first_page = begun.capabilities.first_page
+    client.manners = frozenset(begun.capabilities.manners) or None
+    await client.read(Query(is_contact=False))
+    return begun
+
+
+async def _read(reading: _Reading, filters: Mapping[str, object]) -> None:
+    run = reading.run
+    if filters:
+        await reading.walk_filtered(filters)
+    elif not run.capabilities.windows:
+        await reading.walk_all()
+    else:
+        # A proof can be gone on with; pages alone are ranks in a list that has moved since.
+        reading.ledger.begin(Begun(run.mode, run.capabilities, run.watermark, run.clock_ahead))
+        await (reading.incremental() if run.mode == "incremental" else reading.full())
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The steps of one extraction; each is one of the ways to read."""
+
+    client: Client
+    run: Extraction
+    history: History
+    timing: Timing
+    receive: Receive
+    witness: WitnessLog
+    ledger: Ledger
+    shrink_share: float
+
+    async def full(self) -> None:
+        """Every window up to the watermark, then the sweep; on a first run and every week with a witness."""
+        walked = self._witness_is_due(full=True)
+        if walked:
+            await self._walk_witness()
+        created = self.witness.created if walked else self.history.snapshot.created
+        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger, created)
+        with self._counted("windows"):
+            await reader.complete(self._both(created, None, self.run.watermark))
+            await self._confirm_strikes(reader)
+        # Contacts without a creation time are in no window, and a walk may miss them: the sweep reads their touches.
+        since = min(self.run.watermark, self._last_margin()) if self.history.undated else self.run.watermark
+        await self._sweep(reader, since=since)
+        self.run.coverage = ((None, self.run.watermark),)
+        await self._finish(reader, since=since)
+        if walked:
+            with self._counted("witness"):
+                self.run.unproven += await self._testimony().contradict(reader, self.run.watermark)
+        self._conclude(reader)
+
+    async def incremental(self) -> None:
+        """The sweep from before the last watermark, and one share of the windows; every week with a witness."""
+        walked = self._witness_is_due(full=False)
+        if walked:
+            await self._walk_witness()
+        created = self.history.snapshot.created
+        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger, created)
+        with self._counted("scrub"):
+            await self._confirm_strikes(reader)
+            await self._scrub(reader)
+        since = self._last_margin()
+        await self._sweep(reader, since=since)
+        await self._finish(reader, since=since)
+        if walked:
+            with self._counted("witness"):
+                self.run.late, doubts = await self._testimony().recover(reader, self.run.watermark)
+                self.run.unproven += doubts
+        self._conclude(reader)
+
+    def _last_margin(self) -> int:
+        """Where the last run may have missed what became visible late; never ahead of the server's clock."""
+        return min(self.history.watermark or 0, self.run.capabilities.t0) - max(
+            self.timing.lookback, self.timing.visibility_lag
+        )
+
+    async def walk_all(self) -> None:
+        """Every page of both lists: all that a server without time filters allows, and no proof."""
+        self.run.walked = True
+        with self._counted("walk"):
+            for is_contact in LEADS_FIRST:
+                await self._walk(Query(is_contact), self.receive)
+        self.run.unproven.append("the server does not honour its time filters, so pages are all there is")
+
+    async def walk_filtered(self, filters: Mapping[str, object]) -> None:
+        """Every page that matches the user's filters."""
+        self.run.walked = True
+        if not (self.run.capabilities.honours_page or self.run.capabilities.one_page):
+            raise ContractError(
+                "the server answers page 2 with page 1, so a filtered export would stop there",
+                where="extract.filters",
+                mend="Remove the filters: a full export does not need pages.",
+            )
+        lists = [bool(filters["isContact"])] if "isContact" in filters else LEADS_FIRST
+        with self._counted("walk"):
+            for is_contact in lists:
+                query = Query(is_contact, applicable=self._applicable(filters), filters=filters)
+                await self._walk(query, self.receive)
+
+    async def _walk(self, query: Query, receive: Receive) -> None:
+        await walk(self.client, query, receive, Walk(self.run.capabilities.past_end == "repeats"))
+
+    def _applicable(self, filters: Mapping[str, object]) -> tuple[str, ...]:
+        """The names to send in `applicableFilters`: whether more than the flags must be named is not known (API.md)."""
+        return tuple(name for name in filters if name not in {"isContact", "searchText", "applicableFilters"})
+
+    def _witness_is_due(self, *, full: bool) -> bool:
+        return self.history.witness_is_due(self.run.capabilities.t0, self.timing.witness_every, full=full)
+
+    async def _walk_witness(self) -> None:
+        with self._counted("witness"):
+            doubts, sizes = await self._testimony().walk(swept=self.run.watermark)
+            self.run.unproven += doubts
+            self.run.capabilities = replace(self.run.capabilities, page_sizes=sizes)
+        self.run.witness_at = self.run.capabilities.t0
+
+    def _testimony(self) -> Testimony:
+        return Testimony(self.client, self.run.capabilities, self.witness, self.receive, LEADS_FIRST)
+
+    async def _confirm_strikes(self, reader: WindowReader) -> None:
+        """Ask for everybody who has a strike in a range of their own, which a page of any size shows whole."""
+        snapshot, granule = self.history.snapshot, self.run.capabilities.granule
+        ranges = ranges_around(snapshot.struck(), snapshot.created(None), granule=granule, company=COMPANY)
+        for is_contact in LEADS_FIRST:
+            windows = (Window("createdAt", is_contact, start, end) for start, end in ranges)
+            await reader.read(windows, most=SMALLEST_PAGE)
+        self.run.confirmed = tuple(ranges)
+
+    async def _scrub(self, reader: WindowReader) -> None:
+        """Read the next share of all windows again: finds deletions, and edits that move no `lastSeenAt`.
+
+        A share that lacks too many of the known contacts tells of an account that is shown in part only: all is read.
+        """
+        snapshot, until = self.history.snapshot, self.run.watermark
+        start, end = next_scrub(self.history, self.timing, self.run.capabilities, until)
+        await reader.complete(self._both(snapshot.created, start, end))
+        self.run.look = await snapshot.look(start, end)
+        self.run.escalated = any(
+            look.is_suspicious(self.shrink_share) for look in (self.run.look, self.run.look + self.history.look)
+        )
+        if self.run.escalated:
+            if start is not None:
+                await reader.complete(self._both(snapshot.created, None, start))
+            await reader.complete(self._both(snapshot.created, end, until))
+            start, end = None, until
+        self.run.coverage = ((start, end),)
+        self.run.scrub_after = end if end < until else None
+
+    async def _sweep(self, reader: WindowReader, *, since: int) -> None:
+        until = (self.client.server_now or self.run.capabilities.t0) - self.timing.visibility_lag
+        with self._counted("sweep"):
+            async with anyio.create_task_group() as tasks:
+                for name in FIELDS:
+                    tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=LEADS_FIRST))
+
+    async def _finish(self, reader: WindowReader, *, since: int) -> None:
+        """Read again what a page size lowered meanwhile may have cut off, in the order that the first reading had."""
+        while doubtful := await reader.doubtful():
+            ranges = {(window.start, window.end) for window in doubtful if window.field == "createdAt" and window.end}
+            with self._counted("windows"):
+                for is_contact in LEADS_FIRST:
+                    await reader.read(Window("createdAt", is_contact, start, end) for start, end in ranges)
+            await self._sweep(reader, since=since)
+
+    def _conclude(self, reader: WindowReader) -> None:
+        self.run.cuts = self.history.cuts_after(reader.sizes, self.run.capabilities.t0)
+        self.run.accepted = reader.accepted
+        self.run.unproven.extend(reader.unproven)
+
+    def _both(self, created: Callable[[bool], Sequence[int]], start: int | None, end: int) -> Iterator[Window]:
+        """The windows of both lists in one row, so that a list does not have to end before the other begins."""
+        for is_contact in LEADS_FIRST:
+            yield from self._plan(created(is_contact), is_contact, start, end)
+
+    def _plan(self, times: Sequence[int], is_contact: bool, start: int | None, end: int) -> Iterator[Window]:
+        return plan_windows(
+            times,
+            field="createdAt",
+            is_contact=is_contact,
+            start=start,
+            end=end,
+            capacity=self.run.capabilities.capacity(is_contact),
+            granule=self.run.capabilities.granule,
+        )
+
+    @contextmanager
+    def _counted(self, purpose: str) -> Iterator[None]:
+        sent, begun = self.client.sent, anyio.current_time()
+        try:
+            yield
+        finally:
+            _add(self.run.requests, purpose, self.client.sent - sent)
+            _add(self.run.seconds, purpose, anyio.current_time() - begun)
+
+
+def _add(sums: dict[str, Number], name: str, amount: Number) -> None:
+    sums[name] = sums[name] + amount if name in sums else amount

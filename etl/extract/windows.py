@@ -1,0 +1,180 @@
+"""Windows: ranges of one time field whose single request proves itself. Pure: no I/O, no clock.
+
+One request is one atomic read. A window whose page 1 holds fewer rows than a page can is complete at that instant,
+whatever the order of the list, whatever happens to it meanwhile. Everything here is milliseconds since the epoch;
+ranges are half-open, [start, end), and None is an open end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from statistics import median_low
+
+from etl.api.request import Query, TimeField
+from etl.api.response import Row
+from etl.errors import ContractError
+
+_USUAL = (len("2025-01-05T10:00:00.000Z"), "Z")
+ROW_FIELD: dict[TimeField, str] = {"createdAt": "created_at", "lastSeenAt": "last_seen_at"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How the server reads `startAt` and `endsAt`, as probed on a known contact."""
+
+    start_pad: int = 0
+    """Milliseconds to begin earlier so that a contact exactly at the start is returned."""
+    end_pad: int = 0
+    """Milliseconds to add to the last wanted millisecond so that a contact exactly there is returned."""
+    granule: int = 1
+    """The finest step the server tells apart: rows up to this far outside a window may be in its answer."""
+    applicable: bool = False
+    """Whether the field must be named in `applicableFilters` to be honoured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A range of one of the two lists."""
+
+    field: TimeField
+    is_contact: bool
+    start: int | None
+    end: int | None
+
+    def query(self, bounds: Bounds) -> Query:
+        """The request whose answer holds every contact of the window under `bounds`, and few others."""
+        return Query(
+            is_contact=self.is_contact,
+            field=self.field,
+            start=None if self.start is None else self.start - bounds.start_pad,
+            end=None if self.end is None else self.end - 1 + bounds.end_pad,
+            applicable=(self.field,) if bounds.applicable else (),
+        )
+
+    def times(self, rows: Sequence[Row]) -> list[int]:
+        """The readable times of `rows` in the window's own field."""
+        name = ROW_FIELD[self.field]
+        times = (milliseconds(getattr(row, name)) for row in rows)
+        return [time for time in times if time is not None]
+
+    def _extremes(self, rows: Sequence[Row]) -> Sequence[int]:
+        """Times of `rows` among which are the first and the last.
+
+        Times that are all spelled in the usual way are in the order of their letters: two of them need be read.
+        """
+        name = ROW_FIELD[self.field]
+        texts = [text for row in rows if isinstance(text := getattr(row, name), str) and text]
+        if {(len(text), text[-1]) for text in texts} == {_USUAL}:
+            first, last = milliseconds(min(texts)), milliseconds(max(texts))
+            if first is not None and last is not None:
+                return (first, last)
+        return self.times(rows)
+
+    def check(self, rows: Sequence[Row], bounds: Bounds) -> None:
+        """Raise ContractError when a row lies outside: then the server does not honour the filter."""
+        slack = bounds.granule + max(bounds.start_pad, bounds.end_pad)
+        low = None if self.start is None else self.start - slack
+        high = None if self.end is None else self.end + slack
+        for time in self._extremes(rows):
+            if (low is not None and time < low) or (high is not None and time > high):
+                raise ContractError(
+                    f"the server does not honour its {self.field} filter: it returned a row outside the window",
+                    where=self.query(bounds).span(),
+                )
+
+
+def around(created: int, is_contact: bool, granule: int) -> Window:
+    """The narrowest window around a creation time."""
+    start = created - created % granule
+    return Window("createdAt", is_contact, start, start + granule)
+
+
+def may_be_read(window: Window, unfinished: Iterable[Window]) -> bool:
+    """Whether a window may be read while others are not finished.
+
+    Contacts wait for leads of the same time: a lead that becomes a contact meanwhile is then seen in one of the lists.
+    """
+    return not window.is_contact or not any(_hides(other, window) for other in unfinished)
+
+
+def _hides(leads: Window, contacts: Window) -> bool:
+    """Whether somebody may be in both windows, of whom the first is one of leads."""
+    apart = (
+        leads.is_contact
+        or (leads.start is not None and contacts.end is not None and contacts.end <= leads.start)
+        or (contacts.start is not None and leads.end is not None and leads.end <= contacts.start)
+    )
+    return leads.field == contacts.field and not apart
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A window proven complete."""
+
+    window: Window
+    rows: int
+    attempts: int = 1
+    level: str = "windows"
+    request: int = 0
+
+
+def split(window: Window, rows: Sequence[Row], bounds: Bounds, *, newest_first: bool) -> tuple[Window, ...]:
+    """Smaller windows that tile `window`, whose answer was full; () when it cannot be cut any finer.
+
+    Where the server lists the newest first, the rows of a full page are the newest of the window: the cut leaves
+    them almost all in the upper part, which then fits one page. Elsewhere they are a sample and the middle is best.
+    """
+    inside = sorted(time for time in window.times(rows) if _inside(window, time))
+    if not inside:
+        return halved(window, bounds)
+    cut = _aligned(inside[len(inside) // 8] if newest_first else median_low(inside), bounds)
+    cuts = [c for c in (cut, cut + bounds.granule) if _splits(window, c)]
+    # Two cuts only around a crowd that shares one granule; otherwise one cut does.
+    crowd = inside[0] // bounds.granule == inside[-1] // bounds.granule
+    edges = cuts if crowd else cuts[:1]
+    return _cut(window, edges)
+
+
+def _cut(window: Window, edges: Sequence[int]) -> tuple[Window, ...]:
+    if not edges:
+        return ()
+    marks = [window.start, *edges, window.end]
+    return tuple(replace(window, start=start, end=end) for start, end in pairwise(marks))
+
+
+def halved(window: Window, bounds: Bounds) -> tuple[Window, ...]:
+    """The two halves of a closed window; () where it has an open end or cannot be cut any finer."""
+    if window.start is None or window.end is None:
+        return ()
+    middle = _aligned((window.start + window.end) // 2, bounds)
+    return _cut(window, [middle] if _splits(window, middle) else [])
+
+
+def _aligned(time: int, bounds: Bounds) -> int:
+    return time - time % bounds.granule
+
+
+def _inside(window: Window, time: int) -> bool:
+    return (window.start is None or time >= window.start) and (window.end is None or time < window.end)
+
+
+def _splits(window: Window, cut: int) -> bool:
+    return (window.start is None or cut > window.start) and (window.end is None or cut < window.end)
+
+
+def milliseconds(value: object) -> int | None:
+    """A time of the API in milliseconds since the epoch, floored; None where it is not an ISO 8601 text."""
+    if not isinstance(value, str) or not value:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    except (ValueError, OverflowError):
+        return None
+    return (seconds.days * 86_400 + seconds.seconds) * 1000 + seconds.microseconds // 1000
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,136 @@
+"""Checks that all file sinks share: before a merge, after it, and when the engine fails."""
+
+# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+
+from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt, UsageError
+from etl.model import Merged, Publication, SinkState
+from etl.sinks.readback import ReadBackError, read_back
+from etl.storage import disk, engine
+
+SinkKind = Literal["duckdb", "parquet"]
+"""The name of a sink, in the configuration and in reports."""
+
+_ABOUT_FILES = (
+    duckdb.IOException,
+    duckdb.OutOfMemoryException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.TransactionException,
+)
+_INTERRUPTED = os.strerror(errno.EINTR)
+_DAMAGE = re.compile("corrupt|checksum|magic bytes|TProtocol|zstd", re.IGNORECASE)
+
+
+class OutOfMemory(SinkError):
+    """The engine needs more memory than it was given."""
+
+
+def frugally(limit: int, work: Callable[[int], Merged]) -> Merged:
+    """What `work` comes to with little memory; only where that is not enough, with all that the limit in bytes allows.
+
+    `work` begins from nothing each time; once more as well where the system interrupted a call of the engine's, which
+    does not go on by itself (FAULTS.md P11).
+    """
+    try:
+        return work(min(limit, engine.FRUGAL))
+    except OutOfMemory:
+        if limit <= engine.FRUGAL:
+            raise
+        return work(limit)
+    except SinkError as error:
+        if _INTERRUPTED not in str(error.__cause__):
+            raise
+        return work(min(limit, engine.FRUGAL))
+
+
+def fits(previous: SinkState, publication: Publication, target: Path) -> None:
+    """Raise `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken."""
+    if previous.seq and dict(previous.filters) != dict(publication.filters):
+        raise UsageError(
+            "The target was made with other filters",
+            where=str(target),
+            mend="Choose another path for this export, or restore the filters.",
+        )
+    if publication.seq <= previous.seq:
+        message = f"Run {publication.seq} comes after run {previous.seq}, which is already published"
+        raise PublishConflict(message, where=str(target))
+
+
+def is_damage(error: duckdb.Error) -> bool:
+    """Whether it is the target that is wrong, and not what was asked of it."""
+    asked = isinstance(error, (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException))
+    return not asked and _DAMAGE.search(str(error)) is not None
+
+
+def words(error: duckdb.Error) -> str:
+    """The engine's message in one line, without the mark under the query; of a traceback, what was raised."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if "Traceback (most recent call last)" in str(error):
+        return lines[-1]
+    return "; ".join(line for line in lines if line.strip("^"))
+
+
+def translate(error: duckdb.Error, target: Path) -> EtlError:
+    """The engine's failure as one of ours.
+
+    Its words are handed on where they are about files and names; those about values could show a contact.
+    """
+    text = str(error).splitlines()[0] if isinstance(error, _ABOUT_FILES) else type(error).__name__
+    if is_damage(error):
+        return TargetCorrupt(f"The target is damaged: {text}", where=str(target))
+    if isinstance(error, duckdb.OutOfMemoryException):
+        mend = "Raise extract.memory_limit or free space beside the target, then run again."
+        return OutOfMemory(f"The merge ran out of memory: {text}", where=str(target), mend=mend)
+    return SinkError(f"The merge failed: {text}", where=str(target))
+
+
+def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publication, written: Path) -> None:
+    """Have another process open what was written: rows as counted, each contact once, all versions there.
+
+    `setup` bounds the engine and makes the relations `contacts` and `contact_versions`. Raises `SinkError` on any
+    difference.
+    """
+    queries = (
+        "SELECT account, count(*) FROM contacts GROUP BY account",
+        """SELECT count(*) FROM (
+               SELECT 1 FROM contacts GROUP BY account, contact_id HAVING count(*) > 1)""",
+        f"SELECT count(*) FROM contact_versions WHERE seq = {publication.seq}",
+    )
+    try:
+        with disk.doing("start another process", written):
+            contacts, [[repeated]], [[versions]] = read_back(setup, queries)
+    except ReadBackError as error:
+        raise SinkError(f"What was written cannot be read back: {error}", where=str(written)) from error
+    found: dict[object, object] = {account: rows for account, rows in contacts}  # noqa: C416 - dict() wants pairs
+    wanted = {account: counts.contacts for account, counts in merged.counts.items()}
+    differing = [account for account, rows in wanted.items() if found.get(account, 0) != rows]
+    wanted_versions = sum(counts.new + counts.changed + counts.deleted for counts in merged.counts.values())
+    if differing or repeated or versions != wanted_versions:
+        raise SinkError(
+            f"What was written reads back otherwise: accounts {differing}, {repeated} contacts twice,"
+            f" {versions} versions instead of {wanted_versions}",
+            where=str(written),
+        )
+
+
+def sync_published(folder: Path) -> None:
+    """Sync the folder in which something was just published; a failure leaves it unknown, which is its own outcome."""
+    try:
+        disk.sync(folder)
+    except SinkError as error:
+        raise PublishConflict(
+            f"Published, but it is not known whether it survives a power loss: {error.message}",
+            where=str(folder),
+            mend="Check the disk, then run again: the next run starts from what is there.",
+        ) from error

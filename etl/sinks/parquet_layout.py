@@ -1,0 +1,178 @@
+"""The folder of a Parquet target: its names, and its manifests read and checked.
+
+    current/seq=00000003/*.parquet      the complete state of manifest 3; states share files (hard links)
+    versions/seq=00000003/*.parquet     the versions that run 3 added
+    rejects/, windows/, strikes/        the same way, where there is something
+    manifests/00000003.json             what run 3 was, and its files
+
+Only reads. What no manifest lists is not published, whatever stands in the folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from etl.errors import SinkError, TargetCorrupt
+from etl.model import SinkState
+from etl.sinks import manifest
+from etl.sinks.manifest import DataFile, Manifest
+from etl.storage import disk, staging
+
+CONTENTS = ("current", "versions", "rejects", "windows", "strikes")
+STATES = ("current", "strikes")
+"""Complete at each run: only the last ones are kept. The others add up."""
+MANIFEST = "manifest.json"
+"""The manifest beside what a run prepared: the link to it is what publishes."""
+_SEQ = re.compile(r"seq=(\d{8,})")
+_MANIFEST = re.compile(r"(\d{8,})\.json")
+
+
+def part_folder(content: str, seq: int) -> str:
+    """Where a run's files of one content stand, relative to the target."""
+    return f"{content}/seq={seq:08d}"
+
+
+def manifest_path(target: Path, seq: int) -> Path:
+    """Where a run's manifest stands; its existence means that the run is published."""
+    return target / "manifests" / f"{seq:08d}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The published manifests of a target, oldest first; empty for a target that does not exist."""
+
+    target: Path
+    manifests: tuple[Manifest, ...] = ()
+    state: SinkState = field(default_factory=SinkState)
+
+    def entries(self, content: str) -> list[DataFile]:
+        """The published files of one content: all of them, or the last run's where they are complete states."""
+        chosen = self.manifests[-1:] if content in STATES else self.manifests
+        return [file for published in chosen for file in published.files if file.path.startswith(f"{content}/")]
+
+    def files(self, content: str) -> list[Path]:
+        """The paths of `entries`."""
+        return [self.target / file.path for file in self.entries(content)]
+
+
+def read(target: Path, *, runs: bool = False) -> Chain:
+    """The published manifests, each checked against the one before it and against the files it lists.
+
+    They come without their `state`, which is that of the chain, and without their `runs` unless these are asked for:
+    every night adds a record of each account.
+
+    Raises `TargetCorrupt` for anything damaged, missing or altered, `SinkError` where the target is not a folder.
+    """
+    with disk.doing("read the target", target):
+        if not os.path.lexists(target):
+            return Chain(target)
+        if not target.is_dir():
+            raise SinkError("A file stands where the folder should be", where=str(target), mend="Choose another path.")
+    found = [_MANIFEST.fullmatch(path.name) for path in disk.entries(target / "manifests")]
+    numbers = sorted(int(each[1]) for each in found if each)
+    return _linked(target, numbers, runs=runs)
+
+
+def _linked(target: Path, numbers: list[int], *, runs: bool) -> Chain:
+    manifests: list[Manifest] = []
+    state = SinkState()
+    for number in numbers:
+        path = manifest_path(target, number)
+        with disk.doing("read the manifest", path):
+            document = path.read_bytes()
+        try:
+            current = manifest.decode(document)
+        except ValueError as error:
+            raise TargetCorrupt(f"The manifest cannot be read: {error}", where=str(path)) from error
+        if current.seq != number or current.previous != state.digest:
+            raise TargetCorrupt("The manifest does not follow the one before it", where=str(path))
+        manifests.append(replace(current, state={}, runs=current.runs if runs else ()))
+        state = SinkState(number, manifest.digest(document), current.state, current.filters)
+    chain = Chain(target, tuple(manifests), state)
+    _check_files(chain)
+    return chain
+
+
+def _check_files(chain: Chain) -> None:
+    for published in chain.manifests:
+        for file in published.files:
+            if published is chain.manifests[-1] or file.path.split("/")[0] not in STATES:
+                _check_size(chain.target / file.path, file)
+    if chain.manifests:
+        _refuse_strangers(chain)
+        _refuse_other_columns(chain)
+
+
+def _check_size(path: Path, file: DataFile) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise TargetCorrupt(f"A published file is missing: {error.strerror}", where=str(path)) from error
+    if found != file.bytes:
+        raise TargetCorrupt(f"A published file has {found} bytes instead of {file.bytes}", where=str(path))
+
+
+def _refuse_strangers(chain: Chain) -> None:
+    """Every file in the current folder belongs to the state, so one that we did not write changes what readers see."""
+    folder = chain.target / part_folder("current", chain.state.seq)
+    ours = set(chain.files("current"))
+    for stranger in (path for path in disk.entries(folder) if path.suffix == ".parquet" and path not in ours):
+        mend = "Move it away, then run again."
+        raise TargetCorrupt("A file that no run wrote stands in the current state", where=str(stranger), mend=mend)
+
+
+def _refuse_other_columns(chain: Chain) -> None:
+    published = chain.manifests[-1].columns
+    for column, kind in manifest.columns().items():
+        if published.get(column) != kind:
+            message = f"The target has no column {column} of type {kind}"
+            mend = "It was made by another version: move it away and run again for a full export."
+            raise TargetCorrupt(message, where=str(chain.target), mend=mend)
+
+
+def refuse_altered(chain: Chain) -> None:
+    """Raise `TargetCorrupt` where the state is not, bit by bit, what was published: the next one is made of it."""
+    for content in STATES:
+        for file in chain.entries(content):
+            path = chain.target / file.path
+            with disk.doing("read", path), path.open("rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            if found != file.sha256:
+                raise TargetCorrupt("A published file was altered: its SHA-256 differs", where=str(path))
+
+
+def leftovers(chain: Chain) -> list[Path]:
+    """What a killed run moved into place and did not come to publish.
+
+    Raises `TargetCorrupt` for a folder that no run prepared: then its manifest was lost.
+    """
+    found = list(unpublished(chain))
+    ours = {seq for folder in staging.prepared(chain.target) if (seq := _prepared_seq(folder))} if found else set()
+    for seq, path in found:
+        # Looked for last: what a run at work has published meanwhile is neither lost nor left over.
+        if seq not in ours and not manifest_path(chain.target, seq).exists():
+            mend = "Restore the manifest from a backup, or move the target away and run again for a full export."
+            raise TargetCorrupt(f"No manifest lists this folder of run {seq}", where=str(path), mend=mend)
+    return [path for seq, path in found if seq in ours]
+
+
+def _prepared_seq(folder: Path) -> int:
+    """The number of the run that was prepared there; 0 if it did not come to a manifest."""
+    try:
+        return manifest.decode((folder / MANIFEST).read_bytes()).seq
+    except (OSError, ValueError):
+        return 0
+
+
+def unpublished(chain: Chain) -> Iterator[tuple[int, Path]]:
+    """Folders (seq, path) later than the last manifest."""
+    for content in CONTENTS:
+        for path in disk.entries(chain.target / content):
+            found = _SEQ.fullmatch(path.name)
+            if found and int(found[1]) > chain.state.seq:
+                yield int(found[1]), path

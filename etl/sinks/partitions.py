@@ -1,0 +1,149 @@
+"""Where a state is cut: ranges of `created_at`, each with about as many contacts as one file holds.
+
+What a merge brings is written range by range, so that memory grows with a range and not with the account; and of the
+files of a state only those are written again in which something changed. Works on the relations of `etl.sinks.merge`.
+"""
+
+# ruff: noqa: S608 - SQL is made of our own names, of numbers, and of quoted literals.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from operator import attrgetter
+from pathlib import Path
+
+import duckdb
+
+from etl.storage import engine
+
+SLICE_ROWS = 50_000
+"""Contacts in a file, but for those of one creation time, which stay together."""
+_PLACED = (
+    *(("account", "VARCHAR"), ("contact_id", "VARCHAR"), ("created_at", "TIMESTAMPTZ")),
+    ("filename", "VARCHAR"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Creation times in [start, end), in microseconds since 1970; None is an open end.
+
+    Contacts without a creation time are in the range that is not `dated`.
+    """
+
+    start: int | None = None
+    end: int | None = None
+    dated: bool = True
+
+    def holds(self, column: str) -> str:
+        """The condition that a time lies in it, as SQL that the engine compares with its statistics."""
+        if not self.dated:
+            return f"{column} IS NULL"
+        after = f"{column} >= make_timestamptz({self.start})" if self.start is not None else f"{column} IS NOT NULL"
+        return after if self.end is None else f"{after} AND {column} < make_timestamptz({self.end})"
+
+    def meets(self, other: Range) -> bool:
+        """Whether a time can lie in both, which are `dated`."""
+        return _before(self.start, other.end) and _before(other.start, self.end)
+
+
+def _before(start: int | None, end: int | None) -> bool:
+    return start is None or end is None or start < end
+
+
+UNDATED = Range(dated=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One file of the next state."""
+
+    within: Range
+    files: tuple[Path, ...]
+    """Those of the last state that hold contacts of the range."""
+    stale: bool
+    """Whether it has to be written; else its only file stays as it is."""
+
+
+# One that holds contacts with and without a time (an older version wrote such) is cut anew.
+_STANDING = """
+CREATE OR REPLACE TEMP TABLE standing AS
+    SELECT p.filename AS file, min(p.created_at) AS start, count(p.created_at) < count(*) AS undated,
+           count(o.contact_id) > 0 OR (undated AND start IS NOT NULL) AS stale
+    FROM ({contacts}) p LEFT JOIN outgoing o ON p.account = o.account AND p.contact_id = o.contact_id
+    GROUP BY p.filename
+"""
+
+# A file is for the times from its own first to the first of the next; the first file and the last one are open.
+_DATED = """
+WITH dated AS (
+    SELECT file, stale, if(lag(file) OVER time IS NULL, '-infinity', start) AS start, lead(start) OVER time AS "end"
+    FROM standing WHERE start IS NOT NULL WINDOW time AS (ORDER BY start)
+), met AS (
+    SELECT DISTINCT d.file FROM incoming i ASOF JOIN dated d ON i.created_at >= d.start
+)
+SELECT file, if(isinf(start), NULL, epoch_us(start)), epoch_us("end"), stale OR file IN (FROM met)
+FROM dated ORDER BY dated.start
+"""
+
+_UNDATED = "SELECT file, stale FROM standing WHERE undated ORDER BY file"
+_UNDATED_MET = """
+SELECT EXISTS (FROM incoming WHERE created_at IS NULL) OR EXISTS (FROM outgoing WHERE created_at IS NULL)
+"""
+
+_STARTS = """
+WITH times AS ({times}), ordered AS (
+    SELECT created_at, row_number() OVER (ORDER BY created_at) - 1 AS place FROM times
+), size AS (
+    SELECT ceil(count(*) / greatest(1, round(count(*) / {rows})))::BIGINT AS rows FROM times
+)
+SELECT DISTINCT epoch_us(created_at) AS start FROM ordered, size WHERE place > 0 AND place % rows = 0 ORDER BY start
+"""
+
+
+def _cut(connection: duckdb.DuckDBPyConnection, whole: Range, rows: int, *created: str) -> list[Range]:
+    """A range as even ones of about so many contacts, whose creation times are in these relations together."""
+    at = whole.holds("created_at")
+    times = " UNION ALL ".join(f"SELECT created_at FROM {relation} WHERE {at}" for relation in created)
+    found = connection.execute(_STARTS.format(times=times, rows=rows)).fetchall()
+    bounds = (whole.start, *(start for (start,) in found), whole.end)
+    return [Range(start, end) for start, end in pairwise(bounds)]
+
+
+def shares(connection: duckdb.DuckDBPyConnection, rows: int) -> list[str]:
+    """Conditions on `upserts` and `versions` that divide what a merge brings into shares of about so many rows."""
+    deleted = "(FROM outgoing WHERE verdict = 'deleted')"
+    ranges = _cut(connection, Range(), rows, "incoming", deleted) + [UNDATED] * _undated_met(connection)
+    return [f"{within.holds('created_at')} AND {within.holds('cut_at')}" for within in ranges]
+
+
+def next_state(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> Iterator[Slice]:
+    """The files of the next state, in order of time, after a state of these files.
+
+    Stale files beside each other are cut anew together, which keeps them even, whatever comes and goes.
+    """
+    connection.execute(_STANDING.format(contacts=engine.scan(files, _PLACED)))
+    found = connection.execute(_DATED).fetchall()
+    dated = [Slice(Range(start, end), (Path(file),), stale) for file, start, end, stale in found]
+    for stale, group in groupby(dated or [Slice(Range(), (), stale=True)], key=attrgetter("stale")):
+        stretch = tuple(group)
+        yield from _cut_anew(connection, stretch) if stale else stretch
+    undated = connection.execute(_UNDATED).fetchall()
+    met = _undated_met(connection)
+    if undated or met:
+        yield Slice(UNDATED, tuple(Path(file) for file, _ in undated), met or any(stale for _, stale in undated))
+
+
+def _undated_met(connection: duckdb.DuckDBPyConnection) -> bool:
+    return connection.execute(_UNDATED_MET).fetchone() == (True,)
+
+
+def _cut_anew(connection: duckdb.DuckDBPyConnection, stretch: Sequence[Slice]) -> Iterator[Slice]:
+    whole = Range(stretch[0].within.start, stretch[-1].within.end)
+    contacts = engine.scan((file for one in stretch for file in one.files), _PLACED)
+    staying = f"({contacts}) ANTI JOIN outgoing USING (account, contact_id)"
+    for within in _cut(connection, whole, SLICE_ROWS, staying, "incoming"):
+        files = (file for one in stretch if one.within.meets(within) for file in one.files)
+        yield Slice(within, tuple(files), stale=True)

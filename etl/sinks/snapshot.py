@@ -1,0 +1,116 @@
+"""The last snapshot of an account held against what a run has received so far."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from anyio import to_thread
+
+from etl.api.request import instant
+from etl.model import NOTHING, Look, Span
+from etl.sinks import Sink
+from etl.storage import disk, engine
+
+_ID = (("contact_id", "VARCHAR"),)
+
+
+Received = Callable[[], Awaitable[tuple[Sequence[Path], Sequence[Path]]]]
+"""See `history.Received`."""
+
+
+class Published:
+    """The contacts of one account that a sink holds: their creation times, read once, some 8 bytes a contact."""
+
+    def __init__(self, sink: Sink, account: str) -> None:
+        self.sink = sink
+        self.account = account
+        self._held: pa.Table | None = None
+        self._lists: dict[bool | None, Sequence[int]] = {}
+
+    def created(self, is_contact: bool | None) -> Sequence[int]:
+        """The sorted creation times (ms), of one list or (None) of both.
+
+        A contact that does not say in which list it stands counts in both, because windows that are planned too narrow
+        are safe and too wide ones cost a request.
+        """
+        if is_contact not in self._lists:
+            held = self._table()
+            chosen = None
+            if held.num_rows and is_contact is not None:
+                # Takes 0.1 s to import, which a first run need not wait for.
+                import pyarrow.compute as pc  # noqa: PLC0415
+
+                chosen = pc.fill_null(pc.equal(held["is_contact"], is_contact), fill_value=True)
+            self._lists[is_contact] = _milliseconds(held["created_at"], chosen)
+        return self._lists[is_contact]
+
+    def struck(self) -> Sequence[int]:
+        """Those of the contacts that have a strike."""
+        held = self._table()
+        return _milliseconds(held["created_at"], held["struck"])
+
+    async def look(self, start: int | None, end: int) -> Look:  # noqa: ARG002 - see `history.Snapshot`
+        """Nothing was looked for: no run is at work."""
+        return NOTHING
+
+    def copy_ids(self, file: Path) -> None:
+        """See `history.PublishedSnapshot`."""
+        self.sink.copy_ids(self.account, file)
+
+    def during(self, received: Received, folder: Path) -> SnapshotInUse:
+        """See `history.PublishedSnapshot`."""
+        return SnapshotInUse(self, received, folder)
+
+    def _table(self) -> pa.Table:
+        if self._held is None:
+            self._held = self.sink.created_at(self.account)
+        return self._held
+
+
+def _milliseconds(times: pa.ChunkedArray, chosen: pa.ChunkedArray | None) -> Sequence[int]:
+    found = times if chosen is None else times.filter(chosen)
+    if not len(found):
+        return ()
+    whole = found.cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()).combine_chunks()
+    return memoryview(whole.buffers()[1]).cast("q")[: len(whole)]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInUse:
+    """A snapshot (see `history.Snapshot`) during a run."""
+
+    published: Published
+    received: Received
+    """Files that hold everything received so far: contacts, and rejects."""
+    folder: Path
+    """A private folder to work in."""
+
+    def created(self, is_contact: bool | None) -> Sequence[int]:
+        """See `history.Snapshot`."""
+        return self.published.created(is_contact)
+
+    def struck(self) -> Sequence[int]:
+        """See `history.Snapshot`."""
+        return self.published.struck()
+
+    async def look(self, start: int | None, end: int) -> Look:
+        """See `history.Snapshot`; the comparison is the engine's, so that memory does not grow with the range."""
+        span = Span(None if start is None else instant(start), instant(end))
+        return await to_thread.run_sync(self._look, span, *await self.received())
+
+    def _look(self, span: Span, parts: Sequence[Path], rejects: Sequence[Path]) -> Look:
+        known = self.folder / "known.parquet"
+        self.published.sink.copy_ids(self.published.account, known, span)
+        query = f"""
+            SELECT count(*), count(*) FILTER (here.contact_id IS NULL) FROM ({engine.scan([known], _ID)}) LEFT JOIN (
+                SELECT contact_id FROM ({engine.scan(parts, (*_ID, ("status", "VARCHAR")))})
+                WHERE status IS DISTINCT FROM 'DELETED' UNION SELECT contact_id FROM ({engine.scan(rejects, _ID)})
+            ) here USING (contact_id)
+        """  # noqa: S608 - file names are quoted by the engine
+        with engine.connect(engine.FRUGAL, self.folder / "spill") as connection:
+            looked, absent = connection.execute(query).fetchone() or (0, 0)
+        disk.remove(known)
+        return Look(looked, absent)

@@ -1,0 +1,96 @@
+"""Before the first request: whether a run could publish, by the very calls that publish, and whether there is room."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+from etl.errors import SinkError
+from etl.storage import disk
+
+HANDLES = 24
+"""Files and sockets that a command has open at once when it speaks to a server."""
+ROOM = 16 * 2**20
+"""Bytes that a small run writes; before its first request there must be as many."""
+
+
+def probe(folder: Path, place: Path, access: disk.Access | None = None, *, folders: bool = False) -> None:
+    """Show that what is made in the empty `folder` can be published: put at `place`, a free name in another folder.
+
+    The calls are those of a publication, moved `folders` included. Raises `SinkError` before anything was fetched,
+    instead of after; what it made may be left at both places then.
+    """
+    first, second, home = folder / "probe", folder / "probed", place.parent
+    disk.private_file(second, b"probe")
+    disk.private_file(first, b"probe")
+    disk.sync(first)
+    if access:
+        access.give(first)
+    with disk.doing("put a file into place", home):
+        disk.put(first, place)
+        second.replace(place)
+    disk.remove(place)
+    disk.remove(first)
+    if folders:
+        disk.private_file(disk.private_folder(second) / "probe")
+        with disk.doing("move a folder into place", home):
+            second.rename(place)
+        disk.remove(place)
+    disk.sync(home)
+
+
+def check_replaceable(folder: Path, path: Path) -> None:
+    """Show that a file in the empty `folder` could replace the file `path`, without doing it.
+
+    A folder never replaces a file, and the system says so only when nothing else forbids it (rights, attributes). What
+    is mounted there is not among these reasons, so that is looked at.
+    """
+    with disk.doing("replace the file", path):
+        if not path.is_file():
+            return
+        if not disk.same_mount(path, path.parent):
+            raise OSError(errno.EBUSY, "it is a mount point by itself", str(path))
+        never = disk.private_folder(folder / "probe")
+        try:
+            never.rename(path)
+        except OSError as error:
+            if error.errno in {errno.EPERM, errno.EACCES, errno.EBUSY, errno.EROFS, errno.EXDEV}:
+                raise
+            never.rmdir()
+        else:  # somebody took the file away meanwhile
+            path.rename(never)
+
+
+def check_handles() -> None:
+    """Raise `SinkError` where so few files may be open at once that the work could not even begin."""
+    with disk.doing(f"open {HANDLES} files at once", Path(os.devnull)), ExitStack() as opened:
+        for _ in range(HANDLES):
+            opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+
+
+def check_room(folder: Path, copied: int) -> None:
+    """Raise `SinkError` where a run that begins by copying `copied` bytes into `folder` clearly cannot end well."""
+    with disk.doing("look at the free space", folder):
+        usage = shutil.disk_usage(folder)
+    needed = copied + ROOM
+    free = usage.free if usage.total else needed  # some network file systems do not tell
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if found := shortage(needed, free=free, largest=None if most == resource.RLIM_INFINITY else most):
+        message, mend = found
+        raise SinkError(message, where=str(folder), mend=f"{mend}, then run again.")
+
+
+def shortage(needed: int, *, free: int, largest: int | None) -> tuple[str, str] | None:
+    """Why `needed` bytes do not fit, and the mend; None where they do.
+
+    `free` are the bytes left on the disk, `largest` those that one file may have (None: any number).
+    """
+    if needed > free:
+        return f"The disk has {free:,} bytes left and a run needs {needed:,}", f"Free space: {needed - free:,} bytes"
+    if largest is not None and needed > largest:
+        return f"A file may have {largest:,} bytes and a run needs {needed:,}", "Raise the limit of files (ulimit -f)"
+    return None

@@ -1,0 +1,302 @@
+"""Staging: where a run keeps what it fetched until it is published, and the lock that makes it the only one.
+
+Everything temporary of a target lives in the `.etl` folder beside it (or in it: see `temporary`), under names that
+begin with the target's name: `<target>.lock`, `<target>.stage` (what was read) and `<target>.next-*` (what a sink
+prepares). A run leaves only the lock; one that is killed leaves its stage as well, and the next one goes on with it, if
+all of it is ours alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from etl.errors import SinkError, TargetLocked
+from etl.model import NormalizedBatch
+from etl.storage import disk, preflight
+from etl.storage.fingerprint import Fingerprint
+
+Checksums: TypeAlias = Mapping[Path, str]
+"""Complete files, in order, each with its checksum (`disk.checksum`)."""
+
+PART_ROWS = 50_000
+"""Rows after which a part is complete and the next begins."""
+ROW_GROUP_ROWS = 12_500
+ROW_GROUP_BYTES = 16 * 2**20
+"""A row group is written when either is reached, so that memory does not grow with the account."""
+
+
+def temporary(target: Path) -> Path:
+    """The folder for everything temporary of this target, from where files can be moved to it.
+
+    It is in a target that is a folder on a mount of its own, or whose surroundings cannot be written; and stays there.
+    """
+    inside, beside = target / ".etl", target.parent / ".etl"
+    with disk.doing("look at the target", target):
+        if not target.is_dir():
+            return beside
+        mounted = not disk.same_mount(target, target.parent)
+        closed = not beside.exists() and not os.access(target.parent, os.W_OK | os.X_OK)
+        return inside if mounted or closed or inside.is_dir() else beside
+
+
+def stage_folder(target: Path) -> Path:
+    """Where runs into this target stage: one subfolder per account goes into it."""
+    return temporary(target) / f"{target.name}.stage"
+
+
+def refuse_strangers(target: Path) -> None:
+    """Raise `SinkError` where somebody else could have written what a run goes on with (see `disk.refuse_stranger`)."""
+    stage = stage_folder(target)
+    disk.refuse_stranger(temporary(target))
+    disk.refuse_stranger(stage)
+    for account in disk.entries(stage):
+        disk.refuse_stranger(account)
+        for path in disk.entries(account) if account.is_dir() else ():
+            disk.refuse_stranger(path)
+
+
+def _home(target: Path) -> Path:
+    """The temporary folder, made where there is none, and ours alone."""
+    home = disk.private_folder(temporary(target))
+    disk.refuse_stranger(home)
+    return home
+
+
+def next_folder(target: Path) -> Path:
+    """A new private folder in which a sink prepares the next snapshot of this target."""
+    home = _home(target)
+    with disk.doing("make a temporary folder", home):
+        return Path(tempfile.mkdtemp(prefix=f"{target.name}.next-", dir=home))
+
+
+def spill_folder(target: Path) -> Path:
+    """Where an engine that prepares nothing may spill; it makes and removes the folder itself."""
+    return temporary(target) / f"{target.name}.next-spill"
+
+
+def prepared(target: Path) -> tuple[Path, ...]:
+    """The `next_folder`s that exist, in order of name: leftovers, when nobody else works on the target."""
+    return tuple(path for path in disk.entries(temporary(target)) if path.name.startswith(f"{target.name}.next-"))
+
+
+def probe(target: Path, places: Sequence[Path], access: disk.Access | None = None, *, folders: bool = False) -> None:
+    """Show that a run can publish into each of these folders, with files that are collected when it is killed over it.
+
+    Raises `SinkError`, and `UsageError` where `access` names a group that does not exist.
+    """
+    folder = next_folder(target)
+    try:
+        for place in places:
+            preflight.probe(folder, _probed(folder, place), access, folders=folders)
+        preflight.check_replaceable(folder, target)
+    finally:
+        with suppress(SinkError):
+            _collect(folder, places)
+
+
+def collect_leftovers(target: Path, places: Sequence[Path] = ()) -> None:
+    """Remove what sinks of killed runs prepared for this target; nothing of other targets or of people is touched.
+
+    `places` are the folders that were probed. What was staged stays: the next run may go on with it. Call it with the
+    lock held.
+    """
+    for folder in prepared(target):
+        _collect(folder, places)
+
+
+def _probed(folder: Path, place: Path) -> Path:
+    """A name that is free in `place`, and ours as long as `folder` stands: what it ends with was drawn at random."""
+    return place / f".etl-{folder.name.rpartition('.next-')[2]}"
+
+
+def _collect(folder: Path, places: Sequence[Path]) -> None:
+    for left in (_probed(folder, place) for place in places):
+        if os.path.lexists(left):
+            disk.remove(left)
+    disk.remove(folder)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether runs made this folder around targets: it is private, and holds targets alone."""
+    home = folder / ".etl"
+    with disk.doing("look at the folder", folder):
+        found = folder.stat()
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != disk.FOLDER_MODE:
+            return False
+    return all(path == home or (home / f"{path.name}.lock").exists() for path in disk.entries(folder))
+
+
+class Stage:
+    """The parts of one account in one run: a private folder of Parquet files.
+
+    Not thread-safe: one worker appends. Raises `SinkError` when a file cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, parts: Checksums = MappingProxyType({}), rejects: Checksums = MappingProxyType({})
+    ) -> None:
+        """`parts` and `rejects` are complete files that a killed run left in `folder`."""
+        self.folder = disk.private_folder(folder)
+        self._contacts = _Parts(folder, "part", parts, Fingerprint())
+        self._rejects = _Parts(folder, "rejects", rejects)
+
+    def append(self, batch: NormalizedBatch) -> bool:
+        """Keep a batch; whether everything so far is now in complete parts, which is so after about 50,000 rows."""
+        self._contacts.append(batch.contacts)
+        self._rejects.append(batch.rejects)
+        full = max(self._contacts.written, self._rejects.written) >= PART_ROWS
+        if full:
+            self._contacts.close()
+            self._rejects.close()
+        return full
+
+    def close(self) -> None:
+        """Write what is still buffered."""
+        self._contacts.close()
+        self._rejects.close()
+        # What Arrow keeps of it for later would stand beside what the merge takes: 100 MB for 100,000 contacts.
+        pa.default_memory_pool().release_unused()
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """The files of contacts written so far (schema.PART_SCHEMA)."""
+        return tuple(self._contacts.files)
+
+    @property
+    def rejects(self) -> tuple[Path, ...]:
+        """The files of rejected contacts written so far (schema.REJECT_PART_SCHEMA)."""
+        return tuple(self._rejects.files)
+
+    @property
+    def checksums(self) -> tuple[Checksums, Checksums]:
+        """Those of `parts` and of `rejects`, once they are complete."""
+        return self._contacts.files, self._rejects.files
+
+    def remove(self) -> None:
+        """Delete the folder and everything in it."""
+        disk.remove(self.folder)
+
+
+class _Parts:
+    """Tables that become numbered files, a row group at a time, so that no more than one waits in memory."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        files: Checksums,
+        finish: Callable[[pa.Table], pa.Table] = lambda table: table,
+    ) -> None:
+        """`finish` is applied to the rows of a row group before they are written."""
+        self.files = dict(files)
+        """Their checksums; of the one that is open ""."""
+        self._finish = finish
+        self._folder = folder
+        self._stem = stem
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
+        """Rows that wait."""
+        self._bytes = 0
+        self._path = folder
+        """The file that is open."""
+        self._writer: pq.ParquetWriter | None = None
+        self.written = 0
+        """Rows in the file that is open."""
+
+    def append(self, table: pa.Table) -> None:
+        """Keep the rows of a table."""
+        if not table.num_rows:
+            return
+        self._waiting.append(table)
+        self._rows += table.num_rows
+        self._bytes += table.nbytes
+        if self._rows >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
+            self._write()
+
+    def close(self) -> None:
+        """Write what waits, and complete the file."""
+        if self._waiting:
+            self._write()
+        if self._writer is not None:
+            with disk.doing("write a part", self._path):
+                self._writer.close()
+            self.files[self._path] = disk.checksum(self._path)
+            self._writer, self.written = None, 0
+
+    def _write(self) -> None:
+        table = self._finish(pa.concat_tables(self._waiting))
+        writer = self._writer or self._begin(table.schema)
+        with disk.doing("write a part", self._path):
+            writer.write_table(table, row_group_size=table.num_rows)
+        self.written += table.num_rows
+        self._waiting, self._rows, self._bytes = [], 0, 0
+
+    def _begin(self, columns: pa.Schema) -> pq.ParquetWriter:
+        path = self._path = self._folder / f"{self._stem}-{len(self.files) + 1:06d}.parquet"
+        disk.private_file(path)
+        with disk.doing("write a part", path):
+            self._writer = pq.ParquetWriter(path, columns, compression="zstd", compression_level=1)
+        self.files[path] = ""
+        return self._writer
+
+
+class Lock:
+    """The right to work on a target: held by one process, given back when it ends, however it ends.
+
+    Advisory: two machines on one network disk may both get it; the sequence number decides then (`PublishConflict`).
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.path = temporary(target) / f"{target.name}.lock"
+        self._target = target
+        self._handle = -1
+
+    def __enter__(self) -> Self:
+        """Take it at once or raise `TargetLocked` with the holder's process id; see also `refuse_strangers`."""
+        _home(self._target)
+        with disk.doing("open the lock", self.path):
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, disk.FILE_MODE)
+        try:
+            # Before anything is done to it: it could be one more name of a file that is dear to somebody.
+            disk.refuse_foreign(self.path, os.fstat(self._handle))
+            self._take()
+            refuse_strangers(self._target)
+        except BaseException:
+            os.close(self._handle)
+            raise
+        return self
+
+    def _take(self) -> None:
+        with disk.doing("take the lock", self.path):
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                message = f"Another run holds the target: process {holder}"
+                raise TargetLocked(message, where=str(self.path)) from None
+            os.fchmod(self._handle, disk.FILE_MODE)
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give it back; the file stays, because removing it would race with the next holder."""
+        with suppress(
+            OSError
+        ):  # The system has given it back even where it says so; what is published stays published.
+            os.close(self._handle)
