@@ -1,4 +1,4 @@
-"""The error tree: what went wrong, where, and how to mend it, each kind with its exit code.
+"""The error tree: what went wrong, where, and a hint, each kind with its exit code.
 
     EtlError
     ├── UsageError            2   fix the command line or the configuration
@@ -28,21 +28,21 @@ INTERNAL = 70
 
 
 class EtlError(Exception):
-    """A failure that a person can act on: `message` (what), `where`, `mend` (what to do next)."""
+    """A failure that a person can act on: `message` (what), `where`, `hint` (what to do next)."""
 
     exit_code: ClassVar[int] = INTERNAL
-    default_mend: ClassVar[str] = "Report this with the log of the run."
+    default_hint: ClassVar[str] = "Report this with the log of the run."
 
-    def __init__(self, message: str, *, where: str = "", mend: str = "") -> None:
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
         self.message = message
         self.where = where
-        self.mend = mend or self.default_mend
+        self.hint = hint or self.default_hint
         super().__init__(message)
 
     def __str__(self) -> str:
         """What, where, and what to do."""
         place = f" ({self.where})" if self.where else ""
-        return f"{self.message}{place}. {self.mend}"
+        return f"{self.message}{place}. {self.hint}"
 
     def document(self) -> dict[str, str | int]:
         """The `error` object of every `--json` document."""
@@ -50,7 +50,7 @@ class EtlError(Exception):
             "code": self.exit_code,
             "message": self.message,
             "where": self.where,
-            "mend": self.mend,
+            "hint": self.hint,
         }
 
 
@@ -58,81 +58,81 @@ class UsageError(EtlError):
     """The command line, the configuration or the environment is wrong; nothing was done."""
 
     exit_code = 2
-    default_mend = "Correct it and run again."
+    default_hint = "Correct it and run again."
 
 
 class AuthError(EtlError):
     """The server does not accept the token."""
 
     exit_code = 10
-    default_mend = "Check the token of this account, then run `etl doctor`."
+    default_hint = "Check the token of this account, then run `etl doctor`."
 
 
 class SourceUnavailable(EtlError):
     """The server cannot be reached, or not within the deadline and the retry budget."""
 
     exit_code = 11
-    default_mend = "Nothing was published; run again when the server answers."
+    default_hint = "Nothing was published; run again when the server answers."
 
 
 class ContractError(EtlError):
     """The server answered, but not as its contract says, and not by chance."""
 
     exit_code = 12
-    default_mend = "Nothing was published; run `etl doctor` to see what the server does."
+    default_hint = "Nothing was published; run `etl doctor` to see what the server does."
 
 
 class UnprovenError(EtlError):
     """Everything was read, but it cannot be proven that nothing is missing."""
 
     exit_code = 13
-    default_mend = "Nothing was published; run again at a calmer hour, or accept it with --allow-unproven."
+    default_hint = "Nothing was published; run again at a calmer hour, or accept it with --allow-unproven."
 
 
 class GuardError(EtlError):
     """The result looks so wrong that publishing it would do harm."""
 
     exit_code = 14
-    default_mend = "Nothing was published; look at the account before overriding the guard."
+    default_hint = "Nothing was published; look at the account before overriding the guard."
 
 
 class SinkError(EtlError):
     """A file could not be written, read or moved."""
 
     exit_code = 20
-    default_mend = "Nothing was published; free the disk or fix the rights, then run again."
+    default_hint = "Nothing was published; free the disk or fix the rights, then run again."
 
 
 class PublishConflict(EtlError):
     """Another run published the same sequence number first."""
 
     exit_code = 21
-    default_mend = "Nothing was published; run again, and keep one schedule per target."
+    default_hint = "Nothing was published; run again, and keep one schedule per target."
 
 
 class TargetCorrupt(EtlError):
     """The target is damaged, altered, or not one of ours; it is never taken for an empty one."""
 
     exit_code = 22
-    default_mend = "Restore it from a backup, or move it away and run again for a full export."
+    default_hint = "Restore it from a backup, or move it away and run again for a full export."
 
 
 class TargetLocked(EtlError):
     """Another run holds the target."""
 
     exit_code = 30
-    default_mend = "Wait for it to end; nothing was done."
+    default_hint = "Wait for it to end; nothing was done."
 
 
 class Interrupted(EtlError):
     """A person stopped the program."""
 
     exit_code = 130
-    default_mend = "Nothing was published by a run that had not yet said so; run again."
+    default_hint = "Nothing was published by a run that had not yet said so; run again."
 
 
 class Terminated(EtlError):
     """The system stopped the program."""
 
     exit_code = 143
-    default_mend = "Nothing was published by a run that had not yet said so; run again."
+    default_hint = "Nothing was published by a run that had not yet said so; run again."

@@ -288,7 +288,7 @@ def test_a_rename_that_is_done_is_no_error_and_changes_nothing(job: Job) -> None
 
 
 def test_targets_of_two_states_are_not_renamed(job: Job, server: Live) -> None:
-    """One behind the other: 2, nothing is changed, and a run first mends it."""
+    """One behind the other: 2, nothing is changed, and a run first sets that right."""
     job.run()
     kept = job.folder / "kept"
     shutil.copytree(job.parquet, kept)
@@ -299,7 +299,7 @@ def test_targets_of_two_states_are_not_renamed(job: Job, server: Live) -> None:
     kept.rename(job.parquet)
     before = job.fingerprint()
     ended = job.call("account", "rename", "CONFIG", "main", "shop", "--json")
-    assert (ended.code, "etl run" in ended.document["error"]["mend"]) == (2, True)
+    assert (ended.code, "etl run" in ended.document["error"]["hint"]) == (2, True)
     assert job.fingerprint() == before
     job.run()
     renamed(job)

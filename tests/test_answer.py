@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl.api.redact import SHOWN
-from etl.api.response import Kind, Page, Refusal, Reply, Row, judge, server_time
+from etl.api.response import ApiFailure, FailureKind, HttpResponse, Page, Row, parse_response, server_time
 
 CONTACTS = [
     {"_id": "65aa0000000000000000a001", "createdAt": "2025-01-01T00:00:00.000Z", "isContact": True},
@@ -30,9 +30,11 @@ def body(**fields: object) -> bytes:
     return json.dumps({**GOOD, **fields}, ensure_ascii=False).encode()
 
 
-def judged(content: bytes, status: int = 200, **headers: str) -> Page | Refusal:
+def judged(content: bytes, status: int = 200, **headers: str) -> Page | ApiFailure:
     """What a reply with this body is."""
-    return judge(Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, content))
+    return parse_response(
+        HttpResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
+    )
 
 
 def page(content: bytes, **headers: str) -> Page:
@@ -42,10 +44,10 @@ def page(content: bytes, **headers: str) -> Page:
     return verdict
 
 
-def refusal(content: bytes, status: int = 200, **headers: str) -> Refusal:
+def refusal(content: bytes, status: int = 200, **headers: str) -> ApiFailure:
     """The reply, which is none."""
     verdict = judged(content, status, **headers)
-    assert isinstance(verdict, Refusal)
+    assert isinstance(verdict, ApiFailure)
     return verdict
 
 
@@ -65,27 +67,27 @@ def test_a_good_answer_is_a_page() -> None:
 
 
 STATUSES = {
-    201: Kind.GARBLED,
-    204: Kind.GARBLED,
-    301: Kind.CONTRACT,
-    302: Kind.CONTRACT,
-    307: Kind.CONTRACT,
-    308: Kind.CONTRACT,
-    400: Kind.CONTRACT,
-    404: Kind.CONTRACT,
-    407: Kind.UNREACHABLE,
-    408: Kind.THROTTLED,
-    413: Kind.CONTRACT,
-    422: Kind.CONTRACT,
-    425: Kind.THROTTLED,
-    429: Kind.THROTTLED,
-    500: Kind.UNAVAILABLE,
-    502: Kind.UNAVAILABLE,
-    503: Kind.THROTTLED,
-    504: Kind.UNAVAILABLE,
-    511: Kind.BLOCKED,
-    522: Kind.UNAVAILABLE,
-    599: Kind.UNAVAILABLE,
+    201: FailureKind.GARBLED,
+    204: FailureKind.GARBLED,
+    301: FailureKind.CONTRACT,
+    302: FailureKind.CONTRACT,
+    307: FailureKind.CONTRACT,
+    308: FailureKind.CONTRACT,
+    400: FailureKind.CONTRACT,
+    404: FailureKind.CONTRACT,
+    407: FailureKind.UNREACHABLE,
+    408: FailureKind.THROTTLED,
+    413: FailureKind.CONTRACT,
+    422: FailureKind.CONTRACT,
+    425: FailureKind.THROTTLED,
+    429: FailureKind.THROTTLED,
+    500: FailureKind.UNAVAILABLE,
+    502: FailureKind.UNAVAILABLE,
+    503: FailureKind.THROTTLED,
+    504: FailureKind.UNAVAILABLE,
+    511: FailureKind.BLOCKED,
+    522: FailureKind.UNAVAILABLE,
+    599: FailureKind.UNAVAILABLE,
 }
 FOREIGN = [
     b"",
@@ -101,7 +103,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize(("status", "kind"), STATUSES.items())
 @pytest.mark.parametrize("content", [*FOREIGN, body()])
-def test_a_status_decides_whatever_the_body_says(status: int, kind: Kind, content: bytes) -> None:
+def test_a_status_decides_whatever_the_body_says(status: int, kind: FailureKind, content: bytes) -> None:
     """Most statuses are a refusal of their kind, be the body empty, HTML or a perfect page (A4, A5, N18)."""
     verdict = refusal(content, status)
     assert verdict.kind is kind
@@ -141,10 +143,10 @@ OTHERS = [
 def test_a_token_is_refused_in_the_envelope_of_the_api(told: dict[str, object]) -> None:
     """A 401 or 403 as the API tells it is about the token, and other statuses mean what they say (A1, A4, A49)."""
     content = json.dumps(told).encode()
-    kinds = {401: Kind.AUTH, 403: Kind.AUTH if told != {"code": "401"} else Kind.BLOCKED}
+    kinds = {401: FailureKind.AUTH, 403: FailureKind.AUTH if told != {"code": "401"} else FailureKind.BLOCKED}
     assert {status: refusal(content, status).kind for status in kinds} == kinds
     if "code" not in told:
-        assert {refusal(content, status).kind for status in (405, 406, 409, 451)} == {Kind.CONTRACT}
+        assert {refusal(content, status).kind for status in (405, 406, 409, 451)} == {FailureKind.CONTRACT}
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 405, 406, 409, 418, 444, 451, 499])
@@ -152,31 +154,31 @@ def test_a_token_is_refused_in_the_envelope_of_the_api(told: dict[str, object]) 
 def test_what_stands_in_front_of_the_api_says_nothing_of_the_token(status: int, content: bytes) -> None:
     """HTML, text, nothing or JSON of another make: a firewall, a proxy or a captive portal speaks (A1, A4, N15)."""
     verdict = refusal(content, status)
-    assert verdict.kind is Kind.BLOCKED
+    assert verdict.kind is FailureKind.BLOCKED
     assert f"HTTP {status}: something in front of the API" in verdict.message
     assert "firewall" in verdict.message
-    assert "base_url and the token" in verdict.mend
+    assert "base_url and the token" in verdict.hint
 
 
 @pytest.mark.parametrize("header", ["cf-mitigated", "x-amzn-waf-action"])
 def test_a_firewall_that_speaks_like_the_api_is_known_by_its_header(header: str) -> None:
     """A block page may be JSON with a message, too (A4)."""
-    verdict = judge(Reply(403, {header: "challenge"}, json.dumps(OWN[0]).encode()))
-    assert isinstance(verdict, Refusal)
-    assert verdict.kind is Kind.BLOCKED
+    verdict = parse_response(HttpResponse(403, {header: "challenge"}, json.dumps(OWN[0]).encode()))
+    assert isinstance(verdict, ApiFailure)
+    assert verdict.kind is FailureKind.BLOCKED
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 520, 525, 530])
 def test_html_beside_a_failure_points_to_what_stands_in_front(status: int) -> None:
-    """Such a status keeps its kind, and the mend tells who may have said it; the API's own answer does not (N15)."""
-    assert "in front of the API" in refusal(b"<html>cf-ray</html>", status).mend
-    assert refusal(json.dumps(OWN[0]).encode(), status).mend == ""
+    """Such a status keeps its kind, and the hint tells who may have said it; the API's own answer does not (N15)."""
+    assert "in front of the API" in refusal(b"<html>cf-ray</html>", status).hint
+    assert refusal(json.dumps(OWN[0]).encode(), status).hint == ""
 
 
 def test_a_refusal_under_200_is_about_the_token_in_the_envelope_of_the_api_alone() -> None:
     """A gateway may tell its 403 in the body of a 200 (A11)."""
-    assert refusal(b'{"status":403,"error":"blocked"}').kind is Kind.BLOCKED
-    assert refusal(b'{"status":403,"message":"no"}').kind is Kind.AUTH
+    assert refusal(b'{"status":403,"error":"blocked"}').kind is FailureKind.BLOCKED
+    assert refusal(b'{"status":403,"message":"no"}').kind is FailureKind.AUTH
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 503])
@@ -191,7 +193,7 @@ def test_a_malformed_token_is_an_authentication_failure() -> None:
     for status, code in [(400, 400), (200, 400), (200, 200)]:
         content = json.dumps({"success": False, "message": MALFORMED, "code": code}).encode()
         verdict = refusal(content, status)
-        assert verdict.kind is Kind.AUTH
+        assert verdict.kind is FailureKind.AUTH
         assert "malformed" in verdict.message
 
 
@@ -201,21 +203,21 @@ def test_a_lost_authtype_header_is_hinted_at() -> None:
 
 
 TOLD = [
-    ({"success": False, "code": 401}, Kind.AUTH),
-    ({"success": False, "code": 429}, Kind.THROTTLED),
-    ({"success": False, "code": 500}, Kind.UNAVAILABLE),
-    ({"success": False, "code": 422}, Kind.CONTRACT),
-    ({"success": False, "code": 200}, Kind.CONTRACT),
-    ({"success": False, "code": None}, Kind.CONTRACT),
-    ({"success": True, "code": 401, "data": []}, Kind.AUTH),
-    ({"success": True, "code": 500, "data": []}, Kind.UNAVAILABLE),
-    ({"code": "503", "data": []}, Kind.THROTTLED),
-    ({"success": None, "code": None, "status": 403, "data": []}, Kind.AUTH),
+    ({"success": False, "code": 401}, FailureKind.AUTH),
+    ({"success": False, "code": 429}, FailureKind.THROTTLED),
+    ({"success": False, "code": 500}, FailureKind.UNAVAILABLE),
+    ({"success": False, "code": 422}, FailureKind.CONTRACT),
+    ({"success": False, "code": 200}, FailureKind.CONTRACT),
+    ({"success": False, "code": None}, FailureKind.CONTRACT),
+    ({"success": True, "code": 401, "data": []}, FailureKind.AUTH),
+    ({"success": True, "code": 500, "data": []}, FailureKind.UNAVAILABLE),
+    ({"code": "503", "data": []}, FailureKind.THROTTLED),
+    ({"success": None, "code": None, "status": 403, "data": []}, FailureKind.AUTH),
 ]
 
 
 @pytest.mark.parametrize(("fields", "kind"), TOLD)
-def test_a_200_that_tells_of_a_failure_is_one(fields: dict[str, object], kind: Kind) -> None:
+def test_a_200_that_tells_of_a_failure_is_one(fields: dict[str, object], kind: FailureKind) -> None:
     """`success: false` or a failing code under status 200 is a refusal, even with an empty list (A11, N8)."""
     assert refusal(body(**fields)).kind is kind
 
@@ -242,27 +244,27 @@ def test_whatever_tells_of_a_failure_is_no_page(fields: dict[str, object]) -> No
     """An empty list, or a part of one, beside an error proves that nobody is there as little as a 500 (A11, A55)."""
     for data in ([], [{"_id": "a"}]):
         for content in both_ways(fields, data):
-            assert refusal(content, Retry_After="9").kind is Kind.UNAVAILABLE
+            assert refusal(content, Retry_After="9").kind is FailureKind.UNAVAILABLE
             assert refusal(content, Retry_After="9").retry_after == "9"
 
 
 CODES = [
-    ({"statusCode": 503}, Kind.THROTTLED),
-    ({"httpStatus": "500"}, Kind.UNAVAILABLE),
-    ({"status": "502 Bad Gateway"}, Kind.UNAVAILABLE),
-    ({"status": 408}, Kind.THROTTLED),
-    ({"code": 500.0}, Kind.UNAVAILABLE),
-    ({"code": 200, "statusCode": 429}, Kind.THROTTLED),
-    ({"success": True, "status": "success", "statusCode": 401}, Kind.AUTH),
-    ({"error": {"code": 429, "message": "too fast"}}, Kind.THROTTLED),
-    ({"code": 50013}, Kind.UNAVAILABLE),
-    ({"code": int("9" * 4000)}, Kind.UNAVAILABLE),
-    ({"success": "false", "code": 422}, Kind.CONTRACT),
+    ({"statusCode": 503}, FailureKind.THROTTLED),
+    ({"httpStatus": "500"}, FailureKind.UNAVAILABLE),
+    ({"status": "502 Bad Gateway"}, FailureKind.UNAVAILABLE),
+    ({"status": 408}, FailureKind.THROTTLED),
+    ({"code": 500.0}, FailureKind.UNAVAILABLE),
+    ({"code": 200, "statusCode": 429}, FailureKind.THROTTLED),
+    ({"success": True, "status": "success", "statusCode": 401}, FailureKind.AUTH),
+    ({"error": {"code": 429, "message": "too fast"}}, FailureKind.THROTTLED),
+    ({"code": 50013}, FailureKind.UNAVAILABLE),
+    ({"code": int("9" * 4000)}, FailureKind.UNAVAILABLE),
+    ({"success": "false", "code": 422}, FailureKind.CONTRACT),
 ]
 
 
 @pytest.mark.parametrize(("fields", "kind"), CODES)
-def test_a_failing_code_counts_wherever_it_stands(fields: dict[str, object], kind: Kind) -> None:
+def test_a_failing_code_counts_wherever_it_stands(fields: dict[str, object], kind: FailureKind) -> None:
     """`code`, `status`, `statusCode`, `httpStatus` and an error's `code` mean what they would as a status (A5, A11)."""
     for content in both_ways(fields, []):
         assert refusal(content).kind is kind
@@ -270,7 +272,7 @@ def test_a_failing_code_counts_wherever_it_stands(fields: dict[str, object], kin
 
 def test_a_code_that_no_machine_type_holds_is_a_failure() -> None:
     """Five thousand digits are no reason to fail in our own way (A11, A32)."""
-    assert refusal(b'{"data":[],"code":' + b"9" * 5000 + b"}").kind is Kind.UNAVAILABLE
+    assert refusal(b'{"data":[],"code":' + b"9" * 5000 + b"}").kind is FailureKind.UNAVAILABLE
 
 
 HARMLESS = [
@@ -296,20 +298,20 @@ def test_a_harmless_envelope_is_a_page(fields: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "fields", [{"error": "{}"}, {"error": {"message": "{}"}}, {"errors": ["{}"]}, {"errors": [{"message": "{}"}]}]
 )
-def test_what_an_error_says_is_shown_with_discretion(fields: dict[str, object]) -> None:
+def test_what_an_error_says_is_redacted(fields: dict[str, object]) -> None:
     """The words of an error, wherever they stand, are told without the token and without people (A11, X1, X2)."""
     words = "boom, token canary-5f0c1e, ada@example.com, +44 20 7946 0958"
     content = json.dumps({**fields, "data": []}).replace("{}", words).encode()
-    verdict = judge(Reply(200, {}, content, secret="canary-5f0c1e"))  # noqa: S106 - invented
-    assert isinstance(verdict, Refusal)
+    verdict = parse_response(HttpResponse(200, {}, content, secret="canary-5f0c1e"))  # noqa: S106 - invented
+    assert isinstance(verdict, ApiFailure)
     assert verdict.message == "HTTP 200 that tells of a failure: boom, token …, … …"
 
 
 @pytest.mark.parametrize("data", [b'["lastSeenAt must be a date"]', b"[null]", b"[[],5]"])
 def test_a_list_of_anything_but_contacts_is_no_page(data: bytes) -> None:
     """Validation errors come as texts in `data`: where no item is an object nothing was listed (A12, A55)."""
-    assert refusal(b'{"success":true,"code":200,"data":' + data + b"}").kind is Kind.GARBLED
-    assert refusal(b'{"success":false,"code":400,"data":' + data + b"}").kind is Kind.CONTRACT
+    assert refusal(b'{"success":true,"code":200,"data":' + data + b"}").kind is FailureKind.GARBLED
+    assert refusal(b'{"success":false,"code":400,"data":' + data + b"}").kind is FailureKind.CONTRACT
 
 
 def test_a_throttling_told_under_200_keeps_its_wait() -> None:
@@ -336,7 +338,7 @@ def test_a_throttling_told_under_200_keeps_its_wait() -> None:
 )
 def test_json_that_is_no_envelope_is_refused(content: bytes) -> None:
     """Valid JSON without a list in `data` is asked again and never taken for an empty page (N8, A12, A55)."""
-    assert refusal(content).kind is Kind.GARBLED
+    assert refusal(content).kind is FailureKind.GARBLED
 
 
 @pytest.mark.parametrize("content", [b'{"status":200,"message":"ok","data":[]}', b'{"data":[]}'])
@@ -348,21 +350,21 @@ def test_the_known_variants_of_the_envelope_are_pages(content: bytes) -> None:
 def test_no_prefix_of_a_page_is_a_page() -> None:
     """A body cut off at any byte is refused as a whole (N5, N7)."""
     whole = body()
-    assert all(refusal(whole[:length]).kind is Kind.GARBLED for length in range(len(whole)))
+    assert all(refusal(whole[:length]).kind is FailureKind.GARBLED for length in range(len(whole)))
 
 
 def test_no_page_has_anything_behind_it() -> None:
     """Two answers run together, or a page with rubbish behind it, are refused (N7)."""
     for behind in (b"x", b"{}", b",", body()):
-        assert refusal(body() + behind).kind is Kind.GARBLED
+        assert refusal(body() + behind).kind is FailureKind.GARBLED
 
 
 @pytest.mark.parametrize("lead", [b"", b"\n  ", b"\xef\xbb\xbf"])
 def test_html_under_200_is_named(lead: bytes) -> None:
     """A login or maintenance page is told as such, and nothing of it is quoted (N15)."""
     verdict = refusal(lead + b"<!DOCTYPE html><html>Ada Example</html>", Content_Type="text/html")
-    assert (verdict.kind, verdict.message) == (Kind.GARBLED, "an HTML page instead of JSON")
-    assert "captive portal in front of the API" in verdict.mend
+    assert (verdict.kind, verdict.message) == (FailureKind.GARBLED, "an HTML page instead of JSON")
+    assert "captive portal in front of the API" in verdict.hint
 
 
 def test_another_content_type_does_no_harm() -> None:
@@ -379,15 +381,15 @@ def test_a_byte_order_mark_is_dropped() -> None:
 def test_wide_text_is_refused(charset: str) -> None:
     """UTF-16 and UTF-32 are refused, declared or not (N17)."""
     content = body().decode().encode(charset)
-    assert refusal(content).kind is Kind.GARBLED
-    assert refusal(content, Content_Type=f"application/json; charset={charset}").kind is Kind.GARBLED
+    assert refusal(content).kind is FailureKind.GARBLED
+    assert refusal(content, Content_Type=f"application/json; charset={charset}").kind is FailureKind.GARBLED
 
 
 def test_a_declared_latin_1_is_refused() -> None:
     """Text declared as Latin-1 would be published with every accent broken, so it is refused by name (N17)."""
     content = body(data=[{"_id": "a", "name": "Zoë"}]).decode().encode("latin-1")
     verdict = refusal(content, Content_Type='application/json; charset="ISO-8859-1"')
-    assert (verdict.kind, verdict.message) == (Kind.GARBLED, "an answer in ISO-8859-1 instead of UTF-8")
+    assert (verdict.kind, verdict.message) == (FailureKind.GARBLED, "an answer in ISO-8859-1 instead of UTF-8")
 
 
 def test_utf_8_under_a_wrong_label_is_accepted() -> None:
@@ -435,7 +437,7 @@ def test_a_repeated_key_counts_with_its_last_value() -> None:
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"01", b"+1", b".5", b"0x10"])
 def test_what_is_no_json_number_is_refused(number: bytes) -> None:
     """JSON is taken strictly: NaN and its kin are no numbers (A32)."""
-    assert refusal(b'{"success":true,"data":[{"_id":"a","x":' + number + b"}]}").kind is Kind.GARBLED
+    assert refusal(b'{"success":true,"data":[{"_id":"a","x":' + number + b"}]}").kind is FailureKind.GARBLED
 
 
 @pytest.mark.parametrize("number", [b"1e400", b"-0", b"9223372036854775808", b"9" * 5000, b"1" + b"0" * 400 + b".5"])
@@ -447,9 +449,9 @@ def test_a_number_of_any_size_is_json(number: bytes) -> None:
 @pytest.mark.parametrize("opening", [b"[", b'{"data":[', b'{"data":[{"a":', b'{"message":['])
 def test_deep_nesting_is_refused(opening: bytes) -> None:
     """A hundred thousand brackets are refused without a crash (A33)."""
-    assert refusal(opening * 100_000).kind is Kind.GARBLED
+    assert refusal(opening * 100_000).kind is FailureKind.GARBLED
     deep = b"[" * 100_000 + b"]" * 100_000
-    assert refusal(b'{"success":true,"data":[{"_id":"a","x":' + deep + b"}]}").kind is Kind.GARBLED
+    assert refusal(b'{"success":true,"data":[{"_id":"a","x":' + deep + b"}]}").kind is FailureKind.GARBLED
 
 
 json_values = st.recursive(
@@ -482,8 +484,8 @@ def test_both_ways_of_reading_agree(data: list[dict[str, object]]) -> None:
 @given(st.binary(max_size=200) | st.text(max_size=80).map(str.encode))
 def test_no_body_breaks_the_judge(content: bytes) -> None:
     """Any bytes at all are a page or a refusal, never an error."""
-    assert isinstance(judged(content), Page | Refusal)
-    assert isinstance(judged(content, 400), Refusal)
+    assert isinstance(judged(content), Page | ApiFailure)
+    assert isinstance(judged(content, 400), ApiFailure)
 
 
 @given(json_values)
@@ -491,7 +493,7 @@ def test_no_json_breaks_the_judge(document: object) -> None:
     """Any JSON at all is a page only if it is an object with a list in `data`."""
     verdict = judged(json.dumps(document).encode())
     listed = isinstance(document, dict) and isinstance(document.get("data"), list)
-    assert isinstance(verdict, Refusal) or listed
+    assert isinstance(verdict, ApiFailure) or listed
 
 
 @pytest.mark.parametrize(
@@ -535,19 +537,19 @@ def test_the_token_is_never_quoted() -> None:
     canary = "canary-5f0c1e"
     for status, fields in [(401, {}), (400, {}), (500, {}), (200, {"success": False}), (200, {"code": 401})]:
         content = body(message=f"Bearer {canary} is not valid: {canary}", **fields)
-        reply = Reply(status, {}, content, secret=canary)
-        verdict = judge(reply)
-        assert isinstance(verdict, Refusal)
+        reply = HttpResponse(status, {}, content, secret=canary)
+        verdict = parse_response(reply)
+        assert isinstance(verdict, ApiFailure)
         assert canary not in verdict.message
         assert "is not valid" in verdict.message
-        assert canary not in repr(Reply(status, {}, b"", secret=canary))
+        assert canary not in repr(HttpResponse(status, {}, b"", secret=canary))
 
 
 def test_a_token_cut_by_the_limit_leaves_no_piece() -> None:
     """The token is taken out before the message is shortened, so that no half of it stays (X1)."""
     token = "canary" * 10
-    verdict = judge(Reply(500, {}, body(message="x" * (SHOWN - 10) + token), secret=token))
-    assert isinstance(verdict, Refusal)
+    verdict = parse_response(HttpResponse(500, {}, body(message="x" * (SHOWN - 10) + token), secret=token))
+    assert isinstance(verdict, ApiFailure)
     assert "canary" not in verdict.message
 
 
@@ -583,4 +585,4 @@ def test_no_date_breaks_the_clock(text: str) -> None:
 
 def test_every_kind_of_refusal_has_a_status() -> None:
     """The tables above cover every kind but that of requests that reached nobody."""
-    assert set(Kind) - set(STATUSES.values()) == {Kind.STALE, Kind.AUTH}
+    assert set(FailureKind) - set(STATUSES.values()) == {FailureKind.STALE, FailureKind.AUTH}

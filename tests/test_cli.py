@@ -34,14 +34,14 @@ def job(server: Live, tmp_path: Path) -> Job:
 
 
 def refused(ended: Ended, code: int, *words: str) -> None:
-    """One JSON document with the code, and a message for people that names what, where and the mend; no traceback."""
+    """One JSON document with the code, and a message for people that names what, where and the hint; no traceback."""
     assert ended.code == code, ended
     error = ended.document["error"]
-    assert error.keys() == {"code", "message", "where", "mend"}
+    assert error.keys() == {"code", "message", "where", "hint"}
     assert error["code"] == code
-    assert all(isinstance(error[name], str) and error[name] for name in ("message", "where", "mend")), error
+    assert all(isinstance(error[name], str) and error[name] for name in ("message", "where", "hint")), error
     for word in words:
-        assert word in f"{error['message']} {error['where']} {error['mend']}"
+        assert word in f"{error['message']} {error['where']} {error['hint']}"
     assert "Traceback" not in ended.err
     assert error["message"] in ended.err
 
@@ -313,7 +313,7 @@ DAMAGES = {
 def test_a_damaged_target_is_told_and_never_taken_for_an_empty_one(
     sink: str, damage: Callable[[Job], None], job: Job
 ) -> None:
-    """P25, P26, S4, S6, S9: exit 22 (2 and 20 for another kind) with path and mend; what is left stays as it is."""
+    """P25, P26, S4, S6, S9: exit 22 (2 and 20 for another kind) with path and hint; what is left stays as it is."""
     job.sinks = (sink,)
     assert job.run().exit == 0
     damage(job)
@@ -335,7 +335,7 @@ QUESTIONS = {
 
 @pytest.mark.parametrize("sink", DAMAGES)
 def test_questions_to_a_damaged_target_fail_as_a_run_does(sink: str, job: Job) -> None:
-    """P25, P26, S4, S6, S9: the code of a run, the path, a mend that does not speak of rights, no empty answer."""
+    """P25, P26, S4, S6, S9: the code of a run, the path, a hint that does not speak of rights, no empty answer."""
     job.sinks = (sink,)
     assert job.run().exit == 0
     whole = job.folder / "whole"
@@ -349,8 +349,8 @@ def test_questions_to_a_damaged_target_fail_as_a_run_does(sink: str, job: Job) -
             assert "Traceback" not in ended.err
             told = ended.document.get("error") or next(c for c in ended.document["checks"] if not c["ok"])
             assert str(job.folder / "data") in (told["message"] if wanted == 2 else told["where"])
-            assert told["mend"]
-            assert wanted == 20 or "rights" not in told["mend"]
+            assert told["hint"]
+            assert wanted == 20 or "rights" not in told["hint"]
         shutil.rmtree(job.folder / "data")
         shutil.copytree(whole, job.folder / "data")
     assert [job.call(*words).code for words in QUESTIONS.values()] == [0, 0, 0, 0]

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.api.cap import ON_ITS_WAY, Cap
-from etl.api.client import Broken, Client, PageRefused, Quota, RequestFailed
+from etl.api.client import Client, PageRefused, Quota, RequestFailed, TransportError
 from etl.api.request import Body, Query
-from etl.api.response import Kind, Page, Refusal, Reply
+from etl.api.response import ApiFailure, FailureKind, HttpResponse, Page
 from etl.api.retry import ATTEMPTS, LONGEST_WAIT
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
 from tests.simulation.loop import run
@@ -30,18 +30,18 @@ REFUSED = b'{"success":false,"message":"Unauthorized"}'
 """A refusal of the token as the API tells it."""
 HTML = b"<html>Just a moment...</html>"
 
-Answer = Reply | Broken | float
+Answer = HttpResponse | TransportError | float
 """What a scripted server does: it answers, breaks off, or is silent for so many seconds and then answers."""
 
 
-def good(**headers: str) -> Reply:
+def good(**headers: str) -> HttpResponse:
     """A page."""
-    return Reply(200, headers, PAGE)
+    return HttpResponse(200, headers, PAGE)
 
 
-def bad(status: int, body: bytes = b"", **headers: str) -> Reply:
+def bad(status: int, body: bytes = b"", **headers: str) -> HttpResponse:
     """A failure."""
-    return Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+    return HttpResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Script:
     in_flight: int = 0
     peak: int = 0
 
-    async def __call__(self, body: Body) -> Reply:
+    async def __call__(self, body: Body) -> HttpResponse:
         """The next answer."""
         answer = self.answers[min(len(self.bodies), len(self.answers) - 1)]
         self.asked_at.append(anyio.current_time())
@@ -66,7 +66,7 @@ class Script:
             await anyio.sleep(answer if isinstance(answer, float) else self.latency)
         finally:
             self.in_flight -= 1
-        if isinstance(answer, Broken):
+        if isinstance(answer, TransportError):
             raise answer
         return good() if isinstance(answer, float) else answer
 
@@ -123,7 +123,9 @@ EMPTY_MANNERS = [{}, {"success": None}, {"success": True, "code": 1}, {"success"
 @pytest.mark.parametrize("said", EMPTY_MANNERS)
 def test_an_empty_list_counts_as_one_in_a_manner_that_is_known(said: dict[str, object]) -> None:
     """N8, A55: servers fail with a 200 and nobody in it; where it is known how this one succeeds, it is asked again."""
-    odd, empty = (Reply(200, {}, json.dumps({**told, "data": []}).encode()) for told in (said, {"success": True}))
+    odd, empty = (
+        HttpResponse(200, {}, json.dumps({**told, "data": []}).encode()) for told in (said, {"success": True})
+    )
     client = Script([good(), empty, odd, odd, empty, odd]).client()
 
     async def ask() -> list[Page]:
@@ -140,35 +142,35 @@ def test_an_empty_list_counts_as_one_in_a_manner_that_is_known(said: dict[str, o
 def test_a_server_whose_envelopes_all_differ_tells_nothing_by_them() -> None:
     """A number of its own in each answer is no sign of failure."""
     numbered = [{"success": True, "code": number, "data": [{"_id": "a"}] * (number < 5)} for number in range(1, 7)]
-    client = Script([Reply(200, {}, json.dumps(told).encode()) for told in numbered]).client()
+    client = Script([HttpResponse(200, {}, json.dumps(told).encode()) for told in numbered]).client()
     *_, last = [run(client.read(EVERYTHING)) for _ in range(4)]
     assert client.learn_manners(last) == ()
     assert [len(run(client.read(EVERYTHING)).rows) for _ in range(2)] == [0, 0]
 
 
 FAILURES = [
-    (bad(401, REFUSED), Kind.AUTH, AuthError),
-    (bad(403, REFUSED), Kind.AUTH, AuthError),
-    (bad(401, HTML), Kind.BLOCKED, SourceUnavailable),
-    (bad(403, HTML), Kind.BLOCKED, SourceUnavailable),
-    (bad(406), Kind.BLOCKED, SourceUnavailable),
-    (bad(407), Kind.UNREACHABLE, SourceUnavailable),
-    (bad(404), Kind.CONTRACT, PageRefused),
-    (bad(302, Location="https://elsewhere.example.com/"), Kind.CONTRACT, PageRefused),
-    (bad(200, b"<html>"), Kind.GARBLED, ContractError),
-    (bad(200, PAGE[:-2]), Kind.GARBLED, ContractError),
-    (bad(500), Kind.UNAVAILABLE, RequestFailed),
-    (bad(429), Kind.THROTTLED, SourceUnavailable),
-    (bad(503), Kind.THROTTLED, SourceUnavailable),
-    (Broken("reset"), Kind.UNAVAILABLE, RequestFailed),
-    (Broken("a bomb", kind=Kind.GARBLED), Kind.GARBLED, ContractError),
-    (Broken("no such host", kind=Kind.UNREACHABLE), Kind.UNREACHABLE, SourceUnavailable),
-    (Broken("closed before", kind=Kind.STALE), Kind.STALE, SourceUnavailable),
+    (bad(401, REFUSED), FailureKind.AUTH, AuthError),
+    (bad(403, REFUSED), FailureKind.AUTH, AuthError),
+    (bad(401, HTML), FailureKind.BLOCKED, SourceUnavailable),
+    (bad(403, HTML), FailureKind.BLOCKED, SourceUnavailable),
+    (bad(406), FailureKind.BLOCKED, SourceUnavailable),
+    (bad(407), FailureKind.UNREACHABLE, SourceUnavailable),
+    (bad(404), FailureKind.CONTRACT, PageRefused),
+    (bad(302, Location="https://elsewhere.example.com/"), FailureKind.CONTRACT, PageRefused),
+    (bad(200, b"<html>"), FailureKind.GARBLED, ContractError),
+    (bad(200, PAGE[:-2]), FailureKind.GARBLED, ContractError),
+    (bad(500), FailureKind.UNAVAILABLE, RequestFailed),
+    (bad(429), FailureKind.THROTTLED, SourceUnavailable),
+    (bad(503), FailureKind.THROTTLED, SourceUnavailable),
+    (TransportError("reset"), FailureKind.UNAVAILABLE, RequestFailed),
+    (TransportError("a bomb", kind=FailureKind.GARBLED), FailureKind.GARBLED, ContractError),
+    (TransportError("no such host", kind=FailureKind.UNREACHABLE), FailureKind.UNREACHABLE, SourceUnavailable),
+    (TransportError("closed before", kind=FailureKind.STALE), FailureKind.STALE, SourceUnavailable),
 ]
 
 
 @pytest.mark.parametrize(("answer", "kind", "error"), FAILURES)
-def test_a_lasting_failure_ends_after_its_attempts(answer: Answer, kind: Kind, error: type[EtlError]) -> None:
+def test_a_lasting_failure_ends_after_its_attempts(answer: Answer, kind: FailureKind, error: type[EtlError]) -> None:
     """Every kind of failure ends as its error after its own number of attempts (N4, N7, N15, A1, A4)."""
     script = Script([answer])
     caught = failure(script)
@@ -178,7 +180,7 @@ def test_a_lasting_failure_ends_after_its_attempts(answer: Answer, kind: Kind, e
 
 
 @pytest.mark.parametrize(("answer", "kind"), [(answer, kind) for answer, kind, _ in FAILURES if ATTEMPTS[kind] > 1])
-def test_a_passing_failure_is_got_over(answer: Answer, kind: Kind) -> None:
+def test_a_passing_failure_is_got_over(answer: Answer, kind: FailureKind) -> None:
     """A failure that lasts one attempt less than allowed is repaired inside the run (N1, N4, N5, N7, A8)."""
     script = Script([answer] * (ATTEMPTS[kind] - 1) + [good()])
     assert read(script).body == PAGE
@@ -195,7 +197,7 @@ def test_waits_between_attempts_double() -> None:
 
 def test_a_closed_connection_is_no_failure() -> None:
     """A request that met a connection closed before it is sent again at once, uncounted (N21)."""
-    stale = Broken("closed before", kind=Kind.STALE)
+    stale = TransportError("closed before", kind=FailureKind.STALE)
     script = Script([stale, good()] * 100)
 
     async def main(client: Client) -> None:
@@ -224,7 +226,9 @@ def test_retries_are_budgeted_over_the_whole_run() -> None:
     assert seen.sent == len(script.bodies)
 
 
-@given(answers=st.lists(st.sampled_from([good(), bad(500), bad(429), Broken("reset"), bad(200, b"")]), max_size=60))
+@given(
+    answers=st.lists(st.sampled_from([good(), bad(500), bad(429), TransportError("reset"), bad(200, b"")]), max_size=60)
+)
 @settings(deadline=None)
 def test_the_bounds_hold_whatever_happens(answers: list[Answer]) -> None:
     """Attempts, retries and requests in flight stay bounded, and all slots are free afterwards (A8)."""
@@ -315,15 +319,15 @@ def test_the_servers_clock_is_followed() -> None:
 
 def test_asking_once_tells_whatever_came() -> None:
     """`ask` makes one attempt: a refusal or a broken request is its result, not an error."""
-    client = Script([bad(404), Broken("reset"), good()]).client()
+    client = Script([bad(404), TransportError("reset"), good()]).client()
 
-    async def main() -> list[Page | Refusal]:
+    async def main() -> list[Page | ApiFailure]:
         return [await client.ask(EVERYTHING) for _ in range(3)]
 
     refused, broken, page = run(main())
-    assert isinstance(refused, Refusal)
-    assert refused.kind is Kind.CONTRACT
-    assert isinstance(broken, Refusal)
+    assert isinstance(refused, ApiFailure)
+    assert refused.kind is FailureKind.CONTRACT
+    assert isinstance(broken, ApiFailure)
     assert broken.message == "reset"
     assert isinstance(page, Page)
 
@@ -361,7 +365,7 @@ class Gate:
     sent: int = 0
     looked: int = 0
 
-    async def __call__(self, body: Body) -> Reply:
+    async def __call__(self, body: Body) -> HttpResponse:
         """A page, or 401."""
         del body
         self.sent += 1
@@ -456,8 +460,8 @@ def test_what_a_firewall_refuses_is_asked_more_slowly() -> None:
 
 
 def test_an_error_tells_what_to_do_about_it() -> None:
-    """The mend of a refusal comes along, where the retry budget ends the run, too."""
-    assert "firewall" in failure(Script([bad(403, HTML)])).mend
+    """The hint of a refusal comes along, where the retry budget ends the run, too."""
+    assert "firewall" in failure(Script([bad(403, HTML)])).hint
     script = Script([bad(403, HTML), good()] * 40)
 
     async def main(client: Client) -> None:
@@ -466,7 +470,7 @@ def test_an_error_tells_what_to_do_about_it() -> None:
 
     with pytest.raises(SourceUnavailable, match="retry budget is spent; last: HTTP 403: something in front") as caught:
         run(main(script.client()))
-    assert "firewall" in caught.value.mend
+    assert "firewall" in caught.value.hint
 
 
 @dataclass(slots=True)
@@ -488,7 +492,7 @@ class Crowded:
     """Requests of the rate that are saved up, ten at most."""
     _since: float = 0.0
 
-    async def __call__(self, body: Body) -> Reply:
+    async def __call__(self, body: Body) -> HttpResponse:
         """A page, or 429 without `Retry-After`."""
         del body
         now = anyio.current_time()
@@ -630,7 +634,7 @@ def test_a_server_that_is_away_is_asked_slowly_until_it_is_back() -> None:
     """Many failures in a row open the breaker: one request a second finds out when it answers again (A8)."""
     asked: list[float] = []
 
-    async def away(body: Body) -> Reply:
+    async def away(body: Body) -> HttpResponse:
         del body
         await anyio.sleep(0.1)
         if 10 <= anyio.current_time() <= 30:
@@ -664,7 +668,7 @@ def test_refusals_that_no_pace_avoids_do_not_stop_a_run(every: int) -> None:
     """A server that is busy now and then, however slowly it is asked, costs time within bounds (A7, A8)."""
     asked = 0
 
-    async def busy(body: Body) -> Reply:
+    async def busy(body: Body) -> HttpResponse:
         nonlocal asked
         del body
         asked += 1
@@ -697,13 +701,13 @@ def test_a_cap_holds_in_every_second_that_the_server_sees(
     """Whatever the way to the server and back takes, with retries, refusals, and clients that share the token."""
     chance, arrived = random.Random(seed), list[float]()
 
-    async def server(body: Body) -> Reply:
+    async def server(body: Body) -> HttpResponse:
         del body
         await anyio.sleep(chance.random() * ON_ITS_WAY)
         arrived.append(anyio.current_time())
         await anyio.sleep(chance.choice([0, 0.01, 3]) * chance.random())
         if chance.random() < 0.05:
-            raise Broken("reset")
+            raise TransportError("reset")
         return chance.choices([good(), bad(429), bad(500)], [18, 1, 1])[0]
 
     quota = Quota(Cap(per_second))

@@ -586,7 +586,7 @@ def test_a_missing_token_names_its_variable(environ: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="the variable T holds no token") as caught:
         read_token(Account(name="a", token_env="T"), environ)  # noqa: S106 - the name of a variable
     assert (caught.value.exit_code, caught.value.where) == (2, "account a")
-    assert "export T=" in caught.value.mend
+    assert "export T=" in caught.value.hint
 
 
 def test_a_missing_token_file_is_told(folder: Path) -> None:
@@ -626,7 +626,7 @@ def test_no_configuration_at_all_is_told() -> None:
         find_config(None, {})
     assert caught.value.exit_code == 2
     for way in ("etl run", "ETL_CONFIG", "etl.toml"):
-        assert way in caught.value.mend
+        assert way in caught.value.hint
 
 
 def test_a_configuration_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -695,7 +695,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 def test_an_error_is_a_document() -> None:
-    """A refused configuration becomes the `error` object of `--json`: code, message, where and mend."""
+    """A refused configuration becomes the `error` object of `--json`: code, message, where and hint."""
     error: EtlError = refused(GOOD, "foo=1")
-    assert error.document().keys() == {"code", "message", "where", "mend"}
+    assert error.document().keys() == {"code", "message", "where", "hint"}
     assert error.document()["code"] == 2

@@ -1,4 +1,4 @@
-"""`etl doctor`: token, host, filters and sinks, each finding with its mend."""
+"""`etl doctor`: token, host, filters and sinks, each finding with its hint."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def server() -> Iterator[Live]:
 
 
 def examined(ended: Ended) -> dict[str, Any]:
-    """The checks that failed, by name; every check says what, where and how to mend it."""
+    """The checks that failed, by name; every check says what, where and a hint."""
     document = ended.document
     assert document["exit"] == ended.code
-    assert all(check.keys() == {"check", "where", "ok", "detail", "mend"} for check in document["checks"])
+    assert all(check.keys() == {"check", "where", "ok", "detail", "hint"} for check in document["checks"])
     assert all(check["where"] and check["detail"] for check in document["checks"])
     failed = {check["check"]: check for check in document["checks"] if not check["ok"]}
     assert bool(failed) == bool(ended.code)
-    assert all(check["mend"] for check in failed.values())
+    assert all(check["hint"] for check in failed.values())
     return failed
 
 

@@ -23,11 +23,11 @@ from wire import answer, says, serve
 from etl.api.client import Client
 from etl.api.http import Credential, connect
 from etl.api.request import Body, Query
-from etl.api.response import Page, Refusal, Reply, judge, server_time
+from etl.api.response import ApiFailure, HttpResponse, Page, parse_response, server_time
 from etl.api.retry import retry_after
 from etl.config import Http
 from etl.errors import SourceUnavailable
-from etl.extract.fetch import read_crowd
+from etl.extract.fetch import read_indivisible
 from etl.extract.windows import milliseconds
 from tests.simulation.loop import run
 
@@ -52,7 +52,7 @@ class Cursor:
     """In how many listings page 2 fails."""
     shift: int = 0
 
-    async def __call__(self, body: Body) -> Reply:
+    async def __call__(self, body: Body) -> HttpResponse:
         """A page, or 500."""
         page = body["page"]
         assert isinstance(page, int)
@@ -60,17 +60,19 @@ class Cursor:
             self.shift = 0
         elif page == 2 and self.fails and not self.shift:
             self.shift, self.fails = 1, self.fails - 1
-            return Reply(500, {}, b"")
+            return HttpResponse(500, {}, b"")
         shown = range(self.contacts)[(page - 1 + self.shift) * SIZE :][:SIZE]
-        return Reply(200, {}, json.dumps({"success": True, "data": [{"_id": f"{n:024x}"} for n in shown]}).encode())
+        return HttpResponse(
+            200, {}, json.dumps({"success": True, "data": [{"_id": f"{n:024x}"} for n in shown]}).encode()
+        )
 
 
 @pytest.mark.parametrize("fails", [0, 1, 2])
 def test_a_failure_that_loses_the_place_hides_nobody(fails: int) -> None:
     """A listing in which a page failed is begun anew: reads that lost the same contacts agree on nothing (A10)."""
     client = Client(Cursor(100, fails), account="main", concurrency=4, jitter=lambda: 0.0)
-    crowd = run(read_crowd(client, EVERYTHING, SIZE, ignore))
-    assert crowd is None or crowd.rows == 100
+    indivisible = run(read_indivisible(client, EVERYTHING, SIZE, ignore))
+    assert indivisible is None or indivisible.rows == 100
 
 
 # --- A13: what comes past the end -----------------------------------------------------------------------------------
@@ -81,16 +83,16 @@ def test_a_failure_that_loses_the_place_hides_nobody(fails: int) -> None:
 def test_a_page_again_after_a_short_one_is_the_end(beyond: str, contacts: int, *, alone: bool) -> None:
     """Past the end page 1 or the last page is shown; after a full page that is no proof, unless none is known (A13)."""
 
-    async def answer(body: Body) -> Reply:
+    async def answer(body: Body) -> HttpResponse:
         page, last = int(str(body["page"])), -(-contacts // SIZE)
         shown = page if page <= last else {"first": 1, "last": last, "nothing": page}[beyond]
         rows = [{"_id": f"{n:024x}"} for n in range(contacts)[(shown - 1) * SIZE :][:SIZE]]
-        return Reply(200, {}, json.dumps({"success": True, "data": rows}).encode())
+        return HttpResponse(200, {}, json.dumps({"success": True, "data": rows}).encode())
 
     client = Client(answer, account="main", concurrency=4, jitter=lambda: 0.0)
-    crowd = run(read_crowd(client, EVERYTHING, SIZE, ignore, alone=alone))
+    indivisible = run(read_indivisible(client, EVERYTHING, SIZE, ignore, alone=alone))
     provable = alone or contacts % SIZE or beyond == "nothing"
-    assert (crowd.rows if crowd else 0) == (contacts if provable else 0)
+    assert (indivisible.rows if indivisible else 0) == (contacts if provable else 0)
 
 
 # --- A2, A3: another token in mid-run --------------------------------------------------------------------------------
@@ -146,8 +148,10 @@ ECHOES: dict[str, Callable[[str], str]] = {
 def test_no_echo_of_the_token_is_repeated(name: str, status: int, fields: dict[str, Any]) -> None:
     """A server that answers with the token, encoded or in part, does not bring it into our message (A4, A11, X1)."""
     message = f"not valid: {ECHOES[name](TOKEN)} (see the manual)"
-    verdict = judge(Reply(status, {}, json.dumps({"message": message, **fields}).encode(), secret=TOKEN))
-    assert isinstance(verdict, Refusal)
+    verdict = parse_response(
+        HttpResponse(status, {}, json.dumps({"message": message, **fields}).encode(), secret=TOKEN)
+    )
+    assert isinstance(verdict, ApiFailure)
     assert "not valid" in verdict.message
     assert leaks({"message": verdict.message.encode()}) == []
 
@@ -253,9 +257,9 @@ HOSTILE = {
     "semicolons": "charset=" * 25_000,
 }
 PARSERS: dict[str, Callable[[str], object]] = {
-    "message": lambda text: judge(Reply(422, {}, json.dumps({"message": text}).encode())),
-    "charset": lambda text: judge(Reply(200, {"Content-Type": f"text/html; {text}"}, b"\xff{}")),
-    "body": lambda text: judge(Reply(200, {}, text.encode())),
+    "message": lambda text: parse_response(HttpResponse(422, {}, json.dumps({"message": text}).encode())),
+    "charset": lambda text: parse_response(HttpResponse(200, {"Content-Type": f"text/html; {text}"}, b"\xff{}")),
+    "body": lambda text: parse_response(HttpResponse(200, {}, text.encode())),
     "time": milliseconds,
     "Date": lambda text: server_time({"Date": text}),
     "Retry-After": lambda text: retry_after(text, NOON),
@@ -274,10 +278,10 @@ def test_no_text_of_a_server_takes_long_to_read(parser: str) -> None:
 def test_a_date_of_the_server_is_the_only_clock_of_its_waits() -> None:
     """A wait until a date counts from the answer's own `Date`, be that decades off (A6, N25)."""
     header = formatdate(NOON + 5, usegmt=True)
-    server = Reply(429, {"Retry-After": header, "Date": formatdate(NOON, usegmt=True)}, b"")
-    answers = [server, Reply(200, {}, b'{"data":[]}')]
+    server = HttpResponse(429, {"Retry-After": header, "Date": formatdate(NOON, usegmt=True)}, b"")
+    answers = [server, HttpResponse(200, {}, b'{"data":[]}')]
 
-    async def send(body: Body) -> Reply:
+    async def send(body: Body) -> HttpResponse:
         del body
         return answers.pop(0)
 
@@ -289,9 +293,9 @@ def test_a_date_of_the_server_is_the_only_clock_of_its_waits() -> None:
 def test_a_wait_beyond_the_bearable_ends_the_run_naming_it() -> None:
     """Ten minutes are waited for; a second more ends the run with the value in the message (A6)."""
 
-    async def send(body: Body) -> Reply:
+    async def send(body: Body) -> HttpResponse:
         del body
-        return Reply(429, {"Retry-After": "601"}, b"")
+        return HttpResponse(429, {"Retry-After": "601"}, b"")
 
     client = Client(send, account="main", concurrency=1, jitter=lambda: 0.0)
     with pytest.raises(SourceUnavailable, match="wait 601 s, more than 600 s"):

@@ -216,7 +216,7 @@ def assert_failed(job: Job, ended: Ended, code: int) -> None:
     assert told[0].rstrip().endswith((".", "?"))
     if ended.out.startswith("{"):
         assert ended.document["exit"] == ended.document["error"]["code"] == code
-        assert ended.document["error"]["mend"]
+        assert ended.document["error"]["hint"]
         assert ended.document["sinks"] == {}
     assert leaks({"stdout": ended.out.encode(), "stderr": ended.err.encode()}) == []
     # The target is as it was, and was searched when it was made: what is left to search is what the run left behind.

@@ -114,13 +114,13 @@ def test_a_signal_at_any_moment_ends_the_run_in_order(warm: Nursery, job: Job) -
 
 
 def test_a_signal_before_publishing_changes_no_byte(warm: Nursery, job: Job) -> None:
-    """P1: what the run read and staged is not the target; the mend is to run again."""
+    """P1: what the run read and staged is not the target; the hint is to run again."""
     assert job.run().exit == 0
     before = job.fingerprint()
     for function in ("Lock.__enter__", "DuckDBSink.open", "probe", "Stage.append"):
         ended = run(warm, job, harm=Harm([("signal", signal.SIGTERM)], function=function))
         assert (ended.code, ended.document["error"]["code"]) == (143, 143), function
-        assert "again" in ended.document["error"]["mend"]
+        assert "again" in ended.document["error"]["hint"]
         assert job.fingerprint() == before, function
     healed(job)
 
@@ -363,7 +363,7 @@ def test_too_few_open_files_are_told_before_the_first_request(
     before, sent = job.fingerprint(), server.stats()["requests"]
     ended = run(warm, job, limits={"NOFILE": files})
     assert (ended.code, ended.document["error"]["code"]) == (20, 20), ended.err
-    assert "ulimit -n" in ended.document["error"]["mend"]
+    assert "ulimit -n" in ended.document["error"]["hint"]
     assert "Traceback" not in ended.err
     assert server.stats()["requests"] == sent
     assert job.fingerprint() == before
@@ -393,7 +393,7 @@ def test_files_that_may_not_grow_are_refused_before_the_first_request(
         assert server.stats()["requests"] == sent
         assert ended.code == 20
         if size > 10_000:  # the limit is one of the answer, too
-            assert "again" in ended.document["error"]["mend"]
+            assert "again" in ended.document["error"]["hint"]
         if first:
             assert not job.duckdb.exists()
             assert not job.parquet.exists()
@@ -434,7 +434,7 @@ def test_missing_rights_are_told_before_the_first_request(what: str, warm: Nurse
         place.chmod(kept)
     assert ended.code == code, ended.err
     assert ended.document["error"]["where"]
-    assert ended.document["error"]["mend"]
+    assert ended.document["error"]["hint"]
     assert server.stats()["requests"] == sent
     assert job.fingerprint() == before
 
@@ -450,7 +450,7 @@ def test_a_name_too_long_is_told_before_the_first_request(letters: int, server: 
         ended = job.call(*WORDS, "--set", f"sinks.{sink}.path={path}")
         if ended.code:
             assert (ended.code, server.stats()["requests"]) == (20, sent), ended.err
-            assert "shorter" in ended.document["error"]["mend"]
+            assert "shorter" in ended.document["error"]["hint"]
         else:
             assert path.exists()
 
@@ -650,7 +650,7 @@ def test_what_may_be_a_strangers_is_refused_until_the_hint_is_followed(
     if "lock" not in stranger.__name__:  # a plan takes none
         assert job.call("plan", "CONFIG").code == 20
     assert server.stats()["requests"] < sent + 60  # the doctor's
-    hint = re.search(r"\((rm -r [^)]*)\)", error["mend"])
+    hint = re.search(r"\((rm -r [^)]*)\)", error["hint"])
     assert hint
     kept = {path: path.read_bytes() for path in job.folder.rglob("*") if path.is_file() and path.name != "job.toml"}
     subprocess.run(["/bin/sh", "-c", hint[1]], check=True)  # noqa: S603 - as a person would
@@ -681,14 +681,14 @@ def test_a_temporary_folder_that_others_may_read_is_ours(job: Job) -> None:
     ],
 )
 def test_what_stands_in_the_way_is_told_before_the_first_request(obstacle: object, server: Live, job: Job) -> None:
-    """P12: exit 20, or 2 where the path names a folder, with the path and the mend; what stood there stays."""
+    """P12: exit 20, or 2 where the path names a folder, with the path and the hint; what stood there stays."""
     obstacle(job)  # type: ignore[operator]
     mine = {path: path.read_text() for path in job.folder.rglob("*") if path.is_file()}
     sent = server.stats()["requests"]
     ended = job.call(*WORDS)
     assert ended.code == (2 if obstacle is target_is_a_folder else 20), ended
     assert str(job.folder / "data") in ended.document["error"]["message"] + ended.document["error"]["where"]
-    assert ended.document["error"]["mend"]
+    assert ended.document["error"]["hint"]
     assert server.stats()["requests"] == sent
     assert {path: path.read_text() for path in mine} == mine
 
@@ -728,7 +728,7 @@ def test_a_temporary_folder_on_another_disk_is_refused_before_the_first_request(
     finally:
         shutil.rmtree(scratch)
     assert ended.code == 20
-    assert "same disk" in ended.document["error"]["mend"]
+    assert "same disk" in ended.document["error"]["hint"]
     assert server.stats()["requests"] == sent
 
 
@@ -875,7 +875,7 @@ def test_streams_that_take_nothing_do_not_harm_the_run(streams: str, job: Job) -
 
 @pytest.mark.parametrize("module", ["duckdb", "pyarrow", "msgspec", "aiohttp", "pydantic"])
 def test_a_damaged_library_is_told(module: str, job: Job) -> None:
-    """P24: half of an installation is exit 2 with the library's name and the mend, and nothing is written."""
+    """P24: half of an installation is exit 2 with the library's name and the hint, and nothing is written."""
     broken = job.folder / "broken"
     broken.mkdir()
     (broken / f"{module}.py").write_text("raise ImportError('libsomething.so.1: cannot open shared object file')\n")
@@ -890,7 +890,7 @@ def test_a_damaged_library_is_told(module: str, job: Job) -> None:
     ("version", "told"), [("1.4.2", "duckdb 1.4.2 is older than 2.0"), ("2.0.0rc1", ""), ("10.0", "")]
 )
 def test_a_library_that_is_too_old_is_found(version: str, told: str, job: Job) -> None:
-    """P24: `doctor` holds what is installed against what our own metadata ask for, and names the mend."""
+    """P24: `doctor` holds what is installed against what our own metadata ask for, and names the hint."""
     older = job.folder / "older"
     (older / "duckdb-0.dist-info").mkdir(parents=True)
     (older / "duckdb-0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: duckdb\nVersion: {version}\n")
@@ -899,7 +899,7 @@ def test_a_library_that_is_too_old_is_found(version: str, told: str, job: Job) -
     [found] = [check for check in ended.document["checks"] if check["check"] == "packages"]
     assert (ended.code, found["ok"]) == ((2, False) if told else (0, True)), ended
     assert told in found["detail"]
-    assert bool(found["mend"]) == bool(told)
+    assert bool(found["hint"]) == bool(told)
 
 
 # --- leftovers -------------------------------------------------------------------------------------------------------
@@ -948,10 +948,10 @@ def test_a_shortage_tells_how_many_bytes_are_needed() -> None:
     """P9: the decision on numbers, and at its borders."""
     assert preflight.shortage(100, free=100, largest=None) is None
     assert preflight.shortage(100, free=100, largest=100) is None
-    message, mend = preflight.shortage(5000, free=1000, largest=None) or ("", "")
+    message, hint = preflight.shortage(5000, free=1000, largest=None) or ("", "")
     assert "1,000" in message
     assert "5,000" in message
-    assert mend == "Free space: 4,000 bytes"
+    assert hint == "Free space: 4,000 bytes"
     assert "ulimit" in (preflight.shortage(100, free=1000, largest=99) or ("", ""))[1]
 
 

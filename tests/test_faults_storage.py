@@ -192,19 +192,19 @@ def test_a_mount_that_cannot_be_published_to_is_refused_before_the_first_request
 ) -> None:
     """P12, P14: a bind mount of the same disk is another disk to a rename; the doctor finds it, and the hint helps."""
     assert job.run().exit == 0
-    mounts, mend = REFUSED[what]
+    mounts, hint = REFUSED[what]
     before, sent = job.fingerprint(), server.stats()["requests"]
     ended = mounted(
         job, mounts.replace("cp -p", "rm -rf file volume; cp -p").replace("cp -a", "rm -rf volume; cp -a"), *WORDS
     )
     assert ended.code == 20, ended
-    assert mend in ended.document["error"]["mend"]
+    assert hint in ended.document["error"]["hint"]
     assert server.stats()["requests"] == sent
     assert job.fingerprint() == before
     examined = mounted(job, mounts.replace("cp ", "true "), "doctor", "CONFIG", "--json")
     assert examined.code == 20
-    assert [check["mend"] for check in examined.document["checks"] if not check["ok"]] == [
-        ended.document["error"]["mend"]
+    assert [check["hint"] for check in examined.document["checks"] if not check["ok"]] == [
+        ended.document["error"]["hint"]
     ]
     assert {path.suffix for path in job.temporary.iterdir()} == {".lock"}
     assert not list(job.folder.rglob(".etl-*"))

@@ -106,7 +106,7 @@ def sql(path: Path, *statements: str) -> None:
 
 
 def test_no_byte_of_a_manifest_can_fall_over_unseen(folder: Target) -> None:
-    """P25: each byte of the newest and of an older manifest, flipped, is exit 22 with a mend; never a first run."""
+    """P25: each byte of the newest and of an older manifest, flipped, is exit 22 with a hint; never a first run."""
     folder.publish(2)
     for path in sorted(folder.path.glob("manifests/*")):
         whole = path.read_bytes()
@@ -114,7 +114,7 @@ def test_no_byte_of_a_manifest_can_fall_over_unseen(folder: Target) -> None:
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
             with pytest.raises(TargetCorrupt) as caught:
                 folder.sink().state()
-            assert caught.value.mend
+            assert caught.value.hint
         path.write_bytes(whole)
     assert folder.sink().state().seq == 2
 
@@ -129,7 +129,7 @@ def cuts(document: bytes, theirs: bytes) -> Iterator[bytes]:
 
 
 def test_a_damaged_state_is_never_a_first_run_in_parquet(folder: Target, tmp_path: Path) -> None:
-    """P25: whatever stands in the manifest's place, exit 22 and a mend, and no byte changes."""
+    """P25: whatever stands in the manifest's place, exit 22 and a hint, and no byte changes."""
     other = Target("parquet", tmp_path / "other" / "contacts", tmp_path / "parts")
     other.publish(1, contact(99))
     [path] = folder.path.glob("manifests/*")
@@ -139,7 +139,7 @@ def test_a_damaged_state_is_never_a_first_run_in_parquet(folder: Target, tmp_pat
         before = folder.files()
         with pytest.raises(TargetCorrupt) as caught:
             folder.sink().open()
-        assert caught.value.mend
+        assert caught.value.hint
         assert folder.files() == before
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_state_is_never_a_first_run_in_duckdb(database: Target) -> Non
                     connection.execute("update etl.manifests set digest = ?", [digest])
             with pytest.raises(TargetCorrupt) as caught:
                 database.sink().open()
-            assert caught.value.mend
+            assert caught.value.hint
             database.path.write_bytes(whole)
     assert database.sink().open().seq == 1
 
@@ -277,14 +277,14 @@ def published(server: Live, tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.mark.parametrize("tamper", TAMPERING)
 def test_verify_tells_what_was_done_to_the_data(tamper: Callable[[Job], None], published: Job, tmp_path: Path) -> None:
-    """P26, S9, S11: a file that was edited, rewritten, moved or deleted, and rows changed by hand: 22 and a mend."""
+    """P26, S9, S11: a file that was edited, rewritten, moved or deleted, and rows changed by hand: 22 and a hint."""
     job = Job(tmp_path, published.urls)
     shutil.copytree(published.folder / "data", tmp_path / "data")
     assert job.call("verify", "CONFIG").code == 0
     tamper(job)
     ended = job.call("verify", "CONFIG", "--json")
     assert ended.code == 22, ended
-    assert any(check["mend"] for check in ended.document["checks"])
+    assert any(check["hint"] for check in ended.document["checks"])
     assert "Traceback" not in ended.err
 
 
@@ -429,7 +429,7 @@ def test_what_the_user_changed_is_refused_with_a_mend(what: str, database: Targe
     before = database.path.read_bytes()
     with pytest.raises(TargetCorrupt) as caught:
         database.sink().open()
-    assert caught.value.mend
+    assert caught.value.hint
     assert database.path.read_bytes() == before
 
 
@@ -444,7 +444,7 @@ def test_too_little_memory_for_the_merge_is_told_and_nothing_is_left(target: Tar
     with pytest.raises(SinkError) as caught:
         starved.prepare(run)
     assert caught.value.exit_code == 20
-    assert "memory" in caught.value.mend
+    assert "memory" in caught.value.hint
     starved.discard()
     assert target.files() == before
     assert not [path for path in staging.temporary(target.path).iterdir() if path.suffix != ".lock"]

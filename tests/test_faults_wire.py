@@ -22,10 +22,10 @@ from live import Job, live
 from pydantic import SecretStr
 from wire import PAGE, Turn, Wire, answer, closes, repeats, resets, says, serve
 
-from etl.api.client import Broken, Client, Transport
+from etl.api.client import Client, Transport, TransportError
 from etl.api.http import MOST_UNPACKED, UNSUSPECTED, Credential, connect
 from etl.api.request import Query
-from etl.api.response import Kind, Page
+from etl.api.response import FailureKind, Page
 from etl.config import Http
 from etl.errors import ContractError, SourceUnavailable
 
@@ -50,14 +50,14 @@ def client(send: Transport) -> Client:
     return Client(send, account="main", concurrency=4, jitter=lambda: 0.0)
 
 
-async def outcomes(turns: Sequence[Turn]) -> list[bytes | Kind]:
+async def outcomes(turns: Sequence[Turn]) -> list[bytes | FailureKind]:
     """What each turn came to: the body that was taken, or why none was."""
-    found: list[bytes | Kind] = []
+    found: list[bytes | FailureKind] = []
     async with talk(*turns) as (wire, send):
         while len(wire.requests) < len(turns):
             try:
                 found.append((await send(BODY)).body)
-            except Broken as broken:
+            except TransportError as broken:
                 found.append(broken.refusal.kind)
     return found
 
@@ -76,9 +76,9 @@ async def test_no_chunked_answer_cut_at_any_byte_is_taken(breaks: Callable[[byte
     pieces = [PAGE[start : start + 20] for start in range(0, len(PAGE), 20)]
     whole = CHUNKED + b"".join(map(chunk, pieces)) + b"0\r\n\r\n"
     assert set(await outcomes([breaks(whole[:length]) for length in range(len(whole))])) <= {
-        Kind.UNAVAILABLE,
-        Kind.GARBLED,
-        Kind.STALE,
+        FailureKind.UNAVAILABLE,
+        FailureKind.GARBLED,
+        FailureKind.STALE,
     }
     assert await outcomes([says(whole)]) == [PAGE]
 
@@ -88,7 +88,7 @@ async def test_no_compressed_answer_cut_at_any_byte_is_taken(breaks: Callable[[b
     """A compressed answer is not taken either, wherever the connection ends (N5, N11)."""
     whole = answer(gzip.compress(PAGE), "Content-Encoding: gzip")
     kinds = await outcomes([breaks(whole[:length]) for length in range(len(whole))])
-    assert {type(kind) for kind in kinds} == {Kind}
+    assert {type(kind) for kind in kinds} == {FailureKind}
 
 
 async def test_an_answer_without_a_length_that_is_cut_is_no_page() -> None:
@@ -112,8 +112,8 @@ async def test_no_bit_of_a_compressed_head_or_tail_changes_a_page() -> None:
     by_place = {place: set(found[8 * n : 8 * n + 8]) for n, place in enumerate(places)}
     # Time (4 to 7), level (8) and system (9) say nothing about the content, and of the flags (3) only text does not.
     assert all(by_place[place] == {PAGE} for place in range(4, 10))
-    assert all(by_place[place] == {Kind.GARBLED} for place in places if place not in range(3, 10))
-    assert by_place[3] == {PAGE, Kind.GARBLED}
+    assert all(by_place[place] == {FailureKind.GARBLED} for place in places if place not in range(3, 10))
+    assert by_place[3] == {PAGE, FailureKind.GARBLED}
 
 
 def flipped(content: bytes, place: int, bit: int) -> bytes:
@@ -144,9 +144,9 @@ async def test_a_bomb_is_told_by_its_ratio(ratio: int, size: int, *, taken: bool
         if taken:
             assert (await send(BODY)).body == content
         else:
-            with pytest.raises(Broken, match="a compressed answer of more than 200 times its size") as caught:
+            with pytest.raises(TransportError, match="a compressed answer of more than 200 times its size") as caught:
                 await send(BODY)
-            assert caught.value.refusal.kind is Kind.GARBLED
+            assert caught.value.refusal.kind is FailureKind.GARBLED
 
 
 async def test_a_small_answer_may_be_packed_as_well_as_it_goes() -> None:
@@ -180,7 +180,7 @@ def chunk(content: bytes) -> bytes:
 async def test_endless_small_chunks_are_given_up_at_the_cap() -> None:
     """Chunks of one byte without an end fill no more than the cap (N13)."""
     async with talk(repeats(chunk(b" ") * 4096, first=CHUNKED), max_body="64KiB") as (_, send):
-        with pytest.raises(Broken, match="an answer of more than 65536 bytes"):
+        with pytest.raises(TransportError, match="an answer of more than 65536 bytes"):
             await send(BODY)
 
 

@@ -48,5 +48,5 @@ def test_a_manifest_is_ours_or_a_value_error(data: bytes) -> None:
 @FUZZED
 @given(mutated("configurations"))
 def test_a_configuration_is_good_or_told_to_be_wrong(data: bytes) -> None:
-    """P12: a usage error with a mend, whatever the file holds."""
+    """P12: a usage error with a hint, whatever the file holds."""
     READERS["configurations"](data)

@@ -71,18 +71,18 @@ def test_a_proven_run_passes() -> None:
 
 def test_an_unproven_run_is_not_published() -> None:
     """One thing unproven is exit 13, told with the first reason and the number of the others."""
-    with pytest.raises(UnprovenError, match="a crowd") as caught:
-        check_proof(unproven("a crowd", "a walk", "a witness"), allow_unproven=False)
+    with pytest.raises(UnprovenError, match="an indivisible window") as caught:
+        check_proof(unproven("an indivisible window", "a walk", "a witness"), allow_unproven=False)
     assert caught.value.exit_code == 13
     assert "(and 2 more)" in caught.value.message
     with pytest.raises(UnprovenError) as caught:
-        check_proof(unproven("a crowd"), allow_unproven=False)
+        check_proof(unproven("an indivisible window"), allow_unproven=False)
     assert "more)" not in caught.value.message
 
 
 def test_allowing_it_publishes_an_unproven_run() -> None:
     """`--allow-unproven` lets an unproven run pass."""
-    check_proof(unproven("a crowd"), allow_unproven=True)
+    check_proof(unproven("an indivisible window"), allow_unproven=True)
 
 
 def test_a_filtered_export_needs_no_proof() -> None:
@@ -113,7 +113,7 @@ def test_a_shrinking_account_is_told_with_its_numbers() -> None:
     error = check_shrink({"main": replace(RECORD, mode="incremental")}, losing(200, 300, 1000), 0.05)["main"]
     assert (error.exit_code, error.where) == (14, "account main")
     assert "500 of 1000 contacts" in error.message
-    assert "--allow-shrink" in error.mend
+    assert "--allow-shrink" in error.hint
 
 
 def test_only_the_shrinking_account_is_refused() -> None:
@@ -188,4 +188,4 @@ def test_contacts_of_another_customer_are_another_account(before: RunRecord, now
     with pytest.raises(GuardError, match=field) as caught:
         check_identity(now, before)
     assert caught.value.exit_code == 14
-    assert "etl account drop main" in caught.value.mend
+    assert "etl account drop main" in caught.value.hint

@@ -23,10 +23,10 @@ from certificates import OPENSSL, Authority
 from pydantic import SecretStr
 from wire import PAGE, Turn, Wire, answer, closes, drips, repeats, resets, says, serve, silence
 
-from etl.api.client import Broken, Client, Transport
+from etl.api.client import Client, Transport, TransportError
 from etl.api.http import Credential, connect
 from etl.api.request import Query
-from etl.api.response import Kind, Page, Refusal, Reply
+from etl.api.response import ApiFailure, FailureKind, HttpResponse, Page
 from etl.config import Http
 from etl.errors import ContractError, SourceUnavailable, UsageError
 
@@ -54,10 +54,10 @@ async def talk(
         yield wire, send
 
 
-async def broken(*turns: Turn, http: Http | None = None) -> Refusal:
+async def broken(*turns: Turn, http: Http | None = None) -> ApiFailure:
     """What one request to such a server comes to, which is nothing good."""
     async with talk(*turns, http=http) as (_, send):
-        with pytest.raises(Broken) as caught:
+        with pytest.raises(TransportError) as caught:
             await send(BODY)
     return caught.value.refusal
 
@@ -106,7 +106,7 @@ async def test_every_status_comes_back_as_it_is() -> None:
 @pytest.mark.parametrize("turn", [resets(), closes(), resets(HEAD), closes(HEAD + b"Content-Length: 9\r\n")])
 async def test_a_connection_broken_before_the_body_is_asked_again(turn: Turn) -> None:
     """A reset or a close before the body is got over by the next attempt (N4)."""
-    assert (await broken(turn)).kind is Kind.UNAVAILABLE
+    assert (await broken(turn)).kind is FailureKind.UNAVAILABLE
     async with talk(turn, turn, says(answer())) as (_, send):
         assert isinstance(await client(send).read(EVERYTHING), Page)
 
@@ -119,14 +119,14 @@ async def test_no_answer_cut_at_any_byte_is_taken(breaks: type[Turn]) -> None:
     """An answer of 2 KB, cut at every one of its bytes by a close or a reset, is never taken for whole (N5)."""
     assert len(WHOLE) > 2000
     turns = [breaks(WHOLE[:length]) for length in range(len(WHOLE))]
-    taken: list[Reply] = []
+    taken: list[HttpResponse] = []
 
     async def job(send: Transport) -> None:
         while len(wire.requests) < len(turns):
             try:
                 taken.append(await send(BODY))
-            except Broken as caught:
-                assert caught.refusal.kind in {Kind.UNAVAILABLE, Kind.GARBLED}  # noqa: PT017
+            except TransportError as caught:
+                assert caught.refusal.kind in {FailureKind.UNAVAILABLE, FailureKind.GARBLED}  # noqa: PT017
 
     async with talk(*turns) as (wire, send), anyio.create_task_group() as tasks:
         for _ in range(4):
@@ -141,7 +141,7 @@ async def test_a_chunked_answer_without_its_end_is_not_taken(breaks: type[Turn])
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(PAGE), PAGE)
     head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     for length in (0, 2, 9, len(chunked) - 7, len(chunked) - 5, len(chunked) - 2, len(chunked) - 1):
-        assert (await broken(breaks(head + chunked[:length]))).kind is Kind.UNAVAILABLE
+        assert (await broken(breaks(head + chunked[:length]))).kind is FailureKind.UNAVAILABLE
     async with talk(says(head + chunked)) as (_, send):
         assert (await send(BODY)).body == PAGE
 
@@ -152,8 +152,8 @@ async def test_a_chunked_answer_without_its_end_is_not_taken(breaks: type[Turn])
 async def test_a_wrong_chunk_is_not_taken(chunk: bytes) -> None:
     """A chunk whose size is no size breaks the answer (N6, N13)."""
     assert (await broken(closes(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk))).kind in {
-        Kind.UNAVAILABLE,
-        Kind.GARBLED,
+        FailureKind.UNAVAILABLE,
+        FailureKind.GARBLED,
     }
 
 
@@ -163,7 +163,7 @@ async def test_a_body_longer_than_declared_ends_where_it_was_declared() -> None:
         assert (await send(BODY)).body == PAGE
         try:
             assert (await send(BODY)).status in {200, 500}
-        except Broken:
+        except TransportError:
             assert (await send(BODY)).body == PAGE
 
 
@@ -217,7 +217,7 @@ async def test_a_compressed_answer_ends_with_its_checksum() -> None:
     second = gzip.compress(b"  ")
     behind = (b"x", b"\0", b"\0" * 512, b"\x1f", b"\x1f\x8b", b"\x1f\x8bx", second[:-1], second + b"x")
     for spoilt in (*(content[:length] for length in range(len(content))), *(content + rest for rest in behind)):
-        assert (await broken(says(packed(spoilt)))).kind is Kind.GARBLED
+        assert (await broken(says(packed(spoilt)))).kind is FailureKind.GARBLED
 
 
 LARGE = json.dumps({"success": True, "data": [{"_id": f"{n:024x}"} for n in range(20_000)]}).encode()
@@ -264,7 +264,7 @@ async def test_an_encoding_that_is_none_does_no_harm(encoding: str) -> None:
 async def test_two_headers_of_gzip_are_two_layers() -> None:
     """Told in two lines it is the same as in one (N11)."""
     twice = answer(gzip.compress(gzip.compress(PAGE)), "Content-Encoding: gzip", "Content-Encoding: gzip")
-    assert (await broken(says(twice))).kind is Kind.GARBLED
+    assert (await broken(says(twice))).kind is FailureKind.GARBLED
 
 
 TOLD = b'{"success":false,"message":"Unauthorized"}'
@@ -295,7 +295,7 @@ async def test_a_million_empty_members_are_given_up_soon(first: bytes) -> None:
     many = gzip.compress(first) + gzip.compress(b"", mtime=0) * 1_000_000
     started = time.process_time()
     refusal = await broken(says(packed(many)))
-    assert (refusal.kind, refusal.message) == (Kind.GARBLED, "a compressed answer of more than 10000 parts")
+    assert (refusal.kind, refusal.message) == (FailureKind.GARBLED, "a compressed answer of more than 10000 parts")
     assert time.process_time() - started < 3
     async with talk(says(packed(gzip.compress(PAGE) + gzip.compress(b"", mtime=0) * 9_999))) as (_, send):
         assert (await send(BODY)).body == PAGE
@@ -323,11 +323,11 @@ async def test_no_bit_flipped_in_a_compressed_answer_changes_a_page() -> None:
         while len(wire.requests) < len(turns):
             try:
                 assert (await send(BODY)).body == PAGE
-            except Broken as caught:
+            except TransportError as caught:
                 kinds.append(caught.refusal.kind)
     # What is left are the bytes of the header that mean nothing: time, level, system.
     assert len(kinds) >= len(content) - 6
-    assert set(kinds) == {Kind.GARBLED}
+    assert set(kinds) == {FailureKind.GARBLED}
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ async def test_no_bit_flipped_in_a_compressed_answer_changes_a_page() -> None:
 )
 async def test_a_wrong_content_encoding_breaks_the_contract(content: bytes) -> None:
     """Plain text declared as compressed ends as a broken contract, not as an unavailable server (N11)."""
-    assert (await broken(says(content))).kind is Kind.GARBLED
+    assert (await broken(says(content))).kind is FailureKind.GARBLED
     async with talk(says(content)) as (wire, send):
         with pytest.raises(ContractError):
             await client(send).read(EVERYTHING)
@@ -365,7 +365,7 @@ FLOODS: dict[str, Turn] = {
 async def test_a_flood_is_given_up_at_the_cap(turn: Turn) -> None:
     """A body beyond the cap, packed or not, declared or not, is given up as a broken contract (N12, N13)."""
     refusal = await broken(turn, http=settings(max_body="1MiB"))
-    assert refusal.kind is Kind.GARBLED
+    assert refusal.kind is FailureKind.GARBLED
     assert "more than 1048576 bytes; raise http.max_body" in refusal.message
 
 
@@ -421,7 +421,7 @@ async def test_a_bomb_does_not_fill_the_memory() -> None:
 )
 async def test_a_header_bomb_breaks_the_contract(head: bytes) -> None:
     """Ten thousand headers, or one of a megabyte, are refused (N14)."""
-    assert (await broken(says(HEAD + head + b"\r\n"))).kind is Kind.GARBLED
+    assert (await broken(says(HEAD + head + b"\r\n"))).kind is FailureKind.GARBLED
 
 
 RUBBISH = [
@@ -437,7 +437,7 @@ RUBBISH = [
 async def test_what_is_no_http_is_told_without_a_quote(content: bytes) -> None:
     """An answer that is not HTTP breaks the contract, and nothing the server said is in the message (X1, X9)."""
     refusal = await broken(says(content))
-    assert (refusal.kind, refusal.message) == (Kind.GARBLED, "an answer that is not valid HTTP")
+    assert (refusal.kind, refusal.message) == (FailureKind.GARBLED, "an answer that is not valid HTTP")
 
 
 # --- N15 to N18: the wrong answer -----------------------------------------------------------------------------------
@@ -523,7 +523,7 @@ async def test_a_custom_bundle_is_trusted(authority: Authority) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "alternative", "until", "trusted", "reason", "mend"),
+    ("name", "alternative", "until", "trusted", "reason", "hint"),
     [
         ("unknown", "IP:127.0.0.1", "20991231235959Z", False, "unable to get local issuer certificate", "authority"),
         ("elsewhere", "DNS:elsewhere.example.com", "20991231235959Z", True, "not valid for '127.0.0.1'", "base_url"),
@@ -531,7 +531,7 @@ async def test_a_custom_bundle_is_trusted(authority: Authority) -> None:
     ],
 )
 async def test_a_server_that_is_not_who_it_says_is_refused(
-    authority: Authority, name: str, alternative: str, until: str, *, trusted: bool, reason: str, mend: str
+    authority: Authority, name: str, alternative: str, until: str, *, trusted: bool, reason: str, hint: str
 ) -> None:
     """Unknown authorities, others' or expired certificates end as unavailable at once, with the cause (N19, X11)."""
     tls = authority.issue(name, alternative, until=until).context()
@@ -539,12 +539,12 @@ async def test_a_server_that_is_not_who_it_says_is_refused(
     with pytest.raises(SourceUnavailable, match="the server's certificate is not valid") as caught:
         await over_tls(tls, **values)
     assert reason in caught.value.message
-    assert mend in caught.value.mend
-    assert "http.ca_bundle" in caught.value.mend
+    assert hint in caught.value.hint
+    assert "http.ca_bundle" in caught.value.hint
 
 
 async def test_an_authority_that_newer_pythons_refuse_is_told_as_such(tmp_path: Path) -> None:
-    """Python 3.13 checks private authorities more strictly: the mend names that, not the server (N19)."""
+    """Python 3.13 checks private authorities more strictly: the hint names that, not the server (N19)."""
     if OPENSSL is None:
         pytest.skip("needs the openssl command")
     lax = Authority.found(tmp_path, lax=True)
@@ -554,8 +554,8 @@ async def test_an_authority_that_newer_pythons_refuse_is_told_as_such(tmp_path: 
         return
     with pytest.raises(SourceUnavailable, match="the server's certificate is not valid") as caught:
         await over_tls(tls, ca_bundle=lax.bundle)
-    assert "VERIFY_X509_STRICT" in caught.value.mend
-    assert "http.ca_bundle" in caught.value.mend
+    assert "VERIFY_X509_STRICT" in caught.value.hint
+    assert "http.ca_bundle" in caught.value.hint
 
 
 async def test_a_self_signed_server_is_refused(authority: Authority) -> None:
@@ -564,7 +564,7 @@ async def test_a_self_signed_server_is_refused(authority: Authority) -> None:
     tls.load_cert_chain(authority.bundle, authority.folder / "ca.key")
     with pytest.raises(SourceUnavailable, match="self-signed certificate") as caught:
         await over_tls(tls)
-    assert "http.ca_bundle" in caught.value.mend
+    assert "http.ca_bundle" in caught.value.hint
 
 
 async def test_an_old_protocol_is_refused(authority: Authority) -> None:
@@ -630,7 +630,7 @@ async def test_a_proxy_of_the_environment_is_used_only_when_asked(
         monkeypatch.setenv("http_proxy", proxy.url)
         async with talk(says(answer()), http=settings(proxy_from_environment=asked)) as (wire, send):
             verdict = await client(send).ask(EVERYTHING)
-    assert isinstance(verdict, Refusal if asked else Page)
+    assert isinstance(verdict, ApiFailure if asked else Page)
     assert (len(wire.requests), proxy.connections) == ((0, 1) if asked else (1, 0))
 
 
@@ -647,7 +647,7 @@ async def test_a_proxy_that_fails_is_unavailable(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_proxy_that_asks_for_a_password_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """407 is a setting of this machine: one request, and the mend tells where the password goes (N20)."""
+    """407 is a setting of this machine: one request, and the hint tells where the password goes (N20)."""
     async with serve(says(answer(b"", status="407 Proxy Authentication Required"))) as proxy:
         for variable, url in (("HTTPS_PROXY", "https://x.example.com"), ("HTTP_PROXY", "http://127.0.0.1:9")):
             monkeypatch.setenv(variable, proxy.url)
@@ -655,7 +655,7 @@ async def test_a_proxy_that_asks_for_a_password_is_asked_once(monkeypatch: pytes
             async with connect(url, Credential(SecretStr(CANARY)), http, concurrency=1) as send:
                 with pytest.raises(SourceUnavailable, match="407") as caught:
                     await client(send).read(EVERYTHING)
-            assert "http://user:password@" in caught.value.mend
+            assert "http://user:password@" in caught.value.hint
     assert len(proxy.requests) == 2
 
 
@@ -739,7 +739,7 @@ async def test_a_proxy_that_is_not_there_is_told_by_its_variable(monkeypatch: py
     async with connect("https://x.example.com", Credential(SecretStr(CANARY)), http, concurrency=1) as send:
         with pytest.raises(SourceUnavailable, match="no connection to the proxy of ALL_PROXY") as caught:
             await client(send).read(EVERYTHING)
-    assert "ALL_PROXY" in caught.value.mend
+    assert "ALL_PROXY" in caught.value.hint
 
 
 # --- N21: connections closed while idle -----------------------------------------------------------------------------

@@ -244,7 +244,7 @@ def test_being_seen_again_clears_the_strike(account: Account) -> None:
 
 
 def test_a_reading_that_the_sink_holds_already_is_no_second_strike(account: Account) -> None:
-    """Killed between two sinks a run is gone on with: the same absence counts once, as often as it comes (P4, A45)."""
+    """Killed between two sinks a run is resumed: the same absence counts once, as often as it comes (P4, A45)."""
     account.run(contact(1), contact(2), contact(3))
     gone = contact(2, status="DELETED")
     account.run(gone, contact(3))

@@ -14,12 +14,12 @@ import pytest
 
 from etl.api.client import Client
 from etl.api.request import Body
-from etl.api.response import Page, Reply, Row, id_text
+from etl.api.response import HttpResponse, Page, Row, id_text
 from etl.errors import ContractError
-from etl.extract.checkpoint import Forgetful
-from etl.extract.crosscheck import Sighting, Suspect
+from etl.extract.checkpoint import NullCheckpoint
+from etl.extract.crosscheck import FirstSeen, UnmatchedContact
 from etl.extract.history import History, NoSnapshot, Timing
-from etl.extract.pages import Trail
+from etl.extract.pages import SavedScan
 from etl.extract.strategy import Extraction, extract
 from etl.extract.windows import milliseconds
 from etl.sandbox.answer import envelope
@@ -37,7 +37,7 @@ class Memory:
     """A witness log, and everything that arrived, in plain sets."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, Suspect] = {}
+        self.seen: dict[str, UnmatchedContact] = {}
         self.arrived: dict[str, Row] = {}
 
     walk = 1
@@ -46,11 +46,11 @@ class Memory:
         """One is enough where everybody has a creation time."""
         raise NotImplementedError
 
-    async def trail(self, is_contact: bool) -> Trail:  # noqa: ARG002 - of either list
+    async def trail(self, is_contact: bool) -> SavedScan:  # noqa: ARG002 - of either list
         """Nobody has walked before."""
-        return Trail()
+        return SavedScan()
 
-    async def go_on(self, is_contact: bool, trail: Trail) -> None:
+    async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
         """There is nothing to go on with."""
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
@@ -58,7 +58,7 @@ class Memory:
         for row in page.rows:
             created, name = milliseconds(row.created_at), id_text(bytes(row.contact_id))
             if created is not None and name is not None:
-                self.seen[name] = Suspect(created, is_contact)
+                self.seen[name] = UnmatchedContact(created, is_contact)
 
     def end(self, is_contact: bool, end: int | None) -> None:
         """Nobody will ask where."""
@@ -70,11 +70,11 @@ class Memory:
         """The creation times seen in one list."""
         return sorted(one.created for one in self.seen.values() if one.is_contact is is_contact)
 
-    def undated(self) -> dict[str, Sighting]:
+    def without_created_at(self) -> dict[str, FirstSeen]:
         """Everybody here has a creation time."""
         return {}
 
-    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> list[Suspect]:
+    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> list[UnmatchedContact]:
         """What was seen and did not arrive; there is no earlier snapshot here."""
         assert not beyond_snapshot
         return [one for name, one in self.seen.items() if name not in self.arrived and one.created < before]
@@ -97,14 +97,14 @@ class Account:
         self.sent: list[Body] = []
         self._change, self._at = change, at
 
-    async def answer(self, body: Body) -> Reply:
+    async def answer(self, body: Body) -> HttpResponse:
         """One atomic read."""
         if len(self.sent) == self._at and self._change is not None:
             self._change(self.world, self.now)
         self.sent.append(body)
         self.now += 0.01
         answer = self.world.answer(body, self.now)
-        return Reply(answer.status, answer.headers, answer.body)
+        return HttpResponse(answer.status, answer.headers, answer.body)
 
     async def read(
         self, memory: Memory, history: History, filters: Mapping[str, object], *, full: bool = True
@@ -117,7 +117,7 @@ class Account:
             TIMING,
             memory.receive,
             memory,
-            Forgetful(),
+            NullCheckpoint(),
             full=full,
             filters=filters,
             local_now=int(self.now * 1000),
@@ -227,13 +227,13 @@ async def test_a_filtered_run_claims_no_proof_and_no_coverage() -> None:
 async def test_a_filter_that_is_ignored_later_voids_the_run() -> None:
     """A20, A50: a server that stops honouring its time filter in mid-run is told from an answer outside the window."""
 
-    class Forgetful(Account):
-        async def answer(self, body: Body) -> Reply:
+    class NullCheckpoint(Account):
+        async def answer(self, body: Body) -> HttpResponse:
             forgotten = {**body, "createdAt": {"startAt": "", "endsAt": ""}}
             return await super().answer(forgotten if len(self.sent) > 40 else body)
 
     with pytest.raises(BaseException) as caught:  # noqa: PT011 - groups of groups, taken apart below
-        await run(Forgetful(contacts=60))
+        await run(NullCheckpoint(contacts=60))
     error: BaseException = caught.value
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -331,9 +331,9 @@ async def test_an_account_that_is_empty_at_the_end_of_a_run_is_told(contacts: in
     """A43: maintenance answers with valid empty lists, whatever is asked; that is no quiet hour."""
 
     class Maintained(Grown):
-        async def answer(self, body: Body) -> Reply:
+        async def answer(self, body: Body) -> HttpResponse:
             reply = await super().answer(body)
-            return reply if len(self.sent) < 25 else Reply(200, reply.headers, envelope([]))
+            return reply if len(self.sent) < 25 else HttpResponse(200, reply.headers, envelope([]))
 
     with pytest.raises(AssertionError, match="a list became empty while it was read"):
         await Maintained(5, contacts=contacts).extracted(full=full)

@@ -10,7 +10,7 @@ import anyio
 import pyarrow.parquet as pq
 import pytest
 
-from etl.api.response import Page, Reply, judge
+from etl.api.response import HttpResponse, Page, parse_response
 from etl.errors import SinkError
 from etl.extract.journal import Journal
 from etl.extract.pipeline import BATCH_PAGES, Pipeline
@@ -24,7 +24,7 @@ def page(number: int, text: str = "x") -> Page:
     contacts = [{"_id": f"{number:06d}-{row:02d}", "name": text} for row in range(ROWS)]
     if not number % 3:
         contacts[0]["status"] = 5  # type: ignore[assignment]
-    verdict = judge(Reply(200, {}, json.dumps({"success": True, "data": contacts}).encode()))
+    verdict = parse_response(HttpResponse(200, {}, json.dumps({"success": True, "data": contacts}).encode()))
     assert isinstance(verdict, Page)
     return verdict
 

@@ -1,4 +1,4 @@
-"""The plan: windows cut from known times tile the range, hold no more than a page, and keep crowds together."""
+"""The plan: windows cut from known times tile the range, hold no more than a page, and keep indivisible ones whole."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ some_times = st.lists(st.integers(-30, 60) | st.integers(0, 3 * DAY), max_size=1
 granules = st.sampled_from([1, 7, 1000, DAY])
 
 
-def plan(times: list[int], start: int | None, end: int, capacity: int, granule: int = 1) -> list[Window]:
+def plan(times: list[int], start: int | None, end: int, capacity: int, resolution: int = 1) -> list[Window]:
     """The windows of a plan."""
     return list(
         plan_windows(
-            times, field="createdAt", is_contact=True, start=start, end=end, capacity=capacity, granule=granule
+            times, field="createdAt", is_contact=True, start=start, end=end, capacity=capacity, resolution=resolution
         )
     )
 
@@ -30,9 +30,9 @@ def held(window: Window, times: list[int]) -> list[int]:
 
 
 @given(some_times, st.none() | st.integers(-40, DAY), st.integers(-40, 3 * DAY), st.integers(1, 20), granules)
-def test_windows_tile_the_range(times: list[int], start: int | None, end: int, capacity: int, granule: int) -> None:
+def test_windows_tile_the_range(times: list[int], start: int | None, end: int, capacity: int, resolution: int) -> None:
     """From the start to the end there is no gap and no overlap, and no window is empty of time."""
-    windows = plan(times, start, end, capacity, granule)
+    windows = plan(times, start, end, capacity, resolution)
     if start is not None and start >= end:
         assert windows == []
         return
@@ -46,23 +46,23 @@ def test_windows_tile_the_range(times: list[int], start: int | None, end: int, c
 @example([5] * 50, None, 100, 10, 1)
 @example([5] * 50 + [6] * 50, 0, 6, 10, 1)
 def test_windows_hold_at_most_their_capacity(
-    times: list[int], start: int | None, end: int, capacity: int, granule: int
+    times: list[int], start: int | None, end: int, capacity: int, resolution: int
 ) -> None:
-    """No window holds more than its capacity but a crowd of one granule, which is alone in its window (M5)."""
-    for window in plan(times, start, end, capacity, granule):
+    """No window exceeds its capacity, except one that covers a single step of the resolution (M5)."""
+    for window in plan(times, start, end, capacity, resolution):
         inside = held(window, times)
-        assert len(inside) <= capacity or len({time // granule for time in inside}) == 1
+        assert len(inside) <= capacity or len({time // resolution for time in inside}) == 1
 
 
 @given(some_times, st.integers(-40, 3 * DAY), st.integers(1, 20), granules)
-def test_cuts_lie_on_granules(times: list[int], end: int, capacity: int, granule: int) -> None:
+def test_cuts_lie_on_granules(times: list[int], end: int, capacity: int, resolution: int) -> None:
     """A server that tells only seconds or days apart is never asked to part them (A21)."""
-    assert all(window.end % granule == 0 for window in plan(times, None, end, capacity, granule)[:-1])
+    assert all(window.end % resolution == 0 for window in plan(times, None, end, capacity, resolution)[:-1])
 
 
 @given(some_times, st.integers(1, 20))
 def test_a_plan_is_not_wasteful(times: list[int], capacity: int) -> None:
-    """Without crowds a plan needs one window for every full capacity, and the rest (M1)."""
+    """Without indivisible windows a plan needs one window for every full capacity, and the rest (M1)."""
     apart = sorted(set(times))
     windows = plan(apart, None, 4 * DAY, capacity)
     assert len(windows) <= len(apart) // capacity + 1
@@ -75,8 +75,8 @@ def test_an_empty_account_is_one_window() -> None:
     assert requests_of([], start=None, end=100, capacity=49) == 1
 
 
-def test_what_stands_before_a_crowd_is_read_apart() -> None:
-    """A crowd has a window of its own granule, so that its ordered reads carry nobody else (M5)."""
+def test_what_stands_before_an_indivisible_window_is_read_apart() -> None:
+    """An indivisible window has a window of its own resolution, so that its ordered reads carry nobody else (M5)."""
     assert [(w.start, w.end) for w in plan([1, 5, 5, 5, 5, 9], None, 20, 3)] == [(None, 5), (5, 6), (6, 20)]
 
 
@@ -112,13 +112,13 @@ def test_a_scrub_of_a_small_account_is_the_whole() -> None:
 
 @given(some_times.filter(bool), st.data(), granules, st.integers(0, 7))
 def test_those_asked_for_directly_stand_in_ranges_of_few(
-    times: list[int], data: st.DataObject, granule: int, company: int
+    times: list[int], data: st.DataObject, resolution: int, company: int
 ) -> None:
-    """Every chosen time is in one of disjoint ranges, with few others unless they share its granule (A52)."""
+    """Every chosen time is in one of disjoint ranges, with few others unless they share its resolution (A52)."""
     chosen = sorted(data.draw(st.lists(st.sampled_from(times), max_size=20, unique=True)))
-    ranges = ranges_around(chosen, times, granule=granule, company=company)
+    ranges = ranges_around(chosen, times, resolution=resolution, company=company)
     assert all(any(start <= time < end for start, end in ranges) for time in chosen)
     assert all(earlier[1] <= later[0] for earlier, later in pairwise(ranges))
     for start, end in ranges:
         others = [time for time in times if start <= time < end and time not in chosen]
-        assert len(others) <= company or end - start == granule
+        assert len(others) <= company or end - start == resolution

@@ -45,7 +45,7 @@ def ended(job: Job, server: Live, after: int, number: signal.Signals) -> int:
 
 
 def account(job: Job, *words: str) -> tuple[Row, int]:
-    """Run to the end: the account's document, and the windows of the killed run that were gone on with."""
+    """Run to the end: the account's document, and the windows of the killed run that were resumed."""
     found = job.command("run", "CONFIG", "--json", *words)
     assert found.code in (0, 40), found.err
     resumed = job.rows("select (detail->>'resumed')::int from runs order by seq desc limit 1")[0][0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.api.response import Kind
+from etl.api.response import FailureKind
 from etl.api.retry import ATTEMPTS, BASE_SECONDS, CAP_SECONDS, Budget, backoff, retry_after
 
 NOON = 1_736_164_800.0
@@ -33,14 +33,14 @@ def test_jitter_is_full(attempt: int, jitter: float) -> None:
 def test_hopeless_refusals_are_not_repeated() -> None:
     """What cannot change is asked once, rubbish three times, everything else five times (A1, A4, N2, N7)."""
     assert ATTEMPTS == {
-        Kind.AUTH: 1,
-        Kind.BLOCKED: 5,
-        Kind.CONTRACT: 1,
-        Kind.GARBLED: 3,
-        Kind.THROTTLED: 5,
-        Kind.UNAVAILABLE: 5,
-        Kind.UNREACHABLE: 1,
-        Kind.STALE: 5,
+        FailureKind.AUTH: 1,
+        FailureKind.BLOCKED: 5,
+        FailureKind.CONTRACT: 1,
+        FailureKind.GARBLED: 3,
+        FailureKind.THROTTLED: 5,
+        FailureKind.UNAVAILABLE: 5,
+        FailureKind.UNREACHABLE: 1,
+        FailureKind.STALE: 5,
     }
 
 

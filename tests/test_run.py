@@ -143,7 +143,7 @@ COUNTS = dict.fromkeys(
     int,
 )
 REQUESTS = {"sent": int, "retried": int}
-ERROR = {"code": int, "message": str, "where": str, "mend": str}
+ERROR = {"code": int, "message": str, "where": str, "hint": str}
 
 
 def assert_shape(document: Any, shape: dict[str, Any], *, more: frozenset[str] = frozenset()) -> None:

@@ -214,15 +214,15 @@ def test_applicable_filters() -> None:
 
 @pytest.mark.parametrize("start_bound", ["inclusive", "exclusive"])
 @pytest.mark.parametrize("end_bound", ["inclusive", "exclusive"])
-@pytest.mark.parametrize(("granularity", "granule"), [("ms", 0.001), ("s", 1), ("day", 86_400)])
-def test_bounds(start_bound: Any, end_bound: Any, granularity: Any, granule: float) -> None:
-    """The bounds of a window are as set, in the granule of the server (A21)."""
+@pytest.mark.parametrize(("granularity", "resolution"), [("ms", 0.001), ("s", 1), ("day", 86_400)])
+def test_bounds(start_bound: Any, end_bound: Any, granularity: Any, resolution: float) -> None:
+    """The bounds of a window are as set, in the resolution of the server (A21)."""
     settings = replace(SMALL, start_bound=start_bound, end_bound=end_bound, granularity=granularity, contacts=0)
     world = World(settings, START)
     noon = START // 86_400 * 86_400 + 43_200.5
-    found = [world.insert(START, created=noon + step * granule) for step in (-1, 0, 1)]
+    found = [world.insert(START, created=noon + step * resolution) for step in (-1, 0, 1)]
     wanted = found[0 if start_bound == "inclusive" else 1 : 3 if end_bound == "inclusive" else 2]
-    assert ids(world, createdAt=dates(noon - granule, noon + granule)) == wanted[::-1]
+    assert ids(world, createdAt=dates(noon - resolution, noon + resolution)) == wanted[::-1]
 
 
 def test_zone_of_days() -> None:

@@ -285,8 +285,8 @@ def test_creation_times_come_sorted_for_each_list(target: Target) -> None:
 def test_contacts_are_copied_as_a_part_of_another_account(target: Target) -> None:
     """Every kind of value and its fingerprint, private, without those of other accounts; a run can bring it back."""
     other = brought(target.folder, "other", [contact(9)], seq=1)
-    undated = contact(2, created_at=None, status=None)
-    target.publish(publication(brought(target.folder, "main", [FULL, undated], seq=1), other))
+    without_created_at = contact(2, created_at=None, status=None)
+    target.publish(publication(brought(target.folder, "main", [FULL, without_created_at], seq=1), other))
     sink, part = target.sink(), target.folder / "copied.parquet"
     sink.open()
     before = os.umask(0)
@@ -511,12 +511,12 @@ def test_a_damaged_target_is_never_taken_for_a_new_one(target: Target, damage: b
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_fetched(target: Target) -> None:
-    """A file where a folder should be is exit 20 with the path and a mend (P12)."""
+    """A file where a folder should be is exit 20 with the path and a hint (P12)."""
     target.path.parent.write_text("a file")
     with pytest.raises(SinkError) as caught:
         target.sink().open()
     assert caught.value.where
-    assert "choose another path" in caught.value.mend
+    assert "choose another path" in caught.value.hint
 
 
 def test_a_query_cannot_write(target: Target) -> None:
@@ -575,7 +575,7 @@ def test_a_foreign_table_under_our_name_is_refused(database: Target, statement: 
     before = database.bytes()
     with pytest.raises(TargetCorrupt, match=r"main\.(contacts|runs)") as caught:
         database.sink().open()
-    assert "RENAME" in caught.value.mend
+    assert "RENAME" in caught.value.hint
     assert database.bytes() == before
 
 
@@ -595,7 +595,7 @@ def test_columns_and_tables_that_the_user_added_are_kept(database: Target) -> No
 
 
 @pytest.mark.parametrize(
-    ("statement", "mend"),
+    ("statement", "hint"),
     [
         ("ALTER TABLE contacts DROP COLUMN city", 'ALTER TABLE main.contacts ADD COLUMN "city" VARCHAR'),
         ("ALTER TABLE runs ALTER COLUMN windows TYPE VARCHAR", 'ALTER COLUMN "windows" TYPE BIGINT'),
@@ -604,13 +604,13 @@ def test_columns_and_tables_that_the_user_added_are_kept(database: Target) -> No
         ("DELETE FROM etl.manifests", "Restore it from a backup"),
     ],
 )
-def test_an_altered_database_is_refused_with_the_mend(database: Target, statement: str, mend: str) -> None:
+def test_an_altered_database_is_refused_with_the_mend(database: Target, statement: str, hint: str) -> None:
     """A column of ours that is missing or of another type, and an edited manifest, are exit 22 (S6, P26)."""
     database.publish(database.bring(1, contact(1)))
     _sql(database.path, statement)
     with pytest.raises(TargetCorrupt) as caught:
         database.sink().open()
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
 
 
 def test_a_write_ahead_log_beside_the_file_is_refused(database: Target) -> None:
@@ -630,7 +630,7 @@ def test_a_write_ahead_log_beside_the_file_is_refused(database: Target) -> None:
 
 
 def test_whoever_writes_just_now_is_named_and_their_log_left_alone(database: Target) -> None:
-    """S1: no mend says to delete the log of a program at work."""
+    """S1: no hint says to delete the log of a program at work."""
     database.publish(database.bring(1, contact(1)))
     program = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); c.execute('create table mine as select 1'); input()"
     command = [sys.executable, "-c", program, str(database.path)]
@@ -641,8 +641,8 @@ def test_whoever_writes_just_now_is_named_and_their_log_left_alone(database: Tar
         with pytest.raises(SinkError, match=f"PID {writer.pid}") as caught:
             database.sink().open()
         writer.kill()
-    assert "Close the program" in caught.value.mend
-    assert "delete" not in caught.value.mend
+    assert "Close the program" in caught.value.hint
+    assert "delete" not in caught.value.hint
 
 
 def test_a_change_of_the_file_during_the_run_is_a_conflict(database: Target) -> None:
@@ -676,7 +676,7 @@ def test_a_database_that_another_program_writes_is_refused(database: Target) -> 
         with pytest.raises(SinkError, match=str(writer.pid)) as caught:
             database.sink().open()
         writer.kill()
-    assert "Close the program" in caught.value.mend
+    assert "Close the program" in caught.value.hint
 
 
 def test_the_macro_is_in_the_file(database: Target) -> None:
@@ -732,8 +732,8 @@ def test_the_manifest_lists_its_files_and_the_one_before(folder: Target) -> None
 
 def _many(folder: Target, seq: int, numbers: range, name: str) -> Publication:
     """A run over contacts created an hour apart each, and over one without a creation time."""
-    undated = batch("main", [contact(0, created_at=None)]).contacts
-    many = pa.concat_tables([undated] * len(numbers)).combine_chunks()
+    without_created_at = batch("main", [contact(0, created_at=None)]).contacts
+    many = pa.concat_tables([without_created_at] * len(numbers)).combine_chunks()
     values = {
         "contact_id": [f"{number:024x}" for number in numbers],
         "created_at": [day(number / 24) if number else None for number in numbers],

@@ -231,7 +231,7 @@ def test_before_the_first_run_status_is_empty_and_sql_says_what_to_do(job: Job) 
     assert fresh.call("status", "CONFIG").code == 0
     asked = ask(fresh, "select 1")
     assert (asked.code, asked.document["error"]["code"]) == (2, 2)
-    assert "etl run" in asked.document["error"]["mend"]
+    assert "etl run" in asked.document["error"]["hint"]
     assert not (fresh.folder / "data").exists()
 
 

@@ -76,7 +76,7 @@ def test_a_path_that_cannot_be_a_folder_is_a_sink_error_with_a_mend(tmp_path: Pa
     with pytest.raises(SinkError) as caught:
         staging.Stage(tmp_path / "file" / "stage")
     assert str(tmp_path / "file") in caught.value.where
-    assert "choose another path" in caught.value.mend
+    assert "choose another path" in caught.value.hint
 
 
 def test_leftovers_are_collected_by_our_names_only(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_what_the_floor_does_not_know_is_told_and_the_file_left_alone(tmp_path: 
     before = path.read_bytes()
     with pytest.raises(SinkError, match="VARIANT") as refused:
         publish(path, 2)
-    assert "sinks.duckdb.storage_version" in refused.value.mend
+    assert "sinks.duckdb.storage_version" in refused.value.hint
     assert not isinstance(refused.value, UsageError)
     assert path.read_bytes() == before
     assert sorted(found.name for found in path.parent.iterdir()) == [".etl", "contacts.duckdb", "parts"]

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.api.client import Broken, Client, PageRefused
+from etl.api.client import Client, PageRefused, TransportError
 from etl.api.request import Body, Query
-from etl.api.response import Page, Reply, Row
+from etl.api.response import HttpResponse, Page, Row
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
-from etl.extract.pages import LEAPS, Trail, Walk, still_holds, walk
+from etl.extract.pages import LEAPS, PageScan, SavedScan, still_holds, walk
 from tests.simulation.loop import run
 
 QUERY = Query(is_contact=True)
@@ -49,7 +49,7 @@ def test_a_walk_finds_the_end_whatever_arrives_first(
     sizes: list[int], workers: int, repeats: bool, chance: Random
 ) -> None:
     """In any order of answers everybody is handed on, and no more pages beyond asked than workers (A13, N23)."""
-    progress, waiting, handed_on = Walk(repeats), list[int](), set[bytes]()
+    progress, waiting, handed_on = PageScan(repeats), list[int](), set[bytes]()
 
     def answer(number: int) -> Page:
         shown = min(number, len(sizes)) if repeats else number
@@ -75,7 +75,7 @@ def test_a_walk_finds_the_end_whatever_arrives_first(
 
 def test_a_walk_asks_pages_in_order() -> None:
     """Pages are asked one after the other from 1 until the end is known."""
-    progress = Walk(repeats=False)
+    progress = PageScan(repeats=False)
     assert [progress.next() for _ in range(3)] == [1, 2, 3]
     assert progress.take(1, page_of("a"))
     assert not progress.take(3, page_of())
@@ -85,7 +85,7 @@ def test_a_walk_asks_pages_in_order() -> None:
 
 def test_the_first_end_counts() -> None:
     """Of several pages past the end the lowest is the end."""
-    progress = Walk(repeats=False)
+    progress = PageScan(repeats=False)
     for number in (9, 7, 8):
         progress.ends_before(number)
     assert progress.end == 7
@@ -93,7 +93,7 @@ def test_the_first_end_counts() -> None:
 
 def test_contacts_seen_twice_end_only_a_server_that_repeats() -> None:
     """Where pages are not repeated, a page that shows the same contacts again is handed on and ends nothing (A23)."""
-    honest, repeating = Walk(repeats=False), Walk(repeats=True)
+    honest, repeating = PageScan(repeats=False), PageScan(repeats=True)
     for progress in (honest, repeating):
         assert progress.take(1, page_of("a", "b"))
     assert honest.take(2, page_of("b", "a"))
@@ -113,30 +113,30 @@ class Listing:
     past_end: PastEnd = "empty"
     size: int = 3
     rest: int = 3
-    broken: dict[int, Reply | Broken] = field(default_factory=dict)
+    broken: dict[int, HttpResponse | TransportError] = field(default_factory=dict)
     """What the server answers for a page instead."""
     chance: Random = field(default_factory=lambda: Random(1))
     asked: list[int] = field(default_factory=list)
 
-    async def __call__(self, body: Body) -> Reply:
+    async def __call__(self, body: Body) -> HttpResponse:
         """The page asked for."""
         number = body["page"]
         assert isinstance(number, int)
         self.asked.append(number)
         await anyio.sleep(self.chance.random())
         spoilt = self.broken.get(number)
-        if isinstance(spoilt, Broken):
+        if isinstance(spoilt, TransportError):
             raise spoilt
         return spoilt or self.answer(number)
 
-    def answer(self, number: int) -> Reply:
+    def answer(self, number: int) -> HttpResponse:
         """A page, or what stands behind the last."""
         if number > self.pages and self.past_end == "refused":
-            return Reply(404, {}, b"")
+            return HttpResponse(404, {}, b"")
         if self.past_end == "repeats":
             number = min(number, self.pages)
         data = [{"_id": one} for one in self.ids(number)]
-        return Reply(200, {}, json.dumps({"success": True, "data": data}).encode())
+        return HttpResponse(200, {}, json.dumps({"success": True, "data": data}).encode())
 
     def ids(self, number: int) -> list[str]:
         """The ids on a page."""
@@ -160,7 +160,7 @@ def walked(listing: Listing, concurrency: int = 4, receive: Callable[[Page], obj
 
     async def main() -> None:
         client = Client(listing, account="main", concurrency=concurrency, jitter=lambda: 0.5)
-        await walk(client, QUERY, keep, Walk(listing.past_end == "repeats"))
+        await walk(client, QUERY, keep, PageScan(listing.past_end == "repeats"))
 
     run(main())
     return seen
@@ -191,7 +191,7 @@ def test_a_walk_reads_the_whole_list(
 @pytest.mark.parametrize("past_end", PAST_ENDS)
 def test_a_page_refused_in_the_middle_breaks_the_contract(refused: int, past_end: PastEnd) -> None:
     """A refusal with further pages behind it is not the end: the walk fails and says which page (A14, A4)."""
-    listing = Listing(20, past_end, broken={refused: Reply(400, {}, b"")})
+    listing = Listing(20, past_end, broken={refused: HttpResponse(400, {}, b"")})
     with pytest.raises((ContractError, ExceptionGroup)) as caught:
         walked(listing)
     assert f"page {refused} is refused, but page {refused + 1} is not" in str(caught.value)
@@ -203,15 +203,15 @@ def test_a_list_that_is_refused_altogether_is_refused() -> None:
         walked(Listing(0, "refused"))
 
 
-ERRORS: Sequence[tuple[Reply | Broken, type[EtlError]]] = [
-    (Reply(401, {}, b'{"success":false}'), AuthError),
-    (Reply(200, {}, b"<html>"), ContractError),
-    (Broken("reset"), SourceUnavailable),
+ERRORS: Sequence[tuple[HttpResponse | TransportError, type[EtlError]]] = [
+    (HttpResponse(401, {}, b'{"success":false}'), AuthError),
+    (HttpResponse(200, {}, b"<html>"), ContractError),
+    (TransportError("reset"), SourceUnavailable),
 ]
 
 
 @pytest.mark.parametrize(("spoilt", "error"), ERRORS)
-def test_a_page_that_cannot_be_had_ends_the_walk(spoilt: Reply | Broken, error: type[EtlError]) -> None:
+def test_a_page_that_cannot_be_had_ends_the_walk(spoilt: HttpResponse | TransportError, error: type[EtlError]) -> None:
     """A page lost for any other reason than a refusal is never skipped: the walk fails (N5, A1)."""
     listing = Listing(20, broken={5: spoilt})
     with pytest.raises(BaseExceptionGroup) as caught:
@@ -229,7 +229,7 @@ def test_a_slow_receiver_slows_the_walk_down() -> None:
         ahead.append(len(listing.asked) - len(received))
 
     async def main() -> int:
-        return await walk(Client(listing, account="main", concurrency=4), QUERY, receive, Walk(repeats=False))
+        return await walk(Client(listing, account="main", concurrency=4), QUERY, receive, PageScan(repeats=False))
 
     assert run(main()) == 40
     assert len(received) == 40
@@ -253,10 +253,10 @@ class Moving(Listing):
         """Another order from now on, and nobody has asked yet."""
         self.listed, self.pages, self.asked = listed, -(-len(listed) // self.size), []
 
-    def trail(self, taken: Sequence[int], end: int | None = None) -> Trail:
+    def trail(self, taken: Sequence[int], end: int | None = None) -> SavedScan:
         """What a walk remembers that took these pages."""
         sizes = {number: len(self.ids(number)) for number in taken}
-        trail = Trail(sizes, end)
+        trail = SavedScan(sizes, end)
         return replace(trail, ids={number: frozenset(self.ids(number)) for number in trail.wanted & sizes.keys()})
 
 
@@ -267,18 +267,18 @@ def moving(count: int, size: int, past_end: PastEnd = "empty") -> Moving:
     return listing
 
 
-def gone_on(listing: Moving, trail: Trail, concurrency: int = 4) -> tuple[Trail, set[bytes]]:
+def gone_on(listing: Moving, trail: SavedScan, concurrency: int = 4) -> tuple[SavedScan, set[bytes]]:
     """What still holds of a trail, and the ids that going on with it hands on."""
     seen: set[bytes] = set()
 
     async def keep(page: Page) -> None:
         seen.update(page.ids)
 
-    async def main() -> Trail:
+    async def main() -> SavedScan:
         client = Client(listing, account="main", concurrency=concurrency, jitter=lambda: 0.5)
         repeats = listing.past_end == "repeats"
         held = await still_holds(client, QUERY, trail, repeats=repeats)
-        await walk(client, QUERY, keep, Walk(repeats, sizes=dict(held.sizes), end=held.end))
+        await walk(client, QUERY, keep, PageScan(repeats, sizes=dict(held.sizes), end=held.end))
         return held
 
     return run(main()), seen
@@ -355,7 +355,7 @@ def test_where_the_last_page_is_repeated_nothing_holds_behind_a_gap() -> None:
     trail = listing.trail([1, 3, 8], end=9)
     listing.moves([*listing.listed[:2], *listing.listed[10:]])
     held, seen = gone_on(listing, trail)
-    assert held == Trail({1: 2})
+    assert held == SavedScan({1: 2})
     assert seen >= {json.dumps(f"{place:04d}").encode() for place in range(10, 15)}
 
 
@@ -372,7 +372,7 @@ def test_it_goes_back_until_everybody_is_known() -> None:
     trail = listing.trail(range(1, 11))
     listing.moves(listing.listed[7:])
     held, seen = gone_on(listing, trail, concurrency=1)
-    assert held == Trail(dict.fromkeys(range(1, 8), 3))
+    assert held == SavedScan(dict.fromkeys(range(1, 8), 3))
     assert listing.asked[:4] == [10, 9, 7, 8]
     assert seen >= {json.dumps(f"{place:04d}").encode() for place in range(30, 60)}
 
@@ -383,7 +383,7 @@ def test_where_everybody_is_new_it_begins_anew() -> None:
     trail = listing.trail(range(1, 401))
     listing.moves([f"other {place}" for place in range(900)])
     held, seen = gone_on(listing, trail)
-    assert (held, len(seen)) == (Trail(), 900)
+    assert (held, len(seen)) == (SavedScan(), 900)
     assert listing.asked[: len(LEAPS)] == [400 - leap for leap in LEAPS]
 
 

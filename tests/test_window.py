@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from etl.api.request import TimeField, iso
 from etl.api.response import Row
 from etl.errors import ContractError
-from etl.extract.windows import Bounds, Window, may_be_read, milliseconds, split
+from etl.extract.windows import RangeSemantics, Window, may_be_read, milliseconds, split
 
-GRANULES = (1, 1000, 86_400_000)
+RESOLUTIONS = (1, 1000, 86_400_000)
 FIELDS: tuple[TimeField, ...] = ("createdAt", "lastSeenAt")
-DAY = GRANULES[2]
+DAY = RESOLUTIONS[2]
 
 times = st.integers(-5, 60) | st.integers(-3 * DAY, 3 * DAY) | st.integers(0, 2 * 10**12)
-bounds = st.builds(Bounds, st.sampled_from([0, 1, 1000]), st.sampled_from([0, 1, 1000]), st.sampled_from(GRANULES))
+bounds = st.builds(
+    RangeSemantics, st.sampled_from([0, 1, 1000]), st.sampled_from([0, 1, 1000]), st.sampled_from(RESOLUTIONS)
+)
 ends = st.tuples(st.none() | times, st.none() | times).map(
     lambda pair: pair if None in pair or pair[0] < pair[1] else (pair[1], pair[0] + 1)
 )
@@ -57,7 +59,10 @@ def in_window(window: Window, time: int) -> bool:
 def test_a_window_is_asked_as_the_server_reads_it() -> None:
     """The half-open range goes out with the server's paddings, and the field is named where it must be (A21, A50)."""
     window = Window("lastSeenAt", is_contact=False, start=1000, end=2000)
-    plain, padded = window.query(Bounds()), window.query(Bounds(start_pad=1, end_pad=5, applicable=True))
+    plain, padded = (
+        window.query(RangeSemantics()),
+        window.query(RangeSemantics(start_pad=1, end_pad=5, applicable=True)),
+    )
     assert (plain.field, plain.is_contact, plain.start, plain.end, plain.applicable) == (
         "lastSeenAt",
         False,
@@ -70,12 +75,12 @@ def test_a_window_is_asked_as_the_server_reads_it() -> None:
 
 def test_an_open_end_stays_open() -> None:
     """No padding closes an open end."""
-    query = Window("createdAt", is_contact=True, start=None, end=None).query(Bounds(start_pad=1, end_pad=1))
+    query = Window("createdAt", is_contact=True, start=None, end=None).query(RangeSemantics(start_pad=1, end_pad=1))
     assert (query.start, query.end) == (None, None)
 
 
 @given(windows, bounds, st.integers(1, 40))
-def test_no_contact_is_between_what_two_windows_ask(window: Window, read: Bounds, size: int) -> None:
+def test_no_contact_is_between_what_two_windows_ask(window: Window, read: RangeSemantics, size: int) -> None:
     """Where one window ends the next begins: their requests leave no millisecond out (A21)."""
     parts = ordered(split(window, rows(*range(size)), read, newest_first=False))
     for earlier, later in pairwise(parts):
@@ -89,43 +94,45 @@ def test_no_contact_is_between_what_two_windows_ask(window: Window, read: Bounds
 
 
 @given(windows, bounds, st.lists(times, max_size=5))
-def test_rows_inside_are_always_accepted(window: Window, read: Bounds, moments: list[int]) -> None:
+def test_rows_inside_are_always_accepted(window: Window, read: RangeSemantics, moments: list[int]) -> None:
     """A row inside the window, or one without a readable time, never speaks against the filter."""
     inside = [time for time in moments if in_window(window, time)]
     window.check(rows(*inside, None), read)
 
 
 @pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("granule", GRANULES)
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
 @pytest.mark.parametrize("time", [-DAY * 9, DAY * 20])
-def test_a_row_far_outside_breaks_the_contract(field: TimeField, granule: int, time: int) -> None:
+def test_a_row_far_outside_breaks_the_contract(field: TimeField, resolution: int, time: int) -> None:
     """A server that returns what was not asked for does not honour its filter (A20)."""
     window = Window(field, is_contact=True, start=0, end=DAY * 10)
     with pytest.raises(ContractError, match=f"does not honour its {field} filter") as caught:
-        window.check(rows(5, time), Bounds(granule=granule))
+        window.check(rows(5, time), RangeSemantics(resolution=resolution))
     assert "1970-01-01T00:00:00.000Z" in caught.value.where
 
 
 def test_a_row_within_one_granule_outside_is_tolerated() -> None:
     """A server that compares whole seconds answers with rows up to a second outside (A21)."""
     window = Window("createdAt", is_contact=True, start=5000, end=6000)
-    window.check(rows(4000, 6999), Bounds(granule=1000))
+    window.check(rows(4000, 6999), RangeSemantics(resolution=1000))
     for time in (3999, 7001):
         with pytest.raises(ContractError):
-            window.check(rows(time), Bounds(granule=1000))
+            window.check(rows(time), RangeSemantics(resolution=1000))
 
 
 def test_an_open_window_has_no_outside_on_that_side() -> None:
     """Nothing is too old for a window without a start, nothing too new for one without an end (A28)."""
-    Window("createdAt", is_contact=True, start=None, end=10).check(rows(-(10**12)), Bounds())
-    Window("createdAt", is_contact=True, start=10, end=None).check(rows(32_503_680_000_000), Bounds())
+    Window("createdAt", is_contact=True, start=None, end=10).check(rows(-(10**12)), RangeSemantics())
+    Window("createdAt", is_contact=True, start=10, end=None).check(rows(32_503_680_000_000), RangeSemantics())
 
 
 # --- how a full one is cut ------------------------------------------------------------------------------------------
 
 
 @given(windows, bounds, st.lists(times, max_size=30), st.booleans())
-def test_the_parts_tile_the_window(window: Window, read: Bounds, moments: list[int], newest_first: bool) -> None:
+def test_the_parts_tile_the_window(
+    window: Window, read: RangeSemantics, moments: list[int], newest_first: bool
+) -> None:
     """Whatever the rows of a full page, the parts cover the window without gap or overlap, or there are none."""
     parts = ordered(split(window, rows(*moments), read, newest_first=newest_first))
     if parts:
@@ -136,7 +143,7 @@ def test_the_parts_tile_the_window(window: Window, read: Bounds, moments: list[i
 
 
 @given(windows, bounds, st.lists(times, max_size=30), st.booleans())
-def test_every_part_is_smaller(window: Window, read: Bounds, moments: list[int], newest_first: bool) -> None:
+def test_every_part_is_smaller(window: Window, read: RangeSemantics, moments: list[int], newest_first: bool) -> None:
     """A cut makes progress: no part is empty and none is the window itself."""
     for part in split(window, rows(*moments), read, newest_first=newest_first):
         assert part != window
@@ -145,26 +152,26 @@ def test_every_part_is_smaller(window: Window, read: Bounds, moments: list[int],
 
 @given(windows, bounds, st.lists(times, min_size=1, max_size=30), st.booleans())
 def test_cuts_lie_where_the_server_sees_them(
-    window: Window, read: Bounds, moments: list[int], newest_first: bool
+    window: Window, read: RangeSemantics, moments: list[int], newest_first: bool
 ) -> None:
     """A cut lies on a step that the server tells apart, so that no contact falls between two parts (A21)."""
     for part in split(window, rows(*moments), read, newest_first=newest_first):
         if part.start != window.start:
             assert part.start is not None
-            assert part.start % read.granule == 0
+            assert part.start % read.resolution == 0
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-@pytest.mark.parametrize("granule", GRANULES)
-def test_a_crowd_of_one_granule_is_cut_out_and_left_whole(granule: int, *, newest_first: bool) -> None:
-    """Contacts that no cut can part get a window of just their granule, and that one is not cut further (M5)."""
-    time, read = 7 * DAY, Bounds(granule=granule)
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_an_indivisible_window_of_one_granule_is_cut_out_and_left_whole(resolution: int, *, newest_first: bool) -> None:
+    """Contacts that no cut can part get a window of just their resolution, and that one is not cut further (M5)."""
+    time, read = 7 * DAY, RangeSemantics(resolution=resolution)
     wide = Window("createdAt", is_contact=True, start=None, end=30 * DAY)
     parts = ordered(split(wide, rows(*[time] * 50), read, newest_first=newest_first))
     assert [(part.start, part.end) for part in parts] == [
         (None, time),
-        (time, time + granule),
-        (time + granule, 30 * DAY),
+        (time, time + resolution),
+        (time + resolution, 30 * DAY),
     ]
     assert split(parts[1], rows(*[time] * 50), read, newest_first=newest_first) == ()
 
@@ -172,17 +179,17 @@ def test_a_crowd_of_one_granule_is_cut_out_and_left_whole(granule: int, *, newes
 def test_a_full_page_without_readable_times_halves_the_window() -> None:
     """Rows that tell no time do not say where to cut: it is the middle, or nowhere in an open window (A27)."""
     window = Window("lastSeenAt", is_contact=True, start=0, end=100)
-    assert [(part.start, part.end) for part in split(window, rows(None), Bounds(), newest_first=True)] == [
+    assert [(part.start, part.end) for part in split(window, rows(None), RangeSemantics(), newest_first=True)] == [
         (0, 50),
         (50, 100),
     ]
     for start, end in ((None, 100), (0, None), (None, None), (5, 6)):
-        assert split(Window("lastSeenAt", True, start, end), rows(None), Bounds(), newest_first=True) == ()
+        assert split(Window("lastSeenAt", True, start, end), rows(None), RangeSemantics(), newest_first=True) == ()
 
 
 @given(
     st.lists(st.integers(0, 40) | st.integers(0, 5 * DAY), max_size=80),
-    st.sampled_from(GRANULES),
+    st.sampled_from(RESOLUTIONS),
     st.integers(2, 9),
     st.sampled_from(["newest", "oldest", "shuffled"]),
     st.randoms(use_true_random=False),
@@ -190,14 +197,14 @@ def test_a_full_page_without_readable_times_halves_the_window() -> None:
 )
 def test_cutting_ends_with_every_contact_in_one_proven_part(
     created: list[int],
-    granule: int,
+    resolution: int,
     page_size: int,
     order: str,
     chance: object,
     pair: tuple[int | None, int | None],
 ) -> None:
-    """Against any list in any order cutting ends, with each contact in one part: a short page, or a crowd."""
-    window, read = Window("createdAt", True, *pair), Bounds(granule=granule)
+    """Against any list in any order cutting ends, each contact in one part: a short page, or an indivisible one."""
+    window, read = Window("createdAt", True, *pair), RangeSemantics(resolution=resolution)
     left, done, requests = [window], [], 0
     while left:
         part = left.pop()
@@ -213,7 +220,7 @@ def test_cutting_ends_with_every_contact_in_one_proven_part(
     for time in created:
         assert sum(in_window(part, time) for part in done) == in_window(window, time)
     for part in done:
-        held = {time // granule for time in created if in_window(part, time)}
+        held = {time // resolution for time in created if in_window(part, time)}
         count = sum(in_window(part, time) for time in created)
         assert count < page_size or len(held) == 1
     assert requests <= 20 + 12 * len(created)

@@ -15,20 +15,20 @@ from publishing import batch, contact
 
 from etl.api.client import Client
 from etl.api.request import Body
-from etl.api.response import Page, Reply, Row
+from etl.api.response import HttpResponse, Page, Row
 from etl.errors import SinkError
 from etl.extract import crosscheck
 from etl.extract.capabilities import Capabilities, PageSizes
-from etl.extract.checkpoint import Begun
-from etl.extract.crosscheck_log import CHUNK_ROWS, WitnessFiles
+from etl.extract.checkpoint import ExtractionStart
+from etl.extract.crosscheck_log import CHUNK_ROWS, CrossCheckFiles
 from etl.extract.journal import NAME, Journal, left_in
-from etl.extract.pages import Trail
-from etl.extract.windows import Bounds
+from etl.extract.pages import SavedScan
+from etl.extract.windows import RangeSemantics
 from etl.model import RawPage
 from etl.storage.staging import Stage
 
 KEY, NOW = "the same", 1_760_000_000.0
-BEGUN = Begun(
+BEGUN = ExtractionStart(
     "full",
     Capabilities(
         t0=0,
@@ -40,8 +40,8 @@ BEGUN = Begun(
         one_page=False,
         past_end="empty",
         newest_first=True,
-        created=Bounds(),
-        seen=Bounds(),
+        created=RangeSemantics(),
+        seen=RangeSemantics(),
         counts_matches=False,
         lists="disjoint",
         total=None,
@@ -68,7 +68,7 @@ async def nothing() -> Sequence[Path]:
     return ()
 
 
-Begin = Callable[[], WitnessFiles]
+Begin = Callable[[], CrossCheckFiles]
 """Begins another process, which goes on with what the one before left; returns its witness."""
 
 
@@ -77,10 +77,10 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     """Processes one after the other in the same folder."""
     with ExitStack() as held:
 
-        def another() -> WitnessFiles:
+        def another() -> CrossCheckFiles:
             journal = held.enter_context(Journal(tmp_path, KEY, NOW, left_in(tmp_path, KEY, NOW)))
             journal.begin(BEGUN)
-            return WitnessFiles(tmp_path, nothing, lambda _: None, journal)
+            return CrossCheckFiles(tmp_path, nothing, lambda _: None, journal)
 
         yield another
 
@@ -100,10 +100,10 @@ async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin
     await log.keep()
     again = begin()
     trail = await again.trail(True)
-    assert trail == Trail({1: 3, 3: 1}, None, {1: frozenset({"a", "x"}), 3: frozenset({"c"})})
+    assert trail == SavedScan({1: 3, 3: 1}, None, {1: frozenset({"a", "x"}), 3: frozenset({"c"})})
     assert (trail.gap, trail.last, trail.over) == (2, 3, False)
     leads = await again.trail(False)
-    assert (leads, leads.over) == (Trail({1: 2}, 2), True)
+    assert (leads, leads.over) == (SavedScan({1: 2}, 2), True)
     for is_contact, told in ((True, trail), (False, leads)):
         await again.go_on(is_contact, told)
     assert [list(again.created(is_contact)) for is_contact in (True, False)] == [[1000, 3000], [1000, 1000]]
@@ -125,7 +125,7 @@ async def test_a_second_walk_that_was_interrupted_is_gone_on_with(begin: Begin) 
             assert (trail.sizes, trail.end) == ({1: 3}, None)
             await again.go_on(True, trail)
         assert (again.walk, list(again.created(True))) == (2, [1000])
-        assert again.undated() == {"x1": (1, 0), "x2": (2, 0)}
+        assert again.without_created_at() == {"x1": (1, 0), "x2": (2, 0)}
 
 
 async def test_who_is_on_a_page_that_is_taken_again_was_seen(begin: Begin) -> None:
@@ -136,7 +136,7 @@ async def test_who_is_on_a_page_that_is_taken_again_was_seen(begin: Begin) -> No
     await log.keep()
     again = begin()
     await again.go_on(True, (await again.trail(True)).upto(1))
-    assert (list(again.undated()), list(again.created(True))) == (["x"], [1000])
+    assert (list(again.without_created_at()), list(again.created(True))) == (["x"], [1000])
 
 
 async def test_a_chunk_outlives_a_process_that_is_killed(begin: Begin, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ async def test_pages_forgotten_are_taken_again_and_count_once(begin: Begin) -> N
     await log.keep()
     log = begin()
     trail = await log.trail(True)
-    assert trail == Trail({1: 1, 2: 1}, None, {1: frozenset({"old 1"}), 2: frozenset({"new 2"})})
+    assert trail == SavedScan({1: 1, 2: 1}, None, {1: frozenset({"old 1"}), 2: frozenset({"new 2"})})
     await log.go_on(True, trail)
     assert list(log.created(True)) == [1000, 2000]
     assert sorted(one.created for one in await log.missing(10**6)) == [1000, 2000, 2000, 3000]
@@ -226,7 +226,7 @@ async def test_a_torn_line_costs_its_chunk_alone(begin: Begin, tmp_path: Path) -
 
 
 OLDER = b'{"type":"witnessed","files":["witness-000001.parquet"]}\n'
-"""What the journal said of a walk when only one that was over could be gone on with."""
+"""What the journal said of a walk when only one that was over could be resumed."""
 
 
 @pytest.mark.parametrize("line", [OLDER, b'{"type":"walked","files":[]}\n', b'{"type":"walked"\n', b"\xff\n"])
@@ -263,7 +263,7 @@ async def a_killed_run(folder: Path) -> None:
         stage.close()
         journal.receive(RawPage(b'{"data": [1]}', 2, 0))
         journal.written(*stage.checksums, 2, {"received": 2})
-        log = WitnessFiles(folder, nothing, lambda _: None, journal)
+        log = CrossCheckFiles(folder, nothing, lambda _: None, journal)
         await log.record(page_of(1, "a"), is_contact=True)
         await log.keep()
         journal.receive(RawPage(b'{"email": "ada@example.com"}', 1, 2))
@@ -347,7 +347,7 @@ class Moving:
         self.turns = range(at, 10**6, every)
         self.answered = 0
 
-    async def __call__(self, body: Body) -> Reply:
+    async def __call__(self, body: Body) -> HttpResponse:
         """One page; who has an "x" in the name was created at no time, who has a "!" was seen in the year 2030."""
         page = int(str(body["page"]))
         listed = self.names[3 * page - 3 : 3 * page] if body["isContact"] else []
@@ -359,7 +359,7 @@ class Moving:
             {"_id": name, "createdAt": None if "x" in name else _created(page), "lastSeenAt": seen[name]}
             for name in listed
         ]
-        return Reply(200, {}, json.dumps({"success": True, "data": data}).encode())
+        return HttpResponse(200, {}, json.dumps({"success": True, "data": data}).encode())
 
 
 def shortened(names: list[str]) -> None:
@@ -397,7 +397,7 @@ async def test_it_walks_until_nobody_else_is_found_whom_no_window_reaches(
         received.update(json.loads(bytes(row.contact_id)) for row in page.rows)
 
     client = Client(server, account="main", concurrency=1)
-    told, _ = await crosscheck.Testimony(client, BEGUN.capabilities, begin(), receive, (False, True)).walk(
+    told, _ = await crosscheck.CrossCheck(client, BEGUN.capabilities, begin(), receive, (False, True)).walk(
         1_800_000_000_000
     )
     assert (found <= received, len(told)) == (True, doubts)

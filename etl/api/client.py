@@ -17,22 +17,22 @@ import anyio
 from etl.api.cap import Cap, Passage
 from etl.api.rate import Pace
 from etl.api.request import Body, Query
-from etl.api.response import Kind, Manner, Page, Refusal, Reply, judge, server_time
+from etl.api.response import ApiFailure, EnvelopeSignature, FailureKind, HttpResponse, Page, parse_response, server_time
 from etl.api.retry import ATTEMPTS, LONGEST_WAIT, TRUSTED_ATTEMPTS, Budget, backoff, retry_after
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
 
 FEW_MANNERS = 2
 """A server with more manners than these for pages with somebody on them tells nothing by its manners."""
 
-Transport = Callable[[Body], Awaitable[Reply]]
-"""Sends one request body to `/inbox/users` and returns the whole answer; raises `Broken`."""
+Transport = Callable[[Body], Awaitable[HttpResponse]]
+"""Sends one request body to `/inbox/users` and returns the whole answer; raises `TransportError`."""
 
 
-class Broken(Exception):
+class TransportError(Exception):
     """A request that got no whole answer: refused, reset, cut off, timed out."""
 
-    def __init__(self, reason: str, *, kind: Kind = Kind.UNAVAILABLE, mend: str = "") -> None:
-        self.refusal = Refusal(kind, reason, mend=mend)
+    def __init__(self, reason: str, *, kind: FailureKind = FailureKind.UNAVAILABLE, hint: str = "") -> None:
+        self.refusal = ApiFailure(kind, reason, hint=hint)
         super().__init__(reason)
 
 
@@ -74,15 +74,15 @@ class PageRefused(ContractError):
     """The server refuses this very request (400, 404, ...): some do so for a page past the end."""
 
 
-_ERRORS: dict[Kind, type[EtlError]] = {
-    Kind.AUTH: AuthError,
-    Kind.BLOCKED: SourceUnavailable,
-    Kind.CONTRACT: PageRefused,
-    Kind.GARBLED: ContractError,
-    Kind.THROTTLED: SourceUnavailable,
-    Kind.UNAVAILABLE: RequestFailed,
-    Kind.UNREACHABLE: SourceUnavailable,
-    Kind.STALE: SourceUnavailable,
+_ERRORS: dict[FailureKind, type[EtlError]] = {
+    FailureKind.AUTH: AuthError,
+    FailureKind.BLOCKED: SourceUnavailable,
+    FailureKind.CONTRACT: PageRefused,
+    FailureKind.GARBLED: ContractError,
+    FailureKind.THROTTLED: SourceUnavailable,
+    FailureKind.UNAVAILABLE: RequestFailed,
+    FailureKind.UNREACHABLE: SourceUnavailable,
+    FailureKind.STALE: SourceUnavailable,
 }
 
 
@@ -109,11 +109,11 @@ class Client:
         """The number under which the server knows its first page; the probe corrects it."""
         self.server_now: int | None = None
         """The server's clock as of its last answer, milliseconds since the epoch."""
-        self.manners: frozenset[Manner] | None = None
+        self.manners: frozenset[EnvelopeSignature] | None = None
         """How this server tells that nobody is there; None until `learn_manners`."""
-        self._filled: set[Manner] = set()
+        self._filled: set[EnvelopeSignature] = set()
         """The manners of pages with somebody on them."""
-        self._empty: Counter[Manner] = Counter()
+        self._empty: Counter[EnvelopeSignature] = Counter()
         """Those of empty pages, as often as they came while they were not known."""
         self._transport = transport
         self._account = account
@@ -167,16 +167,16 @@ class Client:
         self._repeated += 1
         try:
             # A token that expired must not cause a storm: one request asks again on behalf of all that were refused.
-            async with self._doubt if verdict.kind is Kind.AUTH else nullcontext():
+            async with self._doubt if verdict.kind is FailureKind.AUTH else nullcontext():
                 return await self._read_again(query, page, verdict, token)
         finally:
             self._repeated -= 1
 
-    async def _read_again(self, query: Query, page: int, verdict: Page | Refusal, token: int) -> Page:
+    async def _read_again(self, query: Query, page: int, verdict: Page | ApiFailure, token: int) -> Page:
         """The same after a first attempt under token number `token` that failed with `verdict`."""
         attempt = 1
         while not isinstance(verdict, Page):
-            refused = verdict.kind is Kind.AUTH or verdict.status in TRUSTED_ATTEMPTS
+            refused = verdict.kind is FailureKind.AUTH or verdict.status in TRUSTED_ATTEMPTS
             if not (refused and self._is_renewed(token)):
                 where = f"account {self._account}, {_place(query, page)}, attempt {attempt}"
                 await self._before_retry(verdict, attempt, where, trusted=token == self._trusted)
@@ -192,7 +192,7 @@ class Client:
             self._budget.retried += 1
         return used != self._tokens
 
-    async def ask(self, query: Query, page: int = 1) -> Page | Refusal:
+    async def ask(self, query: Query, page: int = 1) -> Page | ApiFailure:
         """Page `page` of `query` in one attempt, whatever comes of it; raises SourceUnavailable on an endless wait."""
         body = query.body(page - 1 + self.first_page)
         slot = await self._slot()
@@ -215,26 +215,26 @@ class Client:
         finally:
             self._slots.release_on_behalf_of(slot)
 
-    async def _answer(self, body: Body) -> Page | Refusal:
+    async def _answer(self, body: Body) -> Page | ApiFailure:
         try:
             reply = await self._transport(body)
-        except Broken as broken:
+        except TransportError as broken:
             return broken.refusal
         self.server_now = server_time(reply.headers) or self.server_now
-        verdict = judge(reply)
+        verdict = parse_response(reply)
         return self._believed(verdict) if isinstance(verdict, Page) else verdict
 
-    def _believed(self, page: Page) -> Page | Refusal:
+    def _believed(self, page: Page) -> Page | ApiFailure:
         """The page, unless it is empty in a manner that this server has for nothing else: servers fail like that."""
         if page.rows:
             self._filled.add(page.manner)
         elif self.manners is None:
             self._empty[page.manner] += 1
         elif page.manner not in self.manners:
-            return Refusal(Kind.GARBLED, "an empty list in an envelope that no other answer had")
+            return ApiFailure(FailureKind.GARBLED, "an empty list in an envelope that no other answer had")
         return page
 
-    def learn_manners(self, end: Page) -> tuple[Manner, ...]:
+    def learn_manners(self, end: Page) -> tuple[EnvelopeSignature, ...]:
         """Believe an empty list, from now on, only in the manner of pages with somebody, or of most empty ones so far.
 
         `end` is a page past the end of a list, which some servers have an answer of its own for. A server whose
@@ -254,18 +254,18 @@ class Client:
             await self._slots.acquire_on_behalf_of(slot)
         return slot
 
-    def _adapt(self, verdict: Page | Refusal, sent_at: float, among: int) -> None:
+    def _adapt(self, verdict: Page | ApiFailure, sent_at: float, among: int) -> None:
         """Take the answer to one of `among` requests under way as a sign of how fast the server can be asked."""
         now = anyio.current_time()
         if isinstance(verdict, Page):
             self._pace.succeeded(now, sent_at, self._in_flight, among, may_try=not self._repeated)
-        elif verdict.kind in {Kind.THROTTLED, Kind.BLOCKED}:
+        elif verdict.kind in {FailureKind.THROTTLED, FailureKind.BLOCKED}:
             self._obey(verdict, self._pace.refused(now, sent_at, max(among, self._in_flight)))
-        elif verdict.kind is Kind.UNAVAILABLE:
+        elif verdict.kind is FailureKind.UNAVAILABLE:
             self._pace.failed()
         self._slots.total_tokens = self._pace.at_once
 
-    def _obey(self, refusal: Refusal, pause: float) -> None:
+    def _obey(self, refusal: ApiFailure, pause: float) -> None:
         """Let the whole client wait for as long as the server asks, or for `pause` seconds where it does not say."""
         now = self.server_now
         asked = retry_after(refusal.retry_after, None if now is None else now / 1000)
@@ -314,18 +314,18 @@ class Client:
         await anyio.sleep(seconds)
         return anyio.current_time()
 
-    async def _before_retry(self, refusal: Refusal, attempt: int, where: str, *, trusted: bool) -> None:
-        doubtful = trusted and refusal.kind is Kind.AUTH
+    async def _before_retry(self, refusal: ApiFailure, attempt: int, where: str, *, trusted: bool) -> None:
+        doubtful = trusted and refusal.kind is FailureKind.AUTH
         if attempt >= (TRUSTED_ATTEMPTS.get(refusal.status, 1) if doubtful else ATTEMPTS[refusal.kind]):
             self._trusted = 0 if doubtful else self._trusted
-            raise _ERRORS[refusal.kind](refusal.message, where=where, mend=refusal.mend)
-        if refusal.kind is Kind.STALE:
+            raise _ERRORS[refusal.kind](refusal.message, where=where, hint=refusal.hint)
+        if refusal.kind is FailureKind.STALE:
             # It reached nobody: neither the counters nor the budget nor the backoff need know of it.
             self._budget.sent -= 1
             return
         if not self._budget.allows_retry():
             message = f"the retry budget is spent; last: {refusal.message}"
-            raise SourceUnavailable(message, where=where, mend=refusal.mend)
+            raise SourceUnavailable(message, where=where, hint=refusal.hint)
         self._budget.retried += 1
         await self._wait(backoff(attempt, self._jitter()), anyio.current_time())
 

@@ -2,7 +2,7 @@
 
 TLS is verified and cannot be switched off, redirects are off, nothing of the environment is trusted but the proxy that
 `route` found (`~/.netrc` would put another password in the token's place), bodies are read whole and no further than
-the cap. Every foreign error becomes `Broken` here, and what a broken answer said is not quoted: it could be the token,
+the cap. Every foreign error becomes `TransportError` here, and a broken answer is not quoted: it could show the token
 or a contact.
 """
 
@@ -22,9 +22,9 @@ import msgspec
 from anyio import lowlevel
 from pydantic import SecretStr
 
-from etl.api.client import Broken, Transport
+from etl.api.client import Transport, TransportError
 from etl.api.request import PATH, Body
-from etl.api.response import Kind, Reply
+from etl.api.response import FailureKind, HttpResponse
 from etl.api.route import certificate_trouble, handshake_trouble, proxy_trouble, route
 from etl.config import Http
 from etl.errors import UsageError
@@ -77,7 +77,7 @@ async def connect(
         auto_decompress=False,
     ) as session:
 
-        async def send(body: Body) -> Reply:
+        async def send(body: Body) -> HttpResponse:
             # Who asks at once after an answer must let the loop see whether the server closed the connection behind it.
             await lowlevel.checkpoint()
             secret = credential.token.get_secret_value()
@@ -124,27 +124,27 @@ def _reuse_trace() -> aiohttp.TraceConfig:
 
 async def _send(
     session: aiohttp.ClientSession, url: str, body: Body, secret: str, cap: int, passage: _Passage
-) -> Reply:
+) -> HttpResponse:
     headers = {"Authorization": f"Bearer {secret}"}
     try:
         data = msgspec.json.encode(body)
         async with session.post(
             url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=passage
         ) as response:
-            return Reply(response.status, response.headers, await _whole(response, cap), secret)
+            return HttpResponse(response.status, response.headers, await _whole(response, cap), secret)
     except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
         raise _broken(error, passage) from None
 
 
-def _broken(error: Exception, passage: _Passage) -> Broken:
+def _broken(error: Exception, passage: _Passage) -> TransportError:
     """What `error` means: local causes in words, and nothing of what the server said."""
-    kind = Kind.UNAVAILABLE
+    kind = FailureKind.UNAVAILABLE
     match error:
         case aiohttp.ServerDisconnectedError() if passage.reused:
-            kind, reason = Kind.STALE, "the server had closed the idle connection"
+            kind, reason = FailureKind.STALE, "the server had closed the idle connection"
         case TimeoutError() if not isinstance(error, aiohttp.ConnectionTimeoutError):
             # A server that is asked too much answers late before it says so.
-            kind, reason = Kind.THROTTLED, "no whole answer within the time limit"
+            kind, reason = FailureKind.THROTTLED, "no whole answer within the time limit"
         case TimeoutError():
             reason = "no connection within the time limit"
         case (
@@ -152,17 +152,17 @@ def _broken(error: Exception, passage: _Passage) -> Broken:
         ):
             return _unconnected(error, passage.variable)
         case aiohttp.ClientResponseError():
-            kind, reason = Kind.GARBLED, "an answer that is not valid HTTP"
+            kind, reason = FailureKind.GARBLED, "an answer that is not valid HTTP"
         case zlib.error():
-            kind, reason = Kind.GARBLED, _NOT_GZIP
+            kind, reason = FailureKind.GARBLED, _NOT_GZIP
         case _:
             reason = f"the connection broke before the whole answer had come ({type(error).__name__})"
-    return Broken(reason, kind=kind)
+    return TransportError(reason, kind=kind)
 
 
-def _unconnected(error: aiohttp.ClientError, variable: str) -> Broken:
+def _unconnected(error: aiohttp.ClientError, variable: str) -> TransportError:
     """What it means that no connection could be made, over the proxy that `variable` names where there is one."""
-    kind, mend = Kind.UNAVAILABLE, f"Look at the proxy that {variable} names." if variable else ""
+    kind, hint = FailureKind.UNAVAILABLE, f"Look at the proxy that {variable} names." if variable else ""
     match error:
         case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as cause):
             return certificate_trouble(cause)
@@ -171,12 +171,12 @@ def _unconnected(error: aiohttp.ClientError, variable: str) -> Broken:
         case aiohttp.ClientHttpProxyError():
             return proxy_trouble(variable, error.status)
         case aiohttp.ClientConnectorDNSError() if _is_unknown(error):
-            kind, reason = Kind.UNREACHABLE, f"no host of that name: {error.host}"
+            kind, reason = FailureKind.UNREACHABLE, f"no host of that name: {error.host}"
         case aiohttp.ClientProxyConnectionError():
             reason = f"no connection to the proxy of {variable}: {error}"
         case _:
             reason = f"no connection: {error}"
-    return Broken(reason, kind=kind, mend=mend)
+    return TransportError(reason, kind=kind, hint=hint)
 
 
 def _is_unknown(error: aiohttp.ClientConnectorDNSError) -> bool:
@@ -188,7 +188,7 @@ async def _whole(response: aiohttp.ClientResponse, cap: int) -> bytes:
     """The whole body, unpacked; a body of more than `cap` bytes is given up as soon as it is."""
     try:
         return b"".join([piece async for piece in _unpacked(response, cap)])
-    except (Broken, zlib.error):
+    except (TransportError, zlib.error):
         if response.status == HTTPStatus.OK:
             raise
         # A refusal is told by its status, be its body packed wrongly, or not there at all.
@@ -202,7 +202,7 @@ def _unpacked(response: aiohttp.ClientResponse, cap: int) -> AsyncIterator[bytes
     if layers in (["gzip"], ["x-gzip"]):
         return _capped(_gunzipped(pieces), cap)
     if layers:
-        raise Broken("an answer in a Content-Encoding that was not asked for", kind=Kind.GARBLED)
+        raise TransportError("an answer in a Content-Encoding that was not asked for", kind=FailureKind.GARBLED)
     return pieces
 
 
@@ -213,7 +213,7 @@ async def _capped(pieces: AsyncIterator[bytes], cap: int) -> AsyncIterator[bytes
         size += len(piece)
         if size > cap:
             reason = f"an answer of more than {cap} bytes; raise http.max_body if pages are as large as that"
-            raise Broken(reason, kind=Kind.GARBLED)
+            raise TransportError(reason, kind=FailureKind.GARBLED)
         yield piece
 
 
@@ -233,11 +233,13 @@ async def _gunzipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             rest, came, went = rest[taken:], came + taken, went + len(piece)
             yield piece
             if went > max(UNSUSPECTED, MOST_UNPACKED * came):
-                raise Broken(f"a compressed answer of more than {MOST_UNPACKED} times its size", kind=Kind.GARBLED)
+                raise TransportError(
+                    f"a compressed answer of more than {MOST_UNPACKED} times its size", kind=FailureKind.GARBLED
+                )
             if members > MOST_MEMBERS:
-                raise Broken(f"a compressed answer of more than {MOST_MEMBERS} parts", kind=Kind.GARBLED)
+                raise TransportError(f"a compressed answer of more than {MOST_MEMBERS} parts", kind=FailureKind.GARBLED)
     if not member.eof:
-        raise Broken(_NOT_GZIP, kind=Kind.GARBLED)
+        raise TransportError(_NOT_GZIP, kind=FailureKind.GARBLED)
 
 
 _GZIP = zlib.MAX_WBITS | 16

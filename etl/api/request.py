@@ -127,7 +127,7 @@ def checked_filters(filters: Mapping[str, object]) -> dict[str, object]:
         where = f"extract.filters.{discreet(name)}"
         if name not in FILTERS:
             nearest = difflib.get_close_matches(name, FILTERS, n=1, cutoff=0.0)[0]
-            raise UsageError(f"the API has no filter {discreet(name)}", where=where, mend=f"Did you mean {nearest}?")
+            raise UsageError(f"the API has no filter {discreet(name)}", where=where, hint=f"Did you mean {nearest}?")
         if not isinstance(value, FILTERS[name]):
             raise UsageError(f"expected a value of type {FILTERS[name].__name__}, not {value!r}", where=where)
     return dict(filters)

@@ -26,7 +26,7 @@ import msgspec
 from etl.api.redact import shown
 
 
-class Kind(Enum):
+class FailureKind(Enum):
     """Why an answer is no page, by what to do about it."""
 
     AUTH = auto()
@@ -48,7 +48,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpResponse:
     """One HTTP answer, whole."""
 
     status: int
@@ -59,15 +59,15 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ApiFailure:
     """An answer that is no page."""
 
-    kind: Kind
+    kind: FailureKind
     message: str
     retry_after: str | None = None
     """The `Retry-After` header, as it came."""
     status: int = 0
-    mend: str = ""
+    hint: str = ""
     """What to do about it, where the kind alone does not say."""
 
 
@@ -81,7 +81,7 @@ class Row(msgspec.Struct, gc=False, frozen=True):
     is_contact: object = msgspec.field(name="isContact", default=None)
 
 
-Manner: TypeAlias = tuple[str, ...]
+EnvelopeSignature: TypeAlias = tuple[str, ...]
 """What an envelope says of success, codes and errors, each as one word; its message and total are left out."""
 
 
@@ -102,7 +102,7 @@ class Page:
     """As which page it was asked for."""
     attempt: int = 1
     """On which attempt it came."""
-    manner: Manner = ()
+    manner: EnvelopeSignature = ()
     """What the envelope says beside the rows."""
 
     @property
@@ -140,17 +140,17 @@ _FIELDS = {known.name: known.encode_name for known in msgspec.structs.fields(_En
 
 _TELLING = tuple(name for name in _FIELDS if name not in {"message", "total"})
 
-_BY_STATUS: Mapping[int, tuple[Kind, str]] = {
-    204: (Kind.GARBLED, "an empty answer"),
-    401: (Kind.AUTH, "the token is refused, or the `authtype: Key` header was lost on the way"),
-    403: (Kind.AUTH, "the token may not read contacts"),
-    407: (Kind.UNREACHABLE, "a proxy asks for a password"),
-    408: (Kind.THROTTLED, "the server timed out"),
-    425: (Kind.THROTTLED, "the server is not ready"),
-    429: (Kind.THROTTLED, "too many requests"),
-    503: (Kind.THROTTLED, "the server is busy"),
-    511: (Kind.BLOCKED, "the network asks for a login"),
-    **dict.fromkeys(range(520, 531), (Kind.UNAVAILABLE, "something in front of the API cannot reach it")),
+_BY_STATUS: Mapping[int, tuple[FailureKind, str]] = {
+    204: (FailureKind.GARBLED, "an empty answer"),
+    401: (FailureKind.AUTH, "the token is refused, or the `authtype: Key` header was lost on the way"),
+    403: (FailureKind.AUTH, "the token may not read contacts"),
+    407: (FailureKind.UNREACHABLE, "a proxy asks for a password"),
+    408: (FailureKind.THROTTLED, "the server timed out"),
+    425: (FailureKind.THROTTLED, "the server is not ready"),
+    429: (FailureKind.THROTTLED, "too many requests"),
+    503: (FailureKind.THROTTLED, "the server is busy"),
+    511: (FailureKind.BLOCKED, "the network asks for a login"),
+    **dict.fromkeys(range(520, 531), (FailureKind.UNAVAILABLE, "something in front of the API cannot reach it")),
 }
 _OF_FRAMEWORKS = frozenset({400, 404, 407, 408, 410, 411, 413, 414, 415, 422, 425, 429, 431})
 """Statuses below 500 that web servers and frameworks give by themselves, in HTML; the API tells all others in JSON."""
@@ -159,11 +159,11 @@ _FRONT_KEYS = frozenset({"ray", "rayid", "cfray", "incident", "incidentid", "sup
 """Under these keys firewalls number what they blocked."""
 _FRONT_HEADERS = ("cf-mitigated", "x-amzn-waf-action")
 """Firewalls set these on what they answer in place of the server."""
-MENDS: Mapping[int, str] = {
+HINTS: Mapping[int, str] = {
     407: "Write user and password into the variable that names the proxy: http://user:password@host:port.",
     511: "Log in to the network of this machine, then run again.",
 }
-FRONT_MEND = (
+FRONT_HINT = (
     "Have the firewall, proxy or captive portal in front of the API let this machine through; "
     "if it goes on, check base_url and the token."
 )
@@ -171,7 +171,7 @@ _MALFORMED_TOKEN = "24 hex characters"  # noqa: S105 - words of an error message
 """KNOWN: a malformed token is answered with 400 and this ObjectId cast error."""
 
 
-def judge(reply: Reply) -> Page | Refusal:
+def parse_response(reply: HttpResponse) -> Page | ApiFailure:
     """Decide what `reply` is."""
     if reply.status == HTTPStatus.OK:
         return _page(reply)
@@ -180,14 +180,16 @@ def judge(reply: Reply) -> Page | Refusal:
     kind, message = _by_status(reply.status, own=own)
     said = shown(document.get("message"), reply.secret)
     if reply.status == HTTPStatus.BAD_REQUEST and _MALFORMED_TOKEN in said:
-        kind, message = Kind.AUTH, "the token is malformed"
-    foreign = kind is Kind.BLOCKED or (kind in {Kind.THROTTLED, Kind.UNAVAILABLE} and _is_html(reply.body))
-    return Refusal(
+        kind, message = FailureKind.AUTH, "the token is malformed"
+    foreign = kind is FailureKind.BLOCKED or (
+        kind in {FailureKind.THROTTLED, FailureKind.UNAVAILABLE} and _is_html(reply.body)
+    )
+    return ApiFailure(
         kind,
         f"HTTP {reply.status}: {message}" + (f": {said}" if said else ""),
         reply.headers.get("Retry-After"),
         reply.status,
-        MENDS.get(reply.status, FRONT_MEND if foreign else ""),
+        HINTS.get(reply.status, FRONT_HINT if foreign else ""),
     )
 
 
@@ -212,28 +214,28 @@ def _is_html(body: bytes) -> bool:
     return body.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<")
 
 
-def _by_status(status: int, *, own: bool) -> tuple[Kind, str]:
+def _by_status(status: int, *, own: bool) -> tuple[FailureKind, str]:
     """What a status means in the API's `own` envelope or in none."""
     if not own and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _OF_FRAMEWORKS:
-        return Kind.BLOCKED, f"{_FRONT} refused the request"
+        return FailureKind.BLOCKED, f"{_FRONT} refused the request"
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Kind.UNAVAILABLE, "the server failed"
+        return FailureKind.UNAVAILABLE, "the server failed"
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-        return Kind.CONTRACT, "a redirect, which is never followed"
+        return FailureKind.CONTRACT, "a redirect, which is never followed"
     if status < HTTPStatus.MULTIPLE_CHOICES:
-        return Kind.GARBLED, "an answer without contacts"
-    return Kind.CONTRACT, "the request is refused"
+        return FailureKind.GARBLED, "an answer without contacts"
+    return FailureKind.CONTRACT, "the request is refused"
 
 
-def _page(reply: Reply) -> Page | Refusal:
+def _page(reply: HttpResponse) -> Page | ApiFailure:
     body = reply.body.removeprefix(codecs.BOM_UTF8)
     charset = _foreign_charset(reply, body)
     if charset:
-        return Refusal(Kind.GARBLED, f"an answer in {charset} instead of UTF-8")
+        return ApiFailure(FailureKind.GARBLED, f"an answer in {charset} instead of UTF-8")
     envelope = _envelope(body)
-    if isinstance(envelope, Refusal):
+    if isinstance(envelope, ApiFailure):
         return envelope
     code = _failing_code(envelope)
     if code or envelope.data is msgspec.UNSET or _tells_of_failure(envelope):
@@ -243,28 +245,28 @@ def _page(reply: Reply) -> Page | Refusal:
     return Page(body, envelope.data, server_time(reply.headers), total, mislabelled, manner=_manner(envelope))
 
 
-def _envelope(body: bytes) -> _Envelope | Refusal:
+def _envelope(body: bytes) -> _Envelope | ApiFailure:
     try:
         return _decode(body)
     except RecursionError:
-        return Refusal(Kind.GARBLED, "JSON nested too deeply")
+        return ApiFailure(FailureKind.GARBLED, "JSON nested too deeply")
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return _tolerant_envelope(body)
 
 
-def _tolerant_envelope(body: bytes) -> _Envelope | Refusal:
+def _tolerant_envelope(body: bytes) -> _Envelope | ApiFailure:
     """The envelope of a body that holds what a strict decoder refuses: lone surrogates, odd ids, non-objects."""
     if not body.strip():
-        return Refusal(Kind.GARBLED, "an empty answer")
+        return ApiFailure(FailureKind.GARBLED, "an empty answer")
     if _is_html(body):
-        return Refusal(Kind.GARBLED, "an HTML page instead of JSON", mend=FRONT_MEND)
+        return ApiFailure(FailureKind.GARBLED, "an HTML page instead of JSON", hint=FRONT_HINT)
     try:
         text = body.decode("utf-8", errors="replace")
         document = json.loads(text, parse_constant=_no_constant, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
-        return Refusal(Kind.GARBLED, f"{len(body)} bytes that are not JSON")
+        return ApiFailure(FailureKind.GARBLED, f"{len(body)} bytes that are not JSON")
     if not isinstance(document, dict):
-        return Refusal(Kind.GARBLED, f"a JSON {type(document).__name__} instead of an object with data")
+        return ApiFailure(FailureKind.GARBLED, f"a JSON {type(document).__name__} instead of an object with data")
     return _Envelope(_listed(document.get("data")), **{name: document.get(key) for name, key in _FIELDS.items()})
 
 
@@ -288,7 +290,7 @@ def _no_constant(name: str) -> object:
     raise ValueError(message)
 
 
-def _foreign_charset(reply: Reply, body: bytes) -> str:
+def _foreign_charset(reply: HttpResponse, body: bytes) -> str:
     """The charset that the answer declares, if it is not UTF-8 and the body is not either; else ""."""
     declared = _CHARSET.search(reply.headers.get("Content-Type", ""))
     if declared is None or declared[1].lower() in {"utf-8", "utf8"}:
@@ -317,7 +319,7 @@ def _tells_of_failure(envelope: _Envelope) -> bool:
     )
 
 
-def _manner(envelope: _Envelope) -> Manner:
+def _manner(envelope: _Envelope) -> EnvelopeSignature:
     return tuple(_word(getattr(envelope, name)) for name in _TELLING)
 
 
@@ -326,24 +328,24 @@ def _word(told: object) -> str:
     return str(bool(told) if isinstance(told, (list, dict)) else told).lower()
 
 
-def _told(envelope: _Envelope, code: int, reply: Reply) -> Refusal:
+def _told(envelope: _Envelope, code: int, reply: HttpResponse) -> ApiFailure:
     """A 200 that says in its body that it is none."""
     words = filter(None, map(_words, (envelope.message, envelope.error, envelope.errors)))
     said, wait = shown(next(words, ""), reply.secret), reply.headers.get("Retry-After")
     because = f": {said}" if said else ""
     if _MALFORMED_TOKEN in said:
-        return Refusal(Kind.AUTH, f"the token is malformed{because}", status=code)
+        return ApiFailure(FailureKind.AUTH, f"the token is malformed{because}", status=code)
     if code:
         fields = {"success": envelope.success, "message": envelope.message}
         own = _is_own({**fields, "code": envelope.code, "statusCode": envelope.status_code}, code)
         kind, message = _by_status(code, own=own)
-        mend = FRONT_MEND if kind is Kind.BLOCKED else ""
-        return Refusal(kind, f"HTTP 200 with code {code}: {message}{because}", wait, code, mend)
+        hint = FRONT_HINT if kind is FailureKind.BLOCKED else ""
+        return ApiFailure(kind, f"HTTP 200 with code {code}: {message}{because}", wait, code, hint)
     if envelope.success is False:
-        return Refusal(Kind.CONTRACT, f"HTTP 200 with success false{because}")
+        return ApiFailure(FailureKind.CONTRACT, f"HTTP 200 with success false{because}")
     if _tells_of_failure(envelope):
-        return Refusal(Kind.UNAVAILABLE, f"HTTP 200 that tells of a failure{because}", wait)
-    return Refusal(Kind.GARBLED, "an answer without a list of contacts in `data`")
+        return ApiFailure(FailureKind.UNAVAILABLE, f"HTTP 200 that tells of a failure{because}", wait)
+    return ApiFailure(FailureKind.GARBLED, "an answer without a list of contacts in `data`")
 
 
 def _words(told: object) -> str:

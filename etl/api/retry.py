@@ -10,22 +10,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from etl.api.response import Kind, server_time
+from etl.api.response import FailureKind, server_time
 
 BASE_SECONDS = 0.5
 CAP_SECONDS = 30.0
 LONGEST_WAIT = 600.0
 """A server's wait beyond this ends the run instead of stalling it."""
 
-ATTEMPTS: dict[Kind, int] = {
-    Kind.AUTH: 1,
-    Kind.BLOCKED: 5,
-    Kind.CONTRACT: 1,
-    Kind.GARBLED: 3,
-    Kind.THROTTLED: 5,
-    Kind.UNAVAILABLE: 5,
-    Kind.UNREACHABLE: 1,
-    Kind.STALE: 5,
+ATTEMPTS: dict[FailureKind, int] = {
+    FailureKind.AUTH: 1,
+    FailureKind.BLOCKED: 5,
+    FailureKind.CONTRACT: 1,
+    FailureKind.GARBLED: 3,
+    FailureKind.THROTTLED: 5,
+    FailureKind.UNAVAILABLE: 5,
+    FailureKind.UNREACHABLE: 1,
+    FailureKind.STALE: 5,
 }
 """The most attempts of one request, by how the last one failed."""
 TRUSTED_ATTEMPTS = {401: 2, 403: 5}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from etl.api.client import Broken
-from etl.api.response import MENDS, Kind
+from etl.api.client import TransportError
+from etl.api.response import HINTS, FailureKind
 from etl.config import Http
 from etl.errors import UsageError
 
@@ -52,8 +52,8 @@ def _proxy(base_url: str) -> tuple[str, str] | tuple[()]:
         return ()
     variable = next(name for name in os.environ if name.lower() == f"{scheme}_proxy" and os.environ[name] == proxy)
     if fault := _fault(proxy):
-        mend = f"Write {variable}=http://host:port, percent-encode a password in it, or unset it."
-        raise UsageError(f"{variable} {fault}", where="http.proxy_from_environment", mend=mend)
+        hint = f"Write {variable}=http://host:port, percent-encode a password in it, or unset it."
+        raise UsageError(f"{variable} {fault}", where="http.proxy_from_environment", hint=hint)
     return proxy, variable
 
 
@@ -84,32 +84,36 @@ _BUNDLE = (
 )
 
 
-def certificate_trouble(error: ssl.SSLCertVerificationError) -> Broken:
+def certificate_trouble(error: ssl.SSLCertVerificationError) -> TransportError:
     """What a certificate that is not trusted means: asking again is of no use."""
-    mend = f"{_BUNDLE}; SSL_CERT_FILE and SSL_CERT_DIR count, too."
+    hint = f"{_BUNDLE}; SSL_CERT_FILE and SSL_CERT_DIR count, too."
     if error.verify_code in STRICT:
-        mend = (
+        hint = (
             "Python 3.13 and newer check private authorities more strictly (VERIFY_X509_STRICT): have the certificates "
             "in http.ca_bundle issued anew with key usage and key identifiers, or run Python 3.12."
         )
     elif error.verify_code in EXPIRY:
-        mend = f"Check the clock of this machine, or ask the server's owner to renew it. {_BUNDLE}."
+        hint = f"Check the clock of this machine, or ask the server's owner to renew it. {_BUNDLE}."
     elif "match" in str(error) or "not valid for" in str(error):
-        mend = f"Check the host in base_url: the certificate is another one's. {_BUNDLE}."
+        hint = f"Check the host in base_url: the certificate is another one's. {_BUNDLE}."
     reason = f"the server's certificate is not valid: {error}"
-    return Broken(reason, kind=Kind.UNREACHABLE, mend=mend)
+    return TransportError(reason, kind=FailureKind.UNREACHABLE, hint=hint)
 
 
-def handshake_trouble(error: ssl.SSLError) -> Broken:
+def handshake_trouble(error: ssl.SSLError) -> TransportError:
     """What a handshake means that came to nothing: it is repeated only where it may have ended by chance."""
     passing = isinstance(error, ssl.SSLEOFError) or any(word in (error.reason or "") for word in _PASSING)
-    mend = "Check scheme, host and port of base_url, and the proxy on the way: no http.ca_bundle makes up for this."
-    kind = Kind.UNAVAILABLE if passing else Kind.UNREACHABLE
-    return Broken(f"no TLS with the server: {error.reason or error}", kind=kind, mend="" if passing else mend)
+    hint = "Check scheme, host and port of base_url, and the proxy on the way: no http.ca_bundle makes up for this."
+    kind = FailureKind.UNAVAILABLE if passing else FailureKind.UNREACHABLE
+    return TransportError(f"no TLS with the server: {error.reason or error}", kind=kind, hint="" if passing else hint)
 
 
-def proxy_trouble(variable: str, status: int) -> Broken:
+def proxy_trouble(variable: str, status: int) -> TransportError:
     """What a proxy's own refusal to make the connection means."""
     if status == 407:
-        return Broken(f"the proxy of {variable} asks for a password (407)", kind=Kind.UNREACHABLE, mend=MENDS[status])
-    return Broken(f"the proxy of {variable} answered {status}", mend=f"Ask its owner, or correct or unset {variable}.")
+        return TransportError(
+            f"the proxy of {variable} asks for a password (407)", kind=FailureKind.UNREACHABLE, hint=HINTS[status]
+        )
+    return TransportError(
+        f"the proxy of {variable} answered {status}", hint=f"Ask its owner, or correct or unset {variable}."
+    )

@@ -134,7 +134,7 @@ def sql(
 
 @app.command()
 def doctor(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
-    """Check token, host, filters and sinks; each finding with its mend."""
+    """Check token, host, filters and sinks; each problem with a hint."""
     from etl.commands.doctor import examine  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
@@ -239,7 +239,7 @@ def sandbox(
     try:
         serve(settings, port, ready)
     except OSError as error:
-        raise UsageError(f"cannot listen on port {port}: {error.strerror}", mend="Name another --port.") from None
+        raise UsageError(f"cannot listen on port {port}: {error.strerror}", hint="Name another --port.") from None
     except ValueError as error:
         raise UsageError(str(error), where="sandbox") from None
     return OK
@@ -301,7 +301,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
             print(error.format_message(), file=sys.stderr)
             return UsageError.exit_code
         message = _without_tokens(error.format_message(), arguments)
-        raise UsageError(message, where="command line", mend="See etl --help.") from None
+        raise UsageError(message, where="command line", hint="See etl --help.") from None
 
 
 def _without_tokens(message: str, arguments: Sequence[str]) -> str:
@@ -333,14 +333,14 @@ def _report_bug(error: Exception) -> NoReturn:
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(*Path(place.filename).parts[-2:])}:{place.lineno} in {place.name}"
     if isinstance(error, ImportError):
-        raise UsageError("a library is missing or damaged", where=where, mend="Install it anew (make setup).")
+        raise UsageError("a library is missing or damaged", where=where, hint="Install it anew (make setup).")
     # A thread whose stack finds no room is told by its words alone.
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):
-        mend = "Lower extract.memory_limit or extract.concurrency, or give it more memory, then run again."
-        raise SinkError("memory ran out", where=where, mend=mend)
+        hint = "Lower extract.memory_limit or extract.concurrency, or give it more memory, then run again."
+        raise SinkError("memory ran out", where=where, hint=hint)
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
-        mend = "Raise the limit of open files (ulimit -n), then run again."
-        raise SinkError("too many files are open", where=where, mend=mend)
+        hint = "Raise the limit of open files (ulimit -n), then run again."
+        raise SinkError("too many files are open", where=where, hint=hint)
     raise EtlError(f"internal error: {type(error).__name__}", where=where)
 
 

@@ -107,8 +107,8 @@ class Change:
         """Lock, open, look where it is to be done, publish there."""
         account, new = self._report.account, self._report.renamed_to
         if new is not None and (new == account or not re.fullmatch(ACCOUNT_NAME.removesuffix("$"), new)):
-            mend = "Choose another one: letters, digits, '.', '_' and '-', at most 64."
-            raise UsageError(f"account {account} cannot be renamed to {new!r}", where="command line", mend=mend)
+            hint = "Choose another one: letters, digits, '.', '_' and '-', at most 64."
+            raise UsageError(f"account {account} cannot be renamed to {new!r}", where="command line", hint=hint)
         filters = checked_filters(self._config.extract.filters)
         if not any(path.exists() for _, path in targets(self._config)):
             raise Unpublished("nothing was exported yet", where="sinks")
@@ -129,10 +129,10 @@ class Change:
                 try:
                     self._publish(self._publication(folder, filters, states, done, undone), tuple(undone))
                 finally:
-                    disk.clear(folder)
+                    disk.remove_quietly(folder)
             # What killed runs read under either name is nothing to go on with any more.
             for name in filter(None, (account, new)):
-                disk.clear(stage_folder(sinks[0].path) / name)
+                disk.remove_quietly(stage_folder(sinks[0].path) / name)
 
     def _publication(
         self, folder: Path, filters: Mapping[str, object], states: States, done: Records, undone: Records
@@ -210,13 +210,13 @@ def _divided(states: States, account: str, new: str | None) -> tuple[Records, Re
     if not undone and not done:
         held = sorted({name for state in states.values() for name in state.runs})
         nearest = difflib.get_close_matches(account, held, n=1, cutoff=0.0)
-        mend = f"Did you mean {nearest[0]}? There are: {', '.join(held)}." if nearest else "There is none."
-        raise UsageError(f"no target holds an account {account}", where=where, mend=mend)
+        hint = f"Did you mean {nearest[0]}? There are: {', '.join(held)}." if nearest else "There is none."
+        raise UsageError(f"no target holds an account {account}", where=where, hint=hint)
     if taken := [record for sink, record in renamed.items() if sink not in done]:
         raise UsageError(
             f"a target already holds an account {new}, with {taken[0].counts.contacts:,} contacts",
             where=where,
-            mend=f"Drop one of the two (etl account drop {account}), or choose another name.",
+            hint=f"Drop one of the two (etl account drop {account}), or choose another name.",
         )
     known = [*undone.values(), *done.values()]
     stale = [sink for sink, state in states.items() if state.seq and sink not in undone and sink not in done]
@@ -224,6 +224,6 @@ def _divided(states: States, account: str, new: str | None) -> tuple[Records, Re
         raise UsageError(
             f"the targets do not hold the same state of account {account}",
             where=where,
-            mend=f"Run `etl run` until it ends with 0, with account {account} in the configuration; then rename it.",
+            hint=f"Run `etl run` until it ends with 0, with account {account} in the configuration; then rename it.",
         )
     return done, undone

@@ -1,4 +1,4 @@
-"""What an examination found (`etl doctor`, `etl verify`): one value per thing looked at, each with its mend."""
+"""What an examination found (`etl doctor`, `etl verify`): one value per thing looked at, each with its hint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Finding:
     check: str
     where: str
     detail: str
-    mend: str = ""
+    hint: str = ""
     exit_code: int = OK
 
     @property
@@ -26,12 +26,12 @@ class Finding:
 
     def document(self) -> dict[str, object]:
         """The finding's entry in the `--json` document."""
-        return {"check": self.check, "where": self.where, "ok": self.ok, "detail": self.detail, "mend": self.mend}
+        return {"check": self.check, "where": self.where, "ok": self.ok, "detail": self.detail, "hint": self.hint}
 
 
 def failure(check: str, error: EtlError, *, where: str = "") -> Finding:
     """An error as a finding."""
-    return Finding(check, where or error.where, error.message, error.mend, error.exit_code)
+    return Finding(check, where or error.where, error.message, error.hint, error.exit_code)
 
 
 def worst(findings: Sequence[Finding]) -> int:
@@ -44,6 +44,6 @@ def render_findings(findings: Sequence[Finding]) -> str:
     told = []
     for finding in findings:
         told.append(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:<8} {finding.where}: {finding.detail}")
-        if finding.mend:
-            told.append(f"     mend: {finding.mend}")
+        if finding.hint:
+            told.append(f"     hint: {finding.hint}")
     return lines(told)

@@ -1,4 +1,4 @@
-"""The doctor: what could keep a run from succeeding, looked at one by one, each finding with its mend."""
+"""The doctor: what could keep a run from succeeding, looked at one by one, each finding with its hint."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _libraries() -> Finding:
     except metadata.PackageNotFoundError:
         return Finding("packages", PACKAGE, "it is not installed, so what it needs is not known")
     if outdated := list(_outdated(floors)):
-        mend = "Install them anew (make setup)."
-        return Finding("packages", PACKAGE, "; ".join(outdated), mend, UsageError.exit_code)
+        hint = "Install them anew (make setup)."
+        return Finding("packages", PACKAGE, "; ".join(outdated), hint, UsageError.exit_code)
     return Finding("packages", PACKAGE, f"{len(floors)} libraries are installed, and none is too old")
 
 

@@ -25,7 +25,7 @@ def check_rejects(record: RunRecord, previous: int, share: float) -> None:
         raise GuardError(
             f"{rejected} of {contacts} contacts could not be kept, more than guard.max_reject_share ({share:g})",
             where=f"account {record.account}",
-            mend="Nothing of this account was published; look at what changed in the API, or raise the share.",
+            hint="Nothing of this account was published; look at what changed in the API, or raise the share.",
         )
 
 
@@ -46,7 +46,7 @@ def check_not_empty(record: RunRecord, previous: int) -> None:
         raise GuardError(
             f"the account shows no contact, and had {previous}",
             where=f"account {record.account}",
-            mend="Nothing of this account was published; look at the account, then run with --allow-shrink.",
+            hint="Nothing of this account was published; look at the account, then run with --allow-shrink.",
         )
 
 
@@ -61,7 +61,7 @@ def check_identity(record: RunRecord, last: RunRecord | None) -> None:
             raise GuardError(
                 f"this is another account: every contact received has another {field} than those published before",
                 where=f"account {record.account}, last read from {before.get('base_url')}, now from {now['base_url']}",
-                mend="Nothing of this account was published. Restore its base_url and token, or give the new account"
+                hint="Nothing of this account was published. Restore its base_url and token, or give the new account"
                 f" a name of its own; `etl account drop {record.account}` gives the old contacts up.",
             )
 
@@ -85,7 +85,7 @@ def check_shrink(
             errors[account] = GuardError(
                 f"this looks like another account: {counts.new} contacts are there, and none of the {previous} before",
                 where=f"account {account}",
-                mend="Nothing of this account was published. Restore its base_url and token, or give the new account"
+                hint="Nothing of this account was published. Restore its base_url and token, or give the new account"
                 f" a name of its own; if this is right, `etl account drop {account}` gives the old contacts up.",
             )
         elif losing > max(fewest, share * previous):
@@ -93,7 +93,7 @@ def check_shrink(
                 f"{losing} of {previous} contacts are gone, more than guard.max_shrink_share ({share:g}) allows"
                 + _looked(record),
                 where=f"account {account}",
-                mend="Nothing of this account was published. If the token, its rights or the plan changed, restore"
+                hint="Nothing of this account was published. If the token, its rights or the plan changed, restore"
                 " them; if the contacts were really deleted, run with --allow-shrink.",
             )
     return errors

@@ -19,13 +19,13 @@ from etl.display import lines
 from etl.extract.account import history_of, last_run, reading_key, timing_of
 from etl.extract.capabilities import Capabilities
 from etl.extract.history import History
-from etl.extract.journal import Left, left_in
+from etl.extract.journal import SavedProgress, left_in
 from etl.extract.plan import ranges_around, requests_of
 from etl.extract.probe import probe
 from etl.extract.strategy import COMPANY, LEADS_FIRST, go_on, next_scrub
 from etl.model import Mode
 from etl.sinks.snapshot import Published
-from etl.sinks.targets import furthest_behind, refuse_other_filters, sinks
+from etl.sinks.targets import lagging_sink, refuse_other_filters, sinks
 from etl.storage.staging import refuse_strangers, stage_folder
 
 SWEEP_REQUESTS = 4
@@ -71,7 +71,7 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
     async with sources(config) as found:
         for source in found:
             last = last_run(states, source.account)
-            sink = furthest_behind(made, states, source.account, last)
+            sink = lagging_sink(made, states, source.account, last)
             history = history_of(last, Published(sink, source.account))
             stage = stage_folder(made[0].path) / source.account
             left = left_in(stage, reading_key(source, config.extract, last, full=full), time())
@@ -97,7 +97,7 @@ def _capped(found: Sequence[Source], forecasts: Sequence[Forecast]) -> list[Fore
     ]
 
 
-async def _forecast(config: Config, source: Source, history: History, left: Left, *, full: bool) -> Forecast:
+async def _forecast(config: Config, source: Source, history: History, left: SavedProgress, *, full: bool) -> Forecast:
     concurrency = config.extract.concurrency
     async with reach(source, config.extract, config.http) as client:
         started = monotonic()
@@ -120,7 +120,7 @@ async def _forecast(config: Config, source: Source, history: History, left: Left
 
 
 async def _work(
-    config: Config, client: Client, found: Capabilities, history: History, left: Left, *, full: bool
+    config: Config, client: Client, found: Capabilities, history: History, left: SavedProgress, *, full: bool
 ) -> tuple[Mode, int, int]:
     """Mode, windows, and the requests beside them."""
     if config.extract.filters:
@@ -140,14 +140,16 @@ async def _work(
     windows = sum(
         requests_of(created(listed), start=start, end=end, capacity=found.capacity(listed)) for listed in LEADS_FIRST
     )
-    asked_directly = ranges_around(history.snapshot.struck(), created(None), granule=found.granule, company=COMPANY)
+    asked_directly = ranges_around(
+        history.snapshot.struck(), created(None), resolution=found.resolution, company=COMPANY
+    )
     windows += len(LEADS_FIRST) * len(asked_directly)
     return ("full" if full else "incremental"), windows, others
 
 
-def _walk_requests(pages: int, history: History, left: Left) -> int:
+def _walk_requests(pages: int, history: History, left: SavedProgress) -> int:
     """What the witness has yet to read: it walks twice, at least, where somebody is known to be in no window."""
-    walks = max(2 if history.undated else 1, len(left.walks))
+    walks = max(2 if history.without_created_at else 1, len(left.walks))
     return max(0, pages - left.walks[-1].pages) + pages * (walks - len(left.walks))
 
 

@@ -31,7 +31,7 @@ from etl.extract.account import Reader, last_run
 from etl.model import AccountYield, Progress, Publication, SinkState
 from etl.sinks import Sink
 from etl.sinks.snapshot import Published
-from etl.sinks.targets import furthest_behind, refuse_other_filters, unconfigured
+from etl.sinks.targets import lagging_sink, refuse_other_filters, unconfigured
 from etl.sinks.targets import sinks as sinks_of
 from etl.storage import disk
 from etl.storage.staging import Lock, stage_folder
@@ -140,18 +140,18 @@ class Run:
         try:
             yield folder
         except Exception:
-            disk.clear(folder)
+            disk.remove_quietly(folder)
             raise
         for name, report in self._accounts.items():
             if not isinstance(report.error, RESUMABLE):
-                disk.clear(folder / name)
+                disk.remove_quietly(folder / name)
         disk.remove_if_empty(folder)
 
     def _reader(
         self, sinks: Sequence[Sink], states: Sequence[SinkState], folder: Path, seq: int, source: Source
     ) -> Reader:
         last = last_run(states, source.account)
-        sink = furthest_behind(sinks, states, source.account, last)
+        sink = lagging_sink(sinks, states, source.account, last)
         return Reader(
             source=source,
             published=Published(sink, source.account),

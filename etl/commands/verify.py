@@ -24,7 +24,7 @@ from etl.commands.sql import names_of
 from etl.config import Config
 from etl.errors import EtlError, TargetCorrupt, UnprovenError, UsageError
 from etl.extract.account import last_run
-from etl.extract.checkpoint import Forgetful
+from etl.extract.checkpoint import NullCheckpoint
 from etl.extract.fetch import WindowReader
 from etl.extract.plan import plan_windows
 from etl.extract.probe import probe
@@ -98,8 +98,8 @@ def _counted(connection: duckdb.DuckDBPyConnection, path: Path, check: str, quer
     wrong, *_ = connection.execute(query).fetchone() or (0,)
     if not wrong:
         return Finding(check, str(path), "in order")
-    mend = _HINTS.get(check, TargetCorrupt.default_mend)
-    return Finding(check, str(path), f"{wrong} {_DIFFERING[check]}", mend, TargetCorrupt.exit_code)
+    hint = _HINTS.get(check, TargetCorrupt.default_hint)
+    return Finding(check, str(path), f"{wrong} {_DIFFERING[check]}", hint, TargetCorrupt.exit_code)
 
 
 def _folder_manifests(path: Path) -> Finding:
@@ -126,7 +126,7 @@ def _manifests(connection: duckdb.DuckDBPyConnection, path: Path) -> Finding:
 
 
 def _sha256(path: Path) -> str:
-    with disk.doing("read", path), path.open("rb") as file:
+    with disk.translate_os_errors("read", path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -166,7 +166,7 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
         if not found.windows:
             yield failure("live", UnprovenError("the server does not honour its time filters", where=where))
             return
-        reader = WindowReader(client, found, receive, Forgetful())
+        reader = WindowReader(client, found, receive, NullCheckpoint())
         windows = _chosen(
             Published(made[0], source.account).created(None), until, max(map(found.capacity, LEADS_FIRST)), count
         )

@@ -255,7 +255,7 @@ def find_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> P
     raise UsageError(
         "no configuration was named",
         where="command line",
-        mend=f"Name one (etl run configs/eleapi.toml), set {CONFIG_VARIABLE}, or make {DEFAULT_FILE} here.",
+        hint=f"Name one (etl run configs/eleapi.toml), set {CONFIG_VARIABLE}, or make {DEFAULT_FILE} here.",
     )
 
 
@@ -295,23 +295,23 @@ def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> Sec
         token = environ.get(account.token_env, "")
         if not token and not _is_name(account.token_env):
             message = f"the value of token_env ({len(account.token_env)} characters) is no name of a variable"
-            mend = "Put the token into a variable, and its name into token_env: export ELEAPI_TOKEN=..."
-            raise UsageError(message, where=where, mend=mend)
+            hint = "Put the token into a variable, and its name into token_env: export ELEAPI_TOKEN=..."
+            raise UsageError(message, where=where, hint=hint)
         name = discreet(account.token_env)
-        source, mend = f"the variable {name}", f"export {name}=..."
+        source, hint = f"the variable {name}", f"export {name}=..."
     else:
-        source, mend = f"the file {layers.shown(account.token_file)}", "Write the token into it, mode 0600."
+        source, hint = f"the file {layers.shown(account.token_file)}", "Write the token into it, mode 0600."
         try:
             token = layers.text(account.token_file.read_bytes())
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise UsageError(f"cannot read the token from {source}: {reason}", where=where, mend=mend) from None
+            raise UsageError(f"cannot read the token from {source}: {reason}", where=where, hint=hint) from None
     # A variable that was set from a file may have its byte order mark.
     token = token.removeprefix("\ufeff").strip()
     if not token:
-        raise UsageError(f"{source} holds no token", where=where, mend=mend)
+        raise UsageError(f"{source} holds no token", where=where, hint=hint)
     if not token.isascii() or not token.isprintable():
-        raise UsageError(f"the token in {source} holds characters that no token has", where=where, mend=mend)
+        raise UsageError(f"the token in {source} holds characters that no token has", where=where, hint=hint)
     return SecretStr(token)
 
 

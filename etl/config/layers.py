@@ -79,7 +79,7 @@ def lay_flags(raw: Raw, assignments: Sequence[str]) -> None:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise UsageError(f"--set {discreet(assignment)} has no value", mend="Write --set section.key=value.")
+            raise UsageError(f"--set {discreet(assignment)} has no value", hint="Write --set section.key=value.")
         _assign(raw, key.strip().split("."), value, f"--set {discreet(key.strip())}")
 
 

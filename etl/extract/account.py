@@ -24,7 +24,7 @@ from etl.api.request import instant
 from etl.api.sources import Source, reach
 from etl.config import Extract, Http
 from etl.errors import SourceUnavailable
-from etl.extract.crosscheck_log import WitnessFiles
+from etl.extract.crosscheck_log import CrossCheckFiles
 from etl.extract.history import CLOCKS_DIFFER, History, PublishedSnapshot, Snapshot, Timing
 from etl.extract.journal import Journal, key_of, left_in
 from etl.extract.pipeline import Pipeline
@@ -132,7 +132,7 @@ class Reader:
                     history_of(self.last, snapshot),
                     timing_of(self.extract),
                     pipeline.receive,
-                    WitnessFiles(self.folder, pipeline.parts, self.published.copy_ids, journal),
+                    CrossCheckFiles(self.folder, pipeline.parts, self.published.copy_ids, journal),
                     journal,
                     full=self.full,
                     filters=self.extract.filters,
@@ -193,7 +193,7 @@ class Reader:
 
 
 def reading_key(source: Source, extract: Extract, last: RunRecord | None, *, full: bool) -> str:
-    """What a reading after the run `last` depends on: what a killed run left is gone on with by the same key alone."""
+    """What a reading after the run `last` depends on: what a killed run left is resumed by the same key alone."""
     return key_of(
         source.account, source.base_url, source.credential.token.get_secret_value(),
         full, timing_of(extract), extract.filters,
@@ -246,7 +246,7 @@ def history_of(record: RunRecord | None, snapshot: Snapshot) -> History:
         witness_at=_whole(record.detail, "witness_at"),
         scrub_after=_whole(record.detail, "scrub_after"),
         proven=record.proof.holds,
-        undated=record.counts.contacts > len(snapshot.created(None)),
+        without_created_at=record.counts.contacts > len(snapshot.created(None)),
         look=Look(look["looked"], look["absent"]) if isinstance(look, Mapping) else NOTHING,
         cuts={name == "contacts": (rows, at) for name, (rows, at) in cuts.items()} if isinstance(cuts, Mapping) else {},
         snapshot=snapshot,

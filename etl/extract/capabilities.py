@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from etl.api.response import Manner
-from etl.extract.windows import Bounds
+from etl.api.response import EnvelopeSignature
+from etl.extract.windows import RangeSemantics
 
 SMALLEST_PAGE = 14
 """Contacts that a page holds at least (API.md): with fewer rows it is complete, whatever server answered."""
@@ -91,9 +91,9 @@ class Capabilities:
     """What a page far beyond the end answers."""
     newest_first: bool
     """Whether the list came sorted by falling creation time: a hint for cutting, never a proof."""
-    created: Bounds | None
+    created: RangeSemantics | None
     """How a createdAt range is read; None when it is not honoured."""
-    seen: Bounds | None
+    seen: RangeSemantics | None
     """The same of lastSeenAt."""
     counts_matches: bool
     """Whether the server tells how many contacts match a filter: then a page may not list fewer."""
@@ -102,7 +102,7 @@ class Capabilities:
     total: int | None
     empty: bool
     """Whether the account showed no contact at all."""
-    manners: tuple[Manner, ...] = ()
+    manners: tuple[EnvelopeSignature, ...] = ()
     """How the server tells that nobody is there."""
 
     @property
@@ -115,9 +115,9 @@ class Capabilities:
         return max(1, self.page_sizes.of(is_contact) - 1)
 
     @property
-    def granule(self) -> int:
+    def resolution(self) -> int:
         """The finest step of createdAt (ms) that the server tells apart."""
-        return self.created.granule if self.created else 1
+        return self.created.resolution if self.created else 1
 
     @property
     def windows(self) -> bool:

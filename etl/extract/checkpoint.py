@@ -12,8 +12,8 @@ from etl.model import Mode
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """What is fixed once the server was probed: a reading that is gone on with keeps its T0 and its watermark."""
+class ExtractionStart:
+    """What is fixed once the server was probed: a reading that is resumed keeps its T0 and its watermark."""
 
     mode: Mode
     capabilities: Capabilities
@@ -26,32 +26,32 @@ class Begun:
 class Resumption:
     """Where a reading that was killed had come to."""
 
-    begun: Begun
+    begun: ExtractionStart
     accepted: Sequence[Accepted] = ()
     """Windows that need not be read again."""
 
 
-class Ledger(Protocol):
+class Checkpoint(Protocol):
     """Remembers what was read."""
 
     @property
     def resumed(self) -> Resumption | None:
         """What this reading goes on with; None when it begins anew."""
 
-    def begin(self, begun: Begun) -> None:
+    def begin(self, begun: ExtractionStart) -> None:
         """Note what is fixed from now on."""
 
     def accept(self, done: Accepted) -> None:
         """Note a window that is complete, after all of its contacts were received."""
 
 
-class Forgetful:
-    """A ledger for readings that nobody goes on with."""
+class NullCheckpoint:
+    """A checkpoint for readings that nobody goes on with."""
 
     resumed: Resumption | None = None
 
-    def begin(self, begun: Begun) -> None:
-        """See `Ledger`."""
+    def begin(self, begun: ExtractionStart) -> None:
+        """See `Checkpoint`."""
 
     def accept(self, done: Accepted) -> None:
-        """See `Ledger`."""
+        """See `Checkpoint`."""

@@ -17,7 +17,7 @@ from etl.api.request import Query
 from etl.api.response import Page, id_text
 from etl.extract.capabilities import Capabilities, PageSizes
 from etl.extract.fetch import WindowReader
-from etl.extract.pages import Receive, Trail, Walk, still_holds, walk
+from etl.extract.pages import PageScan, Receive, SavedScan, still_holds, walk
 from etl.extract.plan import plan_windows
 from etl.extract.windows import around
 from etl.extract.without_created_at import without_creation_time
@@ -30,7 +30,7 @@ FEW_DELETED, MOST_DELETED = 10, 0.05
 """Contacts, and their share, that may be deleted between the walk and the end of a run."""
 
 
-class Sighting(NamedTuple):
+class FirstSeen(NamedTuple):
     """When somebody without a creation time was seen first."""
 
     walk: int
@@ -39,14 +39,14 @@ class Sighting(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class UnmatchedContact:
     """A contact that the witness saw and no window brought."""
 
     created: int
     is_contact: bool
 
 
-class WitnessLog(Protocol):
+class CrossCheckLog(Protocol):
     """Keeps what the walks of all pages showed, and tells afterwards which of it did not arrive."""
 
     @property
@@ -56,10 +56,10 @@ class WitnessLog(Protocol):
     def next_walk(self) -> None:
         """Begin another walk; the one before was kept to its end."""
 
-    async def trail(self, is_contact: bool) -> Trail:
+    async def trail(self, is_contact: bool) -> SavedScan:
         """How far a run that was killed had walked one of the lists."""
 
-    async def go_on(self, is_contact: bool, trail: Trail) -> None:
+    async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
         """Count in what still holds of that run's walk of a list, and forget the rest."""
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
@@ -74,10 +74,10 @@ class WitnessLog(Protocol):
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts that the first walk saw in one list."""
 
-    def undated(self) -> Mapping[str, Sighting]:
+    def without_created_at(self) -> Mapping[str, FirstSeen]:
         """The contacts seen that have no creation time, by id."""
 
-    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
+    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
         """The contacts created before `before` (ms) that no window brought, nor the last snapshot holds.
 
         `SUSPECTS` of them at most.
@@ -85,12 +85,12 @@ class WitnessLog(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Testimony:
+class CrossCheck:
     """The witness of one run: walks first, and is heard when everything else was read."""
 
     client: Client
     capabilities: Capabilities
-    log: WitnessLog
+    log: CrossCheckLog
     receive: Receive
     lists: Sequence[bool]
 
@@ -102,7 +102,7 @@ class Testimony:
         walks until it finds nobody else, but for those seen after `swept` (ms), whom the sweep reads as well.
         """
         sizes = await self._walk_lists()
-        if not self.log.undated():
+        if not self.log.without_created_at():
             return [], sizes
         while self.log.walk == 1 or self._finds_others(swept):
             if self.log.walk >= MOST_WALKS:
@@ -114,10 +114,12 @@ class Testimony:
 
     def _finds_others(self, swept: int) -> bool:
         """Whether this walk was the first to show somebody who is in no window, nor in the sweep."""
-        return any(seen.walk == self.log.walk and seen.last_seen < swept for seen in self.log.undated().values())
+        return any(
+            seen.walk == self.log.walk and seen.last_seen < swept for seen in self.log.without_created_at().values()
+        )
 
     async def _walk_lists(self) -> PageSizes:
-        walks: dict[bool, Walk] = {}
+        walks: dict[bool, PageScan] = {}
         try:
             async with anyio.create_task_group() as tasks:
                 for is_contact in self.lists:
@@ -134,11 +136,11 @@ class Testimony:
                 sizes = sizes.with_cut(is_contact, walked.smallest)
         return sizes
 
-    async def _walk(self, is_contact: bool, walks: dict[bool, Walk]) -> None:
+    async def _walk(self, is_contact: bool, walks: dict[bool, PageScan]) -> None:
         query, repeats = Query(is_contact), self.capabilities.past_end == "repeats"
         trail = await still_holds(self.client, query, await self.log.trail(is_contact), repeats=repeats)
         await self.log.go_on(is_contact, trail)
-        progress = walks[is_contact] = Walk(repeats, sizes=dict(trail.sizes), end=trail.end)
+        progress = walks[is_contact] = PageScan(repeats, sizes=dict(trail.sizes), end=trail.end)
         try:
             await walk(self.client, query, self._noting(is_contact), progress)
         finally:
@@ -146,16 +148,16 @@ class Testimony:
 
     def _noting(self, is_contact: bool) -> Receive:
         async def note(page: Page) -> None:
-            undated = without_creation_time(page)
+            without_created_at = without_creation_time(page)
             # First of all: a page that was noted is not read again.
-            if undated is not None and (self.log.walk == 1 or self._shows_others(undated)):
-                await self.receive(undated)
+            if without_created_at is not None and (self.log.walk == 1 or self._shows_others(without_created_at)):
+                await self.receive(without_created_at)
             await self.log.record(page, is_contact=is_contact)
 
         return note
 
     def _shows_others(self, page: Page) -> bool:
-        known = self.log.undated()
+        known = self.log.without_created_at()
         return any((found := id_text(bytes(row.contact_id))) and found not in known for row in page.rows)
 
     async def contradict(self, reader: WindowReader, before: int) -> list[str]:
@@ -168,15 +170,21 @@ class Testimony:
         suspects = await self.log.missing(before)
         if not suspects:
             return []
-        granule = self.capabilities.granule
-        await reader.read({around(one.created, one.is_contact, granule) for one in suspects})
+        resolution = self.capabilities.resolution
+        await reader.read({around(one.created, one.is_contact, resolution) for one in suspects})
         moved = await self.log.missing(before)
-        await reader.read({around(one.created, not one.is_contact, granule) for one in moved})
+        await reader.read({around(one.created, not one.is_contact, resolution) for one in moved})
         gone = await self.log.missing(before)
         if len(gone) < len(moved):
             times, capacity = self.log.created(False), self.capabilities.capacity(False)
             leads = plan_windows(
-                times, field="createdAt", is_contact=False, start=None, end=before, capacity=capacity, granule=granule
+                times,
+                field="createdAt",
+                is_contact=False,
+                start=None,
+                end=before,
+                capacity=capacity,
+                resolution=resolution,
             )
             await reader.read(leads)
         found = len(suspects) - len(moved)
@@ -194,12 +202,12 @@ class Testimony:
         late = await self.log.missing(before, beyond_snapshot=True)
         instants = {one.created for one in late}
         for is_contact in self.lists:
-            await reader.read(around(created, is_contact, self.capabilities.granule) for created in instants)
+            await reader.read(around(created, is_contact, self.capabilities.resolution) for created in instants)
         gone = await self.log.missing(before, beyond_snapshot=True)
         too_many = [f"the witness saw {SUSPECTS} contacts or more that the snapshot lacks: run with --full"]
         return len(late) - len(gone), (too_many if len(late) >= SUSPECTS else []) + self._vanished(gone)
 
-    def _vanished(self, gone: Sequence[Suspect]) -> list[str]:
+    def _vanished(self, gone: Sequence[UnmatchedContact]) -> list[str]:
         """Maintenance answers with valid empty lists; nobody deletes so many contacts in the time of one run."""
         witnessed = sum(len(self.log.created(is_contact)) for is_contact in self.lists)
         if len(gone) <= max(FEW_DELETED, MOST_DELETED * witnessed):

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from anyio import to_thread
 
 from etl.api.response import Page, id_text
-from etl.extract.crosscheck import SUSPECTS, Sighting, Suspect
+from etl.extract.crosscheck import SUSPECTS, FirstSeen, UnmatchedContact
 from etl.extract.journal import Journal, Walked
-from etl.extract.pages import Trail
+from etl.extract.pages import SavedScan
 from etl.extract.windows import milliseconds
 from etl.storage import disk, engine
 
@@ -50,8 +50,8 @@ class _Seen(NamedTuple):
     page: int
 
 
-class WitnessFiles:
-    """A witness log (see `testimony.WitnessLog`) in Parquet files of a private folder."""
+class CrossCheckFiles:
+    """A witness log (see `crosscheck.CrossCheckLog`) in Parquet files of a private folder."""
 
     def __init__(
         self,
@@ -74,28 +74,28 @@ class WitnessFiles:
         """Those that the rows are from: which list, number, rows."""
         self._ends: dict[bool, int] = {}
         self._created = {False: array("q"), True: array("q")}
-        self._undated: dict[str, Sighting] = {}
+        self._without_created_at: dict[str, FirstSeen] = {}
         self._writing = anyio.Lock()
 
     @property
     def walk(self) -> int:
-        """See `testimony.WitnessLog`."""
+        """See `crosscheck.CrossCheckLog`."""
         return self._walk
 
     def next_walk(self) -> None:
-        """See `testimony.WitnessLog`."""
+        """See `crosscheck.CrossCheckLog`."""
         self._walk += 1
         self._ended, self._before = [], Walked()
 
-    async def trail(self, is_contact: bool) -> Trail:
-        """See `testimony.WitnessLog`."""
-        trail = Trail(self._before.sizes[is_contact], self._before.ends.get(is_contact))
+    async def trail(self, is_contact: bool) -> SavedScan:
+        """See `crosscheck.CrossCheckLog`."""
+        trail = SavedScan(self._before.sizes[is_contact], self._before.ends.get(is_contact))
         if trail.over:
             return trail
         return replace(trail, ids=await to_thread.run_sync(self._ids, is_contact, trail.wanted))
 
-    async def go_on(self, is_contact: bool, trail: Trail) -> None:
-        """See `testimony.WitnessLog`."""
+    async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
+        """See `crosscheck.CrossCheckLog`."""
         if trail.end is None and self._before.sizes[is_contact]:
             self._journal.forget(self._walk, is_contact, trail.last)
         for number, walked in enumerate(self._ended, 1):
@@ -103,7 +103,7 @@ class WitnessFiles:
         await to_thread.run_sync(self._count_in, self._walk, self._before, is_contact, trail.sizes.keys())
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
-        """See `testimony.WitnessLog`; whoever has no id cannot be asked after."""
+        """See `crosscheck.CrossCheckLog`; whoever has no id cannot be asked after."""
         for row in page.rows:
             contact_id = id_text(bytes(row.contact_id))
             if contact_id is not None:
@@ -116,7 +116,7 @@ class WitnessFiles:
             await self.keep()
 
     def end(self, is_contact: bool, end: int | None) -> None:
-        """See `testimony.WitnessLog`."""
+        """See `crosscheck.CrossCheckLog`."""
         if end is not None:
             self._ends[is_contact] = end
 
@@ -151,21 +151,21 @@ class WitnessFiles:
 
     def _count(self, walk: int, row: _Seen) -> None:
         if row.created is None:
-            seen = Sighting(walk, row.last_seen or 0)
-            self._undated[row.contact_id] = min(self._undated.get(row.contact_id, seen), seen)
+            seen = FirstSeen(walk, row.last_seen or 0)
+            self._without_created_at[row.contact_id] = min(self._without_created_at.get(row.contact_id, seen), seen)
         elif walk == 1:
             self._created[row.is_contact].append(row.created)
 
-    def undated(self) -> Mapping[str, Sighting]:
-        """See `testimony.WitnessLog`."""
-        return self._undated
+    def without_created_at(self) -> Mapping[str, FirstSeen]:
+        """See `crosscheck.CrossCheckLog`."""
+        return self._without_created_at
 
     def created(self, is_contact: bool) -> Sequence[int]:
-        """See `testimony.WitnessLog`."""
+        """See `crosscheck.CrossCheckLog`."""
         self._created[is_contact] = _in_order(self._created[is_contact])
         return self._created[is_contact]
 
-    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
+    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
         """The contacts created before `before` (ms) that are in no part, nor in the last snapshot."""
         held = list(await self._parts())
         if beyond_snapshot:
@@ -178,7 +178,7 @@ class WitnessFiles:
             self._copy_ids(path)
         return path
 
-    def _missing(self, held: Sequence[Path], before: int) -> Sequence[Suspect]:
+    def _missing(self, held: Sequence[Path], before: int) -> Sequence[UnmatchedContact]:
         if not self._files:
             return []
         seen = engine.scan(self._files, _COLUMNS)
@@ -188,7 +188,7 @@ class WitnessFiles:
         """  # noqa: S608 - file names are quoted by the engine
         # Made here, because the engine would make it with whatever rights the umask leaves.
         with engine.connect(engine.FRUGAL, disk.private_folder(self._folder / "spill")) as connection:
-            return [Suspect(*row) for row in connection.execute(query, [before]).fetchall()]
+            return [UnmatchedContact(*row) for row in connection.execute(query, [before]).fetchall()]
 
 
 def _in_order(times: array[int]) -> array[int]:
@@ -204,7 +204,7 @@ def _seen(files: Sequence[Path], is_contact: bool, pages: Collection[int]) -> It
     """Everybody seen in one list, the newest first; and whether that is how one of `pages` was last taken."""
     left = set(pages)
     for file in reversed(files):
-        with disk.doing("read what the witness saw", file):
+        with disk.translate_os_errors("read what the witness saw", file):
             rows = map(_Seen, *(column.to_pylist() for column in pq.read_table(file).columns))
         found = set[int]()
         for row in rows:
@@ -218,6 +218,6 @@ def _write(path: Path, rows: list[_Seen]) -> str:
     """Write the rows to a new file; its checksum."""
     columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
     disk.private_file(path)
-    with disk.doing("write what the witness saw", path):
+    with disk.translate_os_errors("write what the witness saw", path):
         pq.write_table(pa.table(columns, schema=_SCHEMA), path)
     return disk.checksum(path)

@@ -1,4 +1,4 @@
-"""Reading windows: many at once, and a crowd that no cut can part in strict order.
+"""Reading windows: many at once, and in strict order an indivisible one, which no cut can divide.
 
 Both hand accepted pages to `receive`, in any order; `receive` may wait, which is the back-pressure that bounds memory.
 Requests in flight are bounded by the client. Which page proves what is decided in `window`; this module carries it out.
@@ -16,17 +16,17 @@ from etl.api.request import Query, TimeField
 from etl.api.response import Page
 from etl.errors import ContractError
 from etl.extract.capabilities import SMALLEST_PAGE, Capabilities, PageSizes
-from etl.extract.checkpoint import Ledger
+from etl.extract.checkpoint import Checkpoint
 from etl.extract.pages import Receive
 from etl.extract.plan import remaining
 from etl.extract.probe import FAR_FUTURE
-from etl.extract.windows import Accepted, Bounds, Window, halved, may_be_read, split
+from etl.extract.windows import Accepted, RangeSemantics, Window, halved, may_be_read, split
 from etl.extract.workqueue import Worklist
 
 COUNTED_READS = 3
 """Reads of a window that lists fewer contacts than it counts."""
 ORDERED_READS = 6
-"""Reads of a crowd before it counts as unprovable; two in a row must list the same contacts."""
+"""Reads of an indivisible window before it counts as unprovable; two in a row must list the same contacts."""
 FEW_ABSENT = 2
 """Known contacts that a window has to lack, or unknown ones that a second look has to show, to say that it was cut."""
 SECOND_LOOKS, SPARED = 6, 100
@@ -43,18 +43,18 @@ class WindowReader:
         client: Client,
         capabilities: Capabilities,
         receive: Receive,
-        ledger: Ledger,
+        checkpoint: Checkpoint,
         created: Callable[[bool], Sequence[int]] = lambda _: (),
     ) -> None:
         """`created` tells the sorted creation times (ms) of the contacts of a list, as far as they are known by now."""
-        resumed = ledger.resumed
+        resumed = checkpoint.resumed
         self.accepted: list[Accepted] = list(resumed.accepted) if resumed else []
         self.unproven: list[str] = []
         self.sizes = capabilities.page_sizes
         """The pages as far as they were seen by now."""
         self._poisoned: set[Window] = set()
         """Parts of windows that the server fails on."""
-        self._ledger = ledger
+        self._checkpoint = checkpoint
         self._before = [done.window for done in self.accepted]
         """What a run that was killed had read, and this one need not."""
         self._client = client
@@ -71,7 +71,7 @@ class WindowReader:
         if bounds is None or seen_bounds is None:
             message = "windows need both time filters"
             raise ValueError(message)
-        self._bounds: Mapping[TimeField, Bounds] = {"createdAt": bounds, "lastSeenAt": seen_bounds}
+        self._bounds: Mapping[TimeField, RangeSemantics] = {"createdAt": bounds, "lastSeenAt": seen_bounds}
 
     async def complete(self, windows: Iterable[Window]) -> None:
         """Read what of `windows` a run that was killed had not read yet."""
@@ -110,7 +110,7 @@ class WindowReader:
         elif not parts and len(page.rows) < size and not self.sizes.mixed:
             await self._accept(window, page)
         elif not parts:
-            await self._read_crowd(window, bounds, page)
+            await self._read_indivisible(window, bounds, page)
         return parts
 
     def _may_hide(self, window: Window, page: Page) -> bool:
@@ -157,7 +157,7 @@ class WindowReader:
     def _newest_first(self, window: Window) -> bool:
         return window.field == "createdAt" and self._capabilities.newest_first
 
-    async def _read(self, window: Window, bounds: Bounds) -> Page:
+    async def _read(self, window: Window, bounds: RangeSemantics) -> Page:
         """Page 1 of a window; again when it lists fewer than it counts, which may be two instants of one answer."""
         for _ in range(COUNTED_READS):
             page = await self._page(window, bounds)
@@ -166,7 +166,7 @@ class WindowReader:
                 break
         return page
 
-    async def _page(self, window: Window, bounds: Bounds) -> Page:
+    async def _page(self, window: Window, bounds: RangeSemantics) -> Page:
         query = window.query(bounds)
         if window not in self._poisoned:
             return await self._client.read(query)
@@ -176,7 +176,7 @@ class WindowReader:
             return verdict
         raise RequestFailed(verdict.message, where=query.span())
 
-    async def _isolate(self, window: Window, bounds: Bounds, error: RequestFailed) -> Sequence[Window]:
+    async def _isolate(self, window: Window, bounds: RangeSemantics, error: RequestFailed) -> Sequence[Window]:
         """The halves of a window that the server always fails on while it answers others: one of them may be sound.
 
         Raises ContractError for one that cannot be halved: it is named, never skipped (FAULTS.md A9).
@@ -243,9 +243,9 @@ class WindowReader:
 
     def _note(self, done: Accepted) -> None:
         self.accepted.append(done)
-        self._ledger.accept(done)
+        self._checkpoint.accept(done)
 
-    async def _read_crowd(self, window: Window, bounds: Bounds, page: Page) -> None:
+    async def _read_indivisible(self, window: Window, bounds: RangeSemantics, page: Page) -> None:
         """Read a window that cannot be cut (one creation time, many contacts) page by page until two reads agree."""
         if self.sizes.mixed or self._capabilities.honours_page is not True:
             lacking = "the server's pages have several sizes" if self.sizes.mixed else "the server has no second page"
@@ -253,13 +253,13 @@ class WindowReader:
             return
         size = self.sizes.of(window.is_contact)
         alone = self._capabilities.past_end == "repeats" and size < self.sizes.of(not window.is_contact)
-        crowd = await read_crowd(self._client, window.query(bounds), size, self._receive, alone=alone)
-        if crowd is None:
+        read = await read_indivisible(self._client, window.query(bounds), size, self._receive, alone=alone)
+        if read is None:
             await self._give_up(window, bounds, "reads in order did not agree", page)
             return
-        self._note(Accepted(window, crowd.rows, crowd.reads, "sequential", self._client.sent))
+        self._note(Accepted(window, read.rows, read.reads, "sequential", self._client.sent))
 
-    async def _give_up(self, window: Window, bounds: Bounds, reason: str, page: Page) -> None:
+    async def _give_up(self, window: Window, bounds: RangeSemantics, reason: str, page: Page) -> None:
         """Note what cannot be proven; who is listed is real all the same, and published if that is allowed."""
         if page.rows:
             await self._receive(page)
@@ -272,16 +272,16 @@ def _may_be_cut(done: Accepted, sizes: PageSizes) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class IndivisibleRead:
     """A listing read in order until two reads agreed."""
 
     rows: int
     reads: int
 
 
-async def read_crowd(
+async def read_indivisible(
     client: Client, query: Query, page_size: int, receive: Receive, *, alone: bool = False
-) -> Crowd | None:
+) -> IndivisibleRead | None:
     """Read all pages of `query` strictly in order until two reads in a row list the same contacts, each once.
 
     None when `ORDERED_READS` reads did not agree. Every page with a contact not handed on yet is handed on. Only for a
@@ -299,7 +299,7 @@ async def read_crowd(
                 await receive(page)
                 known |= page.ids
         if len(set(ids)) == len(ids) and set(ids) == last:
-            return Crowd(len(ids), reads)
+            return IndivisibleRead(len(ids), reads)
         last = set(ids)
     return None
 

@@ -98,7 +98,7 @@ class History:
     scrub_after: int | None = None
     proven: bool = True
     """Whether that run left nothing unproven; what it may have missed is older than any sweep looks for."""
-    undated: bool = False
+    without_created_at: bool = False
     """Whether the snapshot holds contacts without a creation time, which only a walk reaches."""
     look: Look = NOTHING
     """What the last scrub looked for."""
@@ -125,7 +125,7 @@ class History:
 
         A full run always does where only a walk reaches some of the contacts.
         """
-        return self.witness_at is None or t0 - self.witness_at >= every or (full and self.undated)
+        return self.witness_at is None or t0 - self.witness_at >= every or (full and self.without_created_at)
 
     def held(self, is_contact: bool) -> int:
         """How many contacts of a list the snapshot holds."""

@@ -1,4 +1,4 @@
-"""The journal of a reading: what was received and accepted so far, so that a run that was killed can be gone on with.
+"""The journal of a reading: what was received and accepted so far, so that a run that was killed can be resumed.
 
 Pages are kept as they came, in segments, until the part that holds their contacts is complete; every window accepted is
 a line, and so is every stretch of the witness's walk. A line is one write, so that a killed process leaves at most one
@@ -24,7 +24,7 @@ from typing import Self
 import msgspec
 
 from etl.errors import SinkError
-from etl.extract.checkpoint import Begun, Resumption
+from etl.extract.checkpoint import ExtractionStart, Resumption
 from etl.extract.windows import Accepted
 from etl.model import RawPage
 from etl.storage import disk
@@ -40,7 +40,7 @@ class _Began(msgspec.Struct, tag="began"):
     key: str
     boot: str
     at: float
-    begun: Begun
+    begun: ExtractionStart
 
 
 class _Received(msgspec.Struct, tag="received"):
@@ -109,7 +109,7 @@ class Walked:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class SavedProgress:
     """What a killed run left of one account; nothing by default."""
 
     resumption: Resumption | None = None
@@ -139,26 +139,26 @@ class Left:
 
 
 def key_of(*facts: object) -> str:
-    """What a reading depends on, as a fingerprint: leftovers with another are not gone on with."""
+    """What a reading depends on, as a fingerprint: leftovers with another are not resumed."""
     return hashlib.sha256(_encode([repr(fact) for fact in facts])).hexdigest()
 
 
-def left_in(folder: Path, key: str, now: float) -> Left:
-    """What can be gone on with: nothing of another configuration, of before the last reboot, changed, or too old.
+def left_in(folder: Path, key: str, now: float) -> SavedProgress:
+    """What can be resumed: nothing of another configuration, of before the last reboot, changed, or too old.
 
     `now` is in seconds since 1970.
     """
     lines, size, chain = _whole_lines(folder / NAME)
     began = lines[0] if lines else None
     if not isinstance(began, _Began) or (began.key, began.boot) != (key, _boot()):
-        return Left()
+        return SavedProgress()
     if not 0 <= now - began.at <= TOO_OLD.total_seconds():
-        return Left()
+        return SavedProgress()
     left = _left(began.begun, lines, folder)
-    return replace(left, size=size, chain=chain) if _is_unchanged(left, folder) else Left()
+    return replace(left, size=size, chain=chain) if _is_unchanged(left, folder) else SavedProgress()
 
 
-def _is_unchanged(left: Left, folder: Path) -> bool:
+def _is_unchanged(left: SavedProgress, folder: Path) -> bool:
     """Whether everything that the reading would go on with is what it was when its line was written."""
     try:
         for page in left.pages:
@@ -171,12 +171,12 @@ def _is_unchanged(left: Left, folder: Path) -> bool:
 def _body(folder: Path, page: _Received) -> bytes:
     """A page as it was received. Raises `SinkError` where it is not any more."""
     path = _segment_path(folder, page.segment)
-    with disk.own_file(path) as file, disk.doing("read a page again", path):
+    with disk.own_file(path) as file, disk.translate_os_errors("read a page again", path):
         file.seek(page.offset)
         body = file.read(page.size)
     if _checksum(body).hex() != page.checksum:
-        mend = "Run again: everything is read anew."
-        raise SinkError("A page was changed after it was received", where=str(path), mend=mend)
+        hint = "Run again: everything is read anew."
+        raise SinkError("A page was changed after it was received", where=str(path), hint=hint)
     return body
 
 
@@ -199,10 +199,10 @@ def _checksum(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _left(begun: Begun, lines: Sequence[_Line], folder: Path) -> Left:
+def _left(begun: ExtractionStart, lines: Sequence[_Line], folder: Path) -> SavedProgress:
     written = next((line for line in reversed(lines) if isinstance(line, _Written)), _Written())
     accepted = [line.done for line in lines if isinstance(line, _Accepted)]
-    return Left(
+    return SavedProgress(
         Resumption(begun, accepted),
         parts=_paths(folder, written.parts),
         rejects=_paths(folder, written.rejects),
@@ -244,7 +244,7 @@ class Journal:
     key: str
     began_at: float
     """When this process began, in seconds since 1970."""
-    left: Left = field(default_factory=Left)
+    left: SavedProgress = field(default_factory=SavedProgress)
     """What the reading goes on with."""
     _segment: int = field(default=0, init=False)
     _offset: int = field(default=0, init=False)
@@ -264,7 +264,7 @@ class Journal:
             self._ends = {page.segment: page.read_no + page.rows for page in self.left.pages}
             self._segment = max(self._ends, default=0) + 1
             # Behind a torn line nothing could be read.
-            disk.cut(self.folder / NAME, self.left.size)
+            disk.truncate(self.folder / NAME, self.left.size)
             self._drop_the_rest()
 
     def _drop_the_rest(self) -> None:
@@ -276,17 +276,17 @@ class Journal:
 
     @property
     def resumed(self) -> Resumption | None:
-        """See `ledger.Ledger`."""
+        """See `checkpoint.Checkpoint`."""
         return self.left.resumption
 
-    def begin(self, begun: Begun) -> None:
-        """See `ledger.Ledger`."""
+    def begin(self, begun: ExtractionStart) -> None:
+        """See `checkpoint.Checkpoint`."""
         if not self._begun:
             self._begun = True
             self._write(_Began(self.key, _boot(), self.began_at, begun))
 
     def accept(self, done: Accepted) -> None:
-        """See `ledger.Ledger`."""
+        """See `checkpoint.Checkpoint`."""
         self._write(_Accepted(done))
 
     def receive(self, page: RawPage) -> None:

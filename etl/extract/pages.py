@@ -2,7 +2,7 @@
 
 A page number is a rank in a list that moves while it is read, so a walk proves nothing. It serves as witness (each
 contact it shows is real), for servers whose time filters do not work, and for filtered exports. One that was
-interrupted can be gone on with, as far as the list has not moved since.
+interrupted can be resumed, as far as the list has not moved since.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEAPS = (0, 1, 3, 7, 15, 31, 63, 127)
 
 
 @dataclass(frozen=True, slots=True)
-class Trail:
+class SavedScan:
     """How far a walk had come that was interrupted; nowhere by default."""
 
     sizes: Mapping[int, int] = field(default_factory=dict)
@@ -59,13 +59,13 @@ class Trail:
         """The pages whose `ids` are needed to go on with it."""
         return frozenset({*range(self.gap - 1 - LEAPS[-1], self.gap), self.last})
 
-    def upto(self, number: int) -> Trail:
+    def upto(self, number: int) -> SavedScan:
         """What it took up to a page, with an end that is open again."""
-        return Trail({page: rows for page, rows in self.sizes.items() if page <= number})
+        return SavedScan({page: rows for page, rows in self.sizes.items() if page <= number})
 
 
 @dataclass(slots=True)
-class Walk:
+class PageScan:
     """What a walk knows: which page to ask next, and where the list ends. No I/O."""
 
     repeats: bool
@@ -78,7 +78,7 @@ class Walk:
     known: set[int] = field(default_factory=set)
     """Hashes of the ids seen: kept only where the last page is repeated, because there nothing else shows the end.
 
-    Those of a walk that is gone on with do not count: where the list has grown since, they are on later pages as well.
+    Those of a walk that is resumed do not count: where the list has grown since, they are on later pages as well.
     """
     latest: frozenset[bytes] = frozenset()
     """The ids of the last page taken."""
@@ -141,7 +141,7 @@ class Walk:
         return last == max(self.sizes.values(), default=0)
 
 
-async def walk(client: Client, query: Query, receive: Receive, progress: Walk) -> int:
+async def walk(client: Client, query: Query, receive: Receive, progress: PageScan) -> int:
     """Hand every page of `query` to `receive`, in any order; returns how many pages there are.
 
     `progress` begins with the pages that need not be asked for, and tells how far it came if the walk is interrupted.
@@ -171,7 +171,7 @@ async def walk(client: Client, query: Query, receive: Receive, progress: Walk) -
     return (progress.end or 1) - 1
 
 
-async def _confirm_end(client: Client, query: Query, progress: Walk) -> None:
+async def _confirm_end(client: Client, query: Query, progress: PageScan) -> None:
     """A refusal is the end only if no page beyond it answers; page 1 is never past the end."""
     end = progress.end or 1
     if end > 1 and not progress.ends_full:
@@ -186,7 +186,7 @@ async def _confirm_end(client: Client, query: Query, progress: Walk) -> None:
         raise ContractError(f"page {end} is refused, but page {end + 1} is not", where=query.span())
 
 
-async def still_holds(client: Client, query: Query, trail: Trail, *, repeats: bool = False) -> Trail:
+async def still_holds(client: Client, query: Query, trail: SavedScan, *, repeats: bool = False) -> SavedScan:
     """What of an interrupted walk need not be repeated, now that the list may have moved.
 
     While nobody was reading, each deletion moved those behind it one place forward, the first of them perhaps onto a
@@ -209,10 +209,10 @@ async def still_holds(client: Client, query: Query, trail: Trail, *, repeats: bo
             return trail
         if listed and listed <= known:
             return trail.upto(border - leap)
-    return Trail()
+    return SavedScan()
 
 
-async def _ends_alike(client: Client, query: Query, trail: Trail, repeats: bool) -> bool:
+async def _ends_alike(client: Client, query: Query, trail: SavedScan, repeats: bool) -> bool:
     if trail.last < trail.gap:
         return True
     return not repeats and await _listed(client, query, trail.last) == trail.ids.get(trail.last)

@@ -24,24 +24,24 @@ def plan_windows(
     start: int | None,
     end: int,
     capacity: int,
-    granule: int = 1,
+    resolution: int = 1,
 ) -> Iterator[Window]:
     """Windows that tile [start, end) with at most `capacity` of the sorted `times` (milliseconds) in each.
 
-    Contacts of one granule stay together, so that a crowd of more than `capacity` gets a window of its own.
+    Contacts within one step of the resolution stay together: if they exceed `capacity`, they get a window of their own.
     """
     position = 0 if start is None else bisect_left(times, start)
     last = bisect_left(times, end)
     opened = start
     while last - position > capacity:
-        cut = _floor(times[position + capacity], granule)
-        first = _floor(times[position], granule)
+        cut = _floor(times[position + capacity], resolution)
+        first = _floor(times[position], resolution)
         if cut == first:
             if opened is None or opened < first:
-                # What stands before the crowd is read apart from it.
+                # What stands before the indivisible window is read apart from it.
                 yield Window(field, is_contact, opened, first)
                 opened = first
-            cut = first + granule
+            cut = first + resolution
         if cut >= end:
             break
         yield Window(field, is_contact, opened, cut)
@@ -65,12 +65,12 @@ def scrub_span(
     # What came since the round began must not make a round of its own.
     if position + rows + rows // 2 >= last:
         return begin, end
-    # Where a crowd stands at the beginning the range goes beyond its time, or it would never move on.
+    # Where an indivisible window stands at the beginning the range goes beyond its time, or it would never move on.
     return begin, max(times[position + rows], (times[0] if begin is None else begin) + 1)
 
 
 def ranges_around(
-    chosen: Sequence[int], times: Sequence[int], *, granule: int = 1, company: int
+    chosen: Sequence[int], times: Sequence[int], *, resolution: int = 1, company: int
 ) -> list[tuple[int, int]]:
     """Disjoint ranges [start, end) that hold all `chosen` times and at most `company` others of the sorted `times`.
 
@@ -79,8 +79,8 @@ def ranges_around(
     ranges: list[tuple[int, int]] = []
     begun = 0
     for place, time in enumerate(chosen):
-        start = _floor(time, granule)
-        end = start + granule
+        start = _floor(time, resolution)
+        end = start + resolution
         if ranges and start < ranges[-1][1]:
             continue
         if ranges:
@@ -138,5 +138,5 @@ def requests_of(times: Sequence[int], *, start: int | None, end: int, capacity: 
     return sum(1 for _ in windows)
 
 
-def _floor(time: int, granule: int) -> int:
-    return time - time % granule
+def _floor(time: int, resolution: int) -> int:
+    return time - time % resolution

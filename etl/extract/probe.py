@@ -13,16 +13,16 @@ import anyio
 
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query, TimeField
-from etl.api.response import Kind, Page, Refusal, Row
+from etl.api.response import ApiFailure, FailureKind, Page, Row
 from etl.api.retry import backoff
 from etl.errors import ContractError
 from etl.extract.capabilities import Capabilities, Lists, PageSizes, PastEnd
-from etl.extract.windows import ROW_FIELD, Bounds, Window, milliseconds
+from etl.extract.windows import ROW_FIELD, RangeSemantics, Window, milliseconds
 
 FAR_FUTURE = 253_370_764_800_000
 """9999-01-01: next to no contact is created or seen after it; 9999-12-31 means "never" to some importers."""
 DAY = 86_400_000
-GRANULES = (1, 1000, DAY)
+RESOLUTIONS = (1, 1000, DAY)
 _PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000))
 """Milliseconds by which a start and an end may have to be widened, the likely first."""
 NO_SUCH_PAGE = 1_000_000
@@ -117,11 +117,11 @@ async def _is_another(client: Client, is_contact: bool, before: Page, first: Pag
     return not _overlap(before, first)
 
 
-async def _asked(client: Client, query: Query, number: int) -> Page | Refusal:
+async def _asked(client: Client, query: Query, number: int) -> Page | ApiFailure:
     """A page that need not exist: a server may refuse it in any way, but not by a passing failure."""
     for attempt in range(1, PATIENCE):
         answer = await client.ask(query, number)
-        if isinstance(answer, Page) or answer.kind in {Kind.CONTRACT, Kind.AUTH}:
+        if isinstance(answer, Page) or answer.kind in {FailureKind.CONTRACT, FailureKind.AUTH}:
             return answer
         await anyio.sleep(backoff(attempt, jitter=0.3))
     return await client.ask(query, number)
@@ -152,8 +152,8 @@ class _Questions:
         self.past_end: PastEnd = "empty"
         self.end = self.first
         """The page far beyond the end, where there is one."""
-        self.created: Bounds | None = None
-        self.seen: Bounds | None = None
+        self.created: RangeSemantics | None = None
+        self.seen: RangeSemantics | None = None
         self._client = client
         self._query = Query(is_contact)
         self._rows = [*contacts.rows, *leads.rows]
@@ -231,7 +231,7 @@ class _Questions:
     async def beyond_the_end(self) -> None:
         """What a page far beyond the end answers."""
         page = await _asked(self._client, self._query, NO_SUCH_PAGE)
-        if isinstance(page, Refusal):
+        if isinstance(page, ApiFailure):
             self.past_end = "refused"
             return
         self.end = page
@@ -239,12 +239,12 @@ class _Questions:
             self.past_end = "repeats"
 
 
-async def _bounds(client: Client, field: TimeField, query: Query, first: Page) -> Bounds | None:
+async def _bounds(client: Client, field: TimeField, query: Query, first: Page) -> RangeSemantics | None:
     """How the server reads a range of `field`; None when it does not honour one in any spelling."""
     if not first.rows:
-        return Bounds()
+        return RangeSemantics()
     for applicable in (False, True):
-        spelled = Bounds(applicable=applicable)
+        spelled = RangeSemantics(applicable=applicable)
         if not await _keeps_to(client, Window(field, query.is_contact, FAR_FUTURE, None), spelled):
             continue
         rows = first.rows
@@ -258,14 +258,14 @@ async def _bounds(client: Client, field: TimeField, query: Query, first: Page) -
     return None
 
 
-async def _timed(client: Client, window: Window, bounds: Bounds) -> Sequence[Row]:
+async def _timed(client: Client, window: Window, bounds: RangeSemantics) -> Sequence[Row]:
     try:
         return (await client.read(window.query(bounds))).rows
     except PageRefused:
         return ()
 
 
-async def _keeps_to(client: Client, window: Window, bounds: Bounds) -> bool:
+async def _keeps_to(client: Client, window: Window, bounds: RangeSemantics) -> bool:
     """Whether nobody is listed who is not in the window."""
     try:
         rows = (await client.read(window.query(bounds))).rows
@@ -284,7 +284,7 @@ def _quietest(field: TimeField, rows: Sequence[Row]) -> Sequence[int]:
 
 def _coarseness(time: int) -> int:
     """The coarsest step whose border a time stands on; there a server that rounds to it cannot be told from another."""
-    return next(step for step in reversed(GRANULES) if time % step == 0)
+    return next(step for step in reversed(RESOLUTIONS) if time % step == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,18 +296,18 @@ class _Known:
     is_contact: bool
     time: int
 
-    async def bounds(self, spelled: Bounds) -> Bounds | None:
+    async def bounds(self, spelled: RangeSemantics) -> RangeSemantics | None:
         """How the server reads a range; None when nobody stands at the time, any more or because it is not honoured."""
         padded = await self._pads(spelled)
         if padded is None:
             return None
-        found = await self._granule(padded)
+        found = await self._resolution(padded)
         # That nobody was seen beside the time tells something only if somebody still stands at it.
         if not await self._answered(padded, shift=0):
             return None
-        return replace(found, granule=max(found.granule, _coarseness(self.time)))
+        return replace(found, resolution=max(found.resolution, _coarseness(self.time)))
 
-    async def _pads(self, bounds: Bounds) -> Bounds | None:
+    async def _pads(self, bounds: RangeSemantics) -> RangeSemantics | None:
         """The smallest widening of a one-millisecond window around the time that is answered with who stands there."""
         widest = replace(bounds, start_pad=2 * DAY, end_pad=2 * DAY)
         for start_pad, end_pad in _PADS:
@@ -318,18 +318,18 @@ class _Known:
                 return None
         return widest
 
-    async def _granule(self, bounds: Bounds) -> Bounds:
+    async def _resolution(self, bounds: RangeSemantics) -> RangeSemantics:
         """`bounds` with the finest step at which the server tells a time inside from one outside."""
         widened = max(bounds.start_pad, bounds.end_pad)
         # A bound that had to be widened by a second tells no finer times apart.
-        for step in (step for step in GRANULES if step >= widened):
+        for step in (step for step in RESOLUTIONS if step >= widened):
             beside = (-step - widened, step + widened)
             if not any([await self._answered(bounds, shift=shift) for shift in beside]):
-                return replace(bounds, granule=step)
+                return replace(bounds, resolution=step)
         # Coarser than a day: days of another zone.
-        return replace(bounds, granule=2 * DAY)
+        return replace(bounds, resolution=2 * DAY)
 
-    async def _answered(self, bounds: Bounds, *, shift: int) -> bool:
+    async def _answered(self, bounds: RangeSemantics, *, shift: int) -> bool:
         """Whether the one-millisecond window `shift` away from the time answers with somebody who stands at it."""
         start = self.time + shift
         window = Window(self.field, self.is_contact, start, start + 1)
@@ -337,7 +337,7 @@ class _Known:
         return self.time in window.times(page.rows)
 
 
-async def _lists(client: Client, contacts: Page, leads: Page, bounds: Bounds | None) -> Lists:
+async def _lists(client: Client, contacts: Page, leads: Page, bounds: RangeSemantics | None) -> Lists:
     """Compare the two lists over the range that page 1 of the true list spans."""
     times = sorted(t for t in (milliseconds(row.created_at) for row in contacts.rows) if t is not None)
     if bounds is None or not times or not leads.rows:

@@ -19,11 +19,11 @@ from etl.api.client import Client
 from etl.api.request import Query, TimeField
 from etl.errors import ContractError
 from etl.extract.capabilities import SMALLEST_PAGE, Capabilities
-from etl.extract.checkpoint import Begun, Ledger
-from etl.extract.crosscheck import Testimony, WitnessLog
+from etl.extract.checkpoint import Checkpoint, ExtractionStart
+from etl.extract.crosscheck import CrossCheck, CrossCheckLog
 from etl.extract.fetch import WindowReader
 from etl.extract.history import History, Timing
-from etl.extract.pages import Receive, Walk, walk
+from etl.extract.pages import PageScan, Receive, walk
 from etl.extract.plan import plan_windows, ranges_around, scrub_span
 from etl.extract.probe import probe
 from etl.extract.sweep import sweep
@@ -81,22 +81,22 @@ async def extract(
     history: History,
     timing: Timing,
     receive: Receive,
-    witness: WitnessLog,
-    ledger: Ledger,
+    witness: CrossCheckLog,
+    checkpoint: Checkpoint,
     *,
     full: bool,
     filters: Mapping[str, object],
     local_now: int,
     shrink_share: float = 0.05,
 ) -> Extraction:
-    """Read one account, from where the ledger says that a killed run had come to.
+    """Read one account, from where the checkpoint says that a killed run had come to.
 
     A scrub that misses more than `shrink_share` of the contacts it looks for is not believed: everything is read then.
     Raises what the client raises; what cannot be proven is listed, not raised.
     """
     started = anyio.current_time()
-    if ledger.resumed:
-        begun = await go_on(client, ledger.resumed.begun)
+    if checkpoint.resumed:
+        begun = await go_on(client, checkpoint.resumed.begun)
     else:
         first = history.watermark is None
         found = await probe(client, local_now=local_now, held=history.held, compare_lists=first or full)
@@ -105,7 +105,7 @@ async def extract(
         mode: Mode = "filtered" if filters else "incremental" if incremental else "full"
         # A server clock that runs ahead would hide everything until time has caught up; an older watermark is safe.
         watermark = min(found.t0, local_now) - timing.visibility_lag
-        begun = Begun(mode, found, watermark, clock_ahead(client, local_now, started))
+        begun = ExtractionStart(mode, found, watermark, clock_ahead(client, local_now, started))
     history = history.by_clock(clock_ahead(client, local_now, started))
     run = Extraction(
         begun.mode,
@@ -116,9 +116,9 @@ async def extract(
         scrub_after=history.scrub_after,
         requests={"probe": client.sent},
         seconds={"probe": anyio.current_time() - started},
-        resumed=len(ledger.resumed.accepted) if ledger.resumed else 0,
+        resumed=len(checkpoint.resumed.accepted) if checkpoint.resumed else 0,
     )
-    await _read(_Reading(client, run, history, timing, receive, witness, ledger, shrink_share), filters)
+    await _read(_Reading(client, run, history, timing, receive, witness, checkpoint, shrink_share), filters)
     return run
 
 
@@ -145,7 +145,7 @@ def next_scrub(history: History, timing: Timing, capabilities: Capabilities, unt
     )
 
 
-async def go_on(client: Client, begun: Begun) -> Begun:
+async def go_on(client: Client, begun: ExtractionStart) -> ExtractionStart:
     """Take up what a killed run had begun: what it probed is known, but not what time it is by now."""
     client.first_page = begun.capabilities.first_page
     client.manners = frozenset(begun.capabilities.manners) or None
@@ -160,8 +160,8 @@ async def _read(reading: _Reading, filters: Mapping[str, object]) -> None:
     elif not run.capabilities.windows:
         await reading.walk_all()
     else:
-        # A proof can be gone on with; pages alone are ranks in a list that has moved since.
-        reading.ledger.begin(Begun(run.mode, run.capabilities, run.watermark, run.clock_ahead))
+        # A proof can be resumed; pages alone are ranks in a list that has moved since.
+        reading.checkpoint.begin(ExtractionStart(run.mode, run.capabilities, run.watermark, run.clock_ahead))
         await (reading.incremental() if run.mode == "incremental" else reading.full())
 
 
@@ -174,8 +174,8 @@ class _Reading:
     history: History
     timing: Timing
     receive: Receive
-    witness: WitnessLog
-    ledger: Ledger
+    witness: CrossCheckLog
+    checkpoint: Checkpoint
     shrink_share: float
 
     async def full(self) -> None:
@@ -184,18 +184,18 @@ class _Reading:
         if walked:
             await self._walk_witness()
         created = self.witness.created if walked else self.history.snapshot.created
-        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger, created)
+        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.checkpoint, created)
         with self._counted("windows"):
             await reader.complete(self._both(created, None, self.run.watermark))
             await self._confirm_strikes(reader)
         # Contacts without a creation time are in no window, and a walk may miss them: the sweep reads their touches.
-        since = min(self.run.watermark, self._last_margin()) if self.history.undated else self.run.watermark
+        since = min(self.run.watermark, self._last_margin()) if self.history.without_created_at else self.run.watermark
         await self._sweep(reader, since=since)
         self.run.coverage = ((None, self.run.watermark),)
         await self._finish(reader, since=since)
         if walked:
             with self._counted("witness"):
-                self.run.unproven += await self._testimony().contradict(reader, self.run.watermark)
+                self.run.unproven += await self._cross_check().contradict(reader, self.run.watermark)
         self._conclude(reader)
 
     async def incremental(self) -> None:
@@ -204,7 +204,7 @@ class _Reading:
         if walked:
             await self._walk_witness()
         created = self.history.snapshot.created
-        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.ledger, created)
+        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.checkpoint, created)
         with self._counted("scrub"):
             await self._confirm_strikes(reader)
             await self._scrub(reader)
@@ -213,7 +213,7 @@ class _Reading:
         await self._finish(reader, since=since)
         if walked:
             with self._counted("witness"):
-                self.run.late, doubts = await self._testimony().recover(reader, self.run.watermark)
+                self.run.late, doubts = await self._cross_check().recover(reader, self.run.watermark)
                 self.run.unproven += doubts
         self._conclude(reader)
 
@@ -238,7 +238,7 @@ class _Reading:
             raise ContractError(
                 "the server answers page 2 with page 1, so a filtered export would stop there",
                 where="extract.filters",
-                mend="Remove the filters: a full export does not need pages.",
+                hint="Remove the filters: a full export does not need pages.",
             )
         lists = [bool(filters["isContact"])] if "isContact" in filters else LEADS_FIRST
         with self._counted("walk"):
@@ -247,7 +247,7 @@ class _Reading:
                 await self._walk(query, self.receive)
 
     async def _walk(self, query: Query, receive: Receive) -> None:
-        await walk(self.client, query, receive, Walk(self.run.capabilities.past_end == "repeats"))
+        await walk(self.client, query, receive, PageScan(self.run.capabilities.past_end == "repeats"))
 
     def _applicable(self, filters: Mapping[str, object]) -> tuple[str, ...]:
         """The names to send in `applicableFilters`: whether more than the flags must be named is not known (API.md)."""
@@ -258,18 +258,18 @@ class _Reading:
 
     async def _walk_witness(self) -> None:
         with self._counted("witness"):
-            doubts, sizes = await self._testimony().walk(swept=self.run.watermark)
+            doubts, sizes = await self._cross_check().walk(swept=self.run.watermark)
             self.run.unproven += doubts
             self.run.capabilities = replace(self.run.capabilities, page_sizes=sizes)
         self.run.witness_at = self.run.capabilities.t0
 
-    def _testimony(self) -> Testimony:
-        return Testimony(self.client, self.run.capabilities, self.witness, self.receive, LEADS_FIRST)
+    def _cross_check(self) -> CrossCheck:
+        return CrossCheck(self.client, self.run.capabilities, self.witness, self.receive, LEADS_FIRST)
 
     async def _confirm_strikes(self, reader: WindowReader) -> None:
         """Ask for everybody who has a strike in a range of their own, which a page of any size shows whole."""
-        snapshot, granule = self.history.snapshot, self.run.capabilities.granule
-        ranges = ranges_around(snapshot.struck(), snapshot.created(None), granule=granule, company=COMPANY)
+        snapshot, resolution = self.history.snapshot, self.run.capabilities.resolution
+        ranges = ranges_around(snapshot.struck(), snapshot.created(None), resolution=resolution, company=COMPANY)
         for is_contact in LEADS_FIRST:
             windows = (Window("createdAt", is_contact, start, end) for start, end in ranges)
             await reader.read(windows, most=SMALLEST_PAGE)
@@ -329,7 +329,7 @@ class _Reading:
             start=start,
             end=end,
             capacity=self.run.capabilities.capacity(is_contact),
-            granule=self.run.capabilities.granule,
+            resolution=self.run.capabilities.resolution,
         )
 
     @contextmanager

@@ -22,14 +22,14 @@ ROW_FIELD: dict[TimeField, str] = {"createdAt": "created_at", "lastSeenAt": "las
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class RangeSemantics:
     """How the server reads `startAt` and `endsAt`, as probed on a known contact."""
 
     start_pad: int = 0
     """Milliseconds to begin earlier so that a contact exactly at the start is returned."""
     end_pad: int = 0
     """Milliseconds to add to the last wanted millisecond so that a contact exactly there is returned."""
-    granule: int = 1
+    resolution: int = 1
     """The finest step the server tells apart: rows up to this far outside a window may be in its answer."""
     applicable: bool = False
     """Whether the field must be named in `applicableFilters` to be honoured."""
@@ -44,7 +44,7 @@ class Window:
     start: int | None
     end: int | None
 
-    def query(self, bounds: Bounds) -> Query:
+    def query(self, bounds: RangeSemantics) -> Query:
         """The request whose answer holds every contact of the window under `bounds`, and few others."""
         return Query(
             is_contact=self.is_contact,
@@ -73,9 +73,9 @@ class Window:
                 return (first, last)
         return self.times(rows)
 
-    def check(self, rows: Sequence[Row], bounds: Bounds) -> None:
+    def check(self, rows: Sequence[Row], bounds: RangeSemantics) -> None:
         """Raise ContractError when a row lies outside: then the server does not honour the filter."""
-        slack = bounds.granule + max(bounds.start_pad, bounds.end_pad)
+        slack = bounds.resolution + max(bounds.start_pad, bounds.end_pad)
         low = None if self.start is None else self.start - slack
         high = None if self.end is None else self.end + slack
         for time in self._extremes(rows):
@@ -86,10 +86,10 @@ class Window:
                 )
 
 
-def around(created: int, is_contact: bool, granule: int) -> Window:
+def around(created: int, is_contact: bool, resolution: int) -> Window:
     """The narrowest window around a creation time."""
-    start = created - created % granule
-    return Window("createdAt", is_contact, start, start + granule)
+    start = created - created % resolution
+    return Window("createdAt", is_contact, start, start + resolution)
 
 
 def may_be_read(window: Window, unfinished: Iterable[Window]) -> bool:
@@ -121,7 +121,7 @@ class Accepted:
     request: int = 0
 
 
-def split(window: Window, rows: Sequence[Row], bounds: Bounds, *, newest_first: bool) -> tuple[Window, ...]:
+def split(window: Window, rows: Sequence[Row], bounds: RangeSemantics, *, newest_first: bool) -> tuple[Window, ...]:
     """Smaller windows that tile `window`, whose answer was full; () when it cannot be cut any finer.
 
     Where the server lists the newest first, the rows of a full page are the newest of the window: the cut leaves
@@ -131,10 +131,10 @@ def split(window: Window, rows: Sequence[Row], bounds: Bounds, *, newest_first: 
     if not inside:
         return halved(window, bounds)
     cut = _aligned(inside[len(inside) // 8] if newest_first else median_low(inside), bounds)
-    cuts = [c for c in (cut, cut + bounds.granule) if _splits(window, c)]
-    # Two cuts only around a crowd that shares one granule; otherwise one cut does.
-    crowd = inside[0] // bounds.granule == inside[-1] // bounds.granule
-    edges = cuts if crowd else cuts[:1]
+    cuts = [c for c in (cut, cut + bounds.resolution) if _splits(window, c)]
+    # Two cuts only around an indivisible window that shares one step of the resolution; otherwise one cut does.
+    indivisible = inside[0] // bounds.resolution == inside[-1] // bounds.resolution
+    edges = cuts if indivisible else cuts[:1]
     return _cut(window, edges)
 
 
@@ -145,7 +145,7 @@ def _cut(window: Window, edges: Sequence[int]) -> tuple[Window, ...]:
     return tuple(replace(window, start=start, end=end) for start, end in pairwise(marks))
 
 
-def halved(window: Window, bounds: Bounds) -> tuple[Window, ...]:
+def halved(window: Window, bounds: RangeSemantics) -> tuple[Window, ...]:
     """The two halves of a closed window; () where it has an open end or cannot be cut any finer."""
     if window.start is None or window.end is None:
         return ()
@@ -153,8 +153,8 @@ def halved(window: Window, bounds: Bounds) -> tuple[Window, ...]:
     return _cut(window, [middle] if _splits(window, middle) else [])
 
 
-def _aligned(time: int, bounds: Bounds) -> int:
-    return time - time % bounds.granule
+def _aligned(time: int, bounds: RangeSemantics) -> int:
+    return time - time % bounds.resolution
 
 
 def _inside(window: Window, time: int) -> bool:

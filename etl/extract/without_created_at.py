@@ -12,16 +12,16 @@ from etl.extract.windows import milliseconds
 
 def without_creation_time(page: Page) -> Page | None:
     """The part of `page` that no createdAt window can reach; None when there is none."""
-    undated = [milliseconds(row.created_at) is None for row in page.rows]
-    if not any(undated):
+    without_created_at = [milliseconds(row.created_at) is None for row in page.rows]
+    if not any(without_created_at):
         return None
     try:
         contacts = _raw_contacts(page.body).data
     except msgspec.DecodeError:
         # Something in it that only the tolerant reader can take apart: the whole page will do, it is folded later.
         return page
-    kept = [raw for raw, wanted in zip(contacts, undated, strict=True) if wanted]
-    rows = [row for row, wanted in zip(page.rows, undated, strict=True) if wanted]
+    kept = [raw for raw, wanted in zip(contacts, without_created_at, strict=True) if wanted]
+    rows = [row for row, wanted in zip(page.rows, without_created_at, strict=True) if wanted]
     return replace(page, body=b'{"data":[' + b",".join(kept) + b"]}", rows=rows)
 
 

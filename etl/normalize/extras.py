@@ -98,8 +98,8 @@ class _Reading:
             self.extras.unread.add(row)
 
     def done(self) -> Extras:
-        mended = self._rows.json
-        self.extras.counts.update(self._result.counts, repeated=mended.repeated, replaced=mended.replaced)
+        repaired = self._rows.json
+        self.extras.counts.update(self._result.counts, repeated=repaired.repeated, replaced=repaired.replaced)
         return self.extras
 
     def _keep(self, row: int, found: dict[str, Json]) -> None:

@@ -37,7 +37,7 @@ codecs.register_error("etl.mark", _mark_broken)
 
 
 class Reader:
-    """Decodes JSON and counts what had to be mended: `repeated` keys, and texts with a U+FFFD put in (`replaced`)."""
+    """Decodes JSON and counts what had to be repaired: `repeated` keys, and texts with a U+FFFD put in (`replaced`)."""
 
     def __init__(self) -> None:
         self.repeated = 0

@@ -68,7 +68,7 @@ class Normalizer:
         """Fields without a column."""
         self._drifting: frozenset[Path] = frozenset()
         """Columns that Arrow is not told of."""
-        self._mends = False
+        self._repairs = False
         self._pause = 0
         self._refusals = 0
 
@@ -89,14 +89,14 @@ class Normalizer:
             self._pause -= 1
             return False
         try:
-            flat, readable, mended = self._flatten(pages)
+            flat, readable, repaired = self._flatten(pages)
         except Refused:
             self._pause = min(2**self._refusals, _MAX_PAUSE)
             self._refusals += 1
             return False
         self._refusals = 0
         self._learn(flat.unknown)
-        odd = _odd_rows(flat).union(mended)
+        odd = _odd_rows(flat).union(repaired)
         wanted = {path: _rows(mask) - odd for path, mask in flat.unknown.items()}
         wanted |= dict.fromkeys(self._drifting, frozenset(range(len(contacts))) - odd)
         self._keep(flat, extras_of_pages(readable, wanted, self._drifting), odd, contacts, work)
@@ -107,16 +107,16 @@ class Normalizer:
 
         Such contacts are the defect that every large account has: a preview cut in the middle of an emoji.
         """
-        if not self._mends:
+        if not self._repairs:
             try:
                 return flatten_pages(pages, _MAX_KNOWN, self._drifting), pages, ()
             except Refused:
                 pass
-        twins, mended = without_surrogates(pages)
-        if not (self._mends or mended):
+        sanitized, repaired = without_surrogates(pages)
+        if not (self._repairs or repaired):
             raise Refused
-        self._mends = bool(mended)
-        return flatten_pages(twins, _MAX_KNOWN, self._drifting), twins, mended
+        self._repairs = bool(repaired)
+        return flatten_pages(sanitized, _MAX_KNOWN, self._drifting), sanitized, repaired
 
     def _read_sorted(self, contacts: Contacts, work: _Work) -> None:
         """Read the contacts that a strict row type takes by columns, the others one by one."""

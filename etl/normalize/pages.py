@@ -67,17 +67,17 @@ def without_surrogates(pages: Sequence[RawPage]) -> tuple[list[RawPage], list[in
 
     Raises ContractError as `Contacts.raws` does.
     """
-    twins: list[RawPage] = []
-    mended: list[int] = []
+    sanitized: list[RawPage] = []
+    repaired: list[int] = []
     start = 0
     for page in pages:
         twin = RawPage(without_lone_surrogates(page.body), page.rows, page.read_no)
         if twin.body != page.body:
             pairs = zip(_elements(page), _elements(twin), strict=True)
-            mended += [start + row for row, (old, new) in enumerate(pairs) if old != new]
-        twins.append(twin)
+            repaired += [start + row for row, (old, new) in enumerate(pairs) if old != new]
+        sanitized.append(twin)
         start += page.rows
-    return twins, mended
+    return sanitized, repaired
 
 
 def _broken(page: RawPage, message: str) -> ContractError:

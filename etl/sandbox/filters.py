@@ -75,7 +75,7 @@ FLAGS: Mapping[str, Predicate] = MappingProxyType(
 )
 """Boolean filters, honoured only if named in `applicableFilters`; then false filters as well as true."""
 DATES = ("createdAt", "lastSeenAt")
-GRANULES = MappingProxyType({"ms": MILLISECOND, "s": SECOND, "day": DAY})
+RESOLUTIONS = MappingProxyType({"ms": MILLISECOND, "s": SECOND, "day": DAY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +114,11 @@ def _dates(value: Mapping[str, str], settings: Settings, *, named: bool) -> Span
     if not honoured or not (start or end):
         return EVER
     zone = timedelta(minutes=settings.zone_offset_minutes)
-    granule = Granule(GRANULES[settings.granularity], settings.zone_offset_minutes * 60 * SECOND)
+    resolution = Granule(RESOLUTIONS[settings.granularity], settings.zone_offset_minutes * 60 * SECOND)
     return window(
         read(start, zone) if start else None,
         read(end, zone) if end else None,
-        granule,
+        resolution,
         start_in=settings.start_bound == "inclusive",
         end_in=settings.end_bound == "inclusive",
     )

@@ -88,9 +88,9 @@ class Settings:
     lists_named: bool = False
     """List filters (tags, status, ...) are honoured only if named in `applicableFilters`."""
     start_bound: Bound = "inclusive"
-    """Whether a contact exactly at `startAt` (in the granule of it) is in the window."""
+    """Whether a contact exactly at `startAt` (in the resolution of it) is in the window."""
     end_bound: Bound = "inclusive"
-    """Whether a contact exactly at `endsAt` (in the granule of it) is in the window."""
+    """Whether a contact exactly at `endsAt` (in the resolution of it) is in the window."""
     granularity: Granularity = "ms"
     """Granule to which contacts and bounds are floored before they are compared."""
     zone_offset_minutes: int = 0

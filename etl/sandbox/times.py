@@ -71,7 +71,7 @@ class Granule:
     """Microseconds by which the zone of the account is ahead of UTC; it matters to days alone."""
 
     def floor(self, at: int) -> int:
-        """The beginning of the granule that holds `at`."""
+        """The beginning of the resolution that holds `at`."""
         return (at + self.offset) // self.size * self.size - self.offset
 
 
@@ -90,8 +90,8 @@ class Span:
 EVER = Span()
 
 
-def window(start: int | None, end: int | None, granule: Granule, *, start_in: bool, end_in: bool) -> Span:
+def window(start: int | None, end: int | None, resolution: Granule, *, start_in: bool, end_in: bool) -> Span:
     """The instants a date filter lets through; an open side is None."""
-    low = EVER.start if start is None else granule.floor(start) + (0 if start_in else granule.size)
-    high = EVER.end if end is None else granule.floor(end) + (granule.size if end_in else 0)
+    low = EVER.start if start is None else resolution.floor(start) + (0 if start_in else resolution.size)
+    high = EVER.end if end is None else resolution.floor(end) + (resolution.size if end_in else 0)
     return Span(max(low, 0), high)

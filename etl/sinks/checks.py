@@ -36,7 +36,7 @@ class OutOfMemory(SinkError):
     """The engine needs more memory than it was given."""
 
 
-def frugally(limit: int, work: Callable[[int], Merged]) -> Merged:
+def with_memory_fallback(limit: int, work: Callable[[int], Merged]) -> Merged:
     """What `work` comes to with little memory; only where that is not enough, with all that the limit in bytes allows.
 
     `work` begins from nothing each time; once more as well where the system interrupted a call of the engine's, which
@@ -54,13 +54,13 @@ def frugally(limit: int, work: Callable[[int], Merged]) -> Merged:
         return work(min(limit, engine.FRUGAL))
 
 
-def fits(previous: SinkState, publication: Publication, target: Path) -> None:
+def check_compatible(previous: SinkState, publication: Publication, target: Path) -> None:
     """Raise `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken."""
     if previous.seq and dict(previous.filters) != dict(publication.filters):
         raise UsageError(
             "The target was made with other filters",
             where=str(target),
-            mend="Choose another path for this export, or restore the filters.",
+            hint="Choose another path for this export, or restore the filters.",
         )
     if publication.seq <= previous.seq:
         message = f"Run {publication.seq} comes after run {previous.seq}, which is already published"
@@ -90,8 +90,8 @@ def translate(error: duckdb.Error, target: Path) -> EtlError:
     if is_damage(error):
         return TargetCorrupt(f"The target is damaged: {text}", where=str(target))
     if isinstance(error, duckdb.OutOfMemoryException):
-        mend = "Raise extract.memory_limit or free space beside the target, then run again."
-        return OutOfMemory(f"The merge ran out of memory: {text}", where=str(target), mend=mend)
+        hint = "Raise extract.memory_limit or free space beside the target, then run again."
+        return OutOfMemory(f"The merge ran out of memory: {text}", where=str(target), hint=hint)
     return SinkError(f"The merge failed: {text}", where=str(target))
 
 
@@ -108,7 +108,7 @@ def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publicati
         f"SELECT count(*) FROM contact_versions WHERE seq = {publication.seq}",
     )
     try:
-        with disk.doing("start another process", written):
+        with disk.translate_os_errors("start another process", written):
             contacts, [[repeated]], [[versions]] = read_back(setup, queries)
     except ReadBackError as error:
         raise SinkError(f"What was written cannot be read back: {error}", where=str(written)) from error
@@ -132,5 +132,5 @@ def sync_published(folder: Path) -> None:
         raise PublishConflict(
             f"Published, but it is not known whether it survives a power loss: {error.message}",
             where=str(folder),
-            mend="Check the disk, then run again: the next run starts from what is there.",
+            hint="Check the disk, then run again: the next run starts from what is there.",
         ) from error

@@ -152,12 +152,12 @@ class DuckDBSink:
 
         Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
         """
-        return checks.frugally(self._memory_limit, partial(self._prepare, publication))
+        return checks.with_memory_fallback(self._memory_limit, partial(self._prepare, publication))
 
     def _prepare(self, publication: Publication, memory: int) -> Merged:
         self.discard()
         previous = self.state()
-        checks.fits(previous, publication, self.path)
+        checks.check_compatible(previous, publication, self.path)
         self._copied = self._identity()
         folder = self._next = staging.next_folder(self.path)
         copy = folder / self.path.name
@@ -205,7 +205,7 @@ class DuckDBSink:
     def discard(self) -> None:
         """Remove what `prepare` made."""
         if self._next is not None:
-            disk.clear(self._next)
+            disk.remove_quietly(self._next)
             self._next = None
 
     def _merge(self, connection: duckdb.DuckDBPyConnection, previous: SinkState, publication: Publication) -> Merged:
@@ -226,7 +226,7 @@ class DuckDBSink:
         return merged
 
     def _replace(self, copy: Path) -> None:
-        with disk.doing("put the new file in place", self.path):
+        with disk.translate_os_errors("put the new file in place", self.path):
             if self._copied:
                 copy.replace(self.path)
                 return
@@ -237,7 +237,7 @@ class DuckDBSink:
 
     def _identity(self) -> tuple[int, ...]:
         """What tells this file from any other, and from itself after a change; () where there is none."""
-        with disk.doing("look at the target", self.path):
+        with disk.translate_os_errors("look at the target", self.path):
             if not os.path.lexists(self.path):
                 return ()
             if self.path.is_dir():
@@ -265,7 +265,7 @@ class DuckDBSink:
             raise checks.translate(error, self.path) from error
 
     def _read_state(self) -> SinkState:
-        with disk.doing("read the target", self.path):
+        with disk.translate_os_errors("read the target", self.path):
             self.path.open("rb").close()
         self._refuse_unfinished()
         columns, sizes, versions, manifests = self._read(_COLUMNS, SIZE, storage.VERSION, _LAST_MANIFEST)
@@ -292,20 +292,20 @@ class DuckDBSink:
     def _read(self, *queries: str) -> list[Rows]:
         setup = f"ATTACH {engine.literal(self.path)} AS target (READ_ONLY)"
         try:
-            with disk.doing("start another process", self.path):
+            with disk.translate_os_errors("start another process", self.path):
                 return read_back([setup], queries)
         except ReadBackError as error:
             if "lock on file" in str(error):
-                mend = "Close the program that writes to it, then run again."
-                raise SinkError(f"The target is being written: {error}", where=str(self.path), mend=mend) from error
+                hint = "Close the program that writes to it, then run again."
+                raise SinkError(f"The target is being written: {error}", where=str(self.path), hint=hint) from error
             raise TargetCorrupt(f"The target cannot be read: {error}", where=str(self.path)) from error
 
     def _refuse_foreign(self, held: dict[tuple[str, str], dict[str, str]]) -> None:
         for home, table in _OURS:
             if (home, table) in held:
-                mend = f"Rename it (ALTER TABLE {home}.{table} RENAME TO ...) or choose another path."
+                hint = f"Rename it (ALTER TABLE {home}.{table} RENAME TO ...) or choose another path."
                 message = f"The file has a table {home}.{table} that is not ours"
-                raise TargetCorrupt(message, where=str(self.path), mend=mend)
+                raise TargetCorrupt(message, where=str(self.path), hint=hint)
 
     def _refuse_altered(self, held: dict[tuple[str, str], dict[str, str]]) -> None:
         for (home, table), columns in _OURS.items():
@@ -313,8 +313,8 @@ class DuckDBSink:
             if not found:
                 raise TargetCorrupt(f"Our table {home}.{table} is missing", where=str(self.path))
             if _VIEW in found.values():
-                mend = f"Give our table its name back: DROP VIEW {home}.{table}; ALTER TABLE ... RENAME TO {table}."
-                raise TargetCorrupt(f"{home}.{table} is a view, not our table", where=str(self.path), mend=mend)
+                hint = f"Give our table its name back: DROP VIEW {home}.{table}; ALTER TABLE ... RENAME TO {table}."
+                raise TargetCorrupt(f"{home}.{table} is a view, not our table", where=str(self.path), hint=hint)
             for column, kind in columns:
                 if column in found and _same_type(found[column], kind):
                     continue
@@ -327,7 +327,7 @@ class DuckDBSink:
                 raise TargetCorrupt(
                     f"The column {column} of {home}.{table} {what}",
                     where=str(self.path),
-                    mend=f"Restore it: ALTER TABLE {home}.{table} {verb} {kind}.",
+                    hint=f"Restore it: ALTER TABLE {home}.{table} {verb} {kind}.",
                 )
 
     def _last_state(self, manifests: Rows) -> SinkState:
@@ -388,10 +388,10 @@ def _same_type(found: str, wanted: str) -> bool:
 
 def _refuse_open_wal(database: Path) -> None:
     wal = database.with_name(database.name + ".wal")
-    with disk.doing("look at the write-ahead log", wal):
+    with disk.translate_os_errors("look at the write-ahead log", wal):
         if wal.exists() and wal.stat().st_size:
             raise SinkError(
                 f"The file {wal.name} belongs to a change that was not finished",
                 where=str(wal),
-                mend="Open the database with DuckDB once and close it, or delete the file if it is not wanted.",
+                hint="Open the database with DuckDB once and close it, or delete the file if it is not wanted.",
             )

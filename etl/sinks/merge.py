@@ -20,7 +20,7 @@ The modes in `model.SNAPSHOTS` bring an account's whole state: there nobody is s
 renamed move to its new name; those of one that is dropped go with it.
 
 The second strike takes a second look, in which the contact was asked for directly (`AccountYield.confirmed`). A run
-that is killed between two sinks is gone on with by the next run, which brings the first sink the same reading again:
+that is killed between two sinks is resumed by the next run, which brings the first sink the same reading again:
 there strikes stay what they are.
 """
 
@@ -245,7 +245,7 @@ def _yields(publication: Publication, last: Mapping[str, RunRecord]) -> pa.Table
 
 
 def _again(record: RunRecord, last: RunRecord | None) -> bool:
-    """Whether the sink holds this reading already: one that was gone on with, and that keeps its T0."""
+    """Whether the sink holds this reading already: one that was resumed, and that keeps its T0."""
     return last is not None and bool(record.detail.get("resumed")) and record.t0 <= last.t0
 
 

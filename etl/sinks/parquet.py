@@ -49,7 +49,7 @@ class ParquetSink:
 
     def open(self) -> SinkState:
         """Make the folder's parent, collect leftovers, and read the state; see `layout.read` for what is raised."""
-        with disk.doing("look at the target", self.path):
+        with disk.translate_os_errors("look at the target", self.path):
             places = [place for place in (self.path, *self._folders()) if place.is_dir()] or [self.path.parent]
         staging.probe(self.path, places, self._access, folders=True)
         chain = parquet_layout.read(self.path)
@@ -100,12 +100,12 @@ class ParquetSink:
 
         Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
         """
-        return checks.frugally(self._memory_limit, partial(self._prepare, publication))
+        return checks.with_memory_fallback(self._memory_limit, partial(self._prepare, publication))
 
     def _prepare(self, publication: Publication, memory: int) -> Merged:
         self.discard()
         chain = parquet_layout.read(self.path)
-        checks.fits(chain.state, publication, self.path)
+        checks.check_compatible(chain.state, publication, self.path)
         parquet_layout.refuse_altered(chain)
         folder = self._next = staging.next_folder(self.path)
         with self._engine(chain, memory, disk.private_folder(folder / "spill")) as connection:
@@ -139,7 +139,7 @@ class ParquetSink:
     def discard(self) -> None:
         """Remove what `prepare` made."""
         if self._next is not None:
-            disk.clear(self._next)
+            disk.remove_quietly(self._next)
             self._next = None
 
     def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
@@ -197,7 +197,7 @@ class ParquetSink:
 
     def _place(self, source: Path, target: Path) -> Path:
         disk.private_folder(target.parent)
-        with disk.doing("move the new files into place", target):
+        with disk.translate_os_errors("move the new files into place", target):
             try:  # A folder never replaces one that holds something.
                 source.rename(target)
             except OSError as error:
@@ -208,7 +208,7 @@ class ParquetSink:
 
     def _link(self, source: Path, seq: int) -> None:
         path = parquet_layout.manifest_path(self.path, seq)
-        with disk.doing("publish the manifest", path):
+        with disk.translate_os_errors("publish the manifest", path):
             try:
                 disk.put(source, path)
             except FileExistsError:

@@ -67,7 +67,7 @@ def _link(chain: parquet_layout.Chain, file: DataFile, path: Path) -> DataFile:
         log.info("sink.copied", file=path.name, reason="no hard link can be made here")
         if _sha256(path) != file.sha256:
             raise SinkError(
-                "A copy differs from what was copied", where=str(path), mend="Check the disk, then run again."
+                "A copy differs from what was copied", where=str(path), hint="Check the disk, then run again."
             )
     return file
 
@@ -84,7 +84,7 @@ def _copy(connection: duckdb.DuckDBPyConnection, content: str, relation: str, pa
 
 
 def _sha256(path: Path) -> str:
-    with disk.doing("read back", path), path.open("rb") as file:
+    with disk.translate_os_errors("read back", path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

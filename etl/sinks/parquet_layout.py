@@ -68,11 +68,11 @@ def read(target: Path, *, runs: bool = False) -> Chain:
 
     Raises `TargetCorrupt` for anything damaged, missing or altered, `SinkError` where the target is not a folder.
     """
-    with disk.doing("read the target", target):
+    with disk.translate_os_errors("read the target", target):
         if not os.path.lexists(target):
             return Chain(target)
         if not target.is_dir():
-            raise SinkError("A file stands where the folder should be", where=str(target), mend="Choose another path.")
+            raise SinkError("A file stands where the folder should be", where=str(target), hint="Choose another path.")
     found = [_MANIFEST.fullmatch(path.name) for path in disk.entries(target / "manifests")]
     numbers = sorted(int(each[1]) for each in found if each)
     return _linked(target, numbers, runs=runs)
@@ -83,7 +83,7 @@ def _linked(target: Path, numbers: list[int], *, runs: bool) -> Chain:
     state = SinkState()
     for number in numbers:
         path = manifest_path(target, number)
-        with disk.doing("read the manifest", path):
+        with disk.translate_os_errors("read the manifest", path):
             document = path.read_bytes()
         try:
             current = manifest.decode(document)
@@ -122,8 +122,8 @@ def _refuse_strangers(chain: Chain) -> None:
     folder = chain.target / part_folder("current", chain.state.seq)
     ours = set(chain.files("current"))
     for stranger in (path for path in disk.entries(folder) if path.suffix == ".parquet" and path not in ours):
-        mend = "Move it away, then run again."
-        raise TargetCorrupt("A file that no run wrote stands in the current state", where=str(stranger), mend=mend)
+        hint = "Move it away, then run again."
+        raise TargetCorrupt("A file that no run wrote stands in the current state", where=str(stranger), hint=hint)
 
 
 def _refuse_other_columns(chain: Chain) -> None:
@@ -131,8 +131,8 @@ def _refuse_other_columns(chain: Chain) -> None:
     for column, kind in manifest.columns().items():
         if published.get(column) != kind:
             message = f"The target has no column {column} of type {kind}"
-            mend = "It was made by another version: move it away and run again for a full export."
-            raise TargetCorrupt(message, where=str(chain.target), mend=mend)
+            hint = "It was made by another version: move it away and run again for a full export."
+            raise TargetCorrupt(message, where=str(chain.target), hint=hint)
 
 
 def refuse_altered(chain: Chain) -> None:
@@ -140,7 +140,7 @@ def refuse_altered(chain: Chain) -> None:
     for content in STATES:
         for file in chain.entries(content):
             path = chain.target / file.path
-            with disk.doing("read", path), path.open("rb") as opened:
+            with disk.translate_os_errors("read", path), path.open("rb") as opened:
                 found = hashlib.file_digest(opened, "sha256").hexdigest()
             if found != file.sha256:
                 raise TargetCorrupt("A published file was altered: its SHA-256 differs", where=str(path))
@@ -156,8 +156,8 @@ def leftovers(chain: Chain) -> list[Path]:
     for seq, path in found:
         # Looked for last: what a run at work has published meanwhile is neither lost nor left over.
         if seq not in ours and not manifest_path(chain.target, seq).exists():
-            mend = "Restore the manifest from a backup, or move the target away and run again for a full export."
-            raise TargetCorrupt(f"No manifest lists this folder of run {seq}", where=str(path), mend=mend)
+            hint = "Restore the manifest from a backup, or move the target away and run again for a full export."
+            raise TargetCorrupt(f"No manifest lists this folder of run {seq}", where=str(path), hint=hint)
     return [path for seq, path in found if seq in ours]
 
 

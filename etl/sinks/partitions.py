@@ -53,7 +53,7 @@ def _before(start: int | None, end: int | None) -> bool:
     return start is None or end is None or start < end
 
 
-UNDATED = Range(dated=False)
+WITHOUT_CREATED_AT = Range(dated=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ class Slice:
 # One that holds contacts with and without a time (an older version wrote such) is cut anew.
 _STANDING = """
 CREATE OR REPLACE TEMP TABLE standing AS
-    SELECT p.filename AS file, min(p.created_at) AS start, count(p.created_at) < count(*) AS undated,
-           count(o.contact_id) > 0 OR (undated AND start IS NOT NULL) AS stale
+    SELECT p.filename AS file, min(p.created_at) AS start, count(p.created_at) < count(*) AS without_created_at,
+           count(o.contact_id) > 0 OR (without_created_at AND start IS NOT NULL) AS stale
     FROM ({contacts}) p LEFT JOIN outgoing o ON p.account = o.account AND p.contact_id = o.contact_id
     GROUP BY p.filename
 """
@@ -88,8 +88,8 @@ SELECT file, if(isinf(start), NULL, epoch_us(start)), epoch_us("end"), stale OR 
 FROM dated ORDER BY dated.start
 """
 
-_UNDATED = "SELECT file, stale FROM standing WHERE undated ORDER BY file"
-_UNDATED_MET = """
+_STALE_WITHOUT_CREATED_AT = "SELECT file, stale FROM standing WHERE without_created_at ORDER BY file"
+_MEETS_WITHOUT_CREATED_AT = """
 SELECT EXISTS (FROM incoming WHERE created_at IS NULL) OR EXISTS (FROM outgoing WHERE created_at IS NULL)
 """
 
@@ -115,7 +115,9 @@ def _cut(connection: duckdb.DuckDBPyConnection, whole: Range, rows: int, *create
 def shares(connection: duckdb.DuckDBPyConnection, rows: int) -> list[str]:
     """Conditions on `upserts` and `versions` that divide what a merge brings into shares of about so many rows."""
     deleted = "(FROM outgoing WHERE verdict = 'deleted')"
-    ranges = _cut(connection, Range(), rows, "incoming", deleted) + [UNDATED] * _undated_met(connection)
+    ranges = _cut(connection, Range(), rows, "incoming", deleted)
+    if _meets_without_created_at(connection):
+        ranges.append(WITHOUT_CREATED_AT)
     return [f"{within.holds('created_at')} AND {within.holds('cut_at')}" for within in ranges]
 
 
@@ -130,14 +132,18 @@ def next_state(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
     for stale, group in groupby(dated or [Slice(Range(), (), stale=True)], key=attrgetter("stale")):
         stretch = tuple(group)
         yield from _cut_anew(connection, stretch) if stale else stretch
-    undated = connection.execute(_UNDATED).fetchall()
-    met = _undated_met(connection)
-    if undated or met:
-        yield Slice(UNDATED, tuple(Path(file) for file, _ in undated), met or any(stale for _, stale in undated))
+    files_without = connection.execute(_STALE_WITHOUT_CREATED_AT).fetchall()
+    met = _meets_without_created_at(connection)
+    if files_without or met:
+        yield Slice(
+            WITHOUT_CREATED_AT,
+            tuple(Path(file) for file, _ in files_without),
+            met or any(stale for _, stale in files_without),
+        )
 
 
-def _undated_met(connection: duckdb.DuckDBPyConnection) -> bool:
-    return connection.execute(_UNDATED_MET).fetchone() == (True,)
+def _meets_without_created_at(connection: duckdb.DuckDBPyConnection) -> bool:
+    return connection.execute(_MEETS_WITHOUT_CREATED_AT).fetchone() == (True,)
 
 
 def _cut_anew(connection: duckdb.DuckDBPyConnection, stretch: Sequence[Slice]) -> Iterator[Slice]:

@@ -28,7 +28,7 @@ _HARMLESS = {
     "Interrupted system call": "Ask again.",
     "Out of Memory": "Give it more memory, then ask again.",
 }
-"""Reasons, by the engine's words, for which a target that is whole cannot be read; each with its mend."""
+"""Reasons, by the engine's words, for which a target that is whole cannot be read; each with its hint."""
 _ONE_READING = "Only one reading statement is possible, such as SELECT or DESCRIBE"
 _NOT_IN_PIVOT = re.compile(r"\b(copy|insert|update|delete|merge|query|query_table|json_execute\w*)\b", re.IGNORECASE)
 """Words that could write: a PIVOT without IN looks its values up while it is only being planned."""
@@ -39,7 +39,7 @@ _RUNS_TEXT = '"name": "JSON_EXECUTE_SERIALIZED_SQL"'
 class Unpublished(UsageError):
     """The target holds nothing of ours yet."""
 
-    default_mend = "Run `etl run` first."
+    default_hint = "Run `etl run` first."
 
 
 @contextmanager
@@ -60,9 +60,9 @@ def open_readonly(kind: checks.SinkKind, path: Path) -> Iterator[duckdb.DuckDBPy
 
 def _translated(error: duckdb.Error, path: Path) -> EtlError:
     reason = checks.words(error).partition("\n")[0]
-    mend = next((mend for words, mend in _HARMLESS.items() if words in reason), "")
+    hint = next((hint for words, hint in _HARMLESS.items() if words in reason), "")
     told = f"The target cannot be read: {reason}"
-    return SinkError(told, where=str(path), mend=mend) if mend else TargetCorrupt(told, where=str(path))
+    return SinkError(told, where=str(path), hint=hint) if hint else TargetCorrupt(told, where=str(path))
 
 
 def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
@@ -100,8 +100,8 @@ def _refuse_writing(connection: duckdb.DuckDBPyConnection, statement: str) -> No
     if kinds not in ([duckdb.StatementType.SELECT], [duckdb.StatementType.MULTI]):
         raise UsageError(_ONE_READING, where="query")
     if kinds == [duckdb.StatementType.MULTI] and (word := _NOT_IN_PIVOT.search(statement)):
-        mend = "Name the values of PIVOT: ON column IN (...)."
-        raise UsageError(f"{_ONE_READING}; PIVOT takes no {word[0]}", where="query", mend=mend)
+        hint = "Name the values of PIVOT: ON column IN (...)."
+        raise UsageError(f"{_ONE_READING}; PIVOT takes no {word[0]}", where="query", hint=hint)
     try:  # Only what reads may stand where a table stands.
         [[_, plan]] = connection.execute(f"EXPLAIN (FORMAT json) FROM (\n{statement}\n)").fetchall()
     except duckdb.Error as error:
@@ -113,7 +113,7 @@ def _refuse_writing(connection: duckdb.DuckDBPyConnection, statement: str) -> No
 
 
 def _duckdb(path: Path) -> duckdb.DuckDBPyConnection:
-    with disk.doing("read the target", path), path.open("rb") as file:
+    with disk.translate_os_errors("read the target", path), path.open("rb") as file:
         if not file.read(1):
             raise TargetCorrupt("The target is an empty file", where=str(path))
     connection = engine.connect()

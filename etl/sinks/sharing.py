@@ -40,4 +40,4 @@ def tell_closed(access: Access, target: Path) -> None:
     """Log a warning for each folder that keeps readers out and that no run opens."""
     for folder in target.absolute().parents:
         if not access.passes(folder) and not (folder == target.absolute().parent and staging.is_ours(folder)):
-            log.warning("sink.closed", folder=str(folder), mend="Let readers pass: chmod g+x, chgrp.")
+            log.warning("sink.closed", folder=str(folder), hint="Let readers pass: chmod g+x, chgrp.")

@@ -60,5 +60,5 @@ def _refusal(reason: str, file: str, floor: str) -> SinkError:
     return SinkError(
         f"The file cannot be rewritten in the storage version {floor}: {reason}",
         where=file,
-        mend="Remove what that version does not know, or raise sinks.duckdb.storage_version, then run again.",
+        hint="Remove what that version does not know, or raise sinks.duckdb.storage_version, then run again.",
     )

@@ -61,7 +61,7 @@ def reading(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]
     return open_readonly(*target)
 
 
-def furthest_behind(sinks: Sequence[Sink], states: Sequence[SinkState], account: str, last: RunRecord | None) -> Sink:
+def lagging_sink(sinks: Sequence[Sink], states: Sequence[SinkState], account: str, last: RunRecord | None) -> Sink:
     """The sink whose last run of the account is `last`: what it lacks is to be read, also where another has it."""
     return next(sink for sink, state in zip(sinks, states, strict=True) if state.runs.get(account) == last)
 
@@ -72,7 +72,7 @@ def refuse_other_filters(sink: Sink, state: SinkState, filters: Mapping[str, obj
         raise UsageError(
             f"the target was made with {'other' if state.filters else 'no'} filters",
             where=f"sinks.{sink.name}.path = {sink.path}",
-            mend="Name a new target for this export, or restore extract.filters.",
+            hint="Name a new target for this export, or restore extract.filters.",
         )
 
 

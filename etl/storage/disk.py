@@ -1,7 +1,7 @@
 """The few file operations that durable publishing is made of.
 
 Everything made here is private (files 0600, folders 0700, whatever the umask). A system error leaves as a `SinkError`
-that names the path and the mend; each translation wraps one operation. Knows nothing of tables or formats.
+that names the path and the hint; each translation wraps one operation. Knows nothing of tables or formats.
 What is published stays private as well, unless an `Access` gives it to readers.
 
 What is resumed from must be ours alone (`refuse_stranger`). That holds for what is found when it is looked at: whoever
@@ -57,18 +57,18 @@ _MENDS = {
 
 
 @contextmanager
-def doing(what: str, path: Path) -> Iterator[None]:
-    """Turn an `OSError` of one operation into a `SinkError` that says what was being done, where, and the mend."""
+def translate_os_errors(what: str, path: Path) -> Iterator[None]:
+    """Turn an `OSError` of one operation into a `SinkError` that says what was being done, where, and the hint."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SinkError(f"Cannot {what}: {reason}", where=str(path), mend=_MENDS.get(error.errno or 0, "")) from error
+        raise SinkError(f"Cannot {what}: {reason}", where=str(path), hint=_MENDS.get(error.errno or 0, "")) from error
 
 
 def private_folder(path: Path) -> Path:
     """Make the folder and its missing parents, each 0700; one that exists keeps its rights."""
-    with doing("make the folder", path):
+    with translate_os_errors("make the folder", path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
             with suppress(FileExistsError):  # What somebody else has made meanwhile keeps its rights.
@@ -85,7 +85,7 @@ def refuse_stranger(path: Path) -> None:
 
     Nothing at all is no stranger.
     """
-    with doing("look at", path), suppress(FileNotFoundError):
+    with translate_os_errors("look at", path), suppress(FileNotFoundError):
         _refuse_stranger(path, path.lstat())
 
 
@@ -96,7 +96,7 @@ def _refuse_stranger(path: Path, found: os.stat_result) -> None:
         raise SinkError(
             f"Others can write to what a run would trust (rights {rights:04o})",
             where=str(path),
-            mend=f"Delete it (rm -r {name}), or where nobody else wrote to it: chmod -R go-w {name}. Then run again.",
+            hint=f"Delete it (rm -r {name}), or where nobody else wrote to it: chmod -R go-w {name}. Then run again.",
         )
 
 
@@ -105,22 +105,22 @@ def refuse_foreign(path: Path, found: os.stat_result) -> None:
     delete, user = f"rm -r {shlex.quote(str(path))}", os.geteuid()
     if stat.S_ISLNK(found.st_mode):
         why = "A link stands where a run keeps its own files"
-        mend = f"Remove the link ({delete}), then run again: what is temporary stays on the same disk as the target."
+        hint = f"Remove the link ({delete}), then run again: what is temporary stays on the same disk as the target."
     elif found.st_uid != user:
         why = f"What a run would trust belongs to user {found.st_uid}, and this is user {user}"
-        mend = f"Run as that user, or delete it ({delete}) and run again, or choose a path in a folder of your own."
+        hint = f"Run as that user, or delete it ({delete}) and run again, or choose a path in a folder of your own."
     elif not stat.S_ISDIR(found.st_mode) and (not stat.S_ISREG(found.st_mode) or found.st_nlink > 1):
         why = "What a run would trust has a second name (a hard link), or is no plain file"
-        mend = f"Delete it ({delete}), then run again."
+        hint = f"Delete it ({delete}), then run again."
     else:
         return
-    raise SinkError(why, where=str(path), mend=mend)
+    raise SinkError(why, where=str(path), hint=hint)
 
 
 @contextmanager
 def own_file(path: Path) -> Iterator[BufferedReader]:
     """A file to read from that is ours alone, as `refuse_stranger` has it."""
-    with doing("open the file", path):
+    with translate_os_errors("open the file", path):
         # A pipe would keep waiting whoever opens it.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
@@ -130,13 +130,13 @@ def own_file(path: Path) -> Iterator[BufferedReader]:
 
 def checksum(path: Path) -> str:
     """The SHA-256 of a file that is ours alone: 1 GB a second, where the processor knows it."""
-    with own_file(path) as file, doing("read", path):
+    with own_file(path) as file, translate_os_errors("read", path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def private_file(path: Path, content: bytes = b"") -> Path:
     """Write a new file, 0600, that must not exist yet; not synced."""
-    with doing("write the file", path):
+    with translate_os_errors("write the file", path):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(path, flags, FILE_MODE), "wb") as file:
             os.fchmod(file.fileno(), FILE_MODE)
@@ -149,13 +149,13 @@ class Appended:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with doing("open the file", path):
+        with translate_os_errors("open the file", path):
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             self._file = os.fdopen(os.open(path, flags, FILE_MODE), "ab", buffering=0)
 
     def add(self, content: bytes) -> None:
         """Add to the end, in one write where the system takes it whole; not synced."""
-        with doing("write the file", self.path):
+        with translate_os_errors("write the file", self.path):
             while content:
                 content = content[self._file.write(content) :]
 
@@ -164,15 +164,15 @@ class Appended:
         self._file.close()
 
 
-def cut(path: Path, size: int) -> None:
+def truncate(path: Path, size: int) -> None:
     """Drop everything of a file behind its first `size` bytes."""
-    with doing("cut the file", path), os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW), "wb") as file:
+    with translate_os_errors("cut the file", path), os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW), "wb") as file:
         file.truncate(size)
 
 
 def make_private(path: Path) -> Path:
     """Take the rights of others away from a file that a library wrote."""
-    with doing("set the rights", path):
+    with translate_os_errors("set the rights", path):
         path.chmod(FILE_MODE)
     return path
 
@@ -194,34 +194,34 @@ class Access:
         except KeyError:
             if self.group.isdecimal() and int(self.group) < 2**32 - 1:
                 return int(self.group)
-            mend = "Create it (groupadd), name another one, or write its number."
-            raise UsageError("there is no such group on this machine", where=f"group {self.group}", mend=mend) from None
+            hint = "Create it (groupadd), name another one, or write its number."
+            raise UsageError("there is no such group on this machine", where=f"group {self.group}", hint=hint) from None
 
     def give(self, path: Path) -> None:
         """Set the rights of a file or a folder; the group goes first, so that no other one has them for a moment."""
-        with doing("set the rights for readers", path):
+        with translate_os_errors("set the rights for readers", path):
             gid, mode = self._missing(path)
             if gid is not None:
                 try:
                     os.chown(path, -1, gid)
                 except PermissionError as error:
                     message = f"Cannot give files to the group {self.group}: {error.strerror}"
-                    mend = f"Make the user of this job a member (usermod -aG {self.group} USER), or name another group."
-                    raise SinkError(message, where=str(path), mend=mend) from error
+                    hint = f"Make the user of this job a member (usermod -aG {self.group} USER), or name another group."
+                    raise SinkError(message, where=str(path), hint=hint) from error
             if mode is not None:
                 path.chmod(mode)
 
     def check(self, path: Path) -> None:
         """Show that `give` may change a published file or folder; nothing is changed yet."""
-        with doing("look at the rights", path):
+        with translate_os_errors("look at the rights", path):
             if self._missing(path) == (None, None):
                 return
             try:
                 path.chmod(stat.S_IMODE(path.stat().st_mode))
             except PermissionError as error:
                 message = f"Cannot set the rights for readers: {error.strerror}"
-                mend = "It belongs to another user: give the whole target to the user of this job (chown -R)."
-                raise SinkError(message, where=str(path), mend=mend) from error
+                hint = "It belongs to another user: give the whole target to the user of this job (chown -R)."
+                raise SinkError(message, where=str(path), hint=hint) from error
 
     def _missing(self, path: Path) -> tuple[int | None, int | None]:
         """Group and rights that a file or a folder does not have yet; nothing is missing to a link."""
@@ -247,7 +247,7 @@ class Access:
 
 def sync(path: Path) -> None:
     """Force a file or a folder's entries to the disk; a folder that cannot be synced or opened is tolerated."""
-    with doing("sync", path):
+    with translate_os_errors("sync", path):
         try:
             handle = os.open(path, os.O_RDONLY)
         except PermissionError:
@@ -274,7 +274,7 @@ def entries(folder: Path) -> list[Path]:
 
     (Some versions of `Path.glob` pass over errors: a folder that cannot be read would look empty.)
     """
-    with doing("list the folder", folder):
+    with translate_os_errors("list the folder", folder):
         try:
             return sorted(folder.iterdir())
         except FileNotFoundError:
@@ -293,7 +293,7 @@ def tree(path: Path) -> Iterator[Path]:
 def copy_file(source: Path, target: Path) -> Path:
     """Copy to a new private file, sharing blocks where the file system can."""
     private_file(target)
-    with doing("copy the target", target):
+    with translate_os_errors("copy the target", target):
         if not _reflinked(source, target):
             shutil.copyfile(source, target)
     return target
@@ -310,7 +310,7 @@ def _reflinked(source: Path, target: Path) -> bool:
 
 def link_or_copy(source: Path, target: Path) -> bool:
     """Give a file that stays as it is one more name; whether it was a link, else it is a private copy."""
-    with doing("link a file that did not change", target):
+    with translate_os_errors("link a file that did not change", target):
         try:
             os.link(source, target)
         except OSError as error:
@@ -375,14 +375,14 @@ def _mount(path: Path) -> tuple[int, str]:
 
 def remove(path: Path) -> None:
     """Delete a file or a whole folder; nothing happens where there is none."""
-    with doing("remove", path), suppress(FileNotFoundError):
+    with translate_os_errors("remove", path), suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
 
 
-def clear(path: Path) -> None:
+def remove_quietly(path: Path) -> None:
     """Delete what the next start would collect, too: where that fails, it is left to it, and what is done goes on."""
     with suppress(SinkError):
         remove(path)

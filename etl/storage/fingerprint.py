@@ -34,7 +34,7 @@ FINGERPRINT = f"md5(json_array({', '.join(_hashed(column) for column in schema.C
 
 @contextmanager
 def _memory() -> Iterator[None]:
-    """The engine's want of memory leaves as Python's own, which every command tells with its mend."""
+    """The engine's want of memory leaves as Python's own, which every command tells with its hint."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:

@@ -30,14 +30,14 @@ def probe(folder: Path, place: Path, access: disk.Access | None = None, *, folde
     disk.sync(first)
     if access:
         access.give(first)
-    with disk.doing("put a file into place", home):
+    with disk.translate_os_errors("put a file into place", home):
         disk.put(first, place)
         second.replace(place)
     disk.remove(place)
     disk.remove(first)
     if folders:
         disk.private_file(disk.private_folder(second) / "probe")
-        with disk.doing("move a folder into place", home):
+        with disk.translate_os_errors("move a folder into place", home):
             second.rename(place)
         disk.remove(place)
     disk.sync(home)
@@ -49,7 +49,7 @@ def check_replaceable(folder: Path, path: Path) -> None:
     A folder never replaces a file, and the system says so only when nothing else forbids it (rights, attributes). What
     is mounted there is not among these reasons, so that is looked at.
     """
-    with disk.doing("replace the file", path):
+    with disk.translate_os_errors("replace the file", path):
         if not path.is_file():
             return
         if not disk.same_mount(path, path.parent):
@@ -67,25 +67,25 @@ def check_replaceable(folder: Path, path: Path) -> None:
 
 def check_handles() -> None:
     """Raise `SinkError` where so few files may be open at once that the work could not even begin."""
-    with disk.doing(f"open {HANDLES} files at once", Path(os.devnull)), ExitStack() as opened:
+    with disk.translate_os_errors(f"open {HANDLES} files at once", Path(os.devnull)), ExitStack() as opened:
         for _ in range(HANDLES):
             opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
 
 
 def check_room(folder: Path, copied: int) -> None:
     """Raise `SinkError` where a run that begins by copying `copied` bytes into `folder` clearly cannot end well."""
-    with disk.doing("look at the free space", folder):
+    with disk.translate_os_errors("look at the free space", folder):
         usage = shutil.disk_usage(folder)
     needed = copied + ROOM
     free = usage.free if usage.total else needed  # some network file systems do not tell
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if found := shortage(needed, free=free, largest=None if most == resource.RLIM_INFINITY else most):
-        message, mend = found
-        raise SinkError(message, where=str(folder), mend=f"{mend}, then run again.")
+        message, hint = found
+        raise SinkError(message, where=str(folder), hint=f"{hint}, then run again.")
 
 
 def shortage(needed: int, *, free: int, largest: int | None) -> tuple[str, str] | None:
-    """Why `needed` bytes do not fit, and the mend; None where they do.
+    """Why `needed` bytes do not fit, and the hint; None where they do.
 
     `free` are the bytes left on the disk, `largest` those that one file may have (None: any number).
     """

@@ -42,7 +42,7 @@ def temporary(target: Path) -> Path:
     It is in a target that is a folder on a mount of its own, or whose surroundings cannot be written; and stays there.
     """
     inside, beside = target / ".etl", target.parent / ".etl"
-    with disk.doing("look at the target", target):
+    with disk.translate_os_errors("look at the target", target):
         if not target.is_dir():
             return beside
         mounted = not disk.same_mount(target, target.parent)
@@ -76,7 +76,7 @@ def _home(target: Path) -> Path:
 def next_folder(target: Path) -> Path:
     """A new private folder in which a sink prepares the next snapshot of this target."""
     home = _home(target)
-    with disk.doing("make a temporary folder", home):
+    with disk.translate_os_errors("make a temporary folder", home):
         return Path(tempfile.mkdtemp(prefix=f"{target.name}.next-", dir=home))
 
 
@@ -130,7 +130,7 @@ def _collect(folder: Path, places: Sequence[Path]) -> None:
 def is_ours(folder: Path) -> bool:
     """Whether runs made this folder around targets: it is private, and holds targets alone."""
     home = folder / ".etl"
-    with disk.doing("look at the folder", folder):
+    with disk.translate_os_errors("look at the folder", folder):
         found = folder.stat()
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != disk.FOLDER_MODE:
             return False
@@ -229,7 +229,7 @@ class _Parts:
         if self._waiting:
             self._write()
         if self._writer is not None:
-            with disk.doing("write a part", self._path):
+            with disk.translate_os_errors("write a part", self._path):
                 self._writer.close()
             self.files[self._path] = disk.checksum(self._path)
             self._writer, self.written = None, 0
@@ -237,7 +237,7 @@ class _Parts:
     def _write(self) -> None:
         table = self._finish(pa.concat_tables(self._waiting))
         writer = self._writer or self._begin(table.schema)
-        with disk.doing("write a part", self._path):
+        with disk.translate_os_errors("write a part", self._path):
             writer.write_table(table, row_group_size=table.num_rows)
         self.written += table.num_rows
         self._waiting, self._rows, self._bytes = [], 0, 0
@@ -245,7 +245,7 @@ class _Parts:
     def _begin(self, columns: pa.Schema) -> pq.ParquetWriter:
         path = self._path = self._folder / f"{self._stem}-{len(self.files) + 1:06d}.parquet"
         disk.private_file(path)
-        with disk.doing("write a part", path):
+        with disk.translate_os_errors("write a part", path):
             self._writer = pq.ParquetWriter(path, columns, compression="zstd", compression_level=1)
         self.files[path] = ""
         return self._writer
@@ -265,7 +265,7 @@ class Lock:
     def __enter__(self) -> Self:
         """Take it at once or raise `TargetLocked` with the holder's process id; see also `refuse_strangers`."""
         _home(self._target)
-        with disk.doing("open the lock", self.path):
+        with disk.translate_os_errors("open the lock", self.path):
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, disk.FILE_MODE)
         try:
             # Before anything is done to it: it could be one more name of a file that is dear to somebody.
@@ -278,7 +278,7 @@ class Lock:
         return self
 
     def _take(self) -> None:
-        with disk.doing("take the lock", self.path):
+        with disk.translate_os_errors("take the lock", self.path):
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -89,7 +89,7 @@ def run(sink: Sink) -> None:
             brings = brought(folder, "main", rows(seq), seq=seq, rejects=rejects, windows=windows)
             publish([sink], publication(brings), shrink_share=0.05, published=lambda _: None)
         finally:
-            disk.clear(folder)
+            disk.remove_quietly(folder)
 
 
 def attempt(sink: str, target: Path) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from etl.api.response import Page, Refusal, Reply, judge
+from etl.api.response import ApiFailure, HttpResponse, Page, parse_response
 from etl.config import Config, load
 from etl.errors import UsageError
 from etl.model import NormalizedBatch, RawPage
@@ -31,15 +31,15 @@ def answers(data: bytes) -> None:
     """An answer is a page or a refusal, whatever its status; a page can be normalized, and no contact of it is lost."""
     for status in (200, 204, 302, 400, 429, 500):
         for headers in HEADERS:
-            found = judge(Reply(status, headers, data, secret="5eed"))  # noqa: S106 - invented
-            assert isinstance(found, Page | Refusal)
-            if isinstance(found, Refusal):
+            found = parse_response(HttpResponse(status, headers, data, secret="5eed"))  # noqa: S106 - invented
+            assert isinstance(found, Page | ApiFailure)
+            if isinstance(found, ApiFailure):
                 assert "5eed5eed" not in found.message
                 assert found.message.isprintable()
             else:
                 assert status == 200
                 assert len(found.ids) <= len(found.rows)
-    page = judge(Reply(200, {}, data))
+    page = parse_response(HttpResponse(200, {}, data))
     if isinstance(page, Page):
         normalized(page.body, len(page.rows))
 
@@ -94,7 +94,7 @@ def configurations(data: bytes) -> None:
         else:
             return
     assert told.message
-    assert told.mend
+    assert told.hint
 
 
 READERS: Mapping[str, Reader] = MappingProxyType(

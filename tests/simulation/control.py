@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from etl.api.client import Client
 from etl.api.request import Query
 from etl.api.response import Page
-from etl.extract.pages import Walk, walk
+from etl.extract.pages import PageScan, walk
 from etl.sandbox.service import Service
 from etl.sandbox.world import World
 from tests.simulation import loop
@@ -80,5 +80,5 @@ async def _walk(client: Client, *, repeats: bool) -> set[str | None]:
         seen.update(row.id for row in versions(page))
 
     for is_contact in (False, True):
-        await walk(client, Query(is_contact), receive, Walk(repeats))
+        await walk(client, Query(is_contact), receive, PageScan(repeats))
     return seen

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from etl.api.response import Page, Row, id_text
-from etl.extract.checkpoint import Begun, Resumption
-from etl.extract.crosscheck import Sighting, Suspect
-from etl.extract.pages import Trail
+from etl.extract.checkpoint import ExtractionStart, Resumption
+from etl.extract.crosscheck import FirstSeen, UnmatchedContact
+from etl.extract.pages import SavedScan
 from etl.extract.strategy import LEADS_FIRST
 from etl.extract.windows import Accepted, milliseconds
 from tests.simulation.contact import versions
@@ -21,7 +21,7 @@ _PageKey = tuple[int, bool, int]
 
 
 class Witness:
-    """A witness log in memory (see `testimony.WitnessLog`)."""
+    """A witness log in memory (see `crosscheck.CrossCheckLog`)."""
 
     def __init__(self, received: set[bytes], held: Collection[str] = (), *, sudden: bool = False) -> None:
         """`received` grows as the run reads; `held` is what the last snapshot knows.
@@ -31,7 +31,7 @@ class Witness:
         self._received = received
         self._held = held
         self._sudden = sudden
-        self._seen: dict[bytes, Suspect] = {}
+        self._seen: dict[bytes, UnmatchedContact] = {}
         self._walk = 1
         self._pages: dict[_PageKey, Sequence[Row]] = {}
         self._shown: list[tuple[_PageKey, Sequence[Row]]] = []
@@ -60,15 +60,15 @@ class Witness:
         """Begin another."""
         self._walk += 1
 
-    async def trail(self, is_contact: bool) -> Trail:
+    async def trail(self, is_contact: bool) -> SavedScan:
         """How far a killed process had walked one of the lists."""
         place = (self._walk, is_contact)
         taken = {number: rows for (*where, number), rows in self._pages.items() if (*where,) == place}
-        trail = Trail({number: len(rows) for number, rows in taken.items()}, self._ends.get(place))
+        trail = SavedScan({number: len(rows) for number, rows in taken.items()}, self._ends.get(place))
         ids = {number: _texts(rows) for number, rows in taken.items() if number in trail.wanted}
         return replace(trail, ids=ids)
 
-    async def go_on(self, is_contact: bool, trail: Trail) -> None:
+    async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
         """Forget what does not hold any more."""
         place = (self._walk, is_contact)
         for *where, number in [*self._pages]:
@@ -89,7 +89,7 @@ class Witness:
         for row in page.rows:
             created = milliseconds(row.created_at)
             if created is not None:
-                self._seen[bytes(row.contact_id)] = Suspect(created, is_contact)
+                self._seen[bytes(row.contact_id)] = UnmatchedContact(created, is_contact)
 
     def end(self, is_contact: bool, end: int | None) -> None:
         """Where a list ends."""
@@ -112,16 +112,16 @@ class Witness:
         times = (milliseconds(row.created_at) for page in pages for row in page)
         return sorted(time for time in times if time is not None)
 
-    def undated(self) -> Mapping[str, Sighting]:
+    def without_created_at(self) -> Mapping[str, FirstSeen]:
         """Those without a creation time, as they were seen first."""
-        found: dict[str, Sighting] = {}
+        found: dict[str, FirstSeen] = {}
         for (walk, _, _), rows in self._shown:
             for row in rows:
                 if milliseconds(row.created_at) is None and (name := id_text(bytes(row.contact_id))):
-                    found.setdefault(name, Sighting(walk, milliseconds(row.last_seen_at) or 0))
+                    found.setdefault(name, FirstSeen(walk, milliseconds(row.last_seen_at) or 0))
         return found
 
-    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[Suspect]:
+    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
         """Those created before `before` (ms) that were not received, nor are held by the snapshot."""
         held = self._held if beyond_snapshot else ()
         missing = (
@@ -135,14 +135,14 @@ def _texts(rows: Sequence[Row]) -> frozenset[str]:
 
 
 class Diary:
-    """A ledger in memory (see `ledger.Ledger`)."""
+    """A checkpoint in memory (see `checkpoint.Checkpoint`)."""
 
     def __init__(self) -> None:
         self.resumed: Resumption | None = None
-        self._begun: Begun | None = None
+        self._begun: ExtractionStart | None = None
         self._accepted: list[Accepted] = []
 
-    def begin(self, begun: Begun) -> None:
+    def begin(self, begun: ExtractionStart) -> None:
         """Note what is fixed."""
         self._begun = begun
 

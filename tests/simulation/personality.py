@@ -43,7 +43,7 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "ties": ((8, 0.0), (2, 0.8), (1, 2.5)),
         "leads": ((3, 0.0), (3, 0.4)),
         "oddities": ((8, 0.0), (2, 0.1), (1, 0.5)),
-        "undated": ((10, 0.0), (1, 0.1)),
+        "without_created_at": ((10, 0.0), (1, 0.1)),
         # the server
         "sort": ((5, "created_desc"), (2, "created_asc"), (3, "last_seen_desc"), (1, "shuffled")),
         "is_contact": ((6, "disjoint"), (2, "overlap"), (1, "same")),
@@ -85,7 +85,7 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         # by time; 0: by the number of runs
         "scrub_every": ((4, 0), (1, 60 * SECOND), (1, 600 * SECOND), (2, 86_400 * SECOND)),
         "shuffled_tasks": ((1, False), (1, True)),
-        # the request at which a run is killed, to be gone on with by the next
+        # the request at which a run is killed, to be resumed by the next
         "killed": ((12, None), (1, 12), (1, 25), (1, 60), (1, 120)),
         # the runs after the first: i an incremental one, f a full one
         "chain": (*((4, ""), (5, "i"), (3, "ii"), (1, "f"), (1, "if"), (1, "iif"), (1, "iii"), (1, "iiii")),),
@@ -213,7 +213,7 @@ def _settings(seed: int, traits: Mapping[str, Value], timing: Timing) -> Setting
         seed=seed,
         nasty_share=traits["oddities"],
         nasty_kinds=ODDITIES,
-        no_created_at_share=traits["undated"],
+        no_created_at_share=traits["without_created_at"],
         late=traits["lateness"] * margin / SECOND,
         lag=traits["slowness"] * timing.visibility_lag / SECOND,
         faults=(

@@ -62,7 +62,7 @@ def _is_harm(broken: str) -> bool:
 
 Traits = dict[str, Any]
 _CALM: Traits = {
-    "undated": 0.0,
+    "without_created_at": 0.0,
     "faults": (),
     "page_size_drop": None,
     "narrowed": None,
@@ -176,8 +176,8 @@ PLANTS = (
         {**_LIVELY, "page_size_drop": (0.5, 30), "pages": 10},
     ),
     Plant(
-        "a crowd is read once",
-        (instead(fetch, "read_crowd", spoilt.one_read), findings(honours_page=True), NO_WITNESS),
+        "an indivisible window is read once",
+        (instead(fetch, "read_indivisible", spoilt.one_read), findings(honours_page=True), NO_WITNESS),
         {
             **_CROWDED,
             "mix": "deletes",
@@ -192,7 +192,7 @@ PLANTS = (
         },
     ),
     Plant(
-        "a crowd is believed on a server without pages",
+        "an indivisible window is believed on a server without pages",
         (findings(honours_page=True), (fetch, "read_in_order", spoilt.repeats_end), NO_WITNESS),
         {**_CROWDED, "ignore_page": True},
     ),

@@ -175,7 +175,7 @@ class Schedule:
             clock_ahead=self._last.clock_ahead,
             witness_at=self._last.witness_at,
             scrub_after=self._last.scrub_after,
-            undated=any(row.created is None for row in self.fold.contacts().values()),
+            without_created_at=any(row.created is None for row in self.fold.contacts().values()),
             look=self._last.look,
             cuts=self._last.cuts,
             snapshot=Held(self.fold, intake),

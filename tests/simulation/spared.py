@@ -21,7 +21,7 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         {"page_base": 1},
     ),
     (
-        # API.md: a page holds 14 at least. With one on each every contact is a crowd, read page by page.
+        # API.md: a page holds 14 at least. With one on each every contact is an indivisible window, read page by page.
         "a server that comes down to one contact on a page",
         lambda traits: traits["page_size_drop"] is not None and traits["page_size_drop"][0] * traits["page_size"] < 2,
         {"page_size_drop": None},
@@ -42,7 +42,7 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         # Another account is known by its contacts: of one or two that may be chance.
         "an account of hardly anybody that is swapped",
         lambda traits: traits["swapped"] is not None,
-        {"pages": 6, "undated": 0.0},
+        {"pages": 6, "without_created_at": 0.0},
     ),
 )
 """What is wrong, where it shows, and what stands in for it."""

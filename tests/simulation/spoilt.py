@@ -19,8 +19,8 @@ from etl.api.request import Query
 from etl.api.response import Page
 from etl.errors import EtlError
 from etl.extract.capabilities import PageSizes
-from etl.extract.checkpoint import Begun
-from etl.extract.fetch import Crowd, WindowReader
+from etl.extract.checkpoint import ExtractionStart
+from etl.extract.fetch import IndivisibleRead, WindowReader
 from etl.extract.history import History, Timing
 from etl.extract.plan import remaining
 from etl.extract.strategy import Extraction
@@ -133,9 +133,9 @@ NO_WITNESS: Change = (etl.extract.strategy._Reading, "_witness_is_due", _never)
 
 
 def begins_now(sound: Any) -> Any:
-    """A run that is gone on with takes the time of its own beginning for its watermark."""
+    """A run that is resumed takes the time of its own beginning for its watermark."""
 
-    async def go_on(client: Client, begun: Begun) -> Begun:
+    async def go_on(client: Client, begun: ExtractionStart) -> ExtractionStart:
         begun = await sound(client, begun)
         return replace(begun, watermark=client.server_now or begun.watermark)
 
@@ -219,16 +219,16 @@ def plan_of_the_known(sound: Callable[..., Iterator[Window]]) -> Callable[..., I
 
 
 def repeats_end(sound: Any) -> Any:
-    """A crowd that ends with any page that is repeated, a full one too."""
+    """An indivisible window that ends with any page that is repeated, a full one too."""
     return lambda client, query, page_size, **more: sound(client, query, page_size + 1, **more)
 
 
-async def one_read(client: Client, query: Query, page_size: int, receive: Any, *, alone: bool) -> Crowd:
-    """A crowd is believed after one read."""
+async def one_read(client: Client, query: Query, page_size: int, receive: Any, *, alone: bool) -> IndivisibleRead:
+    """An indivisible window is believed after one read."""
     pages = await etl.extract.fetch.read_in_order(client, query, page_size, alone=alone) or []
     for page in pages:
         await receive(page)
-    return Crowd(sum(len(page.rows) for page in pages), 1)
+    return IndivisibleRead(sum(len(page.rows) for page in pages), 1)
 
 
 def largest_of_both(sizes: PageSizes, _: bool) -> int:

@@ -14,9 +14,9 @@ from types import MappingProxyType
 import anyio
 import msgspec
 
-from etl.api.client import Broken
+from etl.api.client import TransportError
 from etl.api.request import PATH, Body
-from etl.api.response import Reply
+from etl.api.response import HttpResponse
 from etl.sandbox.answer import JSON_TYPE, Answer
 from etl.sandbox.pages import Page, render
 from etl.sandbox.service import Request, Service
@@ -84,8 +84,8 @@ class Wire:
         self._failed: Counter[tuple[object, bytes]] = Counter()
         self._happened = weather.happened
 
-    async def __call__(self, body: Body) -> Reply:
-        """Send one request. Raises `Broken` where the simulated connection breaks, `Killed`."""
+    async def __call__(self, body: Body) -> HttpResponse:
+        """Send one request. Raises `TransportError` where the simulated connection breaks, `Killed`."""
         self._count_request()
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[Answer] = loop.create_future()
@@ -97,8 +97,8 @@ class Wire:
         whole = not answer.wire.headless and answer.wire.cut is None
         self._count_attempt(body, failed=not whole or answer.status not in (200, 400, 404))
         if not whole:
-            raise Broken("the simulated connection broke")
-        return Reply(answer.status, answer.headers, answer.body)
+            raise TransportError("the simulated connection broke")
+        return HttpResponse(answer.status, answer.headers, answer.body)
 
     def _arrive(self, body: Body, arrived: asyncio.Future[Answer]) -> None:
         """The one instant at which the server reads the account; the answer needs its time to come back."""
