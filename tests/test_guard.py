@@ -129,7 +129,7 @@ def test_only_the_shrinking_account_is_refused() -> None:
 
 def test_a_run_that_looked_at_everything_tells_why() -> None:
     """Of a scrub that was not believed the error says how many were looked at, and how many of them were missing."""
-    record = replace(RECORD, mode="incremental", detail={"escalated": True, "look": {"looked": 49, "absent": 44}})
+    record = replace(RECORD, mode="incremental", detail={"escalated": {"looked": 49, "absent": 44}})
     error = check_shrink({"main": record}, losing(0, 2700, 3000), 0.05)["main"]
     assert "2700 of 3000 contacts" in error.message
     assert "44 of the 49 that were looked at were missing" in error.message

@@ -110,15 +110,22 @@ def test_a_scrub_of_a_small_account_is_the_whole() -> None:
     assert scrub_span([], after=None, end=100, share=1 / 30, capacity=49) == (None, 100)
 
 
-@given(some_times.filter(bool), st.data(), granules, st.integers(0, 7))
+@given(some_times.filter(bool), st.data(), granules, st.integers(0, 7), st.integers(0, 4))
 def test_those_asked_for_directly_stand_in_ranges_of_few(
-    times: list[int], data: st.DataObject, resolution: int, company: int
+    times: list[int], data: st.DataObject, resolution: int, company: int, neighbours: int
 ) -> None:
     """Every chosen time is in one of disjoint ranges, with few others unless they share its resolution (A52)."""
     chosen = sorted(data.draw(st.lists(st.sampled_from(times), max_size=20, unique=True)))
-    ranges = ranges_around(chosen, times, resolution=resolution, company=company)
+    ranges = ranges_around(chosen, times, resolution=resolution, company=company, neighbours=neighbours)
     assert all(any(start <= time < end for start, end in ranges) for time in chosen)
     assert all(earlier[1] <= later[0] for earlier, later in pairwise(ranges))
     for start, end in ranges:
         others = [time for time in times if start <= time < end and time not in chosen]
         assert len(others) <= company or end - start == resolution
+
+
+def test_those_asked_for_directly_have_neighbours() -> None:
+    """A range reaches to the nearest others, whose absence shows that it is the range that is not shown (A57)."""
+    assert ranges_around([50], [10, 40, 45, 50, 58, 90], company=6, neighbours=3) == [(40, 59)]
+    assert ranges_around([50], [45, 50, 50, 50], company=1, neighbours=3) == [(50, 51)]
+    assert ranges_around([50, 52], [50, 51, 52], company=0, neighbours=3) == [(50, 51), (52, 53)]

@@ -100,8 +100,8 @@ def check_shrink(
 
 
 def _looked(record: RunRecord) -> str:
-    """What made an incremental run read everything, for a message."""
-    look = record.detail.get("look")
-    if not record.detail.get("escalated") or not isinstance(look, Mapping):
+    """Why an incremental run read everything, for a message."""
+    look = record.detail.get("escalated")
+    if not isinstance(look, Mapping):
         return ""
     return f"; everything was read, because {look['absent']} of the {look['looked']} that were looked at were missing"

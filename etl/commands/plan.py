@@ -20,9 +20,9 @@ from etl.extract.account import history_of, last_run, reading_key, timing_of
 from etl.extract.capabilities import Capabilities
 from etl.extract.history import History
 from etl.extract.journal import SavedProgress, left_in
-from etl.extract.plan import ranges_around, requests_of
+from etl.extract.plan import requests_of
 from etl.extract.probe import probe
-from etl.extract.strategy import COMPANY, LEADS_FIRST, go_on, next_scrub
+from etl.extract.strategy import LEADS_FIRST, go_on, next_scrub, strike_ranges
 from etl.model import Mode
 from etl.sinks.snapshot import Published
 from etl.sinks.targets import lagging_sink, refuse_other_filters, sinks
@@ -140,10 +140,7 @@ async def _work(
     windows = sum(
         requests_of(created(listed), start=start, end=end, capacity=found.capacity(listed)) for listed in LEADS_FIRST
     )
-    asked_directly = ranges_around(
-        history.snapshot.struck(), created(None), resolution=found.resolution, company=COMPANY
-    )
-    windows += len(LEADS_FIRST) * len(asked_directly)
+    windows += len(LEADS_FIRST) * len(strike_ranges(history, found))
     return ("full" if full else "incremental"), windows, others
 
 

@@ -286,7 +286,7 @@ def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, objec
         "scrub_after": extraction.scrub_after,
         "late": extraction.late,
         "look": asdict(extraction.look),
-        "escalated": extraction.escalated,
+        "escalated": extraction.escalated and asdict(extraction.escalated),
         "cuts": {"contacts" if listed else "leads": cut for listed, cut in extraction.cuts.items()},
         "resumed": extraction.resumed,
     }

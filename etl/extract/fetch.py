@@ -202,6 +202,11 @@ class WindowReader:
         counted = page.total if self._counted else None
         return counted is not None and len(page.rows) < min(counted, self.sizes.of(window.is_contact))
 
+    def starts_of_shown(self) -> Sequence[int]:
+        """Where the accepted ranges of createdAt begin that showed somebody, in order."""
+        windows = (done.window for done in self.accepted if done.rows)
+        return sorted(window.start or 0 for window in windows if window.field == "createdAt")
+
     async def doubtful(self) -> list[Window]:
         """The windows that a server may have cut off because its pages are smaller than they seemed; not accepted now.
 

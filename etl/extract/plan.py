@@ -70,27 +70,60 @@ def scrub_span(
 
 
 def ranges_around(
-    chosen: Sequence[int], times: Sequence[int], *, resolution: int = 1, company: int
+    chosen: Sequence[int], times: Sequence[int], *, resolution: int = 1, company: int, neighbours: int = 0
 ) -> list[tuple[int, int]]:
     """Disjoint ranges [start, end) that hold all `chosen` times and at most `company` others of the sorted `times`.
 
-    A creation time that more contacts share has a range of its own. Every chosen time is one of `times`.
+    Each reaches to the nearest `neighbours` others, as far as `company` and the ranges beside it allow. A creation time
+    that more contacts share has a range of its own. Every chosen time is one of `times`.
     """
     ranges: list[tuple[int, int]] = []
-    begun = 0
-    for place, time in enumerate(chosen):
+    for time in chosen:
         start = _floor(time, resolution)
         end = start + resolution
         if ranges and start < ranges[-1][1]:
             continue
-        if ranges:
-            held = bisect_left(times, end) - bisect_left(times, ranges[-1][0])
-            if held - (bisect_left(chosen, end) - begun) <= company:
-                ranges[-1] = (ranges[-1][0], end)
-                continue
-        ranges.append((start, end))
-        begun = place
+        if ranges and others_in(ranges[-1][0], end, chosen, times) <= company:
+            ranges[-1] = (ranges[-1][0], end)
+        else:
+            ranges.append((start, end))
+    for place in range(len(ranges)):
+        floor = ranges[place - 1][1] if place else -inf
+        ceiling = ranges[place + 1][0] if place + 1 < len(ranges) else inf
+        ranges[place] = _widened(ranges[place], floor, ceiling, chosen, times, resolution, company, neighbours)
     return ranges
+
+
+def _widened(
+    span: tuple[int, int],
+    floor: float,
+    ceiling: float,
+    chosen: Sequence[int],
+    times: Sequence[int],
+    resolution: int,
+    company: int,
+    neighbours: int,
+) -> tuple[int, int]:
+    """`span` with so many neighbours, the nearest first, without going beyond `floor` and `ceiling`."""
+    while others_in(*span, chosen, times) < neighbours:
+        start, end = span
+        first, last = bisect_left(times, start), bisect_left(times, end)
+        wider = [(_floor(time, resolution), end) for time in times[max(0, first - 1) : first]]
+        wider += [(start, _floor(time, resolution) + resolution) for time in times[last : last + 1]]
+        within = [
+            (begin, stop)
+            for begin, stop in wider
+            if floor <= begin and stop <= ceiling and others_in(begin, stop, chosen, times) <= company
+        ]
+        if not within:
+            break
+        span = min(within, key=lambda one: one[1] - one[0])
+    return span
+
+
+def others_in(start: int, end: int, chosen: Sequence[int], times: Sequence[int]) -> int:
+    """How many of the sorted `times` in [start, end) are none of the sorted `chosen` ones."""
+    return bisect_left(times, end) - bisect_left(times, start) - bisect_left(chosen, end) + bisect_left(chosen, start)
 
 
 def remaining(windows: Iterable[Window], done: Iterable[Window]) -> Iterator[Window]:

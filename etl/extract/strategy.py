@@ -7,6 +7,7 @@ filters do not work: the page walk. It knows neither Arrow nor sinks: pages go t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from etl.extract.crosscheck import CrossCheck, CrossCheckLog
 from etl.extract.fetch import WindowReader
 from etl.extract.history import History, Timing
 from etl.extract.pages import PageScan, Receive, walk
-from etl.extract.plan import plan_windows, ranges_around, scrub_span
+from etl.extract.plan import others_in, plan_windows, ranges_around, scrub_span
 from etl.extract.probe import probe
 from etl.extract.sweep import sweep
 from etl.extract.windows import Accepted, Window
@@ -33,8 +34,9 @@ from etl.model import NOTHING, Look, Mode
 Number = TypeVar("Number", int, float)
 
 FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
-COMPANY = 6
-"""Known contacts that may stand between others that are asked for directly: far fewer than any page holds."""
+COMPANY, NEIGHBOURS = 6, 3
+"""Known contacts that may stand beside those that are asked for directly, far fewer than any page holds, and how many
+should: where none of them is shown, it may be the account that is not."""
 LEADS_FIRST = (False, True)
 """Both lists are always read: that one holds the other can be seen of a sample, but not proven of the account.
 
@@ -60,8 +62,8 @@ class Extraction:
     """Ranges of createdAt that were asked for directly, because somebody there has a strike: absence is the second."""
     look: Look = NOTHING
     """What the scrub looked for."""
-    escalated: bool = False
-    """Whether the scrub missed so many that everything was read."""
+    escalated: Look | None = None
+    """The look that missed so many that everything was read."""
     cuts: Mapping[bool, tuple[int, int]] = field(default_factory=dict)
     """See `History.cuts`."""
     witness_at: int | None = None
@@ -145,6 +147,14 @@ def next_scrub(history: History, timing: Timing, capabilities: Capabilities, unt
     )
 
 
+def strike_ranges(history: History, capabilities: Capabilities) -> list[tuple[int, int]]:
+    """The ranges of createdAt in which the next run asks for those who have a strike."""
+    snapshot, resolution = history.snapshot, capabilities.resolution
+    return ranges_around(
+        snapshot.struck(), snapshot.created(None), resolution=resolution, company=COMPANY, neighbours=NEIGHBOURS
+    )
+
+
 async def go_on(client: Client, begun: ExtractionStart) -> ExtractionStart:
     """Take up what a killed run had begun: what it probed is known, but not what time it is by now."""
     client.first_page = begun.capabilities.first_page
@@ -206,8 +216,7 @@ class _Reading:
         created = self.history.snapshot.created
         reader = WindowReader(self.client, self.run.capabilities, self.receive, self.checkpoint, created)
         with self._counted("scrub"):
-            await self._confirm_strikes(reader)
-            await self._scrub(reader)
+            await self._scrub(reader, beside=await self._confirm_strikes(reader))
         since = self._last_margin()
         await self._sweep(reader, since=since)
         await self._finish(reader, since=since)
@@ -266,28 +275,44 @@ class _Reading:
     def _cross_check(self) -> CrossCheck:
         return CrossCheck(self.client, self.run.capabilities, self.witness, self.receive, LEADS_FIRST)
 
-    async def _confirm_strikes(self, reader: WindowReader) -> None:
-        """Ask for everybody who has a strike in a range of their own, which a page of any size shows whole."""
-        snapshot, resolution = self.history.snapshot, self.run.capabilities.resolution
-        ranges = ranges_around(snapshot.struck(), snapshot.created(None), resolution=resolution, company=COMPANY)
+    async def _confirm_strikes(self, reader: WindowReader) -> Look:
+        """Ask for everybody who has a strike in a range of their own, which a page of any size shows whole.
+
+        Returns how many of those who stand beside them were looked for, and how many of them were in a range that
+        showed nobody at all: there it may be the range that is not shown.
+        """
+        snapshot = self.history.snapshot
+        struck, created = snapshot.struck(), snapshot.created(None)
+        ranges = strike_ranges(history=self.history, capabilities=self.run.capabilities)
         for is_contact in LEADS_FIRST:
             windows = (Window("createdAt", is_contact, start, end) for start, end in ranges)
             await reader.read(windows, most=SMALLEST_PAGE)
         self.run.confirmed = tuple(ranges)
+        shown = sorted(
+            done.window.start or 0 for done in reader.accepted if done.rows and done.window.field == "createdAt"
+        )
+        look = NOTHING
+        for start, end in ranges:
+            looked, silent = (
+                others_in(start, end, struck, created),
+                bisect_left(shown, start) == bisect_left(shown, end),
+            )
+            look += Look(looked, looked if silent else 0)
+        return look
 
-    async def _scrub(self, reader: WindowReader) -> None:
+    async def _scrub(self, reader: WindowReader, *, beside: Look) -> None:
         """Read the next share of all windows again: finds deletions, and edits that move no `lastSeenAt`.
 
-        A share that lacks too many of the known contacts tells of an account that is shown in part only: all is read.
+        If it lacks too many of the known contacts, or those `beside` the ones who have a strike are not shown either,
+        the account may be shown in part only: then everything is read.
         """
         snapshot, until = self.history.snapshot, self.run.watermark
         start, end = next_scrub(self.history, self.timing, self.run.capabilities, until)
         await reader.complete(self._both(snapshot.created, start, end))
         self.run.look = await snapshot.look(start, end)
-        self.run.escalated = any(
-            look.is_suspicious(self.shrink_share) for look in (self.run.look, self.run.look + self.history.look)
-        )
-        if self.run.escalated:
+        looks = (self.run.look, self.run.look + self.history.look, beside)
+        self.run.escalated = next((look for look in looks if look.is_suspicious(self.shrink_share)), None)
+        if self.run.escalated is not None:
             if start is not None:
                 await reader.complete(self._both(snapshot.created, None, start))
             await reader.complete(self._both(snapshot.created, end, until))

@@ -261,7 +261,7 @@ def _record(extraction: Extraction) -> RunRecord:
     """As much of a run's record as the guards look at."""
     moment = datetime.fromtimestamp(extraction.watermark / 1000, UTC)
     proof = Proof("windows", len(extraction.accepted))
-    detail = {"look": asdict(extraction.look), "escalated": extraction.escalated}
+    detail = {"escalated": extraction.escalated and asdict(extraction.escalated)}
     return RunRecord(1, "run", "main", extraction.mode, moment, moment, proof, Requests(), 0.0, detail=detail)
 
 
