@@ -25,7 +25,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from etl.cli.app import main
-from etl.commands.result import RunReport
+from etl.commands.result import RunResult
 from etl.commands.run import Options, execute
 from etl.config import load
 from etl.sandbox.server import serve
@@ -171,7 +171,7 @@ class Job:
         """The environment of a command: ours, and the tokens."""
         return {**os.environ, **{_variable(name): self.tokens.get(name, TOKEN) for name in self.urls}}
 
-    def run(self, *assignments: str, **options: bool) -> RunReport:
+    def run(self, *assignments: str, **options: bool) -> RunResult:
         """One run in this process."""
         config = load(self.config(), assignments)
         os.environ.update(self.environment())

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 from live import Ended, Job, Live, Row, live
 
-from etl.commands.result import RunReport, render_run
+from etl.commands.result import RunResult, render_run
 from etl.storage.staging import Lock
 
 SMALL = {"contacts": 120, "nasty_share": 0.0, "small": True}
@@ -32,7 +32,7 @@ def job(server: Live, tmp_path: Path) -> Job:
     return Job(tmp_path, {"main": server.url})
 
 
-def counted(report: RunReport) -> Row:
+def counted(report: RunResult) -> Row:
     """The counts of a good run of one account."""
     assert report.error is None, report.error
     [account] = report.document()["accounts"]  # type: ignore[misc, attr-defined]
@@ -155,7 +155,7 @@ def test_contacts_without_creation_times_and_odd_ones_move_as_well(tmp_path: Pat
     settings = "[guard]\nmax_reject_share = 1\n"
     with live(contacts=300, nasty_share=0.2, no_created_at_share=0.05, small=True, seed=3) as server:
         job = Job(tmp_path, {"main": server.url}, settings=settings)
-        assert job.run().exit == 40
+        assert job.run().exit_code == 40
         keep = {row["contact_id"]: {**row, "account": "", "seq": 0, "observed_at": None} for row in job.in_duckdb()}
         assert any(row["created_at"] is None for row in keep.values())
         renamed(job)

@@ -103,7 +103,7 @@ def test_paths_may_hold_whatever_a_path_can(sink: str, server: Live, tmp_path: P
     folder = tmp_path / "it's [a] *test* ü #1"
     folder.mkdir()
     job = Job(folder, {"main": server.url}, sinks=(sink,))
-    assert [job.run().exit, job.run().exit] == [0, 0]
+    assert [job.run().exit_code, job.run().exit_code] == [0, 0]
     assert job.call("sql", "CONFIG", "select count(*) as n from contacts", "--json").document == [{"n": 60}]
 
 
@@ -315,7 +315,7 @@ def test_a_damaged_target_is_told_and_never_taken_for_an_empty_one(
 ) -> None:
     """P25, P26, S4, S6, S9: exit 22 (2 and 20 for another kind) with path and hint; what is left stays as it is."""
     job.sinks = (sink,)
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     damage(job)
     left = {path: path.read_bytes() for path in (job.folder / "data").rglob("*") if path.is_file()}
     ended = job.call("run", "CONFIG", "--json")
@@ -337,7 +337,7 @@ QUESTIONS = {
 def test_questions_to_a_damaged_target_fail_as_a_run_does(sink: str, job: Job) -> None:
     """P25, P26, S4, S6, S9: the code of a run, the path, a hint that does not speak of rights, no empty answer."""
     job.sinks = (sink,)
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     whole = job.folder / "whole"
     shutil.copytree(job.folder / "data", whole)
     for damage in DAMAGES[sink]:
@@ -378,11 +378,11 @@ def test_a_database_with_other_tables_gets_ours_added(job: Job) -> None:
     job.duckdb.parent.mkdir()
     with duckdb.connect(str(job.duckdb)) as connection:
         connection.execute("create table mine as select 42 as answer")
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     with duckdb.connect(str(job.duckdb)) as connection:
         connection.execute("alter table contacts add column owner varchar default 'me'")
         connection.execute("create view best as select * from contacts where status = 'OPEN'")
-    assert job.run(full=True).exit == 0
+    assert job.run(full=True).exit_code == 0
     assert job.rows("select answer from mine") == [(42,)]
     assert job.rows("select owner, count(*) from contacts group by 1") == [("me", 60)]
 
@@ -455,7 +455,7 @@ def test_plan_writes_nothing(job: Job) -> None:
     assert (first.code, account["mode"]) == (0, "full")
     assert account["requests"] > 0
     assert not (job.folder / "data").exists()
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     before = job.fingerprint()
     [account] = job.call("plan", "CONFIG", "--json").document["accounts"]
     assert account["mode"] == "incremental"

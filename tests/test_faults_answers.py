@@ -193,11 +193,11 @@ def test_a_contact_merged_into_another_becomes_a_tombstone(tmp_path: Path) -> No
     """The source of a merge is deleted by its second strike, its last values kept; the target stays (A46)."""
     with live(contacts=50, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         source, target = server.ids()[:2]
         last = job.rows("select name, email, phone_number from contacts where contact_id = ?", source)
         server.change(lambda w, now: (w.delete(source, now), w.touch(target, now)))
-        assert [job.run(full=True).exit for _ in range(2)] == [0, 0]
+        assert [job.run(full=True).exit_code for _ in range(2)] == [0, 0]
     assert job.rows("select seq, op from contact_versions where contact_id = ? order by seq", source) == [
         (1, "upsert"),
         (3, "delete"),
@@ -213,9 +213,9 @@ def test_an_id_that_comes_again_is_the_newer_contact(tmp_path: Path) -> None:
     with live(contacts=50, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         server.change(lambda w, now: w.adopt(born % (b"2024", b"2024"), now))
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         server.change(lambda w, now: (w.delete("again", now), w.adopt(born % (b"2025", b"2025"), now)))
-        assert job.run(full=True).exit == 0
+        assert job.run(full=True).exit_code == 0
     years = "select seq, year(created_at) from {} where contact_id = 'again' order by seq"
     assert job.rows(years.format("contacts")) == [(2, 2025)]
     assert job.rows(years.format("contact_versions")) == [(1, 2024), (2, 2025)]

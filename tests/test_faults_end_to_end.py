@@ -32,7 +32,7 @@ SMALL_BODIES = '[http]\nmax_body = "1MiB"\n'
 class Case:
     """What goes wrong: faults and settings of the server, the token shown, more TOML, and how it must end."""
 
-    exit: int
+    exit_code: int
     faults: tuple[Mapping[str, Any], ...] = ()
     sandbox: Mapping[str, Any] = field(default_factory=dict)
     token: str = TOKEN
@@ -231,7 +231,7 @@ def assert_failed(job: Job, ended: Ended, code: int) -> None:
         for name, case in FAILING.items()
         for words in ((), ("--json",))
         # What is asked five times takes seconds: these end alike in both forms, so one will do.
-        if words or case.exit != 11 or "wait" in name
+        if words or case.exit_code != 11 or "wait" in name
     ],
 )
 def test_a_fault_that_lasts_changes_nothing(
@@ -242,7 +242,7 @@ def test_a_fault_that_lasts_changes_nothing(
     with disturbed(case, exported, tmp_path) as (job, _):
         before = job.fingerprint()
         ended = job.call("run", "CONFIG", "--full", *words)
-        assert_failed(job, ended, case.exit)
+        assert_failed(job, ended, case.exit_code)
         assert job.fingerprint() == before
 
 
@@ -254,7 +254,7 @@ def test_a_first_run_that_fails_leaves_no_target(name: str, exported: Exported, 
     case = FAILING[name]
     with account(case, exported.contacts) as server:
         job = Job(tmp_path, {"main": server.url}, {"main": case.token}, case.settings)
-        assert_failed(job, job.call("run", "CONFIG"), case.exit)
+        assert_failed(job, job.call("run", "CONFIG"), case.exit_code)
     assert {path.name for path in (tmp_path / "data").iterdir()} == {".etl"}
 
 

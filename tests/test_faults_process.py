@@ -82,7 +82,7 @@ def whole(job: Job, seq: int) -> bool:
 def healed(job: Job) -> None:
     """A run that nothing disturbs ends well, leaves the account's contacts and nothing else."""
     report = job.run()
-    assert report.exit == 0, report.error
+    assert report.exit_code == 0, report.error
     assert len(job.in_duckdb()) == len(job.in_parquet(report.accounts[0].record.seq)) == CONTACTS
     assert {path.suffix for path in job.temporary.iterdir()} == {".lock"}
 
@@ -94,7 +94,7 @@ MOMENTS = 20
 
 def test_a_signal_at_any_moment_ends_the_run_in_order(warm: Nursery, job: Job) -> None:
     """P1, P2: at 20 moments from the first line to the last; exit 143, old or new state, and the next run heals."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     calls = run(warm, job, harm=Harm((), at=-1)).calls
     assert calls > 1000
     codes = set()
@@ -115,7 +115,7 @@ def test_a_signal_at_any_moment_ends_the_run_in_order(warm: Nursery, job: Job) -
 
 def test_a_signal_before_publishing_changes_no_byte(warm: Nursery, job: Job) -> None:
     """P1: what the run read and staged is not the target; the hint is to run again."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     before = job.fingerprint()
     for function in ("Lock.__enter__", "DuckDBSink.open", "probe", "Stage.append"):
         ended = run(warm, job, harm=Harm([("signal", signal.SIGTERM)], function=function))
@@ -132,7 +132,7 @@ SOON = 0.3
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_after_the_work_changes_nothing(number: int, warm: Nursery, job: Job) -> None:
     """P2: what is published is told, with the exit code that the document has, and to the end."""
-    for function in ("RunReport.document", "_print"):
+    for function in ("RunResult.document", "_print"):
         ended = run(warm, job, harm=Harm([("signal", number), ("sleep", SOON)], function=function))
         assert (ended.code, ended.document["exit"]) == (0, 0), function
         assert ended.document["sinks"].keys() == {"duckdb", "parquet"}
@@ -144,7 +144,7 @@ def test_a_signal_before_the_first_sink_has_published_stops_the_run(
     function: str, number: int, code: int, warm: Nursery, job: Job
 ) -> None:
     """P1, P2: also one in the middle of a merge; nothing is published, and what was read is not read again."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     before = job.fingerprint()
     ended = run(warm, job, harm=Harm([("signal", number), ("sleep", SOON)], function=function))
     assert (ended.code, ended.document["error"]["code"]) == (code, code), ended.err
@@ -165,7 +165,7 @@ def test_a_signal_after_the_first_step_of_publishing_lets_the_others_follow(
     function: str, warm: Nursery, job: Job
 ) -> None:
     """P2: both targets hold the run, so exit 0 and the document say that they do."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     ended = run(warm, job, harm=Harm([("signal", signal.SIGTERM), ("sleep", SOON)], function=function))
     assert (ended.code, ended.document["error"]) == (0, None), ended.err
     assert {name: sink["seq"] for name, sink in ended.document["sinks"].items()} == {"duckdb": 2, "parquet": 2}
@@ -176,7 +176,7 @@ def test_a_signal_after_the_first_step_of_publishing_lets_the_others_follow(
 
 def test_publishing_that_does_not_end_tells_what_is_published(warm: Nursery, job: Job) -> None:
     """P1, P2: a disk that hangs between two targets; 143 within 5 seconds, and the document names the first."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     hang = [("signal", signal.SIGTERM), ("sleep", 30.0)]
     ended = run(warm, job, harm=Harm(hang, function="ParquetSink.publish"))
     assert (ended.code, ended.document["exit"]) == (143, 143)
@@ -189,7 +189,7 @@ def test_publishing_that_does_not_end_tells_what_is_published(warm: Nursery, job
 
 def test_work_that_does_not_end_is_ended(warm: Nursery, job: Job) -> None:
     """P1: a disk that hangs for half a minute in the middle of the merge; exit 143 within 5 seconds all the same."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     before = job.fingerprint()
     hang = [("signal", signal.SIGTERM), ("sleep", 30.0)]
     ended = run(warm, job, harm=Harm(hang, function="DuckDBSink.prepare"))
@@ -204,7 +204,7 @@ def test_work_that_does_not_end_is_ended(warm: Nursery, job: Job) -> None:
 @pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)])
 def test_the_second_signal_ends_the_run_at_once(first: int, second: int, warm: Nursery, job: Job) -> None:
     """P3: also while a worker hangs in the disk, with the code of the second signal."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     before = job.fingerprint()
     hang = [("signal", first), ("sleep", 0.2), ("signal", second), ("sleep", 30.0)]
     ended = run(warm, job, harm=Harm(hang, function="DuckDBSink.prepare"))
@@ -229,7 +229,7 @@ def test_a_stale_lock_file_stops_nobody(text: str, job: Job) -> None:
     locks = [job.temporary / name for name in ("contacts.duckdb.lock", "contacts.lock")]
     for lock in locks:
         lock.write_text(text)
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     assert {lock.read_text() for lock in locks} == {f"{os.getpid()}\n"}
 
 
@@ -301,7 +301,7 @@ def test_a_holder_that_slept_while_another_host_published_loses(
 ) -> None:
     """P18: stopped with everything prepared and woken an age later, it exits 21 and overwrites nothing."""
     job = Job(tmp_path, {"main": server.url}, sinks=(sink,))
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     kind = "DuckDBSink" if sink == "duckdb" else "ParquetSink"
     pid = start(warm, job, harm=Harm([("signal", signal.SIGSTOP), ("sleep", 0.5)], function=f"{kind}.publish"))
     deadline = time.monotonic() + 20
@@ -317,7 +317,7 @@ def test_a_holder_that_slept_while_another_host_published_loses(
     ended = warm.wait(pid)
     assert (ended.code, ended.document["error"]["code"]) == (21, 21), ended.err
     assert job.fingerprint() == before
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
 
 
 def test_a_lock_that_cannot_be_given_back_harms_nothing(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ died; 127 and signals where a library written in C found none."""
 
 def test_memory_that_runs_out_never_leaves_half_a_state(warm: Nursery, job: Job) -> None:
     """P8: with little to no room to grow, step by step, until it suffices; each failure is clean, and then it works."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     codes: dict[int, int] = {}
     for headroom in (4, 16, 48, 96, 144, 192, 256, 384, 512, 768, 1024, 2048, 4096):
         seq = max(seq for (seq,) in job.rows("select max(seq) from runs"))
@@ -359,7 +359,7 @@ def test_too_few_open_files_are_told_before_the_first_request(
     files: int, warm: Nursery, server: Live, job: Job
 ) -> None:
     """P12: `ulimit -n`; also where the event loop itself could not be made."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     before, sent = job.fingerprint(), server.stats()["requests"]
     ended = run(warm, job, limits={"NOFILE": files})
     assert (ended.code, ended.document["error"]["code"]) == (20, 20), ended.err
@@ -422,7 +422,7 @@ UNREADABLE = {
 def test_missing_rights_are_told_before_the_first_request(what: str, warm: Nursery, server: Live, job: Job) -> None:
     """P12: as somebody who is not root, with the path and what to do; no byte changes and no request is sent."""
     name, mode, code = UNREADABLE[what]
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     before, sent = job.fingerprint(), server.stats()["requests"]
     config, place = job.config(), job.folder / name
     kept = place.stat().st_mode
@@ -824,7 +824,7 @@ def test_a_clock_that_jumps_between_runs_harms_nothing(tmp_path: Path) -> None:
         for seq, ahead in enumerate((0.0, 240.0, -240.0, 0.0), start=1):
             server.ahead = ahead
             report = job.run()
-            assert report.exit == 0, report.error
+            assert report.exit_code == 0, report.error
             watermark = report.accounts[0].record.watermark.timestamp()
             assert 0 < min(server.clock(), time.time()) - watermark < 30
             assert report.accounts[0].record.seq == seq
@@ -833,8 +833,8 @@ def test_a_clock_that_jumps_between_runs_harms_nothing(tmp_path: Path) -> None:
         for ahead in (3600.0, -86_400.0, -1_700_000_000.0):
             server.ahead = ahead
             report = job.run()
-            if report.exit:
-                assert report.exit in {12, 13}
+            if report.exit_code:
+                assert report.exit_code in {12, 13}
                 assert job.fingerprint() == before
             else:
                 watermark = report.accounts[0].record.watermark.timestamp()
@@ -907,7 +907,7 @@ def test_a_library_that_is_too_old_is_found(version: str, told: str, job: Job) -
 
 def test_the_leftovers_of_a_thousand_killed_runs_are_collected(job: Job) -> None:
     """P27: with the next start; what is published, what people keep there and other targets' work stay."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     ours = ("contacts.duckdb.next-{:08x}", "contacts.next-{:08x}")
     for number in range(1000):
         left = job.temporary / ours[number % 2].format(number)
@@ -917,7 +917,7 @@ def test_the_leftovers_of_a_thousand_killed_runs_are_collected(job: Job) -> None
     for name in theirs:
         (job.temporary / name).mkdir()
         (job.temporary / name / "mine").write_text("mine")
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     locks = {"contacts.duckdb.lock", "contacts.lock"}
     assert {path.name for path in job.temporary.iterdir()} == {*theirs, *locks}
     assert {(job.temporary / name / "mine").read_text() for name in theirs} == {"mine"}
@@ -933,10 +933,10 @@ def test_a_schedule_tighter_than_a_run_skips_and_tells(warm: Nursery, tmp_path: 
         while not slow.stats()["requests"]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        skipped = [job.run().exit for _ in range(3)]
+        skipped = [job.run().exit_code for _ in range(3)]
         assert warm.wait(pid).code == 0
         assert skipped == [30, 30, 30]
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
     status = job.call("status", "CONFIG", "--json").document
     assert [account["seq"] for account in status["accounts"]] == [2]
 
@@ -957,7 +957,7 @@ def test_a_shortage_tells_how_many_bytes_are_needed() -> None:
 
 def test_a_disk_too_small_for_the_copy_is_refused_before_the_first_request(server: Live, job: Job) -> None:
     """P9: exit 20 with the bytes needed; what fits is let through."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     sent = server.stats()["requests"]
     with pytest.raises(SinkError, match="bytes left and a run needs"):
         preflight.check_room(job.duckdb.parent, copied=2**60)

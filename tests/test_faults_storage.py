@@ -191,7 +191,7 @@ def test_a_mount_that_cannot_be_published_to_is_refused_before_the_first_request
     what: str, server: Live, job: Job
 ) -> None:
     """P12, P14: a bind mount of the same disk is another disk to a rename; the doctor finds it, and the hint helps."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     mounts, hint = REFUSED[what]
     before, sent = job.fingerprint(), server.stats()["requests"]
     ended = mounted(
@@ -246,7 +246,7 @@ def test_a_target_in_a_folder_that_is_closed_is_staged_into_from_inside(
     ended = warm.run(*words, cwd=job.folder, environment=job.environment(), unprivileged=True)
     job.parquet.parent.chmod(0o755)
     assert ended.code == 0, ended.err
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     assert [path.name for path in (job.parquet / ".etl").iterdir()] == ["contacts.lock"]
     assert not job.temporary.exists()
 
@@ -304,7 +304,7 @@ def test_what_is_published_is_for_its_readers(kind: type[DuckDBSink | ParquetSin
 @needs_root
 def test_a_run_that_fails_leaves_the_rights_as_they_were(job: Job) -> None:
     """X3: before the publishing step nobody gets anything."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     before = rights(job.duckdb.parent)
     ended = job.call(*WORDS, "--set", 'sinks.parquet.mode="0644"', "--set", "extract.deadline=1ms")
     assert ended.code == 11

@@ -271,7 +271,7 @@ TAMPERING = (
 def published(server: Live, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job that ran once."""
     job = Job(tmp_path_factory.mktemp("published"), {"main": server.url})
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     return job
 
 
@@ -553,13 +553,13 @@ def test_a_target_that_would_shrink_is_left_alone(share: float, tmp_path: Path) 
     """S23: half of the account vanished at once: exit 14, no byte changes; with the flag it is published."""
     with live(contacts=400, nasty_share=0, small=True) as account:
         job = Job(tmp_path, {"main": account.url}, settings=f"[guard]\nmax_shrink_share = {share}\n")
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         before = job.fingerprint()
         gone = account.ids()[: int(400 * share) + 110]
         account.change(lambda world, now: [world.delete(identity, now) for identity in gone])
-        assert job.run(full=True).exit == 14
+        assert job.run(full=True).exit_code == 14
         assert job.fingerprint() == before
-        assert job.run(full=True, allow_shrink=True).exit == 0
+        assert job.run(full=True, allow_shrink=True).exit_code == 0
 
 
 def test_both_sinks_say_no_to_a_number_that_is_taken(target: Target) -> None:

@@ -380,7 +380,7 @@ async def test_a_body_of_just_the_cap_is_taken() -> None:
 MODEST = """
 import asyncio, resource, sys
 from pydantic import SecretStr
-from etl.api.client import Broken
+from etl.api.client import TransportError
 from etl.api.http import Credential, connect
 from etl.config import Http
 
@@ -389,7 +389,7 @@ async def main():
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             await send({})
-        except Broken as broken:
+        except TransportError as broken:
             print(broken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used)
 
 asyncio.run(main())

@@ -19,7 +19,7 @@ import expected_rows
 import pytest
 from live import Job, Live, Row, live
 
-from etl.commands.result import RunReport, render_run
+from etl.commands.result import RunResult, render_run
 from etl.extract.account import history_of, last_run
 from etl.extract.history import NoSnapshot
 from etl.model import RunRecord, SinkState
@@ -42,7 +42,7 @@ def job(server: Live, tmp_path: Path) -> Job:
     return first
 
 
-def counted(report: RunReport) -> Row:
+def counted(report: RunResult) -> Row:
     """The counts of a good run of one account."""
     document = report.document()
     assert report.error is None, document["error"]
@@ -226,10 +226,10 @@ def test_a_mass_shrink_publishes_nothing(tmp_path: Path) -> None:
         job.run()
         before = job.fingerprint()
         server.change(each("delete", server.ids()[:101]))
-        assert job.run(full=True).exit == 14
+        assert job.run(full=True).exit_code == 14
         assert job.fingerprint() == before
         assert counted(job.run(full=True, allow_shrink=True))["deleted"] == 0
-        assert job.run(full=True).exit == 14
+        assert job.run(full=True).exit_code == 14
         assert counted(job.run(full=True, allow_shrink=True))["deleted"] == 101
 
 
@@ -245,7 +245,7 @@ def test_a_sudden_nothing_is_not_believed(kind: str, job: Job) -> None:
     before = job.fingerprint()
     with live(contacts=300, nasty_share=0, small=True, faults=({"kind": kind, "drop": 40},)) as server:
         job.urls = {"main": server.url}
-        assert job.run(full=True).exit in {12, 13, 14}
+        assert job.run(full=True).exit_code in {12, 13, 14}
     assert job.fingerprint() == before
 
 
@@ -254,7 +254,7 @@ def test_an_account_that_suddenly_shows_nobody_is_not_believed(job: Job) -> None
     before = job.fingerprint()
     with live(contacts=300, nasty_share=0, small=True, faults=({"kind": "empty_list"},)) as server:
         job.urls = {"main": server.url}
-        assert job.run().exit in {13, 14}
+        assert job.run().exit_code in {13, 14}
     assert job.fingerprint() == before
 
 
@@ -380,14 +380,14 @@ def test_who_fails_or_is_left_out_keeps_the_last_state(server: Live, tmp_path: P
     job.run()
     server.change(lambda w, now: [w.insert(now) for _ in range(3)])
     job.tokens["one"] = "0" * 24
-    assert job.run().exit == 10
+    assert job.run().exit_code == 10
     assert accounts(job, 2) == {"one": 300, "two": 303}
     job.tokens.clear()
     job.urls = {"two": server.url}
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     assert accounts(job, 3) == {"one": 300, "two": 303}
     job.urls = {"one": server.url, "two": server.url}
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     assert accounts(job, 4) == {"one": 303, "two": 303}
 
 
@@ -477,7 +477,7 @@ def test_rejects_of_a_later_run_are_added_with_its_number(job: Job, server: Live
     job.settings = "[guard]\nmax_reject_share = 1\n"
     server.change(lambda w, now: w.adopt(b'{"_id":null,"createdAt":"2025-01-01T00:00:00.000Z"}', now))
     report = job.run(full=True)
-    assert report.exit == 40
+    assert report.exit_code == 40
     assert job.rows("select seq, raw from rejects") == [(2, '{"_id":null,"createdAt":"2025-01-01T00:00:00.000Z"}')]
 
 
@@ -487,7 +487,7 @@ def test_explain_names_the_run_that_last_read_a_contact(job: Job, server: Live) 
     server.change(each("delete", [gone]))
     told = []
     for _ in range(2):
-        assert job.run(full=True).exit == 0
+        assert job.run(full=True).exit_code == 0
         [account] = job.call("explain", "CONFIG", gone, "--json").document["accounts"]
         told.append((account["in_contacts"], account["last_read_by"]["seq"]))
     assert told == [(True, 1), (False, 1)]
@@ -526,7 +526,7 @@ def test_a_chain_of_runs_over_a_live_account_loses_nobody(tmp_path: Path) -> Non
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         for number in range(6):
             before = server.clock()
-            assert job.run(full=number == 3).exit == 0
+            assert job.run(full=number == 3).exit_code == 0
             after = server.clock()
             assert_nobody_is_missing(job, server, before, after)
 

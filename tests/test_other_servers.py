@@ -127,7 +127,7 @@ def test_the_sample_of_the_api_is_exported_as_it_is_written(tmp_path: Path) -> N
     """Every cell of API.md's own contact, by hand."""
     with plain_server([SAMPLE]) as (url, wrong):
         job = Job(tmp_path, {"main": url})
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         assert wrong == []
     [row] = job.in_parquet(1)
     assert job.in_duckdb() == [row]
@@ -180,8 +180,8 @@ def test_every_spelling_of_the_answer_gives_the_same_rows(speak: str, tmp_path: 
     contacts = [SAMPLE, *(lead(number) for number in range(130))]
     with plain_server(contacts, speak) as (url, wrong):
         job = Job(tmp_path, {"main": url}, sinks=("duckdb",))
-        assert job.run().exit == 0
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
+        assert job.run().exit_code == 0
     assert wrong == []
     found = {row["contact_id"]: row for row in job.in_duckdb()}
     assert found.keys() == {json.loads(raw)["_id"] for raw in contacts}
@@ -200,7 +200,7 @@ def test_a_server_of_the_last_century_will_do(tmp_path: Path) -> None:
     """N21: HTTP/1.0, one connection a request."""
     with plain_server([lead(number) for number in range(70)], protocol="HTTP/1.0") as (url, _):
         job = Job(tmp_path, {"main": url}, sinks=("duckdb",))
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
     assert job.rows("select count(*) from contacts") == [(70,)]
 
 
@@ -220,7 +220,7 @@ def test_ids_that_look_alike_are_different_contacts(tmp_path: Path) -> None:
         _,
     ):
         job = Job(tmp_path, {"main": url})
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
     assert {row["contact_id"] for row in job.in_duckdb()} == set(alike)
     assert {row["contact_id"] for row in job.in_parquet(1)} == set(alike)
 
@@ -230,7 +230,7 @@ def test_an_account_without_a_single_time_is_exported_but_not_proven_in_silence(
     with plain_server([b'{"_id":"%d"}' % number for number in range(45)]) as (url, _):
         job = Job(tmp_path, {"main": url}, sinks=("duckdb",))
         report = job.run(allow_unproven=True)
-        assert report.exit == 0
+        assert report.exit_code == 0
     assert job.rows("select count(*) from contacts") == [(45,)]
 
 
@@ -240,5 +240,5 @@ def test_contacts_without_last_seen_are_found_by_their_creation(tmp_path: Path) 
     with plain_server([json.dumps(contact).encode() for contact in contacts]) as (url, _):
         job = Job(tmp_path, {"main": url}, sinks=("duckdb",))
         report = job.run()
-        assert report.exit == 0, report.error
+        assert report.exit_code == 0, report.error
     assert job.rows("select count(*) from contacts") == [(45,)]

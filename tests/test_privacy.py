@@ -15,7 +15,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-import structlog
 from canary import TOKEN as SPECIAL
 from live import Job
 from pydantic import SecretStr
@@ -29,6 +28,7 @@ from etl.cli import progress
 from etl.cli.streams import harden
 from etl.config import Account, Http, load, read_token
 from etl.errors import EtlError
+from etl.log import log, logger
 
 CANARY = "9d41f7c0e8b2a6537d1c"
 PERSON = ("Ada Canary-Lovelace", "ada.canary@example.com", "+44 7700 900123")
@@ -305,11 +305,9 @@ def test_a_log_line_on_a_terminal_stays_one(monkeypatch: pytest.MonkeyPatch) -> 
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     harden()
+    monkeypatch.setattr(logger, "handlers", [])
     progress.configure()
-    try:
-        progress.log.error("run.failed", message=EVIL, where=f"/data/{NAME_IN_ANY_SCRIPT}", code=20)
-    finally:
-        structlog.reset_defaults()
+    log.error("run.failed", message=EVIL, where=f"/data/{NAME_IN_ANY_SCRIPT}", code=20)
     [line] = screen.getvalue().splitlines()
     assert not {one for one in line if not one.isprintable()} - {"\u200d"}
     assert NAME_IN_ANY_SCRIPT in line

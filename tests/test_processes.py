@@ -37,7 +37,7 @@ def test_requests_in_flight_never_exceed_the_bound(concurrency: int, tmp_path: P
     """As the server counts them; and the bound is used."""
     with live(contacts=400, nasty_share=0, small=True, latency=0.02, page_size=20) as server:
         job = Job(tmp_path, {"main": server.url}, settings=f"[extract]\nconcurrency = {concurrency}\n")
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         assert concurrency * 0.6 < server.stats()["max_in_flight"] <= concurrency
 
 
@@ -45,7 +45,7 @@ def test_the_bound_is_per_account(tmp_path: Path) -> None:
     """Two accounts on one server side by side: twice the bound at most."""
     with live(contacts=400, nasty_share=0, small=True, latency=0.02, page_size=20) as server:
         job = Job(tmp_path, {"a": server.url, "b": server.url}, settings="[extract]\nconcurrency = 4\n")
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         assert 4 < server.stats()["max_in_flight"] <= 8
 
 
@@ -64,14 +64,14 @@ def test_a_reader_neither_blocks_a_run_nor_sees_half_of_it(tmp_path: Path) -> No
     """S1: an open reader keeps yesterday's state; who opens the file later sees the new one, whole."""
     with live(contacts=300, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         reading = [sys.executable, "-c", READER, str(job.duckdb)]
         with subprocess.Popen(  # noqa: S603
             reading, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as reader:
             assert reader.stdout.readline().split() == ["300", "1", "1"]
             server.change(lambda w, now: [w.insert(now) for _ in range(50)])
-            assert job.run().exit == 0
+            assert job.run().exit_code == 0
             out, _ = reader.communicate("\n", timeout=20)
         assert out.split() == ["300", "1", "1"]
     assert job.rows("select count(*), max(seq), (select max(seq) from runs) from contacts") == [(350, 2, 2)]
@@ -81,7 +81,7 @@ def test_everyone_who_looks_during_a_run_sees_the_old_or_the_new_state(tmp_path:
     """S12: contacts, history and runs always belong together."""
     with live(contacts=300, nasty_share=0, small=True, inserts=30.0, latency=0.005) as server:
         job = Job(tmp_path, {"main": server.url})
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         with job.start("run", "CONFIG") as running:
             looks = set()
             while running.poll() is None:
@@ -125,7 +125,7 @@ def test_a_signal_ends_a_run_in_order(number: int, code: int, slow: Live, tmp_pa
     assert not job.duckdb.exists()
     assert not job.parquet.exists()
     job.settings = ""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     assert {row["contact_id"] for row in job.in_duckdb()} == set(slow.ids())
     assert {path.suffix for path in job.temporary.iterdir()} == {".lock"}
 
@@ -135,7 +135,7 @@ def test_a_kill_leaves_the_old_state_or_the_new(after: float, tmp_path: Path) ->
     """P4: SIGKILL at any moment; the next run needs no human and ends with the truth."""
     with live(contacts=300, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         before = job.fingerprint()
         server.change(lambda w, now: [w.insert(now) for _ in range(20)])
         with job.start("run", "CONFIG") as running:
@@ -148,7 +148,7 @@ def test_a_kill_leaves_the_old_state_or_the_new(after: float, tmp_path: Path) ->
         assert published in ([(1, 300)], [(2, 320)])
         if published == [(1, 300)]:
             assert job.fingerprint()[str(job.duckdb)] == before[str(job.duckdb)]
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids())
         newest = max(int(path.stem) for path in (job.parquet / "manifests").glob("*.json"))
         assert {row["contact_id"] for row in job.in_parquet(newest)} == set(server.ids())
@@ -177,7 +177,7 @@ def test_leftovers_of_killed_runs_are_collected(tmp_path: Path) -> None:
             (job.temporary / "contacts.duckdb.stage" / account).mkdir(parents=True)
             (job.temporary / "contacts.duckdb.stage" / account / "part-000001.parquet").write_bytes(b"cut")
         (job.temporary / "notes.txt").write_text("mine")
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
     assert {path.name for path in job.temporary.iterdir()} == {"contacts.duckdb.lock", "contacts.lock", "notes.txt"}
 
 
@@ -185,9 +185,9 @@ def test_the_database_can_be_attached_while_its_reader_holds_it(tmp_path: Path) 
     """S1: an analyst in this very process, too, neither blocks nor is disturbed."""
     with live(contacts=100, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         with duckdb.connect(str(job.duckdb), read_only=True) as held:
-            assert job.run().exit == 0
+            assert job.run().exit_code == 0
             assert held.sql("select max(seq) from runs").fetchall() == [(1,)]
 
 

@@ -250,11 +250,11 @@ def test_a_failed_later_run_changes_nothing(name: str, tmp_path: Path) -> None:
     failure = FAILURES[name]
     with live(contacts=150, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
     before = job.fingerprint()
     with live(contacts=150, small=True, **failure.sandbox) as server:
         job.urls, job.tokens["main"] = {"main": server.url}, failure.token
-        assert job.run(full=True).exit == failure.code
+        assert job.run(full=True).exit_code == failure.code
     assert job.fingerprint() == before
 
 
@@ -290,7 +290,7 @@ def test_an_account_that_fails_does_not_stop_the_others(server: Live, tmp_path: 
     assert (one["seq"], two["seq"]) == (None, 1)
     assert job.rows("select account, count(*) from contacts group by 1") == [("two", 150)]
     job.tokens.clear()
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     assert job.rows("select account, count(*) from contacts group by 1 order by 1") == [("one", 150), ("two", 150)]
     modes = job.rows("select seq, account, mode from runs order by all")
     assert modes == [(1, "two", "full"), (2, "one", "full"), (2, "two", "incremental")]
@@ -301,7 +301,7 @@ def test_the_exit_code_is_that_of_the_first_failing_account_in_the_file(server: 
     with live(contacts=10, latency=0.05, faults=({"kind": "html"},)) as broken:
         job = Job(tmp_path, {"a": broken.url, "b": server.url, "c": server.url}, {"b": UNKNOWN_TOKEN})
         report = job.run()
-    assert (report.exit, [account.error and account.error.exit_code for account in report.accounts]) == (
+    assert (report.exit_code, [account.error and account.error.exit_code for account in report.accounts]) == (
         12,
         [12, 10, None],
     )
@@ -316,7 +316,7 @@ def test_a_filtered_export_is_a_snapshot_of_what_matches(server: Live, tmp_path:
     assert {row["contact_id"] for row in job.in_duckdb()} == opened
     closing = sorted(opened)[:3]
     server.change(lambda w, now: [w.delete(identity, now) for identity in closing])
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     assert {row["contact_id"] for row in job.in_duckdb()} == opened - set(closing)
     assert {row["contact_id"] for row in job.in_parquet(2)} == opened - set(closing)
 
@@ -349,7 +349,7 @@ def test_a_filtered_export_holds_what_matches_and_nothing_else(name: str, applic
     toml, matches = FILTERS[name]
     with live(contacts=400, nasty_share=0, applicable_filters=applicable, lists_named=applicable == "named") as server:
         job = Job(tmp_path, {"main": server.url}, settings=f"[extract.filters]\n{toml}\n", sinks=("duckdb",))
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         wanted = {identity for identity, row in expected(server.truth()).items() if matches(row)}
     assert 0 < len(wanted) < 400
     assert {row["contact_id"] for row in job.in_duckdb()} == wanted
@@ -359,17 +359,17 @@ def test_a_filtered_export_holds_what_matches_and_nothing_else(name: str, applic
 def test_a_target_made_with_other_filters_is_refused(later: str, server: Live, tmp_path: Path) -> None:
     """Exit 2, and nothing changes: a target never becomes a mixture."""
     job = Job(tmp_path, {"main": server.url}, settings='[extract.filters]\nstatus = ["OPEN"]\n')
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     before, job.settings = job.fingerprint(), later
-    assert job.run().exit == 2
+    assert job.run().exit_code == 2
     assert job.fingerprint() == before
 
 
 def test_a_full_target_is_not_filtered_later(job: Job) -> None:
     """Exit 2, and nothing changes."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     before = job.fingerprint()
-    assert job.run("extract.filters.tags=['vip']").exit == 2
+    assert job.run("extract.filters.tags=['vip']").exit_code == 2
     assert job.fingerprint() == before
 
 
@@ -377,7 +377,7 @@ def test_a_full_target_is_not_filtered_later(job: Job) -> None:
 @pytest.mark.parametrize("filters", ["extract.filters.tags=['vip']", "extract.filters.statu=['OPEN']"])
 def test_what_a_run_would_refuse_is_told_beforehand(command: str, filters: str, job: Job) -> None:
     """Filters that the target was not made with, and one that the API does not know."""
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     assert job.call(command, "CONFIG").code == 0
     assert job.call(command, "CONFIG", "--set", filters).code == 2
 
@@ -386,10 +386,10 @@ def test_a_link_to_a_database_stays_one(job: Job) -> None:
     """The file that it leads to is replaced, so that its readers see the new state."""
     job.sinks = ("duckdb",)
     real = job.folder / "elsewhere" / "real.duckdb"
-    assert job.run(f"sinks.duckdb.path={real}").exit == 0
+    assert job.run(f"sinks.duckdb.path={real}").exit_code == 0
     job.duckdb.parent.mkdir(exist_ok=True)
     job.duckdb.symlink_to(real)
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     assert job.duckdb.is_symlink()
     with duckdb.connect(str(real), read_only=True) as connection:
         assert connection.execute("select max(seq) from runs").fetchall() == [(2,)]
@@ -411,7 +411,7 @@ def test_after_an_unproven_run_everything_is_read_again(tmp_path: Path) -> None:
     settings = {"contacts": 90, "nasty_share": 0, "small": True}
     with live(**settings, applicable_filters="ignored") as server:
         job = Job(tmp_path, {"main": server.url})
-        assert job.run(allow_unproven=True).exit == 0
+        assert job.run(allow_unproven=True).exit_code == 0
     with live(**settings) as server:
         job.urls = {"main": server.url}
         [told] = job.call("plan", "CONFIG", "--json").document["accounts"]
@@ -426,7 +426,7 @@ def test_allow_unproven_forgives_nothing_else(tmp_path: Path) -> None:
     """It is about exit 13 alone."""
     with live(contacts=150, small=True, nasty_share=0.5, nasty_kinds=("id_null",)) as server:
         job = Job(tmp_path, {"main": server.url})
-        assert job.run(allow_unproven=True).exit == 14
+        assert job.run(allow_unproven=True).exit_code == 14
 
 
 # --- other servers ---------------------------------------------------------------------------------------------------
@@ -475,16 +475,16 @@ def test_a_server_that_counts_people_it_does_not_list_is_given_up_soon(tmp_path:
     """A19: 13, as nothing shows that nobody is missing; not after looking for them one by one."""
     with live(contacts=600, nasty_share=0, total="doubled") as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
-        assert job.run().exit == 13
+        assert job.run().exit_code == 13
         assert server.stats()["requests"] < 300
-        assert job.run(allow_unproven=True).exit == 0
+        assert job.run(allow_unproven=True).exit_code == 0
         assert {row["contact_id"] for row in job.in_duckdb()} >= set(server.ids())
 
 
 def assert_complete(job: Job, server: Live) -> None:
     """A run proves itself and publishes the truth."""
     report = job.run()
-    assert report.exit == 0, report.error
+    assert report.exit_code == 0, report.error
     found, wanted = {row["contact_id"]: comparable(row) for row in job.in_duckdb()}, expected(server.truth())
     assert found.keys() == wanted.keys()
     assert not [i for i, row in wanted.items() for column, cell in row.items() if found[i][column] != cell]
@@ -509,7 +509,7 @@ def test_a_server_that_hides_contacts_is_never_believed_in_silence(name: str, tm
     """Either the result is the truth, or the exit code is 12, 13 or 14 and nothing is published."""
     with live(contacts=400, nasty_share=0, small=True, **LIES[name]) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
-        code = job.run().exit
+        code = job.run().exit_code
         if code == 0:
             assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids())
         else:
@@ -601,7 +601,7 @@ def test_a_cap_on_requests_holds_whatever_is_asked_for(tmp_path: Path) -> None:
         job = Job(tmp_path, {"a": server.url, "b": server.url}, settings=CAPPED, sinks=("duckdb",))
         planned = job.call("plan", "CONFIG", "--json").document["accounts"]
         began = monotonic()
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         seconds, sent = monotonic() - began, sum(sent for (sent,) in job.rows("select requests_sent from runs"))
         for words in (("doctor", "CONFIG"), ("verify", "CONFIG", "--live", "2")):
             assert job.call(*words).code == 0

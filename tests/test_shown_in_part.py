@@ -35,7 +35,7 @@ def server() -> Iterator[Live]:
 def job(server: Live, tmp_path: Path) -> Job:
     """A job for that account into a DuckDB file, with the first run behind it."""
     first = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
-    assert first.run().exit == 0
+    assert first.run().exit_code == 0
     return first
 
 
@@ -63,11 +63,11 @@ def test_a_narrowed_listing_ends_every_run_with_14(who: str, job: Job, server: L
     hidden = server.change(hide(who))
     assert hidden > 100
     report = job.run()
-    assert report.exit == 14
+    assert report.exit_code == 14
     assert f"{hidden} of {CONTACTS} contacts are gone" in str(report.error)
     assert "--allow-shrink" in str(report.error)
-    assert [job.run().exit for _ in range(2)] == [14, 14]
-    assert job.run(full=True).exit == 14
+    assert [job.run().exit_code for _ in range(2)] == [14, 14]
+    assert job.run(full=True).exit_code == 14
     assert job.fingerprint() == before
 
 
@@ -75,7 +75,7 @@ def test_a_mass_deletion_has_a_way_through(job: Job, server: Live) -> None:
     """S23: with --allow-shrink the first run strikes and the second one deletes, without --full."""
     gone = [name for number, name in enumerate(server.ids()) if number % 10]
     server.change(lambda world, now: [world.delete(name, now) for name in gone])
-    assert job.run().exit == 14
+    assert job.run().exit_code == 14
     found = [job.run(allow_shrink=True).accounts[0].record for _ in range(2)]
     assert [record.counts.deleted for record in found if record] == [0, len(gone)]
     assert held(job) == set(server.ids())
@@ -85,7 +85,7 @@ def test_a_few_deletions_cost_a_few_requests(job: Job, server: Live) -> None:
     """M2: somebody who was deleted is found by the scrub, asked for directly by the next run, and gone."""
     job.settings = '[extract]\nscrub_every = "1s"\n'
     server.ahead += 5
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     usual = job.run().accounts[0].requests.sent
     gone = server.ids()[::200]
     server.change(lambda world, now: [world.delete(name, now) for name in gone])
@@ -112,7 +112,7 @@ def test_everything_is_read_again_within_the_time_of_the_scrub(every: str, runs:
 def test_the_number_of_runs_still_divides_the_scrub(job: Job) -> None:
     """`scrub_runs`, the older form, is accepted, and told as deprecated."""
     job.settings = "[extract]\nscrub_runs = 2\n"
-    assert job.run().exit == 0
+    assert job.run().exit_code == 0
     assert "extract.scrub_runs is deprecated" in job.call("doctor", "CONFIG").out
 
 
@@ -121,8 +121,8 @@ def test_another_account_under_the_old_name_is_refused(job: Job, tmp_path: Path)
     before = job.fingerprint()
     with live(contacts=CONTACTS, nasty_share=0, small=True, seed=2) as other:
         moved = Job(tmp_path, {"main": other.url}, sinks=("duckdb",))
-        assert [moved.run().exit for _ in range(2)] == [14, 14]
-        assert moved.run(full=True).exit == 14
+        assert [moved.run().exit_code for _ in range(2)] == [14, 14]
+        assert moved.run(full=True).exit_code == 14
     assert job.fingerprint() == before
 
 
@@ -145,11 +145,11 @@ def test_contacts_of_another_customer_are_refused_though_few(tmp_path: Path) -> 
         host.change(adopted("c" * 24))
         other.change(adopted("d" * 24))
         job = Job(tmp_path, {"main": one.url}, sinks=("duckdb",))
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         # The same contacts from another host of the vendor are the same account.
-        assert Job(tmp_path, {"main": host.url}, sinks=("duckdb",)).run().exit == 0
+        assert Job(tmp_path, {"main": host.url}, sinks=("duckdb",)).run().exit_code == 0
         report = Job(tmp_path, {"main": other.url}, sinks=("duckdb",)).run()
-        assert report.exit == 14
+        assert report.exit_code == 14
         assert "another account" in str(report.error)
         assert "drop main" in str(report.error)
 
@@ -175,7 +175,7 @@ def test_pages_of_several_sizes_hide_nobody(sizes: str, tmp_path: Path) -> None:
         for _ in range(6):
             server.ahead += 10
             known = set(server.ids())
-            if job.run().exit == 0:
+            if job.run().exit_code == 0:
                 proven += 1
                 assert known <= held(job)
                 assert not job.rows("select * from contact_versions where op = 'delete'")

@@ -17,7 +17,7 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """Two runs over an account of 60 contacts, in one sink."""
     with live(contacts=60, nasty_share=0, seed=2) as server:
         done = Job(tmp_path_factory.mktemp("sql"), {"main": server.url}, sinks=(request.param,))
-        assert [done.run().exit, done.run().exit] == [0, 0]
+        assert [done.run().exit_code, done.run().exit_code] == [0, 0]
         yield done
 
 

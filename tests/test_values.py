@@ -140,7 +140,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[st
         adopt(server, *(nobody.format(spelled, number).encode() for number, spelled in enumerate(REJECTED)))
         adopt(server, b'{"_id":77,"createdAt":"2024-02-01T00:00:00.000Z"}')
         job = Job(tmp_path_factory.mktemp("values"), {"main": server.url}, settings="[guard]\nmax_reject_share = 1\n")
-        assert job.run().exit == 40
+        assert job.run().exit_code == 40
         rows = ({row["contact_id"]: row for row in source} for source in (job.in_duckdb(), job.in_parquet(1)))
         yield *rows, job
 
@@ -188,7 +188,7 @@ def test_a_contact_beyond_16_mib_is_rejected(tmp_path: Path) -> None:
     with live(contacts=5, small=True) as server:
         adopt(server, huge)
         job = Job(tmp_path, {"main": server.url}, settings="[guard]\nmax_reject_share = 1\n")
-        assert job.run().exit == 40
+        assert job.run().exit_code == 40
         assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids()) - {"huge"}
     assert job.rows("select contact_id from rejects") == [("huge",)]
 

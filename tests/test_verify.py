@@ -89,7 +89,7 @@ def test_a_filtered_export_cannot_be_compared(tmp_path: Path) -> None:
     with live(**SMALL) as server:
         settings = "[extract.filters]\nuserInteracted = true\n"
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",), settings=settings)
-        assert job.run().exit == 0
+        assert job.run().exit_code == 0
         ended = verified(job)
     assert (ended.code, "a filtered export" in told(ended)) == (2, True)
 
@@ -113,7 +113,7 @@ def test_whoever_was_erased_by_hand_is_not_called_back(tables: tuple[str, ...], 
                 connection.execute(f"delete from {table} where contact_id = ?", [who])  # noqa: S608 - our own names
         said = [job.call("verify", "CONFIG")]
         for full in (False, True):
-            assert job.run(full=full).exit == 0
+            assert job.run(full=full).exit_code == 0
             said.append(job.call("verify", "CONFIG"))
     assert [ended.code for ended in said[:2]] == [22, 22] if "contact_versions" in tables else said[0].code == 22
     for ended in said:

@@ -1,7 +1,7 @@
 """Who asks: one client per account, which bounds, repeats, pauses and counts requests over any transport.
 
-The client decides nothing itself: `answer.judge` tells what an answer is and `retry` tells whether and when to ask
-again. Its slots are the one bound on requests in flight. It does not know HTTP: a transport is a function.
+The client decides nothing itself: `response` decides what an answer is, `retry` whether and when to ask again. Its
+slots are the one bound on requests in flight. It does not know HTTP: a transport is a function.
 """
 
 from __future__ import annotations

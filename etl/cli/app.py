@@ -61,21 +61,21 @@ def run(
     """Export every account; incremental after the first time."""
     from etl.cli.progress import configure, watch  # noqa: PLC0415
     from etl.cli.signals import until_stopped  # noqa: PLC0415
-    from etl.commands.result import RunReport, render_run  # noqa: PLC0415
+    from etl.commands.result import RunResult, render_run  # noqa: PLC0415
     from etl.commands.run import Options, Run  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    def tell(report: RunReport) -> int:
+    def tell(report: RunResult) -> int:
         if report.error is not None:
             complain(report.error)
-        _print(report.document(), render_run(report) + _hint(config, report.exit), as_json=as_json)
-        return report.exit
+        _print(report.document(), render_run(report) + _hint(config, report.exit_code), as_json=as_json)
+        return report.exit_code
 
     configure()
     try:
         work = Run(load_named(config, assignments), Options(full, allow_unproven, allow_shrink), watch)
     except EtlError as error:
-        return tell(RunReport(0.0, error=error))
+        return tell(RunResult(0.0, error=error))
 
     def stopped(error: EtlError) -> int:
         return tell(work.report(error))
@@ -249,20 +249,20 @@ def _change(config: Path | None, assignments: list[str] | None, name: str, new: 
     """Rename or drop an account; a signal is heard until the first target has published, as in a run."""
     from etl.cli.progress import configure  # noqa: PLC0415
     from etl.cli.signals import until_stopped  # noqa: PLC0415
-    from etl.commands.accounts import Change, ChangeReport, render_change  # noqa: PLC0415
+    from etl.commands.accounts import Change, ChangeResult, render_change  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    def tell(report: ChangeReport) -> int:
+    def tell(report: ChangeResult) -> int:
         if report.error is not None:
             complain(report.error)
         _print(report.document(), render_change(report), as_json=as_json)
-        return report.exit
+        return report.exit_code
 
     configure()
     try:
         work = Change(load_named(config, assignments), name, new)
     except EtlError as error:
-        return tell(ChangeReport(name, new, error=error))
+        return tell(ChangeResult(name, new, error=error))
 
     def stopped(error: EtlError) -> int:
         return tell(work.report(error))

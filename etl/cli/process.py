@@ -19,7 +19,7 @@ _KEYS: dict[str, dict[str, object]] = {
     "run": {"seconds": 0.0, "accounts": [], "sinks": {}},
     "account": {"account": None, "renamed_to": None, "contacts": 0, "seq": None, "sinks": {}},
 }
-"""See `RunReport.document` and `accounts.ChangeReport.document`."""
+"""See `RunResult.document` and `accounts.ChangeResult.document`."""
 _STOPS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 
 

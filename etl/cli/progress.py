@@ -15,9 +15,8 @@ import anyio
 import structlog
 
 from etl.cli.streams import steering
+from etl.log import log, logger
 from etl.model import Progress
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 REPORT_SECONDS = 5.0
 REFRESH_SECONDS = 0.2
@@ -30,17 +29,15 @@ def configure(*, quiet: bool = False) -> None:
     render: structlog.types.Processor = (
         structlog.dev.ConsoleRenderer(colors=False) if terminal else structlog.processors.JSONRenderer()
     )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            render,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet or terminal else logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=False,
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render]
+        )
     )
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if quiet or terminal else logging.INFO)
+    logger.propagate = False
 
 
 async def watch(progress: Callable[[], list[Progress]]) -> None:

@@ -17,7 +17,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import time
 
-import structlog
 from anyio import from_thread, to_thread
 from structlog.contextvars import bound_contextvars
 
@@ -27,6 +26,7 @@ from etl.commands.publish import publish
 from etl.commands.result import Document, SinkReport, sink_documents, sink_lines
 from etl.config import ACCOUNT_NAME, Config
 from etl.errors import OK, EtlError, UsageError
+from etl.log import log
 from etl.model import AccountYield, Counts, Proof, Publication, Requests, RunRecord, SinkState
 from etl.sinks import Sink, Unpublished
 from etl.sinks.targets import refuse_other_filters, targets
@@ -34,14 +34,12 @@ from etl.sinks.targets import sinks as sinks_of
 from etl.storage import disk
 from etl.storage.staging import Lock, next_folder, stage_folder
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
 States = Mapping[Sink, SinkState]
 Records = Mapping[Sink, RunRecord]
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeReport:
+class ChangeResult:
     """What renaming or dropping an account came to."""
 
     account: str
@@ -54,14 +52,14 @@ class ChangeReport:
     error: EtlError | None = None
 
     @property
-    def exit(self) -> int:
+    def exit_code(self) -> int:
         """The exit code."""
         return self.error.exit_code if self.error else OK
 
     def document(self) -> Document:
         """The `--json` document of `account rename` and `account drop`."""
         return {
-            "exit": self.exit,
+            "exit": self.exit_code,
             "account": self.account,
             "renamed_to": self.renamed_to,
             "contacts": self.contacts,
@@ -71,7 +69,7 @@ class ChangeReport:
         }
 
 
-def render_change(report: ChangeReport) -> str:
+def render_change(report: ChangeResult) -> str:
     """The report as lines for a person."""
     lines = sink_lines(report.sinks)
     if report.error is None:
@@ -86,20 +84,20 @@ class Change:
     def __init__(self, config: Config, account: str, renamed_to: str | None = None) -> None:
         self._config = config
         self._run_id = secrets.token_hex(4)
-        self._report = ChangeReport(account, renamed_to)
+        self._report = ChangeResult(account, renamed_to)
 
-    async def execute(self) -> ChangeReport:
+    async def execute(self) -> ChangeResult:
         """Do it and tell what came of it; an EtlError becomes part of the report, nothing else is caught."""
         try:
             with bound_contextvars(run=self._run_id):
                 # The thread is waited for: a signal is heard there until the first target has published, as in a run.
                 await to_thread.run_sync(self._execute)
         except EtlError as error:
-            log.error("account.failed", **error.document())  # noqa: TRY400 - expected, and told without a traceback
+            log.error("account.failed", **error.document())
             return self.report(error)
         return self.report(None)
 
-    def report(self, error: EtlError | None) -> ChangeReport:
+    def report(self, error: EtlError | None) -> ChangeResult:
         """What is known now, also in the middle of the work; `error` is what ended it."""
         return replace(self._report, error=error)
 

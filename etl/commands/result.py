@@ -52,7 +52,7 @@ class SinkReport:
 
 
 @dataclass(frozen=True, slots=True)
-class RunReport:
+class RunResult:
     """A whole run."""
 
     seconds: float
@@ -64,17 +64,27 @@ class RunReport:
     """Accounts that a target holds and the configuration does not name, with their contacts."""
 
     @property
-    def exit(self) -> int:
-        """The exit code."""
+    def exit_code(self) -> int:
+        """The exit code of `etl run`: 0 means that no contact is missing."""
         if self.error is not None:
             return self.error.exit_code
-        rejected = any(a.record.counts.rejected for a in self.accounts if a.record)
-        return PUBLISHED_WITH_REJECTS if rejected else OK
+        return PUBLISHED_WITH_REJECTS if self.counts.rejected else OK
+
+    @property
+    def counts(self) -> Counts:
+        """The counts of all accounts that were published, added up."""
+        published = [asdict(a.record.counts) for a in self.accounts if a.record and a.error is None]
+        return Counts(**{name: sum(counts[name] for counts in published) for name in asdict(Counts())})
+
+    def raise_for_error(self) -> None:
+        """Raise the error that kept the run, or the first of its accounts that failed, from being published."""
+        if self.error is not None:
+            raise self.error
 
     def document(self) -> Document:
         """The `--json` document of `run`."""
         return {
-            "exit": self.exit,
+            "exit": self.exit_code,
             "seconds": round(self.seconds, 3),
             "accounts": [account.document() for account in self.accounts],
             "sinks": sink_documents(self.sinks),
@@ -116,7 +126,7 @@ def _proof(record: RunRecord | None) -> Document | None:
     }
 
 
-def render_run(report: RunReport) -> str:
+def render_run(report: RunResult) -> str:
     """The summary that ends a run, for a person."""
     told = [line for account in report.accounts for line in _account_lines(account)]
     told += sink_lines(report.sinks)

@@ -16,7 +16,6 @@ from time import monotonic
 from typing import Any
 
 import anyio
-import structlog
 from anyio import from_thread, to_thread
 from structlog.contextvars import bound_contextvars
 
@@ -24,10 +23,11 @@ from etl.api.request import checked_filters
 from etl.api.sources import Source, sources
 from etl.commands import guard
 from etl.commands.publish import publish
-from etl.commands.result import AccountReport, RunReport, SinkReport
+from etl.commands.result import AccountReport, RunResult, SinkReport
 from etl.config import Config
 from etl.errors import AuthError, EtlError, SourceUnavailable
 from etl.extract.account import Reader, last_run
+from etl.log import log
 from etl.model import AccountYield, Progress, Publication, SinkState
 from etl.sinks import Sink
 from etl.sinks.snapshot import Published
@@ -35,8 +35,6 @@ from etl.sinks.targets import lagging_sink, refuse_other_filters, unconfigured
 from etl.sinks.targets import sinks as sinks_of
 from etl.storage import disk
 from etl.storage.staging import Lock, stage_folder
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 RESUMABLE = (SourceUnavailable, AuthError)
 """Errors after which the next run goes on with what was read: nothing is wrong with it."""
@@ -55,7 +53,7 @@ Watch = Callable[[Callable[[], list[Progress]]], Coroutine[Any, Any, None]]
 """Shows progress until it is cancelled."""
 
 
-async def execute(config: Config, options: Options) -> RunReport:
+async def execute(config: Config, options: Options) -> RunResult:
     """Run once and tell what came of it."""
     return await Run(config, options).execute()
 
@@ -81,17 +79,17 @@ class Run:
         self._published: dict[str, SinkReport] = {}
         self._unconfigured: dict[str, int] = {}
 
-    async def execute(self) -> RunReport:
+    async def execute(self) -> RunResult:
         """Run and tell what came of it; an EtlError becomes part of the report, nothing else is caught."""
         try:
             with bound_contextvars(run=self.run_id):
                 await self._execute()
         except EtlError as error:
-            log.error("run.failed", **error.document())  # noqa: TRY400 - expected, and told without a traceback
+            log.error("run.failed", **error.document())
             return self.report(error)
         return self.report(None)
 
-    def report(self, error: EtlError | None) -> RunReport:
+    def report(self, error: EtlError | None) -> RunResult:
         """What is known now, also in the middle of the work; `error` is what ended the whole run."""
         spent = {name: reader.spent() for name, reader in self._reading.items()}
         accounts = [
@@ -100,7 +98,7 @@ class Run:
         ]
         first = next((account.error for account in accounts if account.error), None)
         seconds, published = monotonic() - self._started, dict(self._published)
-        return RunReport(seconds, tuple(accounts), published, error or first, self._unconfigured)
+        return RunResult(seconds, tuple(accounts), published, error or first, self._unconfigured)
 
     async def _execute(self) -> None:
         """Lock, open, read, publish."""

@@ -14,7 +14,6 @@ from time import monotonic, time
 import anyio
 import pyarrow as pa
 import pyarrow.parquet as pq
-import structlog
 from anyio import to_thread
 
 from etl import __version__
@@ -30,12 +29,11 @@ from etl.extract.journal import Journal, key_of, left_in
 from etl.extract.pipeline import Pipeline
 from etl.extract.strategy import Extraction, extract
 from etl.extract.windows import Accepted
+from etl.log import log
 from etl.model import NOTHING, AccountYield, Counts, Level, Look, Progress, Proof, Requests, RunRecord, SinkState, Span
 from etl.schema import PART_SCHEMA, WINDOWS_SCHEMA
 from etl.storage import disk
 from etl.storage.staging import Stage
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 MILLISECOND = timedelta(milliseconds=1)
 MOST_OWNERS = 20

@@ -1,7 +1,7 @@
 """Reading windows: many at once, and in strict order an indivisible one, which no cut can divide.
 
 Both hand accepted pages to `receive`, in any order; `receive` may wait, which is the back-pressure that bounds memory.
-Requests in flight are bounded by the client. Which page proves what is decided in `window`; this module carries it out.
+Requests in flight are bounded by the client. What a page proves is decided in `windows`; this carries it out.
 """
 
 from __future__ import annotations

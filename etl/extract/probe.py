@@ -1,7 +1,7 @@
 """The probe: what this server does, asked and never assumed.
 
 About ten requests. Every answer goes into the manifest; what cannot be told is left unknown and lowers the proof
-level, it is not guessed. It reads, and decides with `window`; it does not know sinks or configuration.
+level, it is not guessed. It reads, and decides with `windows`; it does not know sinks or configuration.
 """
 
 from __future__ import annotations

@@ -14,15 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import duckdb
-import structlog
 
 from etl.errors import SinkError
+from etl.log import log
 from etl.sinks import parquet_layout, partitions, tables
 from etl.sinks.manifest import DataFile
 from etl.sinks.partitions import Slice
 from etl.storage import disk, engine
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _COLUMNS: dict[str, tables.Columns] = {
     "current": tables.in_files(tables.CONTACTS),

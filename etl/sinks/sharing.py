@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import structlog
-
 from etl.errors import SinkError
+from etl.log import log
 from etl.storage import disk, staging
 from etl.storage.disk import Access
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def refuse_foreign(access: Access, folders: Sequence[Path]) -> None:

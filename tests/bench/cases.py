@@ -92,7 +92,7 @@ def incremental(plan: Plan) -> Iterator[Row]:
             etl = Etl(server, sink, plan.folder)
             etl.first()
             touched = server.touch(every=100)
-            ran = etl.commands.run()
+            ran = etl.run()
             if ran.counts["changed"] != touched:
                 raise Failed(f"incremental into {sink}: {touched} contacts changed, {ran.counts}")
             loading = ran.cost.seconds - ran.read_seconds
@@ -183,7 +183,7 @@ def _fleet_config(plan: Plan, server: Server, sink: str) -> Path:
 
 def _sides(server: Server, sink: str, folder: Path) -> dict[str, Side]:
     etl = Etl(server, sink, folder)
-    return {BARE: lambda: bare(server, sink, folder), FIRST: etl.first, PLANNED: lambda: etl.commands.run("--full")}
+    return {BARE: lambda: bare(server, sink, folder), FIRST: etl.first, PLANNED: lambda: etl.run("--full")}
 
 
 def _single_sides(server: Server, folder: Path) -> dict[str, Side]:

@@ -1,0 +1,131 @@
+"""The package as a library: what `import etl` offers.
+
+Nothing is printed, no umask, signal handler or other setting of the process is touched, and files are still 0600.
+Events go to the logger `etl` of the standard library. Every function may also be called while an event loop is running:
+it then works in a thread of its own and blocks its caller, as any other function does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import duckdb
+from anyio.from_thread import start_blocking_portal
+
+from etl.commands.checks import Finding
+from etl.commands.plan import Forecast, forecast
+from etl.commands.result import Document, RunResult
+from etl.commands.run import Options, Run
+from etl.commands.status import read_status
+from etl.commands.verify import verify_live, verify_targets
+from etl.config import Config, load_named
+from etl.model import Progress
+from etl.sinks.targets import reading
+from etl.storage.preflight import check_handles
+
+T = TypeVar("T")
+
+OnProgress = Callable[[Sequence[Progress]], object]
+"""Called about once a second while accounts are being read, with one value for each of them."""
+PROGRESS_SECONDS = 1.0
+
+
+def load_config(path: str | PathLike[str] | None = None, overrides: Mapping[str, object] | None = None) -> Config:
+    """The configuration in the file `path`; without one, of `$ETL_CONFIG` or `etl.toml`.
+
+    `overrides` sets single keys, as `--set` does: `{"extract.concurrency": 8}`. Raises `UsageError` with all errors at
+    once.
+    """
+    assignments = [f"{key}={value}" for key, value in (overrides or {}).items()]
+    return load_named(None if path is None else Path(path), assignments)
+
+
+async def run_async(
+    config: Config,
+    *,
+    full: bool = False,
+    allow_unproven: bool = False,
+    allow_shrink: bool = False,
+    on_progress: OnProgress | None = None,
+) -> RunResult:
+    """Export every account, inside a running event loop; see `run`."""
+    check_handles()
+    options = Options(full, allow_unproven, allow_shrink)
+    if on_progress is None:
+        return await Run(config, options).execute()
+    return await Run(config, options, partial(_report, on_progress)).execute()
+
+
+def run(
+    config: Config,
+    *,
+    full: bool = False,
+    allow_unproven: bool = False,
+    allow_shrink: bool = False,
+    on_progress: OnProgress | None = None,
+) -> RunResult:
+    """Export every account; incremental after the first time, everything with `full`.
+
+    A failure is part of the result, like the exit code of `etl run`: `result.raise_for_error()` raises it. Cancelled
+    (Ctrl-C), nothing is published, and the next run resumes with what was read.
+    """
+    work = partial(
+        run_async,
+        config,
+        full=full,
+        allow_unproven=allow_unproven,
+        allow_shrink=allow_shrink,
+        on_progress=on_progress,
+    )
+    return _wait_for(work)
+
+
+def plan(config: Config, *, full: bool = False) -> Sequence[Forecast]:
+    """How many requests the next run needs and how long it takes, one value an account; nothing is written.
+
+    Raises what a run would raise before its first window.
+    """
+    return _wait_for(partial(forecast, config, full=full))
+
+
+def status(config: Config) -> Document:
+    """The last runs, as `etl status --json` shows them. Raises `SinkError`, `TargetCorrupt`."""
+    return read_status(config)
+
+
+def verify(config: Config, *, live: int = 0) -> Sequence[Finding]:
+    """What is wrong with the targets; with `live`, so many windows of every account are read again as well.
+
+    Everything is in order if each finding is `ok`; errors become findings and are not raised.
+    """
+    return [*verify_targets(config), *(_wait_for(partial(verify_live, config, live)) if live else ())]
+
+
+def connect(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """A read-only DuckDB connection to what was published: `contacts`, `contact_versions`, `runs`, `rejects`.
+
+    Raises `SinkError` before the first run, `TargetCorrupt`.
+    """
+    return reading(config)
+
+
+async def _report(on_progress: OnProgress, progress: Callable[[], list[Progress]]) -> None:
+    while True:
+        await anyio.sleep(PROGRESS_SECONDS)
+        on_progress(progress())
+
+
+def _wait_for(work: Callable[[], Awaitable[T]]) -> T:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.run(work)
+    with start_blocking_portal() as portal:
+        return portal.call(work)

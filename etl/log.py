@@ -1,0 +1,25 @@
+"""Events, named `noun.verb`, with fields: counts, times, and names of the configuration, never a token or a contact.
+
+They go to the logger `etl` of the standard library, which is silent until a program gives it a handler.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import structlog
+
+logger = logging.getLogger("etl")
+logger.addHandler(logging.NullHandler())
+
+log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+    logger,
+    processors=[
+        structlog.stdlib.filter_by_level,
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    wrapper_class=structlog.stdlib.BoundLogger,
+)
