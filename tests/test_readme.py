@@ -138,9 +138,9 @@ def test_commands_do_what_the_readme_shows(reader: Reader) -> None:
     for step in taken:
         if not step.command.startswith("export "):
             reader.follow(step)
-    (program,) = blocks("python")
-    shown = reader.execute('python -c "$PROGRAM"', PROGRAM=program)
-    assert re.fullmatch(r"[\d,]+ contacts, \d+ columns\n", shown.stdout), shown.stderr
+    of_files, of_the_library = (reader.execute('python -c "$PROGRAM"', PROGRAM=program) for program in blocks("python"))
+    assert re.fullmatch(r"[\d,]+ contacts, \d+ columns\n", of_files.stdout), of_files.stderr
+    assert re.match(r"\d+\n┌", of_the_library.stdout), of_the_library.stderr
 
 
 def test_cron_script_is_quiet_when_all_is_well(reader: Reader) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
+from etl import __version__
 from etl.cli.process import complain, fail, leave_no_core
 from etl.cli.streams import harden
 from etl.commands.checks import Finding, render_findings, worst
@@ -27,9 +28,7 @@ T = TypeVar("T")
 
 app = typer.Typer(
     name="etl",
-    help="Every contact of an EleAPI account in a warehouse, with proof that none is missing.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -43,6 +42,21 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"etl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def etl(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Every contact of an EleAPI account in a warehouse, with proof that none is missing."""
 
 
 @app.command()
