@@ -125,7 +125,7 @@ def test_those_asked_for_directly_stand_in_ranges_of_few(
 
 
 def test_those_asked_for_directly_have_neighbours() -> None:
-    """A range reaches to the nearest others, whose absence shows that it is the range that is not shown (A57)."""
+    """A range reaches to the nearest others, whose absence shows that it is the range that is not shown."""
     assert ranges_around([50], [10, 40, 45, 50, 58, 90], company=6, neighbours=3) == [(40, 59)]
     assert ranges_around([50], [45, 50, 50, 50], company=1, neighbours=3) == [(50, 51)]
     assert ranges_around([50, 52], [50, 51, 52], company=0, neighbours=3) == [(50, 51), (52, 53)]

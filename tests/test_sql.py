@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -240,3 +242,15 @@ def test_the_file_can_be_asked_while_somebody_reads_it(job: Job) -> None:
     if "duckdb" in job.sinks:
         with duckdb.connect(str(job.duckdb), read_only=True):
             assert ask(job, "select 1 as one").document == [{"one": 1}]
+
+
+def test_a_run_with_rejects_ends_with_the_query_that_shows_them(tmp_path: Path) -> None:
+    """Exit 40 asks for a look at the rejects: the last line is the command for it, and works as it stands."""
+    with live(contacts=60, nasty_share=0.3, nasty_kinds=("id_null",), seed=3) as server:
+        job = Job(tmp_path, {"main": server.url}, settings="[guard]\nmax_reject_share = 1\n")
+        ended = job.call("run", "CONFIG")
+        assert ended.code == 40
+        command = shlex.split(ended.out.splitlines()[-1])
+        assert command[:3] == ["try", "etl", "sql"]
+        shown = job.call(*command[2:])
+        assert (shown.code, "id" in shown.out) == (0, True)

@@ -288,10 +288,15 @@ def _change(config: Path | None, assignments: list[str] | None, name: str, new: 
 
 
 def _hint(config: Path | None, code: int) -> str:
-    """One line of SQL to try, after a run that published."""
+    """One line of SQL to try, after a run that published: it shows the rejects, if there are any."""
+    questions = {
+        OK: "select status, count(*) as contacts from contacts group by 1 order by 2 desc",
+        PUBLISHED_WITH_REJECTS: "select account, contact_id, reason, path, seq from rejects order by seq desc",
+    }
+    if code not in questions:
+        return ""
     named = f" {config}" if config else ""
-    question = "select status, count(*) as contacts from contacts group by 1 order by 2 desc"
-    return "\n" + printable(f'try       etl sql{named} "{question}"') if code in {OK, PUBLISHED_WITH_REJECTS} else ""
+    return "\n" + printable(f'try       etl sql{named} "{questions[code]}"')
 
 
 def main() -> NoReturn:
