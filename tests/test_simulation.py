@@ -14,8 +14,8 @@ from tests.simulation.planted import PLANTS, Plant
 from tests.simulation.schedule import play
 from tests.simulation.warehouse import Both
 
-BATCHES, BATCH = 40, 50
-"""2,000 schedules, in batches that two processes share; `.ci/run` plays others, too."""
+BATCHES, BATCH = 20, 50
+"""1,000 schedules, in batches that two processes share; `.ci/run` plays others, too."""
 FOLDED = 100
 """Schedules that go through the production fold."""
 WALKED = 400
@@ -87,7 +87,7 @@ def test_a_schedule_follows_from_its_seed() -> None:
 
 
 def test_every_value_of_every_trait_is_drawn() -> None:
-    """2,000 seeds leave no value out, so that none of the servers above is there in name only."""
+    """1,000 seeds leave no value out, so that none of the servers above is there in name only."""
     drawn: dict[str, set[object]] = {name: set() for name in TRAITS}
     for seed in range(BATCHES * BATCH):
         for name, value in personality(seed, unsparing=True).traits.items():
