@@ -5,7 +5,7 @@
     with etl.connect(config) as connection:
         print(connection.sql("select count(*) from contacts"))
 
-Read `etl.commands.library` for the functions, `etl.errors` for what they raise. Everything is imported on first use.
+See `etl.commands.library` for the functions, `etl.errors` for the exceptions. Everything is imported on first use.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["__version__", *sorted(name for names in _HOMES.values() for name in 
 
 
 def __getattr__(name: str) -> object:
-    """What is offered here, from where it lives."""
+    """Import a public name from its module."""
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(home), name)
@@ -45,5 +45,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """What is offered here."""
+    """The public names."""
     return __all__

@@ -9,7 +9,7 @@ def main() -> None:
     """Run a command, and exit with its code."""
     leave_no_core()
     stop_at_once()
-    from etl.cli.app import main as command  # noqa: PLC0415 - it takes a while, in which a signal may come
+    from etl.cli.app import main as command  # noqa: PLC0415 - slow: a signal may arrive during it
 
     command()
 

@@ -1,4 +1,4 @@
-"""What people may be shown of what others wrote: nothing that steers a terminal, nothing that may be a token. Pure."""
+"""Make external text safe to show: no terminal control characters, nothing that may be a token. Pure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 from collections.abc import Iterable
 
 _STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
-"""Controls of C0 and C1, line and paragraph separators, what turns the direction of writing, and what has no width.
+"""C0 and C1 controls, line and paragraph separators, bidirectional controls and zero-width characters.
 
-The two joiners (U+200C, U+200D) are none: words of many languages and emoji are written with them.
+The two joiners (U+200C, U+200D) are not included: many languages and emoji need them.
 """
 _SPELLED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _WORD = re.compile(r"[^\W_]+")
 _CHOSEN = re.compile(r"(?:[A-Z]+|[A-Z]?[^\W\d_A-Z]+(?:[A-Z][^\W\d_A-Z]+){0,3})?\d{0,8}")
-"""A word as people choose one for a name: letters, in small ones, capitals or CamelCase, then perhaps a number."""
+"""A word that people choose as a name: letters in lower case, upper case or CamelCase, then an optional number."""
 _LONGEST_WORD = 24
 _HEX = re.compile(r"[0-9A-Fa-f]{12,}")
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""`text` with each character that steers a terminal as its escape, `\u001b`; those in `keep` stay.
+    r"""`text` with each terminal control character as its escape, `\u001b`; those in `keep` stay.
 
-    The escapes are those of JSON: a document in which they stand is equal to the one without.
+    The escapes are those of JSON: escaping a JSON document does not change its value.
     """
     return _STEERING.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
 
@@ -31,12 +31,12 @@ def _escape(character: str) -> str:
 
 
 def lines(texts: Iterable[str]) -> str:
-    """Lines for people: whatever stands in one of the texts, it stays one line."""
+    """Lines for people: each text stays one line, whatever it contains."""
     return "\n".join(map(printable, texts))
 
 
 def discreet(text: str) -> str:
-    """`text` if it is plausibly a name or a path; else its length, because it may be a token in the wrong place."""
+    """`text` if it is plausibly a name or a path; else its length, because it may be a misplaced token."""
     return text if all(_is_chosen(word) for word in _WORD.findall(text)) else f"<{len(text)} characters, not shown>"
 
 

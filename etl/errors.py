@@ -4,18 +4,18 @@
     ├── UsageError            2   fix the command line or the configuration
     ├── AuthError            10   fix the token
     ├── SourceUnavailable    11   wait, or fix the network; run again
-    ├── ContractError        12   the server answers otherwise than its contract says
+    ├── ContractError        12   the server violates its API contract
     ├── UnprovenError        13   completeness could not be proven
-    ├── GuardError           14   the result looks wrong; look before overriding
-    ├── SinkError            20   disk, rights or space
-    ├── PublishConflict      21   somebody else published first
-    ├── TargetCorrupt        22   the target is damaged or not ours
-    ├── TargetLocked         30   another run works on it
+    ├── GuardError           14   the result looks wrong; check before overriding
+    ├── SinkError            20   disk, permissions or space
+    ├── PublishConflict      21   concurrent publish detected
+    ├── TargetCorrupt        22   the target is damaged or not made by etl
+    ├── TargetLocked         30   another run holds the lock
     ├── Interrupted         130   stopped by SIGINT (Ctrl-C)
     └── Terminated          143   stopped by SIGTERM
 
-A message is built from fields, so that logs and `--json` carry the fields and a person reads the sentence.
-This module knows nothing else of the package.
+A message is built from fields: logs and `--json` carry the fields, people read the sentence.
+This module imports nothing else of the package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INTERNAL = 70
 
 
 class EtlError(Exception):
-    """A failure that a person can act on: `message` (what), `where`, `hint` (what to do next)."""
+    """A failure that the user can act on: `message` (what), `where`, `hint` (what to do next)."""
 
     exit_code: ClassVar[int] = INTERNAL
     default_hint: ClassVar[str] = "Report this with the log of the run."
@@ -40,7 +40,7 @@ class EtlError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
-        """What, where, and what to do."""
+        """What happened, where, and the hint."""
         place = f" ({self.where})" if self.where else ""
         return f"{self.message}{place}. {self.hint}"
 
@@ -76,7 +76,7 @@ class SourceUnavailable(EtlError):
 
 
 class ContractError(EtlError):
-    """The server answered, but not as its contract says, and not by chance."""
+    """The server's responses violate its API contract, and not just once by chance."""
 
     exit_code = 12
     default_hint = "Nothing was published; run `etl doctor` to see what the server does."
@@ -111,28 +111,28 @@ class PublishConflict(EtlError):
 
 
 class TargetCorrupt(EtlError):
-    """The target is damaged, altered, or not one of ours; it is never taken for an empty one."""
+    """The target is damaged, altered, or not made by etl; it is never treated as empty."""
 
     exit_code = 22
     default_hint = "Restore it from a backup, or move it away and run again for a full export."
 
 
 class TargetLocked(EtlError):
-    """Another run holds the target."""
+    """Another run holds the lock on the target."""
 
     exit_code = 30
     default_hint = "Wait for it to end; nothing was done."
 
 
 class Interrupted(EtlError):
-    """A person stopped the program."""
+    """Stopped by SIGINT (Ctrl-C)."""
 
     exit_code = 130
     default_hint = "Nothing was published by a run that had not yet said so; run again."
 
 
 class Terminated(EtlError):
-    """The system stopped the program."""
+    """Stopped by SIGTERM."""
 
     exit_code = 143
     default_hint = "Nothing was published by a run that had not yet said so; run again."

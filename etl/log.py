@@ -1,6 +1,6 @@
-"""Events, named `noun.verb`, with fields: counts, times, and names of the configuration, never a token or a contact.
+"""Events, named `noun.verb`, with fields: counts, times, and names from the configuration, never a token or contact.
 
-They go to the logger `etl` of the standard library, which is silent until a program gives it a handler.
+They go to the logger `etl` of the standard library, which is silent until a program adds a handler.
 """
 
 from __future__ import annotations

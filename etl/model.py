@@ -1,7 +1,7 @@
-"""The values that travel through a run: frozen, and without behaviour beyond their own arithmetic.
+"""The values that travel through a run: frozen, and without behaviour beyond simple arithmetic.
 
-Stage by stage the type changes: `RawPage` (bytes as read) -> `NormalizedBatch` (Arrow) -> parts on disk ->
-`Publication` (what the sinks publish) -> `Merged` (what came of it). Times are aware UTC datetimes everywhere.
+Each stage has its type: `RawPage` (bytes as read) -> `NormalizedBatch` (Arrow) -> parts on disk -> `Publication`
+(input of the sinks) -> `Merged` (result of the merge). Times are aware UTC datetimes everywhere.
 """
 
 from __future__ import annotations
@@ -16,75 +16,75 @@ from typing import Literal
 import pyarrow as pa
 
 Mode = Literal["full", "incremental", "filtered", "renamed", "dropped"]
-"""How an account came into a publication: by a reading, or as the beginning or the end of a name, read from nowhere."""
+"""How an account entered a publication: read from the server, or, without a read, as the start or end of a name."""
 SNAPSHOTS: tuple[Mode, ...] = ("filtered", "renamed", "dropped")
-"""What these bring is an account's whole new state: whoever is absent is deleted at once, and nobody is struck."""
+"""Modes that publish an account's complete new state: absent contacts are deleted at once, without a strike."""
 Level = Literal["windows", "sequential", "pages"]
-"""How completeness is shown: one-request windows; sequential reads that agreed; a plain page walk (no proof)."""
+"""How completeness is shown: one-request windows; sequential reads that agreed; a plain page scan (no proof)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawPage:
-    """One answer as the server sent it, accepted by the fetcher and not yet decoded."""
+    """One response as the server sent it, accepted by the fetcher and not yet decoded."""
 
     body: bytes
-    """The whole answer: `{"success": true, ..., "data": [contact, ...]}` in UTF-8 without BOM."""
+    """The whole response: `{"success": true, ..., "data": [contact, ...]}` in UTF-8 without BOM."""
     rows: int
     """Contacts in `data`."""
     read_no: int
-    """Number of its first contact in the run's reading order; the others follow without a gap."""
+    """Number of its first contact in the run's reading order; the others follow without gaps."""
 
 
 @dataclass(frozen=True, slots=True)
 class NormalizedBatch:
-    """Contacts of many pages as columns, and those that could not be kept."""
+    """Contacts of many pages as columns, and the rejected ones."""
 
     contacts: pa.Table
-    """schema.NORMALIZED_SCHEMA"""
+    """Schema: `schema.NORMALIZED_SCHEMA`."""
     rejects: pa.Table
-    """schema.REJECT_PART_SCHEMA"""
+    """Schema: `schema.REJECT_PART_SCHEMA`."""
     counts: Counter[str] = field(default_factory=Counter)
     """received, rejected, coerced (cells), nulled (cells kept in extra), replaced (texts), repeated (keys)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A half-open range of creation times, [start, end), that a run read completely; None is an open end."""
+    """A half-open range of creation times, [start, end), that a run read completely; None: open end."""
 
     start: datetime | None
     end: datetime | None
 
 
 FEWEST_ABSENT = 3
-"""Fewer absent contacts than these, of a share of the account, tell nothing about the rest."""
+"""Fewer absent contacts than this, in a part of the account, say nothing about the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How many known contacts a run looked for, and how many of them it did not find."""
+    """How many known contacts a run checked for, and how many of them it did not find."""
 
     looked: int = 0
     absent: int = 0
 
     def __add__(self, other: Look) -> Look:
-        """Both looks together."""
+        """The sum of both."""
         return Look(self.looked + other.looked, self.absent + other.absent)
 
     def is_suspicious(self, share: float) -> bool:
-        """Whether so many are absent that the account is not believed to be shown as a whole.
+        """Whether too many are absent to believe that the server shows the whole account.
 
-        A scrub looks at a part of the account, so what it misses is measured against that part.
+        A scrub checks a part of the account, so the absent contacts are measured against that part.
         """
         return self.absent > share * self.looked and (self.absent >= FEWEST_ABSENT or self.absent == self.looked)
 
 
 NOTHING = Look()
-"""Where nothing was looked for."""
+"""No contacts were checked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What shows that nothing is missing."""
+    """The evidence that no contact is missing."""
 
     level: Level
     windows: int
@@ -109,7 +109,7 @@ class Counts:
     """Read again with the same content (fields of presence may differ)."""
     deleted: int = 0
     folded: int = 0
-    """Further answers for a contact that was read more than once."""
+    """Further copies of contacts that were read more than once."""
     rejected: int = 0
     contacts: int = 0
     """Rows of the account in `contacts` after the run."""
@@ -117,7 +117,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Requests of one account: all attempts, and those beyond the first of a request."""
+    """Requests of one account: all attempts, and the retries among them."""
 
     sent: int = 0
     retried: int = 0
@@ -145,36 +145,36 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class SinkState:
-    """What a sink's last manifest says; `seq` is 0 for a target that does not exist yet."""
+    """The state in a sink's last manifest; `seq` is 0 for a target that does not exist yet."""
 
     seq: int = 0
     digest: str = ""
-    """SHA-256 of the last manifest, which the next one carries."""
+    """SHA-256 of the last manifest, which the next one contains."""
     runs: Mapping[str, RunRecord] = field(default_factory=dict)
     """The last published run of every account."""
     filters: Mapping[str, object] = field(default_factory=dict)
-    """The filters the target was made with; empty for a full export."""
+    """The filters the target was created with; empty for a full export."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccountYield:
-    """What one account brought into a run, before it is merged."""
+    """The data and evidence that a run collected for one account, before the merge."""
 
     record: RunRecord
-    """With `received`, `rejected` and the `folded` among the rejected in its counts; the merge does the rest."""
+    """Its counts have only `received`, `rejected` and the `folded` among the rejected; the merge adds the rest."""
     parts: tuple[Path, ...]
     rejects: tuple[Path, ...]
     coverage: tuple[Span, ...]
-    """Where absence is a strike. Empty: nothing can be told about deletions."""
+    """Ranges in which absence is a strike. Empty: deletions cannot be detected."""
     windows: pa.Table
     """schema.WINDOWS_SCHEMA: one row per accepted window."""
     confirmed: tuple[Span, ...] = ()
-    """Where contacts with a strike were asked for directly, so that absence is the second."""
+    """Ranges in which contacts with a strike were requested directly, so that absence is the second strike."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Everything one run publishes, to each sink in one atomic step."""
+    """Everything one run publishes, in one atomic step per sink."""
 
     seq: int
     run_id: str
@@ -184,7 +184,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What merging a publication into one sink's previous snapshot came to, by account."""
+    """The result of merging a publication into one sink's previous snapshot, by account."""
 
     counts: Mapping[str, Counts]
     struck: Mapping[str, int]
@@ -202,4 +202,4 @@ class Progress:
     pages: int
     in_flight: int
     expected: int | None
-    """Contacts in the last snapshot, from which the time left is estimated."""
+    """Contacts in the last snapshot, used to estimate the remaining time."""

@@ -1,7 +1,7 @@
 """The column table: every column of `contacts`, declared once.
 
-From it come the JSON read schema, the flattening, the SQL types, the documentation (`etl columns`) and the privacy
-classes. Nothing else in the package lists the columns again. This module knows Arrow types and nothing of any sink.
+The JSON read schema, the flattening, the SQL types, the documentation (`etl columns`) and the privacy classes are
+derived from it; no other module lists the columns. This module depends on Arrow types and on no sink.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import pyarrow as pa
 
 TIME = pa.timestamp("us", tz="UTC")
 NOTE_FIELDS = ("title", "description", "_id")
-"""A note keeps the API's own field names (API.md: profile.notes)."""
+"""Notes (`profile.notes`) keep the API's field names."""
 
 
 class Kind(StrEnum):
-    """What a cell holds, and so how it is read, coerced and stored."""
+    """The type of a cell, which determines how it is read, coerced and stored."""
 
     TEXT = "text"
     INTEGER = "integer"
@@ -30,14 +30,14 @@ class Kind(StrEnum):
 
 
 class Privacy(StrEnum):
-    """How close a column is to a person: what a masked view would hide first."""
+    """How closely a column identifies a person; a masked view would hide the closest first."""
 
     DIRECT = "direct"
     """Names or reaches one person: name, phone, e-mail, profile ids."""
     CONTENT = "content"
-    """What the person wrote or what was written about them."""
+    """Written by the person or about them."""
     BEHAVIOUR = "behaviour"
-    """What the person did, and when."""
+    """Actions of the person, and their times."""
     NONE = "none"
     """Says nothing about a person."""
 
@@ -72,11 +72,11 @@ class Column:
     name: str
     kind: Kind
     path: tuple[str, ...]
-    """Where the value stands in the API's contact; () when `etl` makes it."""
+    """Path of the value in the API's contact; () if `etl` generates it."""
     privacy: Privacy
     meaning: str
     presence: bool = False
-    """A field of presence: it changes all the time and alone makes no new version of a contact."""
+    """A presence field: it changes all the time, and alone makes no new version of a contact."""
 
     @property
     def arrow(self) -> pa.Field:
@@ -171,12 +171,12 @@ CONTACTS: tuple[Column, ...] = (
 )
 
 STAMPED = ("observed_at", "seq")
-"""Columns that are known only when a run is published; a part does not have them."""
+"""Columns whose values are known only when a run is published; parts do not have them."""
 
 FINGERPRINT = "row_hash"
 
 READ: tuple[Column, ...] = tuple(column for column in CONTACTS if column.path)
-"""The columns that come straight out of the API's contact."""
+"""The columns taken directly from the API's contact."""
 
 CONTENT: tuple[Column, ...] = tuple(
     column
@@ -227,7 +227,7 @@ WINDOWS_SCHEMA = pa.schema(
         pa.field("level", pa.string()),
     ]
 )
-"""An accepted window: its range, the request that proves it, and what it answered."""
+"""An accepted window: its range, the request that proves it, and the result of that request."""
 
 
 def describe(column: Column) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""The most requests a second that the operator allows. Pure arithmetic, the clock is a parameter.
+"""The operator's limit on requests per second. Pure arithmetic, the clock is a parameter.
 
-What counts is when requests reach the server, which nobody here sees: it is some time between sending a request and its
-answer. So a request that would be one too many goes a second after the answer to the one that it has to follow, and not
-a second after that was sent: then no network and no busy server, whatever they hold up, brings them closer together.
-The first request waits for a second, too: a command that ended just now may have used it up.
+The limit applies to the arrival of requests at the server, which cannot be observed here: it is some time between
+sending a request and receiving its response. So a request over the limit is sent a second after the response to the one
+that it has to follow, not a second after that one was sent: no network or server delay can then bring them closer
+together. The first request also waits for a second: a command that just ended may have used up the limit.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 ON_ITS_WAY = 0.5
-"""Seconds that a request without an answer is taken to need to reach the server, at most."""
+"""The maximum seconds that a request without a response is assumed to need to reach the server."""
 MARGIN = 0.01
-"""By how much longer than a second a second is taken: the server's clock is another."""
+"""The fraction by which a second is extended, because the server's clock is a different one."""
 
 
 @dataclass(slots=True)
@@ -24,36 +24,36 @@ class Passage:
 
     sent_at: float
     arrived_by: float
-    """When it had reached the server, at the latest."""
+    """The latest time at which it reached the server."""
 
     def answered(self, now: float) -> None:
-        """It has its answer, or its connection has ended without one."""
+        """Record its response, or the end of its connection without one."""
         self.arrived_by = min(self.arrived_by, now)
 
 
 @dataclass(slots=True)
 class Cap:
-    """In any `span` seconds at most `most` requests reach the server."""
+    """At most `most` requests reach the server in any `span` seconds."""
 
     per_second: float
-    """As configured: of 2.5 two may go in any second, of 0.5 one in any two seconds."""
+    """As configured: 2.5 allows two requests in any second, 0.5 one in any two seconds."""
     _passages: deque[Passage] = field(default_factory=deque)
-    """Those by which the next is held back, in the order in which they were sent."""
+    """The requests that delay the next one, in the order in which they were sent."""
     _begins: float | None = None
-    """When the first request may go; None until it is known that there is one."""
+    """When the first request may be sent; None until there is one."""
 
     @property
     def most(self) -> int:
-        """The requests in any span."""
+        """The maximum number of requests in any span."""
         return max(1, math.floor(self.per_second))
 
     @property
     def span(self) -> float:
-        """Seconds."""
+        """The length of a span in seconds."""
         return max(1.0, 1.0 / self.per_second) * (1 + MARGIN)
 
     def wait(self, now: float) -> float:
-        """Seconds until another request may be sent, as far as is known: when they are over, ask again."""
+        """Seconds until another request may be sent, as far as known; then call again."""
         if self._begins is None:
             self._begins = now + self.span
         while self._passages and self._passages[0].arrived_by + self.span <= now:
@@ -64,10 +64,10 @@ class Cap:
         return min(now, followed.arrived_by) + self.span - now
 
     def send(self, now: float) -> Passage:
-        """A request is sent now, for which `wait` is over."""
+        """Record a request that is sent now, after `wait` has returned 0."""
         self._passages.append(Passage(now, now + ON_ITS_WAY))
         return self._passages[-1]
 
     def seconds(self, requests: int, latency: float) -> float:
-        """The least time in which so many requests can be read, each of which is answered after so many seconds."""
+        """The minimum seconds in which `requests` requests can be read, each answered after `latency` seconds."""
         return requests / self.most * (self.span + min(latency, ON_ITS_WAY))

@@ -1,7 +1,7 @@
-"""Who asks: one client per account, which bounds, repeats, pauses and counts requests over any transport.
+"""API client of one account: limits, retries, paces and counts requests over any transport.
 
-The client decides nothing itself: `response` decides what an answer is, `retry` whether and when to ask again. Its
-slots are the one bound on requests in flight. It does not know HTTP: a transport is a function.
+The client makes no decisions: `response` classifies a response, `retry` decides whether and when to retry. Its slots
+are the only limit on requests in flight. It does not know HTTP: a transport is a function.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from etl.api.retry import ATTEMPTS, LONGEST_WAIT, TRUSTED_ATTEMPTS, Budget, back
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
 
 FEW_MANNERS = 2
-"""A server with more manners than these for pages with somebody on them tells nothing by its manners."""
+"""If non-empty pages have more signatures than this, the server's signatures prove nothing."""
 
 Transport = Callable[[Body], Awaitable[HttpResponse]]
-"""Sends one request body to `/inbox/users` and returns the whole answer; raises `TransportError`."""
+"""Sends one request body to `/inbox/users` and returns the complete response; raises `TransportError`."""
 
 
 class TransportError(Exception):
-    """A request that got no whole answer: refused, reset, cut off, timed out."""
+    """A request without a complete response: refused, reset, truncated, timed out."""
 
     def __init__(self, reason: str, *, kind: FailureKind = FailureKind.UNAVAILABLE, hint: str = "") -> None:
         self.refusal = ApiFailure(kind, reason, hint=hint)
@@ -38,40 +38,40 @@ class TransportError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a client has done so far."""
+    """Counters of a client so far."""
 
     sent: int
-    """Attempts, the first of each request included."""
+    """Attempts, including the first of each request."""
     retried: int
     in_flight: int
     peak_in_flight: int
     throttled: int
-    """How often the server said that it was asked too fast, and the pace was cut."""
+    """How often the server reported that requests were too fast, and the pace was cut."""
     waited: float
-    """Seconds that requests waited because the server asked for it or a retry was due."""
+    """Seconds that requests waited because the server asked for it or before a retry."""
     held: float
-    """Seconds that requests waited because of the quota."""
+    """Seconds that requests waited for the quota."""
     at_once: int
-    """The requests at once that the server seems to allow, as far as it was tried."""
+    """The concurrency that the server seems to allow, as far as tested."""
     interval: float
-    """Seconds between two requests that the pace keeps; 0 where the server never minded."""
+    """The interval between two requests in seconds; 0 if requests are not delayed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quota:
-    """The cap on the requests of one token; every client that uses the token has the same."""
+    """The cap on the requests of one token, shared by all clients that use the token."""
 
     cap: Cap
     turn: anyio.Lock = field(default_factory=anyio.Lock)
-    """Held by the request that goes next: they go in the order in which they came, whichever client they are of."""
+    """Held by the next request: requests are sent in order of arrival, across clients."""
 
 
 class RequestFailed(SourceUnavailable):
-    """The server fails on this very request, however often it is asked; it may answer others."""
+    """The server fails on this request, however often it is retried; it may answer others."""
 
 
 class PageRefused(ContractError):
-    """The server refuses this very request (400, 404, ...): some do so for a page past the end."""
+    """The server rejects this request (400, 404, ...): some do so for a page past the end."""
 
 
 _ERRORS: dict[FailureKind, type[EtlError]] = {
@@ -100,30 +100,30 @@ class Client:
         renew: Callable[[], bool] = lambda: False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`pace` is what is known of this server from before, `quota` what the operator allows, if that is limited.
+        """`pace` is the state learned from this server before, `quota` the operator's limit, if any.
 
-        `renew` looks for another token when one is refused, and tells whether there is one.
+        `renew` reads the token again after a rejection, and returns whether it is a new one.
         """
         self.concurrency = concurrency
         self.first_page = 1
-        """The number under which the server knows its first page; the probe corrects it."""
+        """The server's number of its first page; the probe corrects it."""
         self.server_now: int | None = None
-        """The server's clock as of its last answer, milliseconds since the epoch."""
+        """The server's clock at its last response, milliseconds since the epoch."""
         self.manners: frozenset[EnvelopeSignature] | None = None
-        """How this server tells that nobody is there; None until `learn_manners`."""
+        """The signatures accepted for empty pages; None until `learn_manners`."""
         self._filled: set[EnvelopeSignature] = set()
-        """The manners of pages with somebody on them."""
+        """The signatures of non-empty pages."""
         self._empty: Counter[EnvelopeSignature] = Counter()
-        """Those of empty pages, as often as they came while they were not known."""
+        """The signatures of empty pages, counted while `manners` is unknown."""
         self._transport = transport
         self._account = account
         self._renew = renew
         self._tokens = 1
         """Tokens used so far."""
         self._trusted = 0
-        """The number of the token that brought a page and was not refused for good since; 0 where none has."""
+        """The number of the token that returned a page and was not finally rejected since; 0 if none."""
         self._doubt = anyio.Lock()
-        """Held by the request that asks again after its token was refused."""
+        """Held by the request that retries after its token was rejected."""
         self._jitter = jitter
         self._pace = pace or Pace(concurrency)
         self._quota = quota
@@ -134,7 +134,7 @@ class Client:
         self._peak = 0
         self._waited = self._held = 0.0
         self._repeated = 0
-        """Requests that failed before and are not through yet: their attempts are not spent on trials of the pace."""
+        """Requests being retried: their attempts are not spent on trials of the pace."""
 
     @property
     def sent(self) -> int:
@@ -158,7 +158,7 @@ class Client:
     async def read(self, query: Query, page: int = 1) -> Page:
         """Page `page` of `query`, the first being 1.
 
-        Raises AuthError, ContractError or SourceUnavailable when asking again is of no use or out of budget.
+        Raises AuthError, ContractError or SourceUnavailable if the failure is not retryable or the retries are used up.
         """
         token = self._tokens
         verdict = await self.ask(query, page)
@@ -166,14 +166,14 @@ class Client:
             return verdict if page == 1 else replace(verdict, number=page)
         self._repeated += 1
         try:
-            # A token that expired must not cause a storm: one request asks again on behalf of all that were refused.
+            # An expired token must not cause a storm: one request retries on behalf of all that were rejected.
             async with self._doubt if verdict.kind is FailureKind.AUTH else nullcontext():
                 return await self._read_again(query, page, verdict, token)
         finally:
             self._repeated -= 1
 
     async def _read_again(self, query: Query, page: int, verdict: Page | ApiFailure, token: int) -> Page:
-        """The same after a first attempt under token number `token` that failed with `verdict`."""
+        """Retry after a first attempt with token number `token` that failed with `verdict`."""
         attempt = 1
         while not isinstance(verdict, Page):
             refused = verdict.kind is FailureKind.AUTH or verdict.status in TRUSTED_ATTEMPTS
@@ -186,14 +186,14 @@ class Client:
         return replace(verdict, number=page, attempt=attempt)
 
     def _is_renewed(self, used: int) -> bool:
-        """Whether there is a newer token than number `used`: fetched for another request meanwhile, or now."""
+        """Whether there is a newer token than number `used`: already read for another request, or read now."""
         if used == self._tokens and self._renew():
             self._tokens += 1
             self._budget.retried += 1
         return used != self._tokens
 
     async def ask(self, query: Query, page: int = 1) -> Page | ApiFailure:
-        """Page `page` of `query` in one attempt, whatever comes of it; raises SourceUnavailable on an endless wait."""
+        """Request page `page` of `query` once; raises SourceUnavailable if the server demands too long a wait."""
         body = query.body(page - 1 + self.first_page)
         slot = await self._slot()
         try:
@@ -225,7 +225,7 @@ class Client:
         return self._believed(verdict) if isinstance(verdict, Page) else verdict
 
     def _believed(self, page: Page) -> Page | ApiFailure:
-        """The page, unless it is empty in a manner that this server has for nothing else: servers fail like that."""
+        """The page, unless it is empty with a signature that is not in `manners`: servers fail like that."""
         if page.rows:
             self._filled.add(page.manner)
         elif self.manners is None:
@@ -235,10 +235,10 @@ class Client:
         return page
 
     def learn_manners(self, end: Page) -> tuple[EnvelopeSignature, ...]:
-        """Believe an empty list, from now on, only in the manner of pages with somebody, or of most empty ones so far.
+        """From now on, accept an empty list only with a signature of non-empty pages, or of most empty ones so far.
 
-        `end` is a page past the end of a list, which some servers have an answer of its own for. A server whose
-        envelopes differ all the time tells nothing by them: () then.
+        `end` is a page past the end of a list, for which some servers have a separate signature. Returns () if the
+        server's envelopes vary too much to prove anything.
         """
         if len(self._filled) <= FEW_MANNERS:
             common = {manner for manner, _ in self._empty.most_common(1)}
@@ -246,7 +246,7 @@ class Client:
         return tuple(sorted(self.manners or ()))
 
     async def _slot(self) -> object:
-        """One of the slots. A free one is taken at once: to let others go first costs a tenth of a request."""
+        """One of the slots; a free one is taken at once, since yielding first costs a tenth of a request."""
         slot = object()
         try:
             self._slots.acquire_on_behalf_of_nowait(slot)
@@ -255,7 +255,7 @@ class Client:
         return slot
 
     def _adapt(self, verdict: Page | ApiFailure, sent_at: float, among: int) -> None:
-        """Take the answer to one of `among` requests under way as a sign of how fast the server can be asked."""
+        """Adapt the pace to the response to one of `among` requests in flight."""
         now = anyio.current_time()
         if isinstance(verdict, Page):
             self._pace.succeeded(now, sent_at, self._in_flight, among, may_try=not self._repeated)
@@ -266,7 +266,7 @@ class Client:
         self._slots.total_tokens = self._pace.at_once
 
     def _obey(self, refusal: ApiFailure, pause: float) -> None:
-        """Let the whole client wait for as long as the server asks, or for `pause` seconds where it does not say."""
+        """Pause the whole client for as long as the server asks, or for `pause` seconds if it does not say."""
         now = self.server_now
         asked = retry_after(refusal.retry_after, None if now is None else now / 1000)
         if asked is None:
@@ -279,7 +279,7 @@ class Client:
         self._paused_until = max(self._paused_until, anyio.current_time() + asked)
 
     async def _turn(self) -> tuple[float, Passage | None]:
-        """Wait for this request's turn, and while the server wants the whole client to wait.
+        """Wait for this request's turn, and for the end of any pause of the whole client.
 
         Returns the time then, and the passage under the quota, if there is one.
         """
@@ -299,15 +299,15 @@ class Client:
                     self._held += now - began
                     if self._is_free(now, cuts):
                         return now, self._quota.cap.send(now)
-            # Then in turn again: those who waited together must not go together, nor at a pace of before.
+            # Wait for a turn again: requests that waited together must not be sent together, nor at the previous pace.
             now = await self._wait(self._paused_until - now, now)
 
     def _is_free(self, now: float, cuts: int) -> bool:
-        """Whether the server has let the client go on since there were so many cuts."""
+        """Whether no pause is active and the pace was not cut since `cuts`."""
         return self._paused_until <= now and cuts == self._pace.throttled
 
     async def _wait(self, seconds: float, now: float) -> float:
-        """Wait from `now` on; returns the time then."""
+        """Wait from `now` on; returns the time afterwards."""
         if seconds <= 0:
             return now
         self._waited += seconds
@@ -320,7 +320,7 @@ class Client:
             self._trusted = 0 if doubtful else self._trusted
             raise _ERRORS[refusal.kind](refusal.message, where=where, hint=refusal.hint)
         if refusal.kind is FailureKind.STALE:
-            # It reached nobody: neither the counters nor the budget nor the backoff need know of it.
+            # It never reached the server, so counters, budget and backoff ignore it.
             self._budget.sent -= 1
             return
         if not self._budget.allows_retry():

@@ -1,8 +1,8 @@
-"""The transport over real HTTP: one aiohttp session per account; the only module that knows aiohttp's client.
+"""HTTP transport: one aiohttp session per account; the only module that uses aiohttp's client.
 
-TLS is verified and cannot be switched off, redirects are off, nothing of the environment is trusted but the proxy that
-`route` found (`~/.netrc` would put another password in the token's place), bodies are read whole and no further than
-the cap. Every foreign error becomes `TransportError` here, and a broken answer is not quoted: it could show the token
+TLS is verified and cannot be switched off, redirects are off, and the environment is not trusted except for the proxy
+that `route` found (`~/.netrc` would replace the token with another password). Bodies are read completely, up to the
+cap. Every foreign error becomes `TransportError` here; a broken response is not quoted, since it could show the token
 or a contact.
 """
 
@@ -31,24 +31,24 @@ from etl.errors import UsageError
 
 CHUNK = 1 << 18
 FED = 1 << 12
-"""Bytes that are unpacked at a time: what is left of them when a gzip member ends is copied."""
+"""Bytes decompressed at a time: the rest of them is copied when a gzip member ends."""
 MOST_MEMBERS = 10_000
-"""A lawful answer is one gzip member, or one for each piece that the server wrote."""
+"""A valid response is one gzip member, or one for each piece that the server wrote."""
 MOST_UNPACKED, UNSUSPECTED = 200, 1 << 20
-"""How many bytes one compressed byte may become, once a body has more than so many (FAULTS.md N12)."""
+"""The maximum expansion of one compressed byte, checked only for bodies larger than the second (N12)."""
 IDLE_SECONDS = 4.0
-"""The server closes a connection that is idle for 5 s (API.md): it is given up a little earlier."""
+"""The server closes a connection that is idle for 5 s; the client closes it a little earlier."""
 
 
 @dataclass(slots=True)
 class Credential:
-    """The token in use, and where to look when it is refused."""
+    """The token in use, and how to read it again when it is rejected."""
 
     token: SecretStr
     reread: Callable[[], SecretStr] | None = None
 
     def renew(self) -> bool:
-        """Look again; whether there is another token now."""
+        """Read the token again; returns whether it changed."""
         if self.reread is None:
             return False
         used = self.token
@@ -61,7 +61,7 @@ class Credential:
 async def connect(
     base_url: str, credential: Credential, settings: Http, *, concurrency: int
 ) -> AsyncIterator[Transport]:
-    """A transport to `base_url`, open until the block ends; every request carries the credential's token of then.
+    """A transport to `base_url`, open until the block ends; every request uses the credential's current token.
 
     Raises UsageError as `route` does.
     """
@@ -78,7 +78,7 @@ async def connect(
     ) as session:
 
         async def send(body: Body) -> HttpResponse:
-            # Who asks at once after an answer must let the loop see whether the server closed the connection behind it.
+            # Directly after a response, the loop must first notice whether the server closed the connection.
             await lowlevel.checkpoint()
             secret = credential.token.get_secret_value()
             return await _send(session, base_url + PATH, body, secret, settings.max_body, _Passage(way.variable))
@@ -87,7 +87,7 @@ async def connect(
 
 
 _HEADERS = {
-    # Not documented for this white label; without it the server answers 401 (API.md).
+    # Not documented for this white label; without it the server answers 401.
     "authtype": "Key",
     "Content-Type": "application/json",
     "Accept": "application/json",
@@ -105,12 +105,12 @@ def _timeout(settings: Http) -> aiohttp.ClientTimeout:
 
 @dataclass(slots=True)
 class _Passage:
-    """The way of one request."""
+    """How one request is sent."""
 
     variable: str = ""
-    """Which environment variable names the proxy on it."""
+    """The environment variable that names its proxy."""
     reused: bool = False
-    """Whether it went over a connection that had been used before."""
+    """Whether its connection had been used before."""
 
 
 def _reuse_trace() -> aiohttp.TraceConfig:
@@ -137,13 +137,13 @@ async def _send(
 
 
 def _broken(error: Exception, passage: _Passage) -> TransportError:
-    """What `error` means: local causes in words, and nothing of what the server said."""
+    """Translate `error`: local causes in words, and nothing that the server sent."""
     kind = FailureKind.UNAVAILABLE
     match error:
         case aiohttp.ServerDisconnectedError() if passage.reused:
             kind, reason = FailureKind.STALE, "the server had closed the idle connection"
         case TimeoutError() if not isinstance(error, aiohttp.ConnectionTimeoutError):
-            # A server that is asked too much answers late before it says so.
+            # An overloaded server responds late before it reports the overload.
             kind, reason = FailureKind.THROTTLED, "no whole answer within the time limit"
         case TimeoutError():
             reason = "no connection within the time limit"
@@ -161,7 +161,7 @@ def _broken(error: Exception, passage: _Passage) -> TransportError:
 
 
 def _unconnected(error: aiohttp.ClientError, variable: str) -> TransportError:
-    """What it means that no connection could be made, over the proxy that `variable` names where there is one."""
+    """Translate a failure to connect, through the proxy that `variable` names, if any."""
     kind, hint = FailureKind.UNAVAILABLE, f"Look at the proxy that {variable} names." if variable else ""
     match error:
         case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as cause):
@@ -180,18 +180,18 @@ def _unconnected(error: aiohttp.ClientError, variable: str) -> TransportError:
 
 
 def _is_unknown(error: aiohttp.ClientConnectorDNSError) -> bool:
-    """Whether the name service knows no such host, rather than being out of reach for now."""
+    """Whether the name service knows no such host, rather than being temporarily unavailable."""
     return error.os_error.errno in {socket.EAI_NONAME, socket.EAI_NODATA}
 
 
 async def _whole(response: aiohttp.ClientResponse, cap: int) -> bytes:
-    """The whole body, unpacked; a body of more than `cap` bytes is given up as soon as it is."""
+    """The complete body, decompressed; reading stops as soon as it exceeds `cap` bytes."""
     try:
         return b"".join([piece async for piece in _unpacked(response, cap)])
     except (TransportError, zlib.error):
         if response.status == HTTPStatus.OK:
             raise
-        # A refusal is told by its status, be its body packed wrongly, or not there at all.
+        # A failure is identified by its status, even if its body is badly compressed or missing.
         return b""
 
 
@@ -207,7 +207,7 @@ def _unpacked(response: aiohttp.ClientResponse, cap: int) -> AsyncIterator[bytes
 
 
 async def _capped(pieces: AsyncIterator[bytes], cap: int) -> AsyncIterator[bytes]:
-    """The same pieces, as long as they are no more than `cap` bytes."""
+    """The same pieces; raises TransportError if they exceed `cap` bytes in total."""
     size = 0
     async for piece in pieces:
         size += len(piece)
@@ -218,12 +218,12 @@ async def _capped(pieces: AsyncIterator[bytes], cap: int) -> AsyncIterator[bytes
 
 
 async def _gunzipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """One layer of gzip, each of its members up to the checksum, in small pieces: a bomb is counted as it goes off."""
+    """Decompress one gzip layer, each member up to its checksum, in small pieces to stop a bomb while it expands."""
     member, members = zlib.decompressobj(_GZIP), 1
     came = went = 0
     async for chunk in chunks:
         rest, piece = memoryview(chunk), b""
-        # A piece as long as it may be can have more behind it, although nothing is left to be fed.
+        # After a piece of maximum length, more output may be pending although no input is left.
         while rest or (len(piece) == CHUNK and not member.eof):
             if member.eof:
                 member, members = zlib.decompressobj(_GZIP), members + 1

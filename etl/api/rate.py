@@ -1,11 +1,10 @@
-"""How fast a client goes: requests at once, and the least time between two. Pure arithmetic, the clock is a parameter.
+"""Adaptive request rate: concurrency and interval between two requests. Pure arithmetic, the clock is a parameter.
 
-The server's limit is not known (API.md), so it is found: more at once for every success while it goes well, half as
-many when the server says that it was too fast, at most once for the requests that were under way together. Whatever the
-server counts, requests at once or requests a second, it lets so many through a second: that rate is measured, kept, and
-now and then tried again, the less often the better two measurements agree. A number at once that was refused is also
-tried again ever more rarely: answers take their time by chance, so that no rate keeps below it. Source: FAULTS.md A5
-to A8.
+The server's limit is not known, so it is searched for: every success raises the concurrency; when the server reports
+that requests are too fast, it is halved, at most once for the requests that were in flight together. Whether the server
+limits concurrency or requests per second, it lets a certain number through per second: that rate is measured, kept, and
+now and then tried again, the less often the better two measurements agree. A rejected concurrency is also tried again
+ever more rarely: response times vary by chance, so no rate stays below it (A5 to A8).
 """
 
 from __future__ import annotations
@@ -15,37 +14,38 @@ from collections import deque
 from dataclasses import dataclass, field
 
 START = 4
-"""Requests at once to begin with: a server that allows fewer refuses a handful, not a storm."""
+"""The initial concurrency: a server that allows less rejects a handful of requests, not a storm."""
 MEASURED, ENOUGH = 64, 4
-"""The latest successes by which a rate is measured, and the fewest that tell it."""
+"""The latest successes used to measure a rate, and the minimum for a measurement."""
 MARGIN = 1.05
-"""By how much the time between two requests grows when the rate was refused again at once."""
+"""The factor by which the interval grows when the rate was rejected again at once."""
 BURST = 1.4
-"""The same, where so few got through that the rate measured before was a burst that the server allows at first."""
+"""The same, if the few successes show that the rate measured before was a burst that the server allows at first."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
-"""Seconds for which all wait when a request was refused and the rate is not known yet; doubled every time."""
+"""Seconds that all requests wait after a rejection while the rate is unknown; doubled every time."""
 RECOVERY = 0.01
-"""The share by which a success shortens the time between two requests, while measurements do not agree."""
+"""The fraction by which a success shortens the interval while measurements do not agree."""
 ALIKE = 1.25
-"""By how much two measurements of one rate may differ."""
+"""The factor by which two measurements of one rate may differ."""
 MOST_PATIENT = 256
-"""By how much recovery is slowed down at most."""
+"""The maximum factor by which recovery is slowed down."""
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.0005, 2.0
-"""Seconds; below the first the pace is not held back at all."""
+"""Seconds; below the first, requests are not delayed at all."""
 LOOKED_BACK = 20
-"""Cuts by which is told whether slowing down makes refusals fewer."""
+"""The number of cuts used to check whether slowing down reduces rejections."""
 SLOWER = 1.5
-"""By how much slower a pace must have become in these cuts to be looked back on."""
+"""The factor by which the interval must have grown over these cuts for the check."""
 RARE = 8
-"""Successes between two cuts, on average, that a pace which is too fast does not come to."""
+"""Average successes between two cuts that a pace which is too fast does not reach."""
 TRIAL, RARER, RAREST_TRIAL = 4, 4, 256
-"""Successes before a number at once that was refused is tried again, by how much rarer whenever that fails, and the
-most: a trial costs a refusal, so it must be rare, and a limit that is lifted should be found within some hundreds.
+"""Successes before a rejected concurrency is tried again, their growth factor per failed trial, and their maximum.
+
+A trial costs a rejection, so it must be rare; a lifted limit should be found within some hundreds of successes.
 """
 BROKEN = 10
-"""Failures in a row after which requests go one by one, until one succeeds: the server is away, not slow."""
+"""Failures in a row after which requests are sent one by one until one succeeds: the server is down, not slow."""
 BROKEN_INTERVAL = 1.0
-"""Seconds between two of those."""
+"""Seconds between two of these requests."""
 
 
 @dataclass(slots=True)
@@ -53,60 +53,60 @@ class Pace:
     """The pace of one client; its numbers may be read at any time."""
 
     ceiling: int
-    """The most requests at once, from the configuration."""
+    """The maximum concurrency, from the configuration."""
     limit: float = START
-    """Requests at once that seem possible; never above the ceiling, never under 1."""
+    """The concurrency that seems possible, at least 1; `at_once` applies the ceiling."""
     interval: float = 0.0
     """Seconds between two requests."""
     throttled: int = 0
     """How often the pace was cut."""
     _again: int = 0
-    """Cuts in a row with too few successes between them to tell a rate."""
+    """Cuts in a row with too few successes between them to measure a rate."""
     _failed: int = 0
     """Failures since the last success."""
     _cut_at: float = -math.inf
     _passed: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MEASURED))
-    """The latest requests that succeeded and were sent since the cut: when, and among how many at once."""
+    """The latest successes sent since the cut: the time, and the concurrency of each."""
     _successes: int = 0
-    """Since the cut."""
+    """Successes since the cut."""
     _cuts: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=LOOKED_BACK))
     """The latest cuts: the successes before each, and the interval."""
     _measured: float = 0.0
     _patience: int = 1
-    """By how much recovery is slowed down: more with every measurement that agrees with the one before."""
+    """The factor by which recovery is slowed down: grows with every measurement that agrees with the one before."""
     _next: float = -math.inf
     _refused: int = 0
-    """The number at once that was refused at the last cut; 0 where it is not their number that the server minds."""
+    """The concurrency rejected at the last cut; 0 if the server does not limit concurrency."""
     _trial: int = TRIAL
-    """Successes since the cut after which that number is tried again."""
+    """Successes since the cut after which that concurrency is tried again."""
 
     @property
     def broken(self) -> bool:
-        """Whether nothing gets through any more."""
+        """Whether no request gets through any more."""
         return self._failed >= BROKEN
 
     @property
     def at_once(self) -> int:
-        """The requests that may be under way together now."""
+        """The number of requests that may be in flight now."""
         return 1 if self.broken else max(1, min(self.ceiling, int(self.limit)))
 
     def wait(self, now: float) -> float:
-        """Seconds until the next request may be sent; its turn is then taken."""
+        """Seconds until the next request may be sent; reserves its turn."""
         turn = max(now, self._next)
         self._next = turn + (BROKEN_INTERVAL if self.broken else self.interval)
         return turn - now
 
     def succeeded(self, now: float, sent_at: float, in_flight: int, among: int, *, may_try: bool = True) -> None:
-        """An answer came while `in_flight` requests were under way, this one included; it was sent as one of `among`.
+        """Record a response to one of `in_flight` requests in flight, which was sent as one of `among`.
 
-        Without `may_try` the number at once that was refused is not tried now.
+        Without `may_try` a rejected concurrency is not tried again now.
         """
         self._failed = 0
         self._successes += 1
         if sent_at >= self._cut_at:
             self._passed.append((now, min(among, in_flight)))
         if in_flight >= self.at_once:
-            # Where the rate is held, requests at once need not be; where it is not known yet they grow with care.
+            # If the rate is limited, concurrency need not be; while the rate is unknown, it grows cautiously.
             step = 1.0 if self.interval or not self.throttled else 1.0 / self.limit
             held_back = self._refused and not (may_try and self._successes >= self._trial)
             most = min(self.ceiling, self._refused - 1) if held_back else self.ceiling
@@ -115,13 +115,13 @@ class Pace:
         self.interval = self.interval * (1 - RECOVERY / self._patience) if held else 0.0
 
     def failed(self) -> None:
-        """A request got no answer, or one that says that the server failed."""
+        """Record a request without a response, or with one that reports a server failure."""
         self._failed += 1
 
     def refused(self, now: float, sent_at: float, among: int) -> float:
-        """The server said at `now` that a request sent at `sent_at`, one of `among` under way, was too much.
+        """Record that the server rejected, at `now`, a request sent at `sent_at` as one of `among` in flight.
 
-        Returns the seconds that all had better wait.
+        Returns the seconds that all requests should wait.
         """
         if sent_at <= self._cut_at:
             return 0.0
@@ -134,7 +134,7 @@ class Pace:
         elif known:
             self._measure(now)
         elif among == 1 and self._passed and self.throttled and (self._again > 1 or not self.interval):
-            # Fewer at once did not help: what got through since the last cut is all that there is to go by.
+            # Lower concurrency did not help: the successes since the last cut are the only data.
             measured = (now - self._cut_at) / len(self._passed)
             self.interval, self._patience = min(LONGEST_INTERVAL, max(measured, self.interval * BURST)), 1
         elif self.interval:
@@ -146,9 +146,9 @@ class Pace:
         return 0.0 if known else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self._again - 1))
 
     def _is_too_many(self, among: int) -> bool:
-        """Whether it is their number that is refused: `among` at once again, when so many were tried again."""
+        """Whether concurrency is the limit: `among` requests at once were tried again and rejected again."""
         if among == 1 or sum(number >= among for _, number in self._passed) >= ENOUGH:
-            self._refused = 0  # As many have got through since the cut.
+            self._refused = 0  # That concurrency has succeeded since the cut.
             return False
         again = among == self._refused and self._successes >= self._trial
         self._trial = min(RAREST_TRIAL, self._trial * RARER) if again else TRIAL
@@ -156,7 +156,7 @@ class Pace:
         return again
 
     def _is_in_vain(self) -> bool:
-        """Whether slowing down makes rare refusals no rarer: then the server is busy for reasons of its own."""
+        """Whether slowing down does not reduce rare rejections: the server is then busy for other reasons."""
         if len(self._cuts) < LOOKED_BACK:
             return False
         spacings = [spacing for spacing, _ in self._cuts]

@@ -1,7 +1,7 @@
-"""What is asked of `POST /inbox/users`: every field of the request, and only reads.
+"""The request body of `POST /inbox/users`: every field, and only reads.
 
-Source: API.md, "Requests". The vendor asks that all fields be present, empty where not wanted. Times inside are
-milliseconds since the epoch, the API's own precision; a range is half-open, [start, end), None is an open end.
+The vendor asks that all fields be present, empty if not used. Times are internally milliseconds since the epoch, the
+API's own precision; a range is half-open, [start, end), and None is an open end.
 """
 
 from __future__ import annotations
@@ -58,24 +58,24 @@ FILTERS: Mapping[str, type] = MappingProxyType(
         "hasOrdered": dict,
     }
 )
-"""The request-body fields that a filtered export may set, and the type of each. `page` and `isExport` are ours."""
+"""The request fields that a filtered export may set, and their types; `page` and `isExport` are reserved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One listing of the API: which list, which range of which time, which user filters."""
+    """One query of the API: which list, which range of which time, which user filters."""
 
     is_contact: bool
     field: TimeField = "createdAt"
     start: int | None = None
     """First millisecond sent as `startAt`."""
     end: int | None = None
-    """The value sent as `endsAt`, as it stands: whether the server counts it in was probed."""
+    """The value sent as `endsAt`, unchanged: the probe determines whether the server includes it."""
     applicable: tuple[str, ...] = ()
     filters: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def body(self, page: int) -> Body:
-        """The request for the page that the server knows as number `page`."""
+        """The request body for the page that the server numbers `page`."""
         return {
             "searchText": "",
             **{name: [] for name in _TEXTS},
@@ -93,7 +93,7 @@ class Query:
         }
 
     def span(self) -> str:
-        """The range in words, for messages."""
+        """The range as text, for messages."""
         if self.start is None and self.end is None:
             return "everything"
         return f"{self.field} {iso(self.start) or '...'} to {iso(self.end) or '...'}"
@@ -103,26 +103,26 @@ class Query:
 
 
 def iso(milliseconds: int | None) -> str:
-    """A time as the API spells it, `2025-01-05T10:00:00.000Z`, in the years 1 to 9999; "" for an open end."""
+    """A time in the API's format, `2025-01-05T10:00:00.000Z`, in the years 1 to 9999; "" for an open end."""
     if milliseconds is None:
         return ""
     return instant(milliseconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def instant(milliseconds: int) -> datetime:
-    """A time as Python has it, which knows the years 1 to 9999: earlier is their beginning, later their end."""
+    """A time as a datetime, clamped to the years 1 to 9999 that Python supports."""
     return _EPOCH + timedelta(milliseconds=min(max(milliseconds, _EARLIEST), _LATEST))
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST = -62_135_596_800_000
-"""0001-01-01T00:00:00.000Z"""
+"""0001-01-01T00:00:00.000Z."""
 _LATEST = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z"""
+"""9999-12-31T23:59:59.999Z."""
 
 
 def checked_filters(filters: Mapping[str, object]) -> dict[str, object]:
-    """`filters` if the API knows every name and each value has its type. Raises UsageError with the nearest name."""
+    """`filters` if the API has every name and each value has its type. Raises UsageError with the nearest name."""
     for name, value in filters.items():
         where = f"extract.filters.{discreet(name)}"
         if name not in FILTERS:

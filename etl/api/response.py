@@ -1,10 +1,9 @@
-"""What the server answered: an accepted page, or a refusal with its kind. Pure: no I/O, no clock.
+"""Parse an HTTP response into a page or a failure with its kind. Pure: no I/O, no clock.
 
-A 200 is not yet a page. The envelope must tell of no failure, in whatever way servers do, and `data` must be a list;
-only then do the rows count: an empty list beside an error would prove that nobody is there. A body cut off or replaced
-by a proxy is a refusal and is never read as a prefix. A status that refuses the token counts as the API's word only in
-the API's own envelope: firewalls, proxies and captive portals answer 401 and 403, too.
-Source: API.md, "Answers"; FAULTS.md groups N and A.
+A 200 is a page only if its envelope reports no failure, in any of the ways servers do, and `data` is a list: an empty
+list next to an error would otherwise prove that there are no contacts. A body truncated or replaced by a proxy is a
+failure and is never read as a prefix. A status that rejects the token is attributed to the API only in the API's own
+envelope: firewalls, proxies and captive portals answer 401 and 403, too (fault groups N and A).
 """
 
 from __future__ import annotations
@@ -27,62 +26,62 @@ from etl.api.redact import shown
 
 
 class FailureKind(Enum):
-    """Why an answer is no page, by what to do about it."""
+    """Why a response is not a page, by the required reaction."""
 
     AUTH = auto()
-    """The API refuses the token: asking again is of no use, unless it was good a moment ago."""
+    """The API rejects the token: not retryable, unless the token was valid a moment ago."""
     BLOCKED = auto()
-    """Something in front of the API refused the request: wait, then ask again."""
+    """Something in front of the API rejected the request: wait, then retry."""
     THROTTLED = auto()
-    """Too fast: wait, then ask again."""
+    """Requests too fast: wait, then retry."""
     UNAVAILABLE = auto()
-    """The server or the way to it failed: ask again."""
+    """The server or the connection to it failed: retry."""
     UNREACHABLE = auto()
-    """No way to the server that waiting would open (unknown host, certificate not valid): asking again is of no use."""
+    """No connection, and waiting will not help (unknown host, invalid certificate): not retryable."""
     STALE = auto()
-    """The server had closed the idle connection before the request came: ask again at once."""
+    """The server had closed the idle connection before the request arrived: retry at once."""
     GARBLED = auto()
-    """Not an answer of this API (cut off, HTML, empty): ask again, then give up."""
+    """Not a response of this API (truncated, HTML, empty): retry, then give up."""
     CONTRACT = auto()
-    """A refusal that will not change: asking again is of no use."""
+    """A permanent rejection: not retryable."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """One HTTP answer, whole."""
+    """One complete HTTP response."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     secret: str = field(default="", repr=False)
-    """The token it was asked with: no message may quote it."""
+    """The token of the request: no message may quote it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiFailure:
-    """An answer that is no page."""
+    """A response that is not a page."""
 
     kind: FailureKind
     message: str
     retry_after: str | None = None
-    """The `Retry-After` header, as it came."""
+    """The `Retry-After` header, unparsed."""
     status: int = 0
     hint: str = ""
-    """What to do about it, where the kind alone does not say."""
+    """A suggested fix, if the kind alone does not imply one."""
 
 
 class Row(msgspec.Struct, gc=False, frozen=True):
-    """What the fetcher must know of a contact; everything else is skipped, not decoded."""
+    """The fields of a contact that the fetcher needs; all others are skipped, not decoded."""
 
     contact_id: msgspec.Raw = msgspec.field(name="_id", default=msgspec.Raw(b"null"))
-    """The id as JSON text: the fetcher compares ids, it does not judge them."""
+    """The id as JSON text: the fetcher compares ids, it does not validate them."""
     created_at: object = msgspec.field(name="createdAt", default=None)
     last_seen_at: object = msgspec.field(name="lastSeenAt", default=None)
     is_contact: object = msgspec.field(name="isContact", default=None)
 
 
 EnvelopeSignature: TypeAlias = tuple[str, ...]
-"""What an envelope says of success, codes and errors, each as one word; its message and total are left out."""
+"""The success, code and error fields of an envelope, each as one word; message and total are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +89,29 @@ class Page:
     """An accepted page."""
 
     body: bytes
-    """The whole answer, UTF-8, no BOM."""
+    """The complete body, UTF-8, no BOM."""
     rows: Sequence[Row]
     date: int | None = None
-    """The server's clock when it answered, milliseconds since the epoch, from its `Date` header."""
+    """The server's clock at the response, milliseconds since the epoch, from its `Date` header."""
     total: int | None = None
-    """The number of matches, where the server tells one; never relied on alone."""
+    """The number of matches, if the server reports it; never relied on alone."""
     mislabelled: bool = False
-    """Whether its `Content-Type` is another than JSON, which does no harm but is counted."""
+    """Whether its `Content-Type` is not JSON, which is harmless but counted."""
     number: int = 1
-    """As which page it was asked for."""
+    """The page number that was requested."""
     attempt: int = 1
-    """On which attempt it came."""
+    """The attempt that returned it."""
     manner: EnvelopeSignature = ()
-    """What the envelope says beside the rows."""
+    """The fields of the envelope besides the rows."""
 
     @property
     def ids(self) -> frozenset[bytes]:
-        """The ids listed, as JSON text."""
+        """The ids of the rows, as JSON text."""
         return frozenset(bytes(row.contact_id) for row in self.rows)
 
 
 def id_text(raw: bytes) -> str | None:
-    """A raw JSON id as the normalizer would keep it; None where it is no id."""
+    """A raw JSON id as the normalizer would keep it; None if it is not a valid id."""
     if raw.startswith(b'"') and b"\\" not in raw:
         return raw[1:-1].decode("utf-8", errors="replace") or None
     value = json.loads(raw, parse_int=str, parse_float=str)
@@ -120,7 +119,7 @@ def id_text(raw: bytes) -> str | None:
 
 
 class _Envelope(msgspec.Struct, gc=False):
-    """All that can tell of a failure, whatever its type; another field does no harm."""
+    """All fields that can report a failure, of any type; other fields are ignored."""
 
     data: list[Row] | msgspec.UnsetType = msgspec.UNSET
     success: object = None
@@ -153,12 +152,12 @@ _BY_STATUS: Mapping[int, tuple[FailureKind, str]] = {
     **dict.fromkeys(range(520, 531), (FailureKind.UNAVAILABLE, "something in front of the API cannot reach it")),
 }
 _OF_FRAMEWORKS = frozenset({400, 404, 407, 408, 410, 411, 413, 414, 415, 422, 425, 429, 431})
-"""Statuses below 500 that web servers and frameworks give by themselves, in HTML; the API tells all others in JSON."""
+"""Statuses below 500 that web servers and frameworks return by themselves in HTML; the API sends all others as JSON."""
 _FRONT = "something in front of the API (a firewall, a proxy, a captive portal)"
 _FRONT_KEYS = frozenset({"ray", "rayid", "cfray", "incident", "incidentid", "supportid", "blockid", "reference"})
-"""Under these keys firewalls number what they blocked."""
+"""Keys under which firewalls put the number of a blocked request."""
 _FRONT_HEADERS = ("cf-mitigated", "x-amzn-waf-action")
-"""Firewalls set these on what they answer in place of the server."""
+"""Headers that firewalls set on responses sent in place of the server."""
 HINTS: Mapping[int, str] = {
     407: "Write user and password into the variable that names the proxy: http://user:password@host:port.",
     511: "Log in to the network of this machine, then run again.",
@@ -172,7 +171,7 @@ _MALFORMED_TOKEN = "24 hex characters"  # noqa: S105 - words of an error message
 
 
 def parse_response(reply: HttpResponse) -> Page | ApiFailure:
-    """Decide what `reply` is."""
+    """Return the page in `reply`, or the failure."""
     if reply.status == HTTPStatus.OK:
         return _page(reply)
     document = _document(reply.body)
@@ -194,7 +193,7 @@ def parse_response(reply: HttpResponse) -> Page | ApiFailure:
 
 
 def _document(body: bytes) -> Mapping[str, object]:
-    """The JSON object that a refusal came with; an empty one where it is anything else."""
+    """The JSON object in the body of a failure; an empty one if the body is anything else."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -203,7 +202,7 @@ def _document(body: bytes) -> Mapping[str, object]:
 
 
 def _is_own(told: Mapping[str, object], status: int) -> bool:
-    """Whether a refusal is told as the API does, or the frameworks that it may be made with."""
+    """Whether a failure has the format of the API, or of the frameworks it may be built with."""
     if any(key.lower().replace("_", "").replace("-", "") in _FRONT_KEYS for key in told):
         return False
     codes = {_word(told.get("code")), _word(told.get("statusCode"))}
@@ -215,7 +214,7 @@ def _is_html(body: bytes) -> bool:
 
 
 def _by_status(status: int, *, own: bool) -> tuple[FailureKind, str]:
-    """What a status means in the API's `own` envelope or in none."""
+    """The failure for a status, in the API's `own` envelope or outside it."""
     if not own and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _OF_FRAMEWORKS:
         return FailureKind.BLOCKED, f"{_FRONT} refused the request"
     if status in _BY_STATUS:
@@ -255,7 +254,7 @@ def _envelope(body: bytes) -> _Envelope | ApiFailure:
 
 
 def _tolerant_envelope(body: bytes) -> _Envelope | ApiFailure:
-    """The envelope of a body that holds what a strict decoder refuses: lone surrogates, odd ids, non-objects."""
+    """The envelope of a body that a strict decoder rejects: lone surrogates, odd ids, non-objects."""
     if not body.strip():
         return ApiFailure(FailureKind.GARBLED, "an empty answer")
     if _is_html(body):
@@ -271,7 +270,7 @@ def _tolerant_envelope(body: bytes) -> _Envelope | ApiFailure:
 
 
 def _listed(data: object) -> list[Row] | msgspec.UnsetType:
-    """The rows of a list of contacts: one that holds nothing but other things is where servers put complaints, too."""
+    """The rows of a list of contacts; UNSET if no item is an object: some servers put error messages there."""
     if isinstance(data, list) and (not data or any(isinstance(item, dict) for item in data)):
         return [_row(item) for item in data]
     return msgspec.UNSET
@@ -280,7 +279,7 @@ def _listed(data: object) -> list[Row] | msgspec.UnsetType:
 def _row(item: object) -> Row:
     if not isinstance(item, dict):
         return Row()
-    # A lone surrogate becomes what the normalizer makes of it: ids are compared with what it kept.
+    # Replace lone surrogates as the normalizer does: ids are compared with those it kept.
     contact_id = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(item.get("_id"), ensure_ascii=False))
     return Row(msgspec.Raw(contact_id.encode()), item.get("createdAt"), item.get("lastSeenAt"), item.get("isContact"))
 
@@ -291,7 +290,7 @@ def _no_constant(name: str) -> object:
 
 
 def _foreign_charset(reply: HttpResponse, body: bytes) -> str:
-    """The charset that the answer declares, if it is not UTF-8 and the body is not either; else ""."""
+    """The declared charset, if it is not UTF-8 and the body is not either; else ""."""
     declared = _CHARSET.search(reply.headers.get("Content-Type", ""))
     if declared is None or declared[1].lower() in {"utf-8", "utf8"}:
         return ""
@@ -303,7 +302,7 @@ def _foreign_charset(reply: HttpResponse, body: bytes) -> str:
 
 
 def _failing_code(envelope: _Envelope) -> int:
-    """The failing HTTP status that the body tells, 0 where it tells none."""
+    """The failing HTTP status that the body reports; 0 if none."""
     inner = envelope.error.get("code") if isinstance(envelope.error, dict) else None
     told = (envelope.code, envelope.status, envelope.status_code, envelope.http_status, inner)
     numbers = [int(found[0]) for each in told if each is not None and (found := _NUMBER.match(_word(each)))]
@@ -311,7 +310,7 @@ def _failing_code(envelope: _Envelope) -> int:
 
 
 def _tells_of_failure(envelope: _Envelope) -> bool:
-    """Whether anything but a code says so."""
+    """Whether anything but a numeric code reports a failure."""
     return (
         not {_word(envelope.success), _word(envelope.ok)} <= _YES
         or not {_word(envelope.error), _word(envelope.errors)} <= _NOTHING
@@ -324,12 +323,12 @@ def _manner(envelope: _Envelope) -> EnvelopeSignature:
 
 
 def _word(told: object) -> str:
-    """What was told as one word, the same from both readers; of a list or an object, whether it holds anything."""
+    """A field as one word, the same from both decoders; for a list or an object, whether it is non-empty."""
     return str(bool(told) if isinstance(told, (list, dict)) else told).lower()
 
 
 def _told(envelope: _Envelope, code: int, reply: HttpResponse) -> ApiFailure:
-    """A 200 that says in its body that it is none."""
+    """The failure that a 200 reports in its body."""
     words = filter(None, map(_words, (envelope.message, envelope.error, envelope.errors)))
     said, wait = shown(next(words, ""), reply.secret), reply.headers.get("Retry-After")
     because = f": {said}" if said else ""
@@ -349,7 +348,7 @@ def _told(envelope: _Envelope, code: int, reply: HttpResponse) -> ApiFailure:
 
 
 def _words(told: object) -> str:
-    """The text in a message or an error, in the shapes that servers give it."""
+    """The text in a message or an error, in the formats that servers use."""
     match told:
         case str(text) | {"message": str(text)} | [str(text), *_] | [{"message": str(text)}, *_]:
             return text
@@ -365,11 +364,11 @@ _CHARSET = re.compile(r"charset=\"?([\w-]{1,40})", re.IGNORECASE)
 
 
 def server_time(headers: Mapping[str, str]) -> int | None:
-    """The `Date` header in milliseconds since the epoch; None when missing or unreadable."""
+    """The `Date` header in milliseconds since the epoch; None if missing or unreadable."""
     return _http_date(headers.get("Date", ""))
 
 
-@lru_cache(maxsize=8)  # all answers of a second carry the same one
+@lru_cache(maxsize=8)  # all responses within a second have the same one
 def _http_date(text: str) -> int | None:
     try:
         moment = parsedate_to_datetime(text)

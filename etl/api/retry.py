@@ -1,8 +1,7 @@
-"""When to ask again: pure arithmetic, no clock and no sleep.
+"""Retry policy: pure arithmetic, no clock and no sleep.
 
-A request is a read, so every one of them may be repeated. What may not happen is a storm: attempts per request and
-retries per run are bounded, waits carry full jitter, and a server's own wait is obeyed by the whole client.
-Source: FAULTS.md, "Retry and pacing".
+Every request is a read, so it may be repeated. To prevent storms, attempts per request and retries per client are
+limited, delays have full jitter, and a delay requested by the server applies to the whole client.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from etl.api.response import FailureKind, server_time
 BASE_SECONDS = 0.5
 CAP_SECONDS = 30.0
 LONGEST_WAIT = 600.0
-"""A server's wait beyond this ends the run instead of stalling it."""
+"""A longer wait requested by the server ends the run instead of stalling it."""
 
 ATTEMPTS: dict[FailureKind, int] = {
     FailureKind.AUTH: 1,
@@ -27,20 +26,20 @@ ATTEMPTS: dict[FailureKind, int] = {
     FailureKind.UNREACHABLE: 1,
     FailureKind.STALE: 5,
 }
-"""The most attempts of one request, by how the last one failed."""
+"""The maximum attempts of one request, by the kind of its last failure."""
 TRUSTED_ATTEMPTS = {401: 2, 403: 5}
-"""The same by status where a token is refused that was good before: firewalls answer 403 now and then."""
+"""The same by status, if the rejected token was valid before: firewalls answer 403 now and then."""
 
 
 @dataclass(slots=True)
 class Budget:
-    """Retries allowed to a client as a whole: 10, and one more for every ten requests sent."""
+    """Retries allowed to a client in total: 10, and one more for every ten requests sent."""
 
     sent: int = 0
     retried: int = 0
 
     def allows_retry(self) -> bool:
-        """Whether one more retry keeps within the budget."""
+        """Whether one more retry is within the budget."""
         return self.retried + 1 <= 10 + self.sent * 0.1
 
 
@@ -50,9 +49,9 @@ def backoff(attempt: int, jitter: float) -> float:
 
 
 def retry_after(header: str | None, server_now: float | None) -> float | None:
-    """Seconds that a `Retry-After` header asks for: a number or an HTTP date against the server's own clock.
+    """Seconds requested by a `Retry-After` header: a number, or an HTTP date relative to the server's own clock.
 
-    None where it is missing or nonsense (then our own backoff holds); a time in the past is 0.
+    None if it is missing or invalid (the client's own backoff then applies); a time in the past is 0.
     """
     if header is None:
         return None

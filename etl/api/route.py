@@ -1,7 +1,8 @@
-"""The way to the server as this machine is set up: the proxy that its environment names, the certificates it trusts.
+"""The network route to the server as set up on this machine: proxy from the environment, trusted certificates.
 
-What is wrong here is a setting to correct, not a failure of the server: it is told with the variable or the key, and
-not asked for again and again. A proxy's address may hold a password, so it is shown without what stands before its `@`.
+An error here is a setting to correct, not a failure of the server: it is reported with the variable or the key, and
+retried only if it may be transient. A proxy's address may contain a password, so it is shown without the part before
+its `@`.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from etl.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How a server is reached."""
+    """How to reach a server."""
 
     tls: ssl.SSLContext | bool
-    """What its certificate is checked with; True: the system's authorities."""
+    """The TLS context that verifies its certificate; True: the system's authorities."""
     proxy: str | None = None
-    """The address of the proxy on the way."""
+    """The address of the proxy, if any."""
     variable: str = ""
-    """The environment variable that names it."""
+    """The environment variable that names the proxy."""
 
 
 def route(base_url: str, settings: Http) -> Route:
-    """The way to `base_url`. Raises UsageError where the settings of this machine do not lead there."""
+    """The route to `base_url`. Raises UsageError if the settings of this machine are not usable."""
     tls: ssl.SSLContext | bool = True
     if settings.ca_bundle is not None:
         try:
@@ -42,7 +43,7 @@ def route(base_url: str, settings: Http) -> Route:
 
 
 def _proxy(base_url: str) -> tuple[str, str] | tuple[()]:
-    """The proxy of the environment for this address, and the variable that names it; nothing where there is none."""
+    """The proxy from the environment for this address, and the variable that names it; () if there is none."""
     parts, proxies = urlsplit(base_url), getproxies_environment()
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -58,7 +59,7 @@ def _proxy(base_url: str) -> tuple[str, str] | tuple[()]:
 
 
 def _fault(proxy: str) -> str:
-    """What keeps this from being the address of a proxy; "" where nothing does."""
+    """Why this is not a supported proxy address; "" if it is."""
     shown = f"…@{proxy.rpartition('@')[2]}" if "@" in proxy else proxy
     scheme, separator, _ = proxy.partition("://")
     if not separator:
@@ -74,18 +75,18 @@ def _fault(proxy: str) -> str:
 
 
 STRICT = range(80, 94)
-"""Errors of OpenSSL's X509_V_FLAG_X509_STRICT, which Python sets from 3.13 on."""
+"""OpenSSL's errors under X509_V_FLAG_X509_STRICT, which Python sets from 3.13 on."""
 EXPIRY = {9, 10}
-"""Not yet valid, and no more."""
+"""Not yet valid, and expired."""
 _PASSING = ("EOF", "INTERNAL_ERROR")
-"""Ends of a handshake that may be chance: the server hung up, or failed."""
+"""Handshake errors that may be transient: the server hung up, or failed."""
 _BUNDLE = (
     "Where a private authority or a proxy that opens TLS signs for the server, name its certificate in http.ca_bundle"
 )
 
 
 def certificate_trouble(error: ssl.SSLCertVerificationError) -> TransportError:
-    """What a certificate that is not trusted means: asking again is of no use."""
+    """Translate an untrusted certificate: not retryable."""
     hint = f"{_BUNDLE}; SSL_CERT_FILE and SSL_CERT_DIR count, too."
     if error.verify_code in STRICT:
         hint = (
@@ -101,7 +102,7 @@ def certificate_trouble(error: ssl.SSLCertVerificationError) -> TransportError:
 
 
 def handshake_trouble(error: ssl.SSLError) -> TransportError:
-    """What a handshake means that came to nothing: it is repeated only where it may have ended by chance."""
+    """Translate a failed handshake: retryable only if the cause may be transient."""
     passing = isinstance(error, ssl.SSLEOFError) or any(word in (error.reason or "") for word in _PASSING)
     hint = "Check scheme, host and port of base_url, and the proxy on the way: no http.ca_bundle makes up for this."
     kind = FailureKind.UNAVAILABLE if passing else FailureKind.UNREACHABLE
@@ -109,7 +110,7 @@ def handshake_trouble(error: ssl.SSLError) -> TransportError:
 
 
 def proxy_trouble(variable: str, status: int) -> TransportError:
-    """What a proxy's own refusal to make the connection means."""
+    """Translate a proxy's refusal to connect."""
     if status == 407:
         return TransportError(
             f"the proxy of {variable} asks for a password (407)", kind=FailureKind.UNREACHABLE, hint=HINTS[status]

@@ -1,4 +1,4 @@
-"""Where the accounts are read: the addresses of the configuration, or the embedded sandbox standing in for them."""
+"""The sources of the accounts: the configured addresses, or the embedded sandbox in their place."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from etl.sandbox.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where one account is read."""
+    """The address and the token of one account."""
 
     account: str
     base_url: str
     credential: Credential
     quota: Quota | None = None
-    """What `extract.requests_per_second` leaves to the token, shared by all accounts that use it."""
+    """The limit from `extract.requests_per_second`, shared by all accounts that use the token."""
 
 
 @asynccontextmanager
 async def reach(source: Source, extract: Extract, http: Http, pace: Pace | None = None) -> AsyncIterator[Client]:
-    """A client that speaks to `source`, until the block ends; `pace` is what is known of the server from before."""
+    """A client of `source`, open until the block ends; `pace` is the state learned from the server before."""
     credential, concurrency = source.credential, extract.concurrency
     async with connect(source.base_url, credential, http, concurrency=concurrency) as transport:
         yield Client(
@@ -48,11 +48,11 @@ async def reach(source: Source, extract: Extract, http: Http, pace: Pace | None 
 
 @asynccontextmanager
 async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
-    """Every account with its address and token; a sandbox lives as long as the block. Raises UsageError."""
+    """Every account with its address and token; a sandbox runs until the block ends. Raises UsageError."""
     accounts = config.read_accounts
     named = {account.name: _named(account) for account in accounts if account.base_url}
     for source in named.values():
-        # What is wrong with the way there is told before anything is locked or made.
+        # Report route errors before anything is locked or created.
         route(source.base_url, config.http)
     if len(named) == len(accounts):
         yield _capped(named.values(), config.extract.requests_per_second)
@@ -63,7 +63,7 @@ async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
 
 
 def _capped(found: Iterable[Source], per_second: float | None) -> tuple[Source, ...]:
-    """The sources with one quota for each token; it stays theirs when the token is renewed during a run."""
+    """The sources with one quota per token; they keep it when the token is renewed during a run."""
     if per_second is None:
         return tuple(found)
     quotas: defaultdict[SecretStr, Quota] = defaultdict(lambda: Quota(Cap(per_second)))
@@ -77,7 +77,7 @@ def _named(account: Account) -> Source:
 
 @asynccontextmanager
 async def _embedded(config: Config) -> AsyncIterator[tuple[str, Credential]]:
-    # Only a configuration with a [sandbox] section pays for the server.
+    # Import the server only for a configuration with a [sandbox] section.
     from etl.sandbox.server import serve  # noqa: PLC0415
 
     settings = config.sandbox or Settings()

@@ -1,5 +1,5 @@
-"""The command line: parse, call one function of a command, print what it returns. May import everything below.
+"""The command line: parse, call one function of a command, print its result. May import everything below.
 
-Read `app` first. `process` is how the program starts, fails and ends, `signals` how a run is stopped, `streams` its
-stdout and stderr, `progress` what a run shows while it goes.
+Read `app` first. `process` handles start, failure and exit, `signals` stops a run, `streams` wraps stdout and stderr,
+`progress` reports the progress of a run.
 """

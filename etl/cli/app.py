@@ -1,6 +1,6 @@
 """The commands: parse, call one function of the library, print its result as text or as one JSON document.
 
-Data goes to stdout, everything else to stderr. What a command needs is imported when it runs, so that `--help` is fast.
+Data goes to stdout, everything else to stderr. Commands import their dependencies when they run, so `--help` is fast.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ def sql(
     from etl.config import load_named  # noqa: PLC0415
 
     config, (query,) = _operands(words, 1)
-    # In a locale without UTF-8 the letters of the command line come as bytes.
+    # In a locale without UTF-8, non-ASCII command-line arguments arrive as raw bytes.
     table = ask(load_named(config, assignments), os.fsencode(query).decode("utf-8", "replace"))
-    # One of the two: either takes longer than the answer itself.
+    # Render only one of the two: either takes longer than the query itself.
     _print(rows_of(table) if as_json else [], "" if as_json else render_table(table), as_json=as_json)
     return OK
 
@@ -260,7 +260,7 @@ def sandbox(
 
 
 def _change(config: Path | None, assignments: list[str] | None, name: str, new: str | None, *, as_json: bool) -> int:
-    """Rename or drop an account; a signal is heard until the first target has published, as in a run."""
+    """Rename or drop an account; a signal stops it until the first target has published, as in a run."""
     from etl.cli.progress import configure  # noqa: PLC0415
     from etl.cli.signals import until_stopped  # noqa: PLC0415
     from etl.commands.accounts import Change, ChangeResult, render_change  # noqa: PLC0415
@@ -288,7 +288,7 @@ def _change(config: Path | None, assignments: list[str] | None, name: str, new: 
 
 
 def _hint(config: Path | None, code: int) -> str:
-    """One line of SQL to try, after a run that published: it shows the rejects, if there are any."""
+    """One line of SQL to try after a run that published; it shows the rejects if there are any."""
     questions = {
         OK: "select status, count(*) as contacts from contacts group by 1 order by 2 desc",
         PUBLISHED_WITH_REJECTS: "select account, contact_id, reason, path, seq from rejects order by seq desc",
@@ -304,9 +304,9 @@ def main() -> NoReturn:
     os.umask(0o077)
     leave_no_core()
     harden()
-    # Next to nothing is cyclic garbage here: to look for it among all that is imported costs a tenth of the start.
+    # There is almost no cyclic garbage, and scanning all imported objects for it takes a tenth of the startup time.
     gc.set_threshold(50_000)
-    # Arrow's own allocator keeps what other threads have freed: 30 MB, beside what the merge takes. Read at its import.
+    # Arrow's own allocator retains memory freed by other threads: 30 MB on top of the merge. Read at Arrow's import.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     arguments = sys.argv[1:]
     sys.exit(_guarded(lambda: _dispatch(arguments), as_json="--json" in arguments))
@@ -324,7 +324,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _without_tokens(message: str, arguments: Sequence[str]) -> str:
-    """The message without those of the arguments that may be a token."""
+    """The message with every argument that may be a token redacted."""
     words = {part for argument in arguments for part in (argument, *argument.split("=", 1))}
     for word in sorted(words, key=len, reverse=True):
         for spelled in (word, repr(word)[1:-1]):
@@ -333,27 +333,27 @@ def _without_tokens(message: str, arguments: Sequence[str]) -> str:
 
 
 def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
-    """Turn every way a command can end into an exit code, with one clear message and no traceback."""
+    """Turn every outcome of a command into an exit code, with one clear message and no traceback."""
     try:
         return command()
     except EtlError as error:
         return fail(error, as_json=as_json)
     except KeyboardInterrupt:
         return Interrupted.exit_code
-    except Exception as caught:  # noqa: BLE001 - the last border: a bug is one line and exit 70, never a screenful
+    except Exception as caught:  # noqa: BLE001 - the last resort: a bug is one line and exit 70, no traceback
         bug = caught
     return _guarded(lambda: _report_bug(bug), as_json=as_json)
 
 
 def _report_bug(error: Exception) -> NoReturn:
-    """A bug as an error: the place in the code, not the message, which could hold a contact's values."""
+    """Report a bug as an error: the place in the code, not the message, which could contain a contact's values."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(*Path(place.filename).parts[-2:])}:{place.lineno} in {place.name}"
     if isinstance(error, ImportError):
         raise UsageError("a library is missing or damaged", where=where, hint="Install it anew (make setup).")
-    # A thread whose stack finds no room is told by its words alone.
+    # A thread that cannot start for lack of memory is recognizable only by the message.
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):
         hint = "Lower extract.memory_limit or extract.concurrency, or give it more memory, then run again."
         raise SinkError("memory ran out", where=where, hint=hint)
@@ -380,7 +380,7 @@ def _print_findings(findings: Sequence[Finding], *, as_json: bool) -> int:
 
 
 def _operands(words: Sequence[str], count: int) -> tuple[Path | None, Sequence[str]]:
-    """The optional configuration in front, and the `count` operands after it."""
+    """The optional configuration argument, and the `count` operands after it."""
     if len(words) == count:
         return None, words
     if len(words) == count + 1:

@@ -1,6 +1,6 @@
-"""How a command that fails ends: one line for people, with `--json` one document for programs, and its exit code.
+"""How a failed command ends: one line for people, one document for programs with `--json`, and its exit code.
 
-It imports next to nothing, so that a signal is heard while everything else is still being imported.
+It imports almost nothing, so that signals are handled while everything else is still being imported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STOPS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM:
 
 
 def fail(error: EtlError, *, as_json: bool) -> int:
-    """Tell of `error`, and return its exit code."""
+    """Report `error`, and return its exit code."""
     complain(error)
     if as_json:
         print(json.dumps(_document(error), ensure_ascii=False), flush=True)
@@ -32,26 +32,26 @@ def fail(error: EtlError, *, as_json: bool) -> int:
 
 
 def complain(error: EtlError) -> None:
-    """The line for people, on stderr."""
+    """Print the error as one line on stderr."""
     print(printable(f"error {error.exit_code}: {error}"), file=sys.stderr, flush=True)
 
 
 def leave_no_core() -> None:
-    """Keep what a crash would write of our memory, and of that of our children, off the disk: it holds the token."""
+    """Disable core dumps for this process and its children: a dump would contain the token."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _document(error: EtlError) -> dict[str, object]:
-    """The document of a command that failed; those of commands that publish have all their keys even then."""
+    """The document of a failed command; for commands that publish, it has all their keys even then."""
     known = next((keys for command, keys in _KEYS.items() if command in sys.argv[1:2]), {})
     return {"exit": error.exit_code, **known, "error": error.document()}
 
 
 def stop_at_once() -> None:
-    """Let SIGINT and SIGTERM end the program where it stands, until a run that has begun takes them over (`signals`).
+    """Make SIGINT and SIGTERM exit immediately, until a started run installs its own handlers (`signals`).
 
-    Before that, and in commands that only read, nothing is in hand. An exception would do worse: raised in the middle
-    of an import it can come out as another one.
+    Before that, and in commands that only read, there is no work to lose. An exception would be worse: raised during an
+    import, it can surface as a different one.
     """
 
     def stop(number: int, _frame: object) -> NoReturn:

@@ -1,7 +1,7 @@
-"""What a run tells while it goes: structured events on stderr, and on a terminal a progress line.
+"""Progress output of a run: structured events on stderr, and a progress line on a terminal.
 
-One event per thing that happened, named `noun.verb`; the run and the account are bound once. The token and contact
-values are never among the fields: only counts, times and names from the configuration are.
+Events are named `noun.verb`; the run and the account are bound once. Fields hold only counts, times and names from the
+configuration, never the token or contact values.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ REFRESH_SECONDS = 0.2
 
 
 def configure(*, quiet: bool = False) -> None:
-    """Send events to stderr: readable on a terminal, JSON lines elsewhere, errors alone when `quiet`."""
+    """Send events to stderr: readable on a terminal, JSON lines elsewhere, only errors if `quiet`."""
     terminal = sys.stderr.isatty()
-    # Without its colours, which the stream would spell out (`etl.cli.streams`); line ends in a field it spells itself.
+    # No colours: the stream would escape them (`etl.cli.streams`). The renderer escapes line ends in fields itself.
     render: structlog.types.Processor = (
         structlog.dev.ConsoleRenderer(colors=False) if terminal else structlog.processors.JSONRenderer()
     )
@@ -41,7 +41,7 @@ def configure(*, quiet: bool = False) -> None:
 
 
 async def watch(progress: Callable[[], list[Progress]]) -> None:
-    """Show progress until cancelled: a line that renews itself on a terminal, an event now and then elsewhere."""
+    """Show progress until cancelled: a self-updating line on a terminal, periodic events elsewhere."""
     if sys.stderr.isatty():
         await _watch_terminal(progress)
     while True:
@@ -53,7 +53,7 @@ async def watch(progress: Callable[[], list[Progress]]) -> None:
 
 
 async def _watch_terminal(progress: Callable[[], list[Progress]]) -> None:
-    # Rich costs 40 ms to import: only a person at a terminal pays for it.
+    # Rich takes 40 ms to import: only needed on a terminal.
     from rich.console import Console  # noqa: PLC0415
     from rich.status import Status  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first ends the work in order, or anyhow after a while; the second at once."""
+"""SIGINT and SIGTERM: the first shuts down gracefully, forced after a grace period; the second exits at once."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from etl.errors import EtlError, Interrupted, Terminated
 T = TypeVar("T")
 
 GRACE = 4.0
-"""Seconds that the work has to end in order; a merge in a worker thread takes longer, and may be ended anywhere."""
+"""Seconds for a graceful shutdown; a merge in a worker thread takes longer, and may be killed at any point."""
 
 _ERRORS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 
 
 async def until_stopped(work: Callable[[], Awaitable[T]], last_words: Callable[[EtlError], object]) -> T:
-    """The result of `work`; raises Interrupted or Terminated when a signal cancelled it.
+    """The result of `work`; raises Interrupted or Terminated if a signal cancelled it.
 
-    Where the work does not let itself be cancelled the process ends anyhow, after `last_words`. Once the work has ended
-    a signal changes nothing any more: what is left to do is to tell what came of it.
+    If the work cannot be cancelled, the process exits anyway, after `last_words`. Once the work has ended, signals are
+    ignored: only its result is still to be reported.
     """
     caught: list[int] = []
 
@@ -48,7 +48,7 @@ async def until_stopped(work: Callable[[], Awaitable[T]], last_words: Callable[[
                 return result
             tasks.cancel_scope.cancel()
     finally:
-        # The loop leaves them as they are by default: one that comes now would end a run that has published with -15.
+        # The loop restores the default handlers: a signal now would make a run that has published exit with -15.
         for number in _ERRORS:
             signal.signal(number, signal.SIG_IGN)
     raise _ERRORS[caught[0]](f"stopped by {signal.Signals(caught[0]).name}")

@@ -1,6 +1,6 @@
-"""stdout and stderr that never stop the work: whoever reads them may have gone, and a log disk may be full.
+"""stdout and stderr that never stop the work: they tolerate closed pipes and full disks.
 
-Nor do they steer a terminal: whatever is written, only its line ends get through as they are (`etl.display`).
+Nor do they control a terminal: of all control characters, only line ends are written unescaped (`etl.display`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from etl.display import printable
 
 
 def harden() -> None:
-    """Let text that cannot be written be lost, now and when the interpreter ends, instead of ending the program.
+    """Drop text that cannot be written, now and at interpreter exit, instead of ending the program.
 
-    It is written as UTF-8 whatever the locale says: JSON is, and names of people fit nothing else.
+    The encoding is UTF-8 whatever the locale: JSON is UTF-8, and people's names fit no other encoding.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -26,30 +26,30 @@ def harden() -> None:
 
 
 def steering(stream: TextIO) -> TextIO:
-    """The stream for a program that moves the cursor itself: what it shows of others must be `printable` already."""
+    """The stream for code that moves the cursor itself; external text it shows must already be `printable`."""
     return cast("TextIO", _Lossy(stream.stream, safe=False)) if isinstance(stream, _Lossy) else stream
 
 
 class _Lossy:
-    """A text stream whose errors are nobody's business; a closed one is replaced by nothing."""
+    """A text stream whose errors are ignored; a closed one is replaced by the null device."""
 
     def __init__(self, stream: TextIO | None, *, safe: bool = True) -> None:
         self._safe = safe
         self.stream = stream if stream is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
     def write(self, text: str) -> int:
-        """Write and flush at once, so that an error shows here and not later."""
+        """Write and flush at once, so that an error occurs here and not later."""
         try:
             self.stream.write(printable(text, keep="\n") if self._safe else text)
             self.stream.flush()
         except (OSError, ValueError):
-            # What is still buffered would fail again at exit: let it go to where everything fits.
+            # Flushing the buffered text would fail again at exit: switch to the null device.
             self.stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is ever kept back."""
+        """Do nothing: `write` has flushed."""
 
     def __getattr__(self, name: str) -> object:
-        """Everything else is the stream's own."""
+        """Delegate everything else to the stream."""
         return getattr(self.stream, name)

@@ -1,8 +1,8 @@
-"""An account gets another name in every target, or leaves them: a publication like that of a run, but nothing is read.
+"""Rename an account in every target, or drop it: a publication like that of a run, but nothing is read.
 
-Either is one atomic step per target. History is only added to: the old name's contacts get tombstones, the new name's
-their first versions. The state goes on under the new name, so that its next run is incremental. What was killed between
-two targets is completed by the same command: a target in which it is done is passed over.
+Each is one atomic step per target. History is only appended to: the old name's contacts get tombstones, the new name's
+their first versions. The state continues under the new name, so that its next run is incremental. A command killed
+between two targets is completed by running it again: targets in which it is done are skipped.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ Records = Mapping[Sink, RunRecord]
 
 @dataclass(frozen=True, slots=True)
 class ChangeResult:
-    """What renaming or dropping an account came to."""
+    """The result of renaming or dropping an account."""
 
     account: str
     renamed_to: str | None
-    """None: it was dropped."""
+    """None for a drop."""
     contacts: int = 0
     seq: int | None = None
     sinks: Mapping[str, SinkReport] = field(default_factory=dict)
-    """Those in which it is done."""
+    """The targets in which the change is done."""
     error: EtlError | None = None
 
     @property
@@ -79,7 +79,7 @@ def render_change(report: ChangeResult) -> str:
 
 
 class Change:
-    """A rename or, without a new name, a drop; and its state between its steps."""
+    """A rename or, without a new name, a drop; and its state between steps."""
 
     def __init__(self, config: Config, account: str, renamed_to: str | None = None) -> None:
         self._config = config
@@ -87,10 +87,10 @@ class Change:
         self._report = ChangeResult(account, renamed_to)
 
     async def execute(self) -> ChangeResult:
-        """Do it and tell what came of it; an EtlError becomes part of the report, nothing else is caught."""
+        """Make the change and return the result; an EtlError becomes part of it, nothing else is caught."""
         try:
             with bound_contextvars(run=self._run_id):
-                # The thread is waited for: a signal is heard there until the first target has published, as in a run.
+                # The thread is awaited: a signal stops it until the first target has published, as in a run.
                 await to_thread.run_sync(self._execute)
         except EtlError as error:
             log.error("account.failed", **error.document())
@@ -98,11 +98,11 @@ class Change:
         return self.report(None)
 
     def report(self, error: EtlError | None) -> ChangeResult:
-        """What is known now, also in the middle of the work; `error` is what ended it."""
+        """The result so far, even before the work has ended; `error` is the error that ended it."""
         return replace(self._report, error=error)
 
     def _execute(self) -> None:
-        """Lock, open, look where it is to be done, publish there."""
+        """Lock and open the targets, find those in which the change is not done yet, publish there."""
         account, new = self._report.account, self._report.renamed_to
         if new is not None and (new == account or not re.fullmatch(ACCOUNT_NAME.removesuffix("$"), new)):
             hint = "Choose another one: letters, digits, '.', '_' and '-', at most 64."
@@ -128,20 +128,20 @@ class Change:
                     self._publish(self._publication(folder, filters, states, done, undone), tuple(undone))
                 finally:
                     disk.remove_quietly(folder)
-            # What killed runs read under either name is nothing to go on with any more.
+            # Killed runs of either name can no longer be resumed.
             for name in filter(None, (account, new)):
                 disk.remove_quietly(stage_folder(sinks[0].path) / name)
 
     def _publication(
         self, folder: Path, filters: Mapping[str, object], states: States, done: Records, undone: Records
     ) -> Publication:
-        """The end of the old name and, where there is a new one, its beginning: with the state that the old one had.
+        """The end of the old name and, for a rename, the start of the new one, with the old one's state.
 
-        It has the number, the id and the time that it has in a target in which it is done.
+        If the change is done in another target, it has the same number, id and time as there.
         """
         account, new = self._report.account, self._report.renamed_to
         sink, last = max(undone.items(), key=lambda item: item[1].t0)
-        # By the server's clock, as every T0; `contacts_as_of` needs them in order.
+        # By the server's clock, like every T0; `contacts_as_of` needs them in order.
         ahead = last.detail.get("clock_ahead")
         now = datetime.fromtimestamp(int(time()), UTC) + timedelta(seconds=ahead if isinstance(ahead, int) else 0)
         ended = replace(
@@ -187,15 +187,15 @@ class Change:
             self._report = replace(self._report, contacts=gone)
 
     def _note(self, sink: Sink, seq: int) -> None:
-        """One more target in which it is done."""
+        """Record one more target in which the change is done."""
         sinks = {**self._report.sinks, sink.name: SinkReport(sink.path, seq)}
         self._report = replace(self._report, seq=seq, sinks=sinks)
 
 
 def _divided(states: States, account: str, new: str | None) -> tuple[Records, Records]:
-    """The targets in which it is done and those in which it is not, with the account's last run in each.
+    """The targets in which the change is done and those in which it is not, with the account's last run in each.
 
-    One without any state is neither. Raises UsageError where it cannot be done.
+    A target without any state is in neither. Raises UsageError if the change is impossible.
     """
     undone = {sink: state.runs[account] for sink, state in states.items() if account in state.runs}
     renamed = {sink: state.runs[new] for sink, state in states.items() if new is not None and new in state.runs}

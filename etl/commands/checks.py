@@ -1,4 +1,4 @@
-"""What an examination found (`etl doctor`, `etl verify`): one value per thing looked at, each with its hint."""
+"""Results of checks (`etl doctor`, `etl verify`): one value per check, each with its hint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etl.errors import OK, EtlError
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     check: str
     where: str
@@ -21,7 +21,7 @@ class Finding:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is to be done."""
+        """Whether nothing needs to be done."""
         return self.exit_code == OK
 
     def document(self) -> dict[str, object]:
@@ -35,7 +35,7 @@ def failure(check: str, error: EtlError, *, where: str = "") -> Finding:
 
 
 def worst(findings: Sequence[Finding]) -> int:
-    """The exit code of the first finding that is not in order; 0 when all are."""
+    """The exit code of the first failed finding; 0 if there is none."""
     return next((finding.exit_code for finding in findings if not finding.ok), OK)
 
 

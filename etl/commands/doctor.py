@@ -1,4 +1,4 @@
-"""The doctor: what could keep a run from succeeding, looked at one by one, each finding with its hint."""
+"""The doctor (`etl doctor`): checks everything that could make a run fail, each finding with its hint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FLOOR = re.compile(r"([\w.-]+)>=([\d.]+)")
 
 
 async def examine(config: Config) -> list[Finding]:
-    """Look at libraries, sinks, tokens and servers; an error becomes a finding."""
+    """Check libraries, sinks, tokens and servers; an error becomes a finding."""
     findings = [_libraries(), *(finding for sink in sinks(config) for finding in _sink(config, sink))]
     findings += [Finding("config", "configuration", hint) for hint in config.deprecated]
     try:
@@ -42,7 +42,7 @@ async def examine(config: Config) -> list[Finding]:
 
 
 def _libraries() -> Finding:
-    """Whether every library is as new as our own metadata ask for (FAULTS.md P24); they name plain floors."""
+    """Check that every library is as new as our metadata requires (P24); it has only plain lower bounds."""
     try:
         floors = [found.groups() for line in metadata.requires(PACKAGE) or () if (found := _FLOOR.match(line))]
     except metadata.PackageNotFoundError:
@@ -70,13 +70,13 @@ def _numbers(version: str) -> list[int]:
 
 
 def _sink(config: Config, sink: Sink) -> Iterator[Finding]:
-    """Whether the target is in order, and which accounts it holds that the configuration does not name."""
+    """Check the target, and find accounts in it that the configuration does not name."""
     try:
         with Lock(sink.path):
             state = sink.open()
         refuse_other_filters(sink, state, config.extract.filters)
     except TargetLocked as busy:
-        # Opening collects what killed runs prepared: while a run is at work, that would be what it prepares.
+        # Opening removes leftovers of killed runs; during a run, it would remove the files of that run.
         yield Finding("sink", str(sink.path), busy.message)
         return
     except EtlError as error:

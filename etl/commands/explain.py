@@ -1,4 +1,4 @@
-"""Everything known of one contact (`etl explain`): what it is now and why, what last read it, and its versions."""
+"""Everything known about one contact (`etl explain`): its state and the reason, its last read, and its versions."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _last_read(
     strikes: Mapping[str, Document],
     versions: Sequence[Document],
 ) -> Document | None:
-    """The latest accepted window that held the contact, as far as is known, with the request that proved it."""
+    """The latest accepted window known to have contained the contact, with the request that proved it."""
     names = names_of(connection, account)
     # The version that a rename wrote was not read from the server.
     read = [
@@ -107,7 +107,7 @@ def _last_read(
     row = published.get(account) or next(iter(read), None)
     if row is None:
         return None
-    # Who is absent was in no window since; of one that was deleted only its last version's run is sure to have read it.
+    # An absent contact was in no window since; a deleted one was certainly read only by its last version's run.
     known = strikes[account]["upto"] if account in strikes else None if account in published else row["seq"]
     created, seen, is_contact = row["created_at"], row["last_seen_at"], row["is_contact"]
     for name, after, upto in names:

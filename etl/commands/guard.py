@@ -1,4 +1,4 @@
-"""The guards: results that look so wrong that they are better not published. Pure."""
+"""The guards: checks that refuse to publish results that look wrong. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from etl.model import Merged, RunRecord
 FEWEST = 100
 """Losing this many contacts or fewer never trips the guard, however small the account."""
 ANOTHER_ACCOUNT = 3
-"""Contacts that are all gone while others are there; of fewer that may be chance."""
+"""If at least this many contacts are all replaced by new ones, it looks like another account; fewer may be chance."""
 
 
 def check_rejects(record: RunRecord, previous: int, share: float) -> None:
-    """Raise GuardError when more than `share` of the account's contacts could not be kept.
+    """Raise GuardError if more than `share` of the account's contacts were rejected.
 
-    An account has as many as were received, or the `previous` ones where an incremental run receives fewer: it must not
-    stop, that night and every other, at the few that a full run has borne.
+    The share is of the contacts received, or of the `previous` ones if those are more: otherwise incremental runs,
+    which receive few, would fail every night on the few rejects that a full run accepted.
     """
     rejected, contacts = record.counts.rejected, max(record.counts.received, previous)
     if rejected > share * contacts:
@@ -30,7 +30,7 @@ def check_rejects(record: RunRecord, previous: int, share: float) -> None:
 
 
 def check_proof(record: RunRecord, *, allow_unproven: bool) -> None:
-    """Raise UnprovenError when something is unproven and that is not allowed; a filtered export has no proof."""
+    """Raise UnprovenError if something is unproven and that is not allowed; a filtered export has no proof."""
     if record.proof.holds or allow_unproven or record.mode == "filtered":
         return
     first, *more = record.proof.unproven
@@ -41,7 +41,7 @@ def check_proof(record: RunRecord, *, allow_unproven: bool) -> None:
 
 
 def check_not_empty(record: RunRecord, previous: int) -> None:
-    """Raise GuardError when an account that had contacts shows none: maintenance looks like that (FAULTS.md A42)."""
+    """Raise GuardError if an account that had contacts shows none, as happens during maintenance (A42)."""
     if previous and record.mode != "filtered" and record.counts.received == 0:
         raise GuardError(
             f"the account shows no contact, and had {previous}",
@@ -51,7 +51,7 @@ def check_not_empty(record: RunRecord, previous: int) -> None:
 
 
 def check_identity(record: RunRecord, last: RunRecord | None) -> None:
-    """Raise GuardError when the contacts belong to others than those that the last run published under this name."""
+    """Raise GuardError if the contacts have another customer or agency than those last published under this name."""
     if last is None or record.mode == "filtered":
         return
     before, now = _identity(last), _identity(record)

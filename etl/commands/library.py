@@ -1,8 +1,8 @@
-"""The package as a library: what `import etl` offers.
+"""The public functions of `import etl`.
 
-Nothing is printed, no umask, signal handler or other setting of the process is touched, and files are still 0600.
-Events go to the logger `etl` of the standard library. Every function may also be called while an event loop is running:
-it then works in a thread of its own and blocks its caller, as any other function does.
+Nothing is printed, no umask, signal handler or other process-wide setting is changed, and files are still 0600. Events
+go to the standard library's logger `etl`. Every function may also be called while an event loop is running: it then
+works in a separate thread and blocks its caller, like any other function.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from etl.storage.preflight import check_handles
 T = TypeVar("T")
 
 OnProgress = Callable[[Sequence[Progress]], object]
-"""Called about once a second while accounts are being read, with one value for each of them."""
+"""Called about once a second while accounts are being read, with one value per account."""
 PROGRESS_SECONDS = 1.0
 
 
 def load_config(path: str | PathLike[str] | None = None, overrides: Mapping[str, object] | None = None) -> Config:
-    """The configuration in the file `path`; without one, of `$ETL_CONFIG` or `etl.toml`.
+    """The configuration in the file `path`; by default, in `$ETL_CONFIG` or `etl.toml`.
 
-    `overrides` sets single keys, as `--set` does: `{"extract.concurrency": 8}`. Raises `UsageError` with all errors at
-    once.
+    `overrides` sets single keys, as `--set` does: `{"extract.concurrency": 8}`. Raises `UsageError`, which reports all
+    errors together.
     """
     assignments = [f"{key}={value}" for key, value in (overrides or {}).items()]
     return load_named(None if path is None else Path(path), assignments)
@@ -73,8 +73,8 @@ def run(
 ) -> RunResult:
     """Export every account; incremental after the first time, everything with `full`.
 
-    A failure is part of the result, like the exit code of `etl run`: `result.raise_for_error()` raises it. Cancelled
-    (Ctrl-C), nothing is published, and the next run resumes with what was read.
+    A failure is part of the result, like the exit code of `etl run`: `result.raise_for_error()` raises it. If it is
+    cancelled (Ctrl-C), nothing is published, and the next run resumes from the data already read.
     """
     work = partial(
         run_async,
@@ -88,9 +88,9 @@ def run(
 
 
 def plan(config: Config, *, full: bool = False) -> Sequence[Forecast]:
-    """How many requests the next run needs and how long it takes, one value an account; nothing is written.
+    """How many requests the next run needs and how long it takes, one value per account; nothing is written.
 
-    Raises what a run would raise before its first window.
+    Raises the errors that a run would raise before its first window.
     """
     return _wait_for(partial(forecast, config, full=full))
 
@@ -101,7 +101,7 @@ def status(config: Config) -> Document:
 
 
 def verify(config: Config, *, live: int = 0) -> Sequence[Finding]:
-    """What is wrong with the targets; with `live`, so many windows of every account are read again as well.
+    """Check the targets; with `live`, also read that many windows of every account again.
 
     Everything is in order if each finding is `ok`; errors become findings and are not raised.
     """
@@ -109,9 +109,9 @@ def verify(config: Config, *, live: int = 0) -> Sequence[Finding]:
 
 
 def connect(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    """A read-only DuckDB connection to what was published: `contacts`, `contact_versions`, `runs`, `rejects`.
+    """A read-only DuckDB connection to the published tables: `contacts`, `contact_versions`, `runs`, `rejects`.
 
-    Raises `SinkError` before the first run, `TargetCorrupt`.
+    Raises `UsageError` before the first run, `SinkError`, `TargetCorrupt`.
     """
     return reading(config)
 

@@ -31,27 +31,27 @@ from etl.storage.staging import refuse_strangers, stage_folder
 SWEEP_REQUESTS = 4
 """A quiet sweep: two time fields, two lists, one request each for the open rest."""
 LONGEST_LIST = 1 << 24
-"""Pages at which counting a list is given up."""
+"""Number of pages at which counting a list stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the next run of one account will take, if nothing changes."""
+    """Expected cost of the next run of one account, if nothing changes."""
 
     account: str
     mode: Mode
     windows: int
     requests: int
     seconds: float
-    """As fast as the probe was answered, and one page after it."""
+    """Estimated from the response times of the probe and of one page after it."""
     resumes: int = 0
-    """Windows that a killed run had read, which are not read again."""
+    """Windows already read by a killed run, which are not read again."""
     latency: float = 0.0
-    """Seconds until one page is answered."""
+    """Response time of one page in seconds."""
     per_second: float | None = None
-    """The cap on the requests of its token, `extract.requests_per_second`."""
+    """The rate limit of its token, `extract.requests_per_second`."""
     sharing: int = 1
-    """Accounts that share this cap: `seconds` is then at least what all of them together take."""
+    """Accounts that share this limit: `seconds` is then at least the time that all of them need together."""
 
     def document(self) -> dict[str, object]:
         """The account's entry in the `--json` document of `plan`."""
@@ -59,7 +59,7 @@ class Forecast:
 
 
 async def forecast(config: Config, *, full: bool) -> list[Forecast]:
-    """One forecast per account. Raises what a run would raise before its first window."""
+    """One forecast per account. Raises the errors that a run would raise before its first window."""
     filters = checked_filters(config.extract.filters)
     made = sinks(config)
     for sink in made:
@@ -80,7 +80,7 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
 
 
 def _capped(found: Sequence[Source], forecasts: Sequence[Forecast]) -> list[Forecast]:
-    """The forecasts with what the caps on the requests a second add to their time."""
+    """The forecasts, with the time that the rate limits add."""
     least: defaultdict[Quota | None, list[float]] = defaultdict(list)
     for source, own in zip(found, forecasts, strict=True):
         least[source.quota].append(source.quota.cap.seconds(own.requests, own.latency) if source.quota else 0.0)
@@ -113,7 +113,7 @@ async def _forecast(config: Config, source: Source, history: History, left: Save
         mode, windows, others = await _work(config, client, found, history, left, full=full)
     resumes = len(left.resumption.accepted) if left.resumption else 0
     windows = max(0, windows - resumes)
-    # The probe and the sweep mostly wait for one answer before they ask the next question; the rest goes side by side.
+    # The probe and the sweep mostly send one request at a time; the rest is concurrent.
     turns = SWEEP_REQUESTS + -(-(windows + others) // concurrency)
     seconds = round(probing + turns * latency, 1)
     return Forecast(source.account, mode, windows, probed + windows + others, seconds, resumes, round(latency, 3))
@@ -122,7 +122,7 @@ async def _forecast(config: Config, source: Source, history: History, left: Save
 async def _work(
     config: Config, client: Client, found: Capabilities, history: History, left: SavedProgress, *, full: bool
 ) -> tuple[Mode, int, int]:
-    """Mode, windows, and the requests beside them."""
+    """Mode, number of windows, and number of other requests."""
     if config.extract.filters:
         queries = [Query(listed, filters=config.extract.filters) for listed in LEADS_FIRST]
         return "filtered", 0, sum([await count_pages(client, query) for query in queries])
@@ -145,18 +145,18 @@ async def _work(
 
 
 def _walk_requests(pages: int, history: History, left: SavedProgress) -> int:
-    """What the witness has yet to read: it walks twice, at least, where somebody is known to be in no window."""
+    """Pages the cross-check has yet to read: it scans at least twice if contacts are known to be in no window."""
     walks = max(2 if history.without_created_at else 1, len(left.walks))
     return max(0, pages - left.walks[-1].pages) + pages * (walks - len(left.walks))
 
 
 def _windows(found: Capabilities, is_contact: bool, pages: int) -> int:
-    """How many windows hold as many contacts as so many pages of a list."""
+    """How many windows hold the contacts of `pages` pages of a list."""
     return -(-pages * found.page_sizes.of(is_contact) // found.capacity(is_contact))
 
 
 async def count_pages(client: Client, query: Query) -> int:
-    """How many pages `query` has, by doubling and then halving: about 2 log2(pages) requests, as of now."""
+    """The current number of pages of `query`, by doubling, then bisection: about 2 log2(pages) requests."""
     low, high = 0, 1
     while high < LONGEST_LIST and await _has_rows(client, query, high):
         low, high = high, high * 2
@@ -167,7 +167,7 @@ async def count_pages(client: Client, query: Query) -> int:
 
 
 async def _has_rows(client: Client, query: Query, page: int) -> bool:
-    """Whether the list has this page; a server that repeats its last page shows nobody new on it."""
+    """Whether the list has this page; a server that repeats its last page shows no new contact on it."""
     try:
         rows = await client.read(query, page)
         return bool(rows.rows) and (page == 1 or not rows.ids <= (await client.read(query, page - 1)).ids)

@@ -1,7 +1,7 @@
-"""Publishing: merge beside every target, guard what came of it, then one atomic step per sink.
+"""Publishing: merge next to every target, check the result with the guards, then one atomic step per sink.
 
-Synchronous: the run calls it in a worker thread. What goes wrong before the first step leaves every target as it was,
-and so does a signal; once that step is made, the others follow.
+Synchronous: the run calls it in a worker thread. A failure or a signal before the first step leaves every target
+unchanged; after that step, the others follow.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from etl.sinks import Sink
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a publication."""
+    """The result of a publication."""
 
     merged: Merged | None = None
-    """As the first sink counts it; None when nothing was published."""
+    """As the first sink counts it; None if nothing was published."""
     refused: Mapping[str, EtlError] = field(default_factory=dict)
-    """The accounts that a guard kept out."""
+    """The accounts that a guard refused."""
 
 
 def publish(
@@ -33,11 +33,11 @@ def publish(
     published: Callable[[Sink], None],
     go_on: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Publish to every sink and tell `published` of each; accounts that a guard refuses stay out.
+    """Publish to every sink and call `published` after each; accounts that a guard refuses are left out.
 
-    `shrink_share` None switches the shrink guard off. `go_on` raises when the run is to stop: it is asked after each
-    preparation, and no more once the first sink has published. Raises what it and the sinks raise; nothing prepared is
-    left behind.
+    `shrink_share` None disables the shrink guard. `go_on` raises if the run is to stop: it is called after each
+    preparation, and no more once the first sink has published. Its errors and those of the sinks are raised; no
+    prepared data is left behind.
     """
     refused: dict[str, EtlError] = {}
     try:

@@ -1,4 +1,4 @@
-"""What a run came to: one value, rendered for programs (`--json`) and for people (the summary)."""
+"""The result of a run: one value, rendered for programs (`--json`) and for people (the summary)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class AccountReport:
     record: RunRecord | None = None
     error: EtlError | None = None
     requests: Requests = field(default_factory=Requests)
-    """Requests sent, also for an account that failed before there was a record."""
+    """Requests sent, even if the account failed before there was a record."""
     struck: int = 0
-    """Contacts that were absent for the first time; they are deleted if the next run misses them too."""
+    """Contacts absent for the first time; they are deleted if the next run misses them too."""
 
     def document(self) -> Document:
         """The account's entry in the `--json` document of `run`."""
@@ -45,7 +45,7 @@ class AccountReport:
 
 @dataclass(frozen=True, slots=True)
 class SinkReport:
-    """What one sink now holds."""
+    """The published state of one sink."""
 
     path: Path
     seq: int
@@ -53,15 +53,15 @@ class SinkReport:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A whole run."""
+    """The result of a whole run."""
 
     seconds: float
     accounts: tuple[AccountReport, ...] = ()
     sinks: Mapping[str, SinkReport] = field(default_factory=dict)
     error: EtlError | None = None
-    """What ended the whole run, or the error of the first failing account in the order of the file."""
+    """The error that ended the whole run, or that of the first failed account in the order of the file."""
     unconfigured: Mapping[str, int] = field(default_factory=dict)
-    """Accounts that a target holds and the configuration does not name, with their contacts."""
+    """Accounts in a target that the configuration does not name, with their numbers of contacts."""
 
     @property
     def exit_code(self) -> int:
@@ -72,7 +72,7 @@ class RunResult:
 
     @property
     def counts(self) -> Counts:
-        """The counts of all accounts that were published, added up."""
+        """The sum of the counts of all published accounts."""
         published = [asdict(a.record.counts) for a in self.accounts if a.record and a.error is None]
         return Counts(**{name: sum(counts[name] for counts in published) for name in asdict(Counts())})
 
@@ -93,17 +93,17 @@ class RunResult:
 
 
 def sink_documents(sinks: Mapping[str, SinkReport]) -> Document:
-    """The `sinks` of every `--json` document that tells what was published."""
+    """The `sinks` of every `--json` document that reports a publication."""
     return {name: {"path": str(sink.path), "seq": sink.seq} for name, sink in sinks.items()}
 
 
 def unconfigured_line(account: str, contacts: int) -> str:
-    """What is to be said of an account that a target holds and the configuration does not name."""
+    """The notice about an account in a target that the configuration does not name."""
     return f"the configuration does not name account {account}: its {contacts:,} contacts stay as they are"
 
 
 def unconfigured_hint(account: str) -> str:
-    """What can be done about it."""
+    """The hint for such an account."""
     return (
         f"If it has another name now: etl account rename {account} NEW. If it is not wanted any more: "
         f"etl account drop {account}. It may also stay."
@@ -111,7 +111,7 @@ def unconfigured_hint(account: str) -> str:
 
 
 def instant(moment: datetime) -> str:
-    """A time as every document spells it: ISO 8601 with `Z`."""
+    """A time in the format of every document: ISO 8601 with `Z`."""
     text = moment.astimezone(UTC).isoformat(timespec="auto")
     return text.replace("+00:00", "Z")
 
@@ -127,7 +127,7 @@ def _proof(record: RunRecord | None) -> Document | None:
 
 
 def render_run(report: RunResult) -> str:
-    """The summary that ends a run, for a person."""
+    """The summary at the end of a run, for people."""
     told = [line for account in report.accounts for line in _account_lines(account)]
     told += sink_lines(report.sinks)
     for name, contacts in report.unconfigured.items():
@@ -139,7 +139,7 @@ def render_run(report: RunResult) -> str:
 
 
 def sink_lines(sinks: Mapping[str, SinkReport]) -> list[str]:
-    """A line for each sink that has published."""
+    """One line per sink that has published."""
     return [f"{name:<9} {sink.path} (state {sink.seq})" for name, sink in sinks.items()]
 
 
@@ -161,7 +161,7 @@ def _account_lines(account: AccountReport) -> Sequence[str]:
 
 
 def _pace(pace: object) -> Sequence[tuple[str, str]]:
-    """A line for a server that had to slow the run down."""
+    """A line for a run that the server slowed down."""
     if not isinstance(pace, Mapping) or not pace.get("throttled"):
         return ()
     rate = f"{pace['per_second']} requests a second" if pace["per_second"] else f"{pace['at_once']} requests at once"
@@ -169,7 +169,7 @@ def _pace(pace: object) -> Sequence[tuple[str, str]]:
 
 
 def _clocks(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:
-    """Lines for two clocks of which one is wrong, and for a server's that has gone back."""
+    """Lines for clocks that differ, and for a server clock that has gone back."""
     ahead, back = detail.get("clock_ahead"), detail.get("clock_back")
     told = []
     if isinstance(ahead, int) and abs(ahead) > CLOCKS_DIFFER:
@@ -181,7 +181,7 @@ def _clocks(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:
 
 
 def _resumed(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:
-    """A line for a run that went on with one that was killed."""
+    """A line for a run that resumed a killed one."""
     windows = detail.get("resumed")
     return (
         [("resumed", f"{windows:,} windows that a killed run had read")] if isinstance(windows, int) and windows else []
@@ -197,7 +197,7 @@ def _changes(counts: Counts, struck: int) -> str:
 
 
 def _verdict(account: AccountReport) -> str:
-    """The one line a person trusts."""
+    """The one-line verdict on an account."""
     record = account.record
     if account.error is not None or record is None:
         return f"not published: account {account.account}"

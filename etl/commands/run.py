@@ -1,7 +1,7 @@
-"""One run: lock and open the sinks, read the accounts side by side, guard, publish, report.
+"""One run: lock and open the sinks, read the accounts concurrently, guard, publish, report.
 
-The only module that knows all the others. Accounts are independent: one that fails does not stop the rest. Publishing
-comes last, one atomic step per sink; whatever goes wrong before it leaves every target as it was.
+The only module that uses all the others. Accounts are independent: one that fails does not stop the rest. Publishing is
+last, one atomic step per sink; a failure before it leaves every target unchanged.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from etl.storage import disk
 from etl.storage.staging import Lock, stage_folder
 
 RESUMABLE = (SourceUnavailable, AuthError)
-"""Errors after which the next run goes on with what was read: nothing is wrong with it."""
+"""Errors after which the next run resumes: the data already read is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line decides for one run."""
+    """Command-line options of one run."""
 
     full: bool = False
     allow_unproven: bool = False
@@ -50,23 +50,23 @@ class Options:
 
 
 Watch = Callable[[Callable[[], list[Progress]]], Coroutine[Any, Any, None]]
-"""Shows progress until it is cancelled."""
+"""Shows progress until cancelled."""
 
 
 async def execute(config: Config, options: Options) -> RunResult:
-    """Run once and tell what came of it."""
+    """Run once and return the result."""
     return await Run(config, options).execute()
 
 
 async def _unwatched(_: Callable[[], list[Progress]]) -> None:
-    """Nobody looks on."""
+    """Show no progress."""
 
 
 class Run:
-    """One run, and its state between its steps."""
+    """One run, and its state between steps."""
 
     def __init__(self, config: Config, options: Options, watch: Watch = _unwatched) -> None:
-        """`watch` is handed what tells the progress of the accounts being read, and is cancelled when they are."""
+        """`watch` gets a function that returns the progress of the accounts being read; it is cancelled after them."""
         self.run_id = secrets.token_hex(4)
         self._config = config
         self._options = options
@@ -74,13 +74,13 @@ class Run:
         self._started = monotonic()
         self._accounts = {account.name: AccountReport(account.name) for account in config.accounts}
         self._reading: dict[str, Reader] = {}
-        """The accounts that are being read now: what one takes is given back before the next takes its place."""
+        """The accounts being read now; each frees its resources before the next takes its place."""
         self._yields: dict[str, AccountYield] = {}
         self._published: dict[str, SinkReport] = {}
         self._unconfigured: dict[str, int] = {}
 
     async def execute(self) -> RunResult:
-        """Run and tell what came of it; an EtlError becomes part of the report, nothing else is caught."""
+        """Run and return the result; an EtlError becomes part of it, nothing else is caught."""
         try:
             with bound_contextvars(run=self.run_id):
                 await self._execute()
@@ -90,7 +90,7 @@ class Run:
         return self.report(None)
 
     def report(self, error: EtlError | None) -> RunResult:
-        """What is known now, also in the middle of the work; `error` is what ended the whole run."""
+        """The result so far, even before the run has ended; `error` is the error that ended the whole run."""
         spent = {name: reader.spent() for name, reader in self._reading.items()}
         accounts = [
             replace(account, error=account.error or error, requests=spent.get(name, account.requests))
@@ -125,9 +125,9 @@ class Run:
 
     @contextmanager
     def _staged(self, sinks: Sequence[Sink]) -> Iterator[Path]:
-        """The folder to stage in. Afterwards only what the next run can go on with is left there.
+        """The staging folder; afterwards, it holds only data from which the next run can resume.
 
-        That is everything when the run is cancelled, and what was read of a server that then was out of reach.
+        That is everything if the run is cancelled, and the data of accounts that failed with a resumable error.
         """
         for sink in sinks[1:]:
             disk.remove(stage_folder(sink.path))
@@ -164,7 +164,7 @@ class Run:
         )
 
     async def _read(self, found: Sequence[Source], prepared: Callable[[Source], Reader]) -> None:
-        """Read the accounts in the order of the file, `extract.accounts_at_once` side by side."""
+        """Read the accounts in the order of the file, `extract.accounts_at_once` concurrently."""
 
         def progress() -> list[Progress]:
             return [now for reader in self._reading.values() if (now := reader.progress())]
@@ -203,8 +203,8 @@ class Run:
             log.info("sink.published", sink=sink.name, seq=publication.seq)
 
         share = None if self._options.allow_shrink else self._config.guard.max_shrink_share
-        # The thread is waited for: a signal that comes before the first sink has published is heard there, a later one
-        # no more, so that this exit code tells what is published.
+        # The thread is awaited: a signal stops it until the first sink has published, and is ignored afterwards, so the
+        # exit code reflects the published state.
         go_on = from_thread.check_cancelled
         work = partial(publish, sinks, publication, shrink_share=share, published=published, go_on=go_on)
         outcome = await to_thread.run_sync(work)

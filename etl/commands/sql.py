@@ -1,4 +1,4 @@
-"""Read-only questions to what was exported: one SELECT, answered by DuckDB over whichever sink is configured."""
+"""Read-only queries on the exported data: one SELECT, answered by DuckDB over whichever sink is configured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from etl.sinks.targets import reading
 from etl.storage import engine
 
 SHOWN_ROWS = 100
-"""Rows of a longer result that people are shown: from its beginning and from its end."""
+"""Rows shown of a longer result, from its beginning and its end."""
 
 
 _RENAMED = """
@@ -30,13 +30,13 @@ _RENAMED = """
 
 
 def ask(config: Config, query: str) -> pa.Table:
-    """Answer `query` from the first configured sink that exists. Raises UsageError with the engine's message."""
+    """Answer `query` from the first configured sink that exists. Raises UsageError with DuckDB's message."""
     with reading(config) as connection:
         return select(connection, query)
 
 
 def names_of(connection: duckdb.DuckDBPyConnection, account: str) -> list[tuple[str, int, int]]:
-    """The names under which the account was published, the present one first: each with its runs, (after, upto]."""
+    """The names under which the account was published, the current one first, each with its runs (after, upto]."""
     names, upto = list[tuple[str, int, int]](), 1 << 62
     while account:
         found = connection.execute(_RENAMED, [account, upto]).fetchone()
@@ -47,23 +47,23 @@ def names_of(connection: duckdb.DuckDBPyConnection, account: str) -> list[tuple[
 
 
 def render_table(table: pa.Table) -> str:
-    """A table as the engine draws it, with the number of its rows."""
+    """A table as DuckDB draws it, with the number of rows."""
     with _in_order() as connection, redirect_stdout(StringIO()) as drawn:
         connection.from_arrow(table).show(max_rows=SHOWN_ROWS)
-    # The engine spells line ends and other controls in a cell by itself; of the rest it knows nothing.
+    # DuckDB escapes line ends and other control characters in a cell, but not everything that `lines` does.
     return lines(drawn.getvalue().rstrip().split("\n"))
 
 
 @contextmanager
 def _in_order() -> Iterator[duckdb.DuckDBPyConnection]:
-    """An engine that hands rows back in the order in which it gets them."""
+    """A DuckDB connection that preserves the order of rows."""
     with engine.connect() as connection:
         connection.execute("SET preserve_insertion_order = true")
         yield connection
 
 
 def rows_of(table: pa.Table) -> list[dict[str, object]]:
-    """The rows of an Arrow table as JSON-able objects; of columns of one name, each keeps its own (see `_distinct`)."""
+    """The rows of an Arrow table as JSON-able objects; columns of the same name are kept apart (see `_distinct`)."""
     columns = {
         name: [_plain(value, column.type) for value in _values(column)]
         for name, column in zip(_distinct(table.column_names), table.columns, strict=True)
@@ -72,7 +72,7 @@ def rows_of(table: pa.Table) -> list[dict[str, object]]:
 
 
 def _values(column: pa.ChunkedArray) -> list[object]:
-    """The values as Python has them; times that it does not know (infinity, before year 1, nanoseconds) as text."""
+    """The values as Python objects; times that Python lacks (infinity, before year 1, nanoseconds) as text."""
     try:
         return list(column.to_pylist())
     except (OverflowError, ValueError):
@@ -90,7 +90,7 @@ def _known(value: pa.Scalar, text: str) -> object:
 
 
 def _distinct(names: Iterable[str]) -> Iterable[str]:
-    """The names as keys of one object: a, a, a is a, a_1, a_2, as it is where DuckDB makes a table of them."""
+    """The names as unique keys: a, a, a becomes a, a_1, a_2, as in a table that DuckDB makes of them."""
     taken: dict[str, None] = {}
     for name in names:
         spellings = (f"{name}_{number}" if number else name for number in count())
@@ -99,7 +99,7 @@ def _distinct(names: Iterable[str]) -> Iterable[str]:
 
 
 def _plain(value: object, kind: pa.DataType) -> object:
-    """A cell as JSON has it: times in ISO 8601 with `Z`, maps as objects, anything else unknown to JSON as text."""
+    """A cell as a JSON value: times in ISO 8601 with `Z`, maps as objects, anything else unknown to JSON as text."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if pa.types.is_map(kind) and isinstance(value, list):
@@ -115,7 +115,7 @@ def _plain(value: object, kind: pa.DataType) -> object:
 
 
 def _interval(value: pa.MonthDayNano) -> str:
-    """In DuckDB's words: `1 year 2 months -3 days 04:05:06.5`, each part with its sign."""
+    """An interval as DuckDB writes it: `1 year 2 months -3 days 04:05:06.5`, each part with its sign."""
     years, months = (number if value.months >= 0 else -number for number in divmod(abs(value.months), 12))
     parts = ((years, "year"), (months, "month"), (value.days, "day"))
     words = [f"{number} {unit}{'' if abs(number) == 1 else 's'}" for number, unit in parts if number]

@@ -1,4 +1,4 @@
-"""What the targets say about the past: the last run of every account, and the run history."""
+"""The last run of every account, and the run history, as the targets record them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Verification (`etl verify`): whether what was published is still whole, and still agrees with the account.
+"""Verification (`etl verify`): whether the published data is intact, and still agrees with the account.
 
 Offline: manifest chain, file hashes, counts, unique ids, history against state. Live: random windows are read again,
-and every contact in them that existed when the snapshot was taken must be in it. Writes nothing.
+and every contact in them that existed when the snapshot was taken must be in the snapshot. Writes nothing.
 """
 
-# ruff: noqa: S608 - SQL is made of our own names.
+# ruff: noqa: S608 - SQL is built from our own names.
 
 from __future__ import annotations
 
@@ -57,8 +57,10 @@ _CHECKS: dict[str, str] = {
         select count(*) filter (row_hash is distinct from {FINGERPRINT}), max(hash({_PRESENCE}))
         from (select * from contacts union all by name select * exclude (op) from contact_versions)""",
 }
-"""What must be zero: contacts twice, accounts miscounted, runs that do not add up, versions or history missing, rows
-that are not what their fingerprint says: for that every cell is read."""
+"""Queries that count errors, so each must return zero.
+
+They find duplicate contacts, miscounted accounts, runs that do not add up, missing versions or history, and rows that
+do not match their fingerprint, for which every cell is read."""
 _DIFFERING = {
     "ids": "contacts stand in it twice",
     "counts": "accounts have another number of contacts than their last run left",
@@ -67,7 +69,7 @@ _DIFFERING = {
     "history": "contacts are not what their last version says",
     "contents": "rows are not what their fingerprint says",
 }
-"""What does not agree, after how many of them."""
+"""Description of each mismatch, printed after its count."""
 _REMOVED = "If rows were removed on purpose, nothing is lost but these rows, and nothing need be done. "
 _HINTS = {
     "counts": _REMOVED + "Else `etl run --full` brings back the contacts that the account still holds.",
@@ -76,11 +78,11 @@ _HINTS = {
     "contents": "If cells were emptied on purpose, nothing need be done. Else move the target away and run again for a "
     "full export.",
 }
-"""For what somebody may have removed by hand, such as a person who asked for it: an old copy would hold it still."""
+"""For data that may have been removed by hand, e.g. at a person's request: an old copy would still hold it."""
 
 
 def verify_targets(config: Config) -> list[Finding]:
-    """Look at every published target; an error becomes a finding."""
+    """Check every published target; an error becomes a finding."""
     findings: list[Finding] = []
     for kind, path in targets(config):
         try:
@@ -189,7 +191,7 @@ def _chosen(times: Sequence[int], until: int, capacity: int, count: int) -> list
 
 
 def _unknown(sink: Sink, account: str, seen: set[str]) -> set[str]:
-    """Who of those seen is not in the snapshot, was not rejected, and did not stay deleted though still listed."""
+    """The contacts in `seen` that are not in the snapshot, not rejected, and not kept deleted though still listed."""
     with open_readonly(sink.name, sink.path) as connection:
         names = [name for name, _, _ in names_of(connection, account)]
         rows = connection.execute(
@@ -198,7 +200,7 @@ def _unknown(sink: Sink, account: str, seen: set[str]) -> set[str]:
             [account, names],
         ).fetchall()
         unknown = seen - {contact_id for (contact_id,) in rows}
-        # Who names itself twice, differently, was rejected without an id.
+        # A contact with two different ids was rejected without an id.
         rejected = connection.execute(
             "select raw from rejects where account in $1 and reason = 'conflicting_ids'", [names]
         )

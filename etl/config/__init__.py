@@ -1,8 +1,8 @@
 """The configuration: typed, frozen, read once at the edge, and passed down as the smallest section needed.
 
 Precedence: flags (`--set`) > environment (`ETL_SECTION__KEY`) > file > defaults. An unknown key is an error that names
-the nearest known one, and all errors are told at once. A token is never part of it: `read_token` fetches it from
-where the configuration says.
+the nearest known one; all errors are reported together. Tokens are never part of it: `read_token` reads them from the
+variable or file that the configuration names.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ACCOUNT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 def _named_path(value: object) -> object:
-    """A path as it is meant, `~` being a home folder. Raises ValueError for what no path can be."""
+    """Parse a path and expand `~`. Raises ValueError if it cannot be a path."""
     if not isinstance(value, str | os.PathLike):
         return value
     text = os.fspath(value)
@@ -53,7 +53,7 @@ def _named_path(value: object) -> object:
         fault = "a path that is no text in UTF-8, or not in this locale"
     elif text.startswith("~"):
         user = text.partition("/")[0]
-        text = os.path.expanduser(text) if user != "~" or os.environ.get("HOME") else text  # noqa: PTH111 - tells more
+        text = os.path.expanduser(text) if user != "~" or os.environ.get("HOME") else text  # noqa: PTH111 - no raise
         if not text.startswith("/"):
             unknown = "HOME names no folder" if user == "~" else f"there is no home folder of {user}"
             fault = f"{unknown}; write the whole path (./~... for a name that begins with ~)"
@@ -82,7 +82,7 @@ class Account(_Section):
     name: str = Field("main", pattern=ACCOUNT_NAME)
     """The `account` column; also a folder name, hence the pattern."""
     base_url: str = ""
-    """Where the API lives; empty: the embedded sandbox."""
+    """The address of the API; empty: the embedded sandbox."""
     token_env: str = ""
     """Name of the environment variable that holds the token."""
     token_file: NamedPath | None = None
@@ -112,14 +112,14 @@ class Extract(_Section):
     visibility_lag: Duration = timedelta(seconds=2)
     scrub_every: TimeLimit = timedelta(days=7)
     scrub_runs: int | None = Field(None, ge=1, le=10_000)
-    """Deprecated, in place of `scrub_every`, which goes by time, whatever the schedule."""
+    """Deprecated in favour of `scrub_every`, which goes by time, whatever the schedule."""
     witness_every: Duration = timedelta(days=7)
     deadline: TimeLimit = timedelta(hours=6)
     memory_limit: Size = Field(1_000_000_000, ge=100_000_000)
 
 
 class Http(_Section):
-    """How the server is spoken to."""
+    """HTTP client settings."""
 
     attempt_timeout: TimeLimit = timedelta(seconds=60)
     connect_timeout: TimeLimit = timedelta(seconds=5)
@@ -129,18 +129,18 @@ class Http(_Section):
 
 
 class Guard(_Section):
-    """When a result looks too wrong to be published."""
+    """Limits beyond which a result looks too wrong to be published."""
 
     max_shrink_share: float = Field(0.05, ge=0, le=1)
     max_reject_share: float = Field(0.01, ge=0, le=1)
 
 
 class Target(_Section):
-    """Where to publish, and who may read it."""
+    """Where to publish, and with which permissions."""
 
     path: NamedPath
     mode: Rights | None = None
-    """The rights of published files; None: their owner's alone."""
+    """The mode of published files; None: owner only."""
     group: str | None = Field(None, pattern=r"^[^\x00:\s]+$")
     """The group of published files; None: that of the process."""
 
@@ -165,7 +165,7 @@ class DuckDBTarget(Target):
         if set("?\\") & set(str(value)):
             message = "DuckDB does not take ? and \\ in a path as they are"
             raise ValueError(message)
-        if os.path.exists(value) and not os.path.isfile(value):  # noqa: PTH110, PTH113 - these raise nothing
+        if os.path.exists(value) and not os.path.isfile(value):  # noqa: PTH110, PTH113 - these do not raise
             message = f"{value} is no file; name one in it" if value.is_dir() else f"{value} is no file"
             raise ValueError(message)
         return value
@@ -197,7 +197,7 @@ class Sinks(_Section):
 
 @validated(frozen=True, config=ConfigDict(extra="forbid", coerce_numbers_to_str=True))
 class Sandbox(SandboxSettings):
-    """The embedded sandbox: its settings, checked like every other section."""
+    """The settings of the embedded sandbox, validated like every other section."""
 
 
 class _SandboxAlone(_Section):
@@ -216,7 +216,7 @@ class Config(_Section):
 
     @property
     def read_accounts(self) -> tuple[Account, ...]:
-        """The accounts that a run reads: where none is named, the one of the embedded sandbox."""
+        """The accounts that a run reads; if none is named, the one of the embedded sandbox."""
         return self.accounts or (Account(name="sandbox"),)
 
     @model_validator(mode="after")
@@ -236,14 +236,14 @@ class Config(_Section):
 
     @property
     def deprecated(self) -> tuple[str, ...]:
-        """A hint for every key in use that a later version will not know."""
+        """A hint for every key in use that a later version will not accept."""
         if self.extract.scrub_runs is None:
             return ()
         return ('extract.scrub_runs is deprecated: use extract.scrub_every = "7d", which fits any schedule',)
 
 
 def find_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """The configuration file: as given, else as `ETL_CONFIG` names it, else `etl.toml` in the working folder."""
+    """The configuration file: `path`, else `$ETL_CONFIG`, else `etl.toml` in the working directory."""
     named, where = (path, "command line") if path else (environ.get(CONFIG_VARIABLE), CONFIG_VARIABLE)
     if named:
         try:
@@ -260,9 +260,9 @@ def find_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> P
 
 
 def load(path: Path, assignments: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Config:
-    """Read the configuration in `path`, with the environment and then `assignments` ("section.key=value") laid over.
+    """Read the configuration in `path`, overridden by the environment, then `assignments` ("section.key=value").
 
-    Raises UsageError with every fault at once.
+    Raises UsageError, which reports all errors together.
     """
     raw = layers.read(path)
     layers.lay_environment(raw, environ)
@@ -274,12 +274,12 @@ def load(path: Path, assignments: Sequence[str] = (), environ: Mapping[str, str]
 
 
 def load_named(path: Path | None, assignments: Sequence[str] | None) -> Config:
-    """The configuration that `find_config` finds for `path`, read by `load`."""
+    """Load the configuration that `find_config` finds for `path`."""
     return load(find_config(path), assignments or ())
 
 
 def sandbox_settings(assignments: Sequence[str]) -> SandboxSettings:
-    """The settings of a sandbox of its own from `assignments` ("key=value"). Raises UsageError."""
+    """The settings of a standalone sandbox from `assignments` ("key=value"). Raises UsageError."""
     raw = layers.Raw({"sandbox": {}})
     layers.lay_flags(raw, [f"sandbox.{assignment}" for assignment in assignments])
     try:
@@ -289,7 +289,7 @@ def sandbox_settings(assignments: Sequence[str]) -> SandboxSettings:
 
 
 def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> SecretStr:
-    """The account's token, from the variable or the file its configuration names. Raises UsageError."""
+    """The account's token, from the variable or file that its configuration names. Raises UsageError."""
     where = f"account {account.name}"
     if account.token_file is None:
         token = environ.get(account.token_env, "")
@@ -306,7 +306,7 @@ def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> Sec
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UsageError(f"cannot read the token from {source}: {reason}", where=where, hint=hint) from None
-    # A variable that was set from a file may have its byte order mark.
+    # A variable set from a file may contain its byte order mark.
     token = token.removeprefix("\ufeff").strip()
     if not token:
         raise UsageError(f"{source} holds no token", where=where, hint=hint)
@@ -316,12 +316,12 @@ def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> Sec
 
 
 def _is_name(text: str) -> bool:
-    """Whether a variable of the environment could be called so; what looks like a token itself is none."""
+    """Whether `text` can be the name of an environment variable; text that looks like a token cannot."""
     return text.isascii() and text.isidentifier() and discreet(text) == text
 
 
 def _usage_error(error: ValidationError, where: str, origins: Mapping[str, str]) -> UsageError:
-    """Every fault as one error; `origins` tells by key which values are not from the file at `where`."""
+    """All errors as one; `origins` has, by key, the source of each value that is not from the file at `where`."""
     faults = [_fault(dict(fault), origins) for fault in error.errors(include_url=False, include_input=False)]
     return UsageError("; ".join(faults), where=where)
 
@@ -341,7 +341,7 @@ def _said(fault: Mapping[str, Any], place: str) -> str:
 
 
 def _known_keys(place: Sequence[object]) -> list[str]:
-    """The keys that the section at `place` knows."""
+    """The valid keys of the section at `place`."""
     section: Any = Config
     for name in (part for part in place if isinstance(part, str)):
         section = _SECTIONS.get(name, section)
@@ -361,13 +361,13 @@ _SECTIONS: dict[str, Any] = {
 
 
 def _absolute(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - without `..`, and nothing is looked up
+    return os.path.abspath(path)  # noqa: PTH100 - removes `..` without disk access
 
 
 def _checked_url(value: str) -> str:
-    """`value` without a closing slash; https only, and plain http for loopback hosts alone."""
+    """`value` without a trailing slash; https only, except plain http for loopback hosts."""
     parts = urlsplit(value)
-    # Reading the port refuses a number that is none.
+    # Accessing the port raises ValueError if it is invalid.
     _ = parts.port
     if parts.scheme not in {"https", "http"} or not parts.hostname or any(c.isspace() for c in value):
         message = "expected an address such as https://api-v7.express-chat.com"

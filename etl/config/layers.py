@@ -1,4 +1,4 @@
-"""The configuration before it is understood: a TOML file, with the environment and then flags laid over it."""
+"""The configuration before validation: a TOML file, overridden by the environment and then by flags."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREFIX = "ETL_"
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A document that grows, and where each of its values is from that is not the file's."""
+    """A document under construction, and the origin of each value that is not from the file."""
 
     document: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Raw:
 
 
 def read(path: Path) -> Raw:
-    """The file alone. Raises UsageError where it cannot be read or is no TOML."""
+    """Read the file alone. Raises UsageError if it cannot be read or is not TOML."""
     try:
         return Raw(tomllib.loads(text(path.read_bytes())))
     except OSError as error:
@@ -37,16 +37,16 @@ def read(path: Path) -> Raw:
 
 
 def shown(path: Path) -> str:
-    """A path that may be a token in the wrong place, as an error may show it; where it leads is no secret."""
-    # What is wrong with a path is told by who opens it.
-    known = os.path.isdir(path.parent)  # noqa: PTH112 - it raises nothing
+    """A path redacted for error output, as it may be a misplaced token; an existing parent folder is no secret."""
+    # Problems with the path are reported when it is opened.
+    known = os.path.isdir(path.parent)  # noqa: PTH112 - does not raise
     return str(path.parent / discreet(path.name)) if known else discreet(str(path))
 
 
 def text(content: bytes) -> str:
-    """A file's text, which is UTF-8, with or without the byte order mark that editors put before it.
+    """Decode a file's text, UTF-8 with or without the byte order mark that editors add.
 
-    Raises ValueError, with the encoding where it can be told, and without anything of the content.
+    Raises ValueError, which names the encoding if it is recognized, and nothing of the content.
     """
     wide = next((name for name, start in _WIDE if content.startswith(start)), "")
     if not wide and len(content) > 1 and (content[0] == 0) != (content[1] == 0):
@@ -68,14 +68,14 @@ _WIDE = (
 
 
 def lay_environment(raw: Raw, environ: Mapping[str, str]) -> None:
-    """Lay the variables `ETL_SECTION__KEY` over it."""
+    """Override `raw` with the variables `ETL_SECTION__KEY`."""
     for name in sorted(environ):
         if name.startswith(PREFIX) and "__" in name:
             _assign(raw, _keys(name), environ[name], discreet(name))
 
 
 def lay_flags(raw: Raw, assignments: Sequence[str]) -> None:
-    """Lay the operands of `--set` ("section.key=value") over it."""
+    """Override `raw` with the operands of `--set` ("section.key=value")."""
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
@@ -84,14 +84,14 @@ def lay_flags(raw: Raw, assignments: Sequence[str]) -> None:
 
 
 def _keys(variable: str) -> list[str]:
-    """The keys that a variable of the environment names: in small letters, but for a filter, which is the API's."""
+    """The keys that an environment variable names: in lower case, except for a filter, whose name is the API's."""
     named = variable.removeprefix(PREFIX).split("__")
     keys = [key.lower() for key in named]
     return keys[:2] + (named[2:] if keys[:2] == ["extract", "filters"] else keys[2:])
 
 
 def _assign(raw: Raw, keys: Sequence[str], text: str, origin: str) -> None:
-    """Set the value at `keys`; a number among the keys counts the entries of a list."""
+    """Set the value at `keys`; a number among the keys is a list index."""
     place: Any = raw.document
     for key, following in pairwise(keys):
         empty: Any = [] if following.isdecimal() else {}

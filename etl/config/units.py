@@ -1,4 +1,4 @@
-"""Quantities as people write them in a configuration: text with a unit, `30m` or `64MiB`."""
+"""Quantities as written in a configuration: text with a unit, `30m` or `64MiB`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _duration(value: object) -> timedelta:
 
 
 def _some_time(value: timedelta) -> timedelta:
-    """Zero seconds would mean no limit at all."""
+    """Refuse zero seconds, which would mean no limit at all."""
     if not value:
         message = "a time limit of zero"
         raise ValueError(message)
@@ -46,7 +46,7 @@ def _size(value: object) -> int:
 
 
 def _rights(value: object) -> int:
-    # TOML has octal numbers; and 640, without a sign that it is one, cannot be meant otherwise.
+    # TOML has octal integers; a plain 640 can only be meant as octal, too.
     texts = (f"{value:o}", str(value)) if type(value) is int and value >= 0 else (value,)
     found = [match for text in texts if isinstance(text, str) and (match := _RIGHTS.fullmatch(text))]
     if not found:
@@ -56,10 +56,10 @@ def _rights(value: object) -> int:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
-"""A length of time, down to milliseconds; zero is one."""
+"""A length of time, down to milliseconds; may be zero."""
 TimeLimit = Annotated[Duration, AfterValidator(_some_time)]
-"""A length of time that something may take; zero is none."""
+"""A time limit; must not be zero."""
 Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
 """Bytes."""
 Rights = Annotated[int, BeforeValidator(_rights)]
-"""The rights of a file: its owner reads and writes, nobody executes, and not everybody writes."""
+"""The mode of a file: read and write for its owner, never executable, never world-writable."""

@@ -1,7 +1,8 @@
-"""From pages as the server sent them to columns: nothing lost, nothing guessed, and as fast as Arrow reads JSON.
+"""Convert the server's pages to columns: nothing lost, nothing guessed, and as fast as Arrow reads JSON.
 
 May import `schema`, `model` and `errors`, never `api`. Read `normalizer` first (which contact takes which path), then
-`columnar` (many at once) and `rowwise` (one at a time), which are one function; `shape` derives both from the columns.
+`columnar` (many at once) and `rowwise` (one at a time), which give the same result; `shape` derives both from the
+columns.
 """
 
 from etl.normalize.normalizer import Normalizer

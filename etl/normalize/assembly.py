@@ -1,4 +1,4 @@
-"""From columns and rows to the tables of a batch: the made columns, the order, the schema."""
+"""Build the tables of a batch from columns and rows: derived columns, order, schema."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etl.schema import ARROW, NORMALIZED_SCHEMA, READ, REJECT_PART_SCHEMA
 
 
 def part(account: str, read: dict[str, pa.Array], extra: pa.Array, numbers: pa.Array) -> pa.Table:
-    """The contacts of which `read` holds every column of schema.READ, as a table of schema.NORMALIZED_SCHEMA."""
+    """Contacts as a table of schema.NORMALIZED_SCHEMA; `read` holds every column of schema.READ."""
     made = {
         "account": pa.repeat(pa.scalar(account), len(numbers)),
         "phone_e164": e164(read["phone_prefix"], read["phone_number"]),
@@ -40,7 +40,7 @@ def in_reading_order(parts: Sequence[pa.Table]) -> pa.Table:
 
 
 def rejects_table(account: str, rejects: Sequence[Reject]) -> pa.Table:
-    """Rejected contacts as a table of schema.REJECT_PART_SCHEMA; bytes that are no UTF-8 are U+FFFD in `raw`."""
+    """Rejected contacts as a table of schema.REJECT_PART_SCHEMA; invalid UTF-8 becomes U+FFFD in `raw`."""
     rows = [
         {
             "account": account,

@@ -1,7 +1,7 @@
-"""What one JSON value is as a cell: exactly what the column holds, or what can safely be made of it.
+"""Convert one JSON value to a cell: exactly the column's type, or a safe coercion.
 
-`EXACT` answers for a value of the column's own type, `LOOSE` for another one; None means that it does not fit.
-Neither is asked about null and "", which are null in every column. This module knows nothing of contacts.
+`EXACT` handles values of the column's own type, `LOOSE` those of another one; None means that the value does not fit.
+Neither is called for null and "", which are null in every column. This module does not depend on contacts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _INT64 = range(-(2**63), 2**63)
 _INT64_DIGITS = len(str(-(2**63)))
 _NUMBER = re.compile(r"-?[0-9]{1,5000}(\.[0-9]{1,5000})?([eE][+-]?[0-9]{1,5})?")
 _EPOCH_DIGITS = re.compile(r"-?[0-9]{9,17}(\.[0-9]+)?")
-"""Nine digits and more: 2025 and 20250105 are rather a year and a date than seconds of 1970."""
+"""At least nine digits: 2025 and 20250105 are more likely a year and a date than seconds of 1970."""
 
 _ISO = re.compile(
     r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
@@ -30,12 +30,12 @@ _ISO = re.compile(
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 EARLIEST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
-"""Microseconds of 0001-01-01T00:00:00Z: what every engine downstream can hold."""
+"""Microseconds of 0001-01-01T00:00:00Z: every engine downstream supports it."""
 LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 """Microseconds of 9999-12-31T23:59:59.999999Z."""
 
 _EPOCH_UNITS = ((10**11, 10**6), (10**14, 10**3), (10**17, 1))
-"""A number below the first counts seconds (to year 5138), then milliseconds, then microseconds; second, the factor."""
+"""Limit and factor: below the first limit are seconds (to year 5138), then milliseconds, then microseconds."""
 
 _WORDS = {"true": True, "false": False}
 
@@ -68,7 +68,7 @@ def _exact_time(value: Json) -> int | None:
 def iso_micros(text: str) -> int | None:
     """Microseconds since 1970 of an ISO 8601 time: with offset, without zone (then UTC), or a date alone.
 
-    Digits beyond microseconds are cut off. 24:00 and the leap second :60 are no times here.
+    Digits beyond microseconds are truncated. 24:00 and the leap second :60 are rejected.
     """
     if not _ISO.fullmatch(text):
         return None
@@ -96,7 +96,7 @@ def _loose_integer(value: Json) -> int | None:
 
 
 def _number(value: Json) -> Decimal | None:
-    """The exact value of a number, or of a text that spells one."""
+    """The exact value of a number, or of a text that contains exactly one."""
     text = token(value) if isinstance(value, Raw) else value
     if not isinstance(text, str) or not _NUMBER.fullmatch(text):
         return None

@@ -1,8 +1,8 @@
-"""The fast path: many contacts at once, decoded and flattened by Arrow, without one Python object for a cell.
+"""The fast path: Arrow decodes and flattens many contacts at once, without a Python object per cell.
 
-It changes no value that it accepts. What it cannot read faithfully it refuses (a whole batch) or leaves out (single
-contacts), and the tolerant path takes over. This module is measured: `""` becomes null by a new validity bitmap over
-the same bytes, and texts are searched in Arrow's buffers.
+It changes no value that it accepts. It rejects (a whole batch) or leaves out (single contacts) any data that it cannot
+read faithfully, and the tolerant path reads it. This module is optimised by measurement: `""` becomes null by a new
+validity bitmap over the same bytes, and texts are searched in Arrow's buffers.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from etl.normalize.shape import ATTRIBUTE_FIELDS, TREE, Path, Tree, contact_sche
 from etl.schema import ARROW, NOTE_FIELDS, TIME, Column, Kind
 
 MANY = 8
-"""One contact in so many is too many to be looked for one after another."""
+"""If more than one contact in this many is rejected, they are not located one by one."""
 MAX_BYTES = 2**30
 """Arrow counts the bytes of a block in 32 bits."""
 
 _FALSE, _BLANK, _ONE = pa.scalar(False), pa.scalar(""), pa.scalar(1)
-"""Made once: Arrow tries to import two absent libraries for every Python value in a call."""
+"""Created once: Arrow tries to import two absent libraries for every Python value in a call."""
 
 Unknown = Literal["infer", "ignore"]
-"""What Arrow does with fields that have no column: find them with the types of their values, or skip them."""
+"""How Arrow treats fields without a column: infer their types, or skip them."""
 
 _ROW = re.compile(r" in row (\d+)$")
-"""How Arrow ends the message that it could not parse a line."""
+"""The end of Arrow's message for a line that it could not parse."""
 
 
 class Refused(Exception):
-    """The batch holds something that Arrow cannot read faithfully."""
+    """The batch contains something that Arrow cannot read faithfully."""
 
     def __init__(self, row: int | None = None) -> None:
         self.row = row
-        """The line that Arrow could not parse, the first being 0, where it says so."""
+        """The line that Arrow could not parse, counted from 0, if it reports one."""
         super().__init__(row)
 
 
@@ -52,19 +52,19 @@ class Flat:
     """The columns of a batch."""
 
     columns: dict[str, pa.Array] = field(default_factory=dict)
-    """One array for every column of schema.READ, but for those that drift."""
+    """One array for every column of schema.READ, except those that drift."""
     odd: list[pa.Array] = field(default_factory=list)
-    """Masks of the contacts that another path must read."""
+    """Masks of the contacts that must be read by another path."""
     unknown: dict[Path, pa.Array] = field(default_factory=dict)
-    """Masks of the contacts whose `extra` gets something from a path."""
+    """By path, masks of the contacts whose value there goes to `extra`."""
 
 
 def flatten_pages(pages: Sequence[RawPage], most_unknown: int, drifting: frozenset[Path]) -> Flat:
-    """All contacts of `pages` as columns, but for those `drifting`, and where they have fields without a column.
+    """All contacts of `pages` as columns, except `drifting` ones, and masks of their fields without a column.
 
-    Relies on the fetcher for what a strict parser sees: the bodies are JSON, and not nested by the ten thousand, where
-    Arrow overruns its stack. Raises Refused, also where a field without a column has values of several types, and where
-    more than `most_unknown` of them, or some with names that msgspec cannot have, say something.
+    Relies on the fetcher for the checks of a strict parser: the bodies are JSON, and not nested by the ten thousand,
+    which overruns Arrow's stack. Raises Refused, also if a field without a column has values of several types, and if
+    more than `most_unknown` of these fields, or some with names that msgspec does not support, have values.
     """
     if max(len(page.body) for page in pages) > MAX_CONTACT_BYTES:
         raise Refused
@@ -82,7 +82,7 @@ def flatten_pages(pages: Sequence[RawPage], most_unknown: int, drifting: frozens
 
 
 def flatten_contacts(raws: Sequence[bytes], drifting: frozenset[Path]) -> Flat:
-    """The contacts in `raws`, all of them JSON objects, as columns, but for those `drifting`.
+    """The contacts in `raws`, all of them JSON objects, as columns, except `drifting` ones.
 
     Fields without a column are skipped. Raises Refused.
     """
@@ -93,9 +93,9 @@ def flatten_contacts(raws: Sequence[bytes], drifting: frozenset[Path]) -> Flat:
 
 
 def refused_contacts(raws: Sequence[bytes], drifting: frozenset[Path]) -> Sequence[int]:
-    """The places of the contacts for which `flatten_contacts` refuses `raws`; of all, where it cannot say or are many.
+    """The positions of the contacts for which `flatten_contacts` rejects `raws`; all, if unknown or too many.
 
-    Arrow stops at the first, so that to find them all costs one more reading, whatever their number.
+    Arrow stops at the first, so finding them all costs one more read in total, regardless of their number.
     """
     lines, found, start = list(map(one_line, raws)), list[int](), 0
     while len(found) <= len(raws) // MANY:
@@ -130,13 +130,13 @@ def _decode(lines: Sequence[bytes], schema: pa.Schema, unknown: Unknown) -> pa.T
             read_options=pj.ReadOptions(use_threads=False, block_size=len(blob) + 1),
             parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unknown),
         )
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:  # an error text that quotes invalid UTF-8 is the latter
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:  # the latter if the message quotes invalid UTF-8
         row = _ROW.search(str(error))
         raise Refused(int(row[1]) if row else None) from error
 
 
 def _is_utf8(blob: bytes) -> bool:
-    """`pyarrow.json` does not validate; Arrow's own validation is three times as fast as decoding."""
+    """Whether `blob` is UTF-8: `pyarrow.json` does not check; Arrow's validation is three times as fast as decoding."""
     ends = pa.array([0, len(blob)], pa.int32()).buffers()[1]
     try:
         pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(blob)]).validate(full=True)
@@ -166,7 +166,7 @@ def _note_unknown(path: Path, mask: pa.Array, flat: Flat) -> None:
 
 
 def _says_something(array: pa.Array) -> pa.BooleanArray:
-    """Which values are more than null, "", [] or {}; objects are looked into, items of lists are not."""
+    """Which values are not null, "", [] or {}; objects are searched, items of lists are not."""
     kind = array.type
     if pa.types.is_null(kind):
         return pa.repeat(_FALSE, len(array))
@@ -174,7 +174,7 @@ def _says_something(array: pa.Array) -> pa.BooleanArray:
         return pc.fill_null(pc.binary_length(array).cast(pa.bool_()), _FALSE)
     if pa.types.is_list(kind):
         return pc.fill_null(pc.list_value_length(array).cast(pa.bool_()), _FALSE)
-    if pa.types.is_struct(kind) and not any("\0" in child.name for child in kind):  # a NUL is to be counted
+    if pa.types.is_struct(kind) and not any("\0" in child.name for child in kind):  # a NUL must be counted
         nothing = pa.repeat(_FALSE, len(array))
         return reduce(pc.or_, (_says_something(array.field(i)) for i in range(kind.num_fields)), nothing)
     return array.is_valid()
@@ -199,7 +199,7 @@ def _column(column: Column, array: pa.Array, flat: Flat) -> pa.Array:
 
 
 def _texts(array: pa.StringArray) -> pa.StringArray:
-    """The texts with "" as null: the bitmap of lengths above zero is the new validity. Raises Refused at a NUL."""
+    """The texts with "" as null: the bitmap of lengths above zero is the new validity. Raises Refused on a NUL."""
     _, ends, data = array.buffers()
     if data is not None and b"\0" in data.to_pybytes():  # one memchr
         raise Refused
@@ -209,8 +209,8 @@ def _texts(array: pa.StringArray) -> pa.StringArray:
 
 
 def _times(texts: pa.StringArray, flat: Flat) -> pa.TimestampArray:
-    """The texts as times; a contact with a text that is none is odd."""
-    for kind in (TIME, pa.timestamp("us")):  # all with zone, or all without
+    """The texts as times; a contact with an invalid time is odd."""
+    for kind in (TIME, pa.timestamp("us")):  # all with a zone, or all without
         try:
             times = texts.cast(kind).cast(TIME)
         except pa.ArrowInvalid:
@@ -230,7 +230,7 @@ def _in_range(times: pa.TimestampArray) -> bool:
 
 
 def _list(array: pa.ListArray, values: pa.Array) -> pa.ListArray:
-    """`array` with other values in the same places."""
+    """`array` with other values at the same positions."""
     kind = pa.list_(values.type)
     return pa.Array.from_buffers(kind, len(array), array.buffers()[:2], children=[values])
 
@@ -248,7 +248,7 @@ def _attributes(column: Column, array: pa.ListArray, flat: Flat) -> pa.MapArray:
     _note_item_fields(column, array, ATTRIBUTE_FIELDS, flat)
     items = array.values
     keys = _child(items, "key")
-    _texts(keys)  # for its search; a key may be ""
+    _texts(keys)  # only to reject a NUL; a key may be ""
     misfit = pc.or_(items.is_null(), keys.is_null())
     if misfit.true_count or _some_repeat(array, keys):
         flat.odd.append(pc.or_(_rows_of(array, misfit), _rows_with_repeats(array, keys)))
@@ -260,7 +260,7 @@ def _attributes(column: Column, array: pa.ListArray, flat: Flat) -> pa.MapArray:
 
 
 def _note_item_fields(column: Column, array: pa.ListArray, known: Sequence[str], flat: Flat) -> None:
-    """A list whose items have fields beyond the `known` goes to `extra` whole."""
+    """Mark lists whose items have fields beyond the `known`: they go to `extra` as a whole."""
     items = array.values
     for index, arrow_field in enumerate(items.type):
         if arrow_field.name not in known:
@@ -270,7 +270,7 @@ def _note_item_fields(column: Column, array: pa.ListArray, known: Sequence[str],
 
 
 def _rows_of(array: pa.ListArray, mask: pa.BooleanArray) -> pa.BooleanArray:
-    """Which lists hold an item that is in `mask`."""
+    """Which lists contain an item that `mask` selects."""
     return _among(len(array), pc.list_parent_indices(array).filter(mask))
 
 
@@ -279,7 +279,7 @@ def _among(length: int, rows: pa.Array) -> pa.BooleanArray:
 
 
 def _numbered(array: pa.ListArray, keys: pa.StringArray) -> pa.Array:
-    """One number for each pair of list and key."""
+    """A unique number for each pair of list and key."""
     codes = keys.dictionary_encode()
     distinct = len(codes.dictionary) + 1
     return pc.add(pc.multiply(pc.list_parent_indices(array), pa.scalar(distinct)), codes.indices.cast(pa.int64()))

@@ -1,6 +1,6 @@
-"""What Arrow was not told to read of contacts, taken out of their JSON text: the column `extra`, and drifting columns.
+"""Read the values that Arrow skips from the JSON text of contacts: the column `extra`, and drifting columns.
 
-A column drifts when many contacts have another type there. Its values go one by one the way of the tolerant path.
+A column drifts when many contacts have another type there. Its values are read one by one by the tolerant path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from etl.normalize.shape import Path, picker
 from etl.schema import READ
 
 Wanted: TypeAlias = Mapping[Path, frozenset[int]]
-"""By path, the rows of which what stands there is wanted."""
+"""By path, the rows whose value there is wanted."""
 
 _COLUMNS = {column.path: (place, column.name) for place, column in enumerate(READ)}
 _PLAIN = frozenset(b'tf-0123456789"')
@@ -33,17 +33,17 @@ class Extras:
     """`extra` and the drifting columns of some contacts, by row."""
 
     texts: dict[int, str] = field(default_factory=dict)
-    """Canonical JSON; a row of which nothing is left is absent."""
+    """Canonical JSON; a row with nothing left is absent."""
     cells: dict[str, dict[int, object]] = field(default_factory=dict)
     """The cells of each drifting column."""
     unread: set[int] = field(default_factory=set)
-    """Rows that have to be read another way: nested too deeply, or in one page with something that is no contact."""
+    """Rows that must be read by another path: nested too deeply, or on a page with an item that is not a contact."""
     counts: Counter[str] = field(default_factory=Counter)
     """See model.NormalizedBatch."""
 
 
 def extras_of_pages(pages: Sequence[RawPage], wanted: Wanted, drifting: frozenset[Path]) -> Extras:
-    """What is `wanted` of contacts of `pages`, numbered through; a page without a wanted one is not decoded."""
+    """The `wanted` values of `pages`, rows numbered across pages; a page without a wanted row is not decoded."""
     reading = _Reading(wanted, drifting)
     start = 0
     for page in pages:
@@ -60,7 +60,7 @@ def extras_of_pages(pages: Sequence[RawPage], wanted: Wanted, drifting: frozense
 
 
 def extras_of_contacts(raws: Sequence[bytes], wanted: Wanted, drifting: frozenset[Path]) -> Extras:
-    """What is `wanted` of contacts of `raws`."""
+    """The `wanted` values of the contacts in `raws`."""
     reading = _Reading(wanted, drifting)
     for row in sorted(reading.rows):
         try:
@@ -73,7 +73,7 @@ def extras_of_contacts(raws: Sequence[bytes], wanted: Wanted, drifting: frozense
 
 
 class _Reading:
-    """Collects what is wanted row by row."""
+    """Collects the wanted values row by row."""
 
     def __init__(self, wanted: Wanted, drifting: frozenset[Path]) -> None:
         self.rows = frozenset[int]().union(*wanted.values())
@@ -123,7 +123,7 @@ class _Reading:
 
 
 def _put(found: dict[str, Json], path: Path, value: Json) -> None:
-    """Put `value` at `path`, if it says something."""
+    """Put `value` at `path`, unless it is None."""
     if value is None:
         return
     for parent in path[:-1]:

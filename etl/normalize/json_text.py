@@ -1,7 +1,7 @@
-"""JSON in and out without loss: numbers keep the server's token, texts become storable, output has one spelling.
+"""Lossless JSON input and output: numbers keep the server's token, texts become storable, output has one format.
 
-A number is read as `msgspec.Raw`, its very token (1.50, 1e400, 5,000 digits): Python never rounds it, and writing it
-back copies it. This module knows JSON and nothing of contacts.
+A number is read as `msgspec.Raw`, its exact token (1.50, 1e400, 5,000 digits): Python never rounds it, and it is
+written back as a copy. This module does not depend on contacts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Json: TypeAlias = "bool | str | Raw | list[Json] | dict[str, Json] | None"
 """A decoded value; a number is the Raw of its token."""
 
 _BROKEN = "\udcff"
-"""Stands for one undecodable sequence of bytes until `_storable` replaces it: a surrogate, so never a real text."""
+"""Marks one undecodable sequence of bytes until `_storable` replaces it: a surrogate, so never a valid text."""
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _PERHAPS_UNSTORABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _ESCAPE = re.compile(
@@ -27,7 +27,7 @@ _ESCAPE = re.compile(
 
 
 def _mark_broken(error: UnicodeError) -> tuple[str, int]:
-    """Continue behind one undecodable sequence, as `errors="replace"` does."""
+    """Continue after one undecodable sequence, as `errors="replace"` does."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return _BROKEN, error.end
@@ -37,7 +37,7 @@ codecs.register_error("etl.mark", _mark_broken)
 
 
 class Reader:
-    """Decodes JSON and counts what had to be repaired: `repeated` keys, and texts with a U+FFFD put in (`replaced`)."""
+    """Decodes JSON and counts repairs: `repeated` keys, and texts with an inserted U+FFFD (`replaced`)."""
 
     def __init__(self) -> None:
         self.repeated = 0
@@ -47,9 +47,9 @@ class Reader:
         ).decode
 
     def read(self, raw: bytes) -> Json:
-        """The value of one JSON text; of a repeated key the last value.
+        """The value of one JSON text; for a repeated key, the last value.
 
-        Raises ValueError when it is no JSON, RecursionError when it is nested too deeply.
+        Raises ValueError if it is not JSON, RecursionError if it is nested too deeply.
         """
         try:
             text, broken = raw.decode(), False
@@ -65,7 +65,7 @@ class Reader:
         return found
 
     def _storable(self, value: Json) -> Json:
-        """`value` without NUL and lone surrogates, which no UTF-8 column can hold (or no database takes)."""
+        """`value` without NUL and lone surrogates, which no UTF-8 column can hold (or no database accepts)."""
         if isinstance(value, str):
             fixed = _UNSTORABLE.sub("\ufffd", value)
             self.replaced += fixed != value
@@ -83,7 +83,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def pairs(raw: bytes) -> list[tuple[str, Json]]:
-    """The members of the object `raw` as they stand, repeated ones too; objects inside it are lists as well."""
+    """The members of the object `raw` in order, including repeated ones; objects inside it are lists, too."""
     decode = json.JSONDecoder(object_pairs_hook=list, parse_float=Raw, parse_int=Raw).decode
     found: list[tuple[str, Json]] = decode(raw.decode(errors="etl.mark"))
     return found
@@ -105,9 +105,9 @@ def canonical(value: Json) -> str:
 
 
 def pruned(value: Json) -> Json:
-    """`value` without the members of objects that say nothing (null, "", [], {}); None when nothing is left.
+    """`value` without empty members of objects (null, "", [], {}); None if nothing is left.
 
-    Lists are kept as they are: the place of an item may carry meaning.
+    Lists are kept as they are: the position of an item may have a meaning.
     """
     if isinstance(value, dict):
         kept: dict[str, Json] = {key: left for key, item in value.items() if (left := pruned(item)) is not None}

@@ -1,10 +1,11 @@
-"""Which contact takes which path, and that none is lost on the way.
+"""Choose the path by which each contact is read, and ensure that none is lost.
 
-1. In bulk: the whole batch through Arrow, which also finds the fields that have no column.
-2. Refused: the contacts are sorted by a strict row type. The clean ones go through Arrow again, which now skips the
-   fields without a column (one of them may have changed its type); the others are read row by row.
-A refused batch makes the next ones start with step 2, for a pause that doubles with every refusal in a row. A column
-that many contacts fill with another type drifts: from then on Arrow is not told of it, and `extras` reads it.
+1. Bulk: Arrow reads the whole batch and finds the fields that have no column.
+2. If Arrow rejects the batch, the contacts are sorted by a strict row type. Arrow reads the clean ones again, now
+   skipping the fields without a column (one of them may have changed its type); the others are read row by row.
+
+After a rejected batch the next ones start with step 2, for a pause that doubles with every rejection in a row. A column
+that has another type in many contacts drifts: from then on Arrow skips it, and `extras` reads it.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ from etl.normalize.shape import Path, pickable, strict_decoder
 from etl.schema import ARROW, READ
 
 _MAX_KNOWN = 64
-"""Fields without a column that are read in bulk; a contact with any other is read on its own."""
+"""The maximum of fields without a column read in bulk; a contact with any other is read separately."""
 _MAX_PAUSE = 64
-"""Batches that start with sorting, at most, before Arrow is tried with a whole one again."""
+"""The maximum of batches that start with sorting before Arrow is tried with a whole one again."""
 _FEW = 4
-"""So few contacts are read sooner one by one than by Arrow."""
+"""Up to this many contacts are read faster one by one than by Arrow."""
 _DRIFTS = 8
-"""A column drifts when one contact in so many has another type there."""
+"""A column drifts when one contact in this many has another type there."""
 _SAMPLE = 16
-"""Odd contacts read one by one before the others are sorted again, if these have shown a field that was not known."""
+"""Odd contacts read one by one; if they have an unknown field, the others are then sorted again."""
 _COLUMNS = frozenset(column.path for column in READ)
 _TYPES = {column.name: ARROW[column.kind] for column in READ}
 _ID = ("_id",)
-"""Never drifts: without it a contact is a reject."""
+"""Never drifts: a contact without it is a reject."""
 
 _StrictDecoder = msgspec.json.Decoder[msgspec.Struct]
 
 
 @dataclass(slots=True)
 class _Work:
-    """What a batch has become so far."""
+    """The results of a batch so far."""
 
     parts: list[pa.Table] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -56,10 +57,10 @@ class _Work:
 
 
 class Normalizer:
-    """Turns pages of one account into columns, and learns which way is the fastest.
+    """Converts pages of one account to columns, and learns which path is the fastest.
 
-    What it has learned changes its speed and never its result. One object serves one thread at a time; give each thread
-    its own. It does no I/O and reads no clock.
+    The learned state changes its speed and never its result. Not thread-safe: use one object per thread. It does no I/O
+    and reads no clock.
     """
 
     def __init__(self, account: str) -> None:
@@ -67,7 +68,7 @@ class Normalizer:
         self._known: frozenset[Path] = frozenset()
         """Fields without a column."""
         self._drifting: frozenset[Path] = frozenset()
-        """Columns that Arrow is not told of."""
+        """Columns that Arrow skips."""
         self._repairs = False
         self._pause = 0
         self._refusals = 0
@@ -84,7 +85,7 @@ class Normalizer:
         return _closed(self._account, work, len(contacts))
 
     def _read_in_bulk(self, pages: Sequence[RawPage], contacts: Contacts, work: _Work) -> bool:
-        """Whether Arrow could read the whole batch."""
+        """Read the whole batch with Arrow; returns whether that was possible."""
         if self._pause:
             self._pause -= 1
             return False
@@ -103,9 +104,9 @@ class Normalizer:
         return True
 
     def _flatten(self, pages: Sequence[RawPage]) -> tuple[Flat, Sequence[RawPage], Collection[int]]:
-        """The batch as columns, the pages they were read from, and the contacts whose lone surrogates these lack.
+        """The batch as columns, the pages they were read from, and the contacts whose lone surrogates were replaced.
 
-        Such contacts are the defect that every large account has: a preview cut in the middle of an emoji.
+        Every large account has such contacts: a preview truncated in the middle of an emoji.
         """
         if not self._repairs:
             try:
@@ -119,7 +120,7 @@ class Normalizer:
         return flatten_pages(sanitized, _MAX_KNOWN, self._drifting), sanitized, repaired
 
     def _read_sorted(self, contacts: Contacts, work: _Work) -> None:
-        """Read the contacts that a strict row type takes by columns, the others one by one."""
+        """Read the contacts that match a strict row type by columns, the others one by one."""
         known = self._known | self._drifting
         decoder = strict_decoder(known)
         clean: list[int] = []
@@ -135,9 +136,9 @@ class Normalizer:
             self._read_sorted(rest, work)
 
     def _read_clean(self, contacts: Contacts, picked: frozenset[Path], work: _Work) -> None:
-        """Read clean contacts by columns, and those that Arrow still refuses (a repeated key) one by one.
+        """Read clean contacts by columns, and those that Arrow still rejects (a repeated key) one by one.
 
-        What Arrow is not told of stands at the paths `picked`.
+        `picked` are the paths that Arrow skips.
         """
         if len(contacts) <= _FEW:
             self._read_rows(contacts, work)
@@ -155,7 +156,7 @@ class Normalizer:
             self._keep(flat, extras_of_contacts(contacts.raws, wanted, self._drifting), odd, contacts, work)
 
     def _keep(self, flat: Flat, extras: Extras, odd: frozenset[int], contacts: Contacts, work: _Work) -> None:
-        """Keep what Arrow has read, and read the odd contacts one by one."""
+        """Keep the contacts that Arrow has read, and read the odd ones one by one."""
         odd = odd | extras.unread
         texts = pa.array(map(extras.texts.get, range(len(contacts))), pa.string(), size=len(contacts))
         drifting = {name: _cells(name, cells, len(contacts)) for name, cells in extras.cells.items()}
@@ -177,7 +178,7 @@ class Normalizer:
         self._learn(result.unknown)
 
     def _learn_drift(self, misfits: Counter[Path], contacts: int) -> None:
-        """Remember columns that many contacts fill with another type; a few are cheaper read one by one."""
+        """Remember columns that have another type in many contacts; a few contacts are cheaper read one by one."""
         many = max(contacts // _DRIFTS, _FEW)
         drifting = {path for path, count in misfits.items() if count > many and path != _ID}
         if not drifting <= self._drifting:
@@ -191,11 +192,11 @@ class Normalizer:
 
 
 def _is_clean(raw: bytes, decoder: _StrictDecoder) -> bool:
-    """Whether a contact has exactly the columns' types and nothing that Arrow would read otherwise."""
+    """Whether a contact has exactly the columns' types and nothing that Arrow would read differently."""
     if raw[:1] != b"{" or len(raw) > MAX_CONTACT_BYTES or (b"\\" in raw and b"\\u0000" in raw):
         return False
     try:
-        raw.decode()  # msgspec does not look into what it skips
+        raw.decode()  # msgspec does not validate the values that it skips
         decoder.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
@@ -203,12 +204,12 @@ def _is_clean(raw: bytes, decoder: _StrictDecoder) -> bool:
 
 
 def _cells(name: str, cells: Mapping[int, object], count: int) -> pa.Array:
-    """The cells of a column by row, null where there is none."""
+    """The cells of a column by row, null if there is none."""
     return pa.array(map(cells.get, range(count)), _TYPES[name], size=count)
 
 
 def _rows(mask: pa.BooleanArray) -> frozenset[int]:
-    """The places where `mask` is true."""
+    """The positions of the true values in `mask`."""
     return frozenset(pc.indices_nonzero(mask).to_pylist())
 
 
@@ -218,7 +219,7 @@ def _odd_rows(flat: Flat) -> frozenset[int]:
 
 
 def _closed(account: str, work: _Work, received: int) -> NormalizedBatch:
-    """The batch, after its rows have been counted: none may be lost or doubled."""
+    """The batch, after a check that no contact is lost or duplicated."""
     contacts, rejects = in_reading_order(work.parts), rejects_table(account, work.rejects)
     if len(contacts) + len(rejects) != received:
         message = f"{received} contacts were read, {len(contacts)} normalized and {len(rejects)} rejected"

@@ -1,4 +1,4 @@
-"""Pages to contacts: each contact's own JSON text, as the server sent it, for those who need it."""
+"""Split pages into contacts: each contact's JSON text as the server sent it, created on demand."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _decode = msgspec.json.Decoder(_Page).decode
 
 
 class Contacts:
-    """Elements of `data`, which need not be contacts at all, and the `read_no` of each.
+    """Elements of `data`, which may not be contacts, and the `read_no` of each.
 
-    Their texts are cut out of the pages when they are first asked for, which costs a tenth of reading them.
+    Their texts are extracted from the pages on first access, which costs a tenth of reading them.
     """
 
     def __init__(self, numbers: list[int], pages: Sequence[RawPage] = (), raws: list[bytes] | None = None) -> None:
@@ -35,20 +35,21 @@ class Contacts:
 
     @property
     def raws(self) -> list[bytes]:
-        """Each as the server sent it; valid JSON, but perhaps not valid UTF-8.
+        """Each as the server sent it; valid JSON, but possibly invalid UTF-8.
 
-        Raises ContractError for a page that is no JSON, is nested deeper than Python recurses, or does not hold `rows`.
+        Raises ContractError for a page that is not JSON, is nested deeper than Python recurses, or does not contain
+        `rows` elements.
         """
         if self._raws is None:
             self._raws = [raw for page in self._pages for raw in _elements(page)]
         return self._raws
 
     def take(self, rows: Sequence[int]) -> Contacts:
-        """Those at the places `rows`."""
+        """The elements at the positions `rows`."""
         return Contacts([self.numbers[row] for row in rows], raws=[self.raws[row] for row in rows] if rows else [])
 
     def __len__(self) -> int:
-        """How many there are; asking does not cut them out."""
+        """The number of elements; does not extract them."""
         return len(self.numbers)
 
 
@@ -58,12 +59,12 @@ def contacts_of(pages: Sequence[RawPage]) -> Contacts:
 
 
 def one_line(text: bytes) -> bytes:
-    """`text` without the line breaks between its tokens (inside a string JSON has none)."""
+    """`text` without the line breaks between its tokens (JSON strings contain none)."""
     return text.translate(_LINE_BREAKS) if b"\n" in text or b"\r" in text else text
 
 
 def without_surrogates(pages: Sequence[RawPage]) -> tuple[list[RawPage], list[int]]:
-    """`pages` with U+FFFD for every lone surrogate, and the places of the contacts that had one.
+    """`pages` with U+FFFD for every lone surrogate, and the positions of the contacts that had one.
 
     Raises ContractError as `Contacts.raws` does.
     """
@@ -99,12 +100,12 @@ def _split(body: bytes) -> list[bytes]:
         return list(map(bytes, _decode(body).data))
     except msgspec.ValidationError:
         raise
-    except msgspec.DecodeError:  # perhaps only for a lone surrogate
+    except msgspec.DecodeError:  # perhaps only because of a lone surrogate
         return _split_along(body, without_lone_surrogates(body))
 
 
 def _split_along(body: bytes, twin: bytes) -> list[bytes]:
-    """Split `body` where its `twin` of the same length is split."""
+    """Split `body` at the positions at which its `twin` of the same length is split."""
     raws: list[bytes] = []
     start = 0
     for element in _decode(twin).data:

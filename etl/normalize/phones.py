@@ -1,13 +1,13 @@
-"""E.164 numbers, made of a prefix ("91", "+44") and a number as people write it: right, or null.
+"""Build E.164 numbers from a prefix ("91", "+44") and a number as people write it; null if not certain.
 
-A number is read in every way it can be meant: as a national number, as an international one ("+", "00"), as one that
-repeats its country code. If exactly one valid number of the prefix's country results, that is the answer; of two
-different numbers one belongs to another person, so there is no answer.
+A number is read in every possible way: as a national number, as an international one ("+", "00"), as one that repeats
+its country code. If exactly one valid number of the prefix's country results, it is used; of two different numbers one
+belongs to another person, so neither is used.
 
 The `phonenumbers` library takes twice as long for one number as everything else takes for a contact. Most numbers need
 only its metadata: once the country code is known, a number is valid if it matches the pattern of one of the code's
-kinds of numbers. Where that alone does not decide (several regions share a code, an unusual national prefix), it is
-asked.
+number types. The library is called only if that is not sufficient (several regions share a code, an unusual national
+prefix).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from phonenumbers import PhoneMetadata, PhoneNumberDesc
 from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
 
 _ORDINARY = re.compile(r"(?:\([0-9]{2,}\) ?)?[0-9](?:[0-9 ]*[0-9]|[0-9 -]*[0-9]{4})")
-"""Most numbers that are not digits alone: 98765 43210, 98765-43210, (415) 555-2671."""
+"""Most numbers that are not only digits: 98765 43210, 98765-43210, (415) 555-2671."""
 _WRITTEN = re.compile(
     r"""
     (?:tel:)?\ *
@@ -37,17 +37,18 @@ _WRITTEN = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""All else that is understood: +49 (0)30/123456, tel:+49-30-123456;ext=12, 98765.43210 x12, and 9876543210.0, which
-was a number in JSON or in a spreadsheet. An extension is left out.
+"""All other supported formats: +49 (0)30/123456, tel:+49-30-123456;ext=12, 98765.43210 x12, and 9876543210.0.
+
+The last was a number in JSON or in a spreadsheet. An extension is dropped.
 """
 _RANGE = re.compile(r"[0-9]{3} *(?:- *[0-9]{1,2}|/ *[0-9]{1,4})$")
 """2345678-79, 2345678/9: several numbers, or an extension."""
 _PERHAPS_END = re.compile(r"/|-(?= *[0-9]{1,3}$)")
-"""What separates an area from a number, 030/123456, or a number from an extension, 123456-12."""
+"""Separators of an area code and a number, 030/123456, or of a number and an extension, 123456-12."""
 _PREFIX = re.compile(r"""[^-0-9[{"\ufffd]*(?P<digits>[0-9][-0-9 ().]*?)(?:\.0)?[^0-9\ufffd]*""")
 """A country code, alone or with its country: +44, 1-868, 44 (UK), India +91, and 91.0."""
 _LONGEST = 100
-"""No number takes so many characters. Longer texts would take long to be searched."""
+"""The maximum length of a number in characters; longer texts would take long to search."""
 
 _NOT_A_DIGIT = re.compile(r"[^0-9]+")
 _OTHER_DIGIT = re.compile(r"[^\D0-9]")
@@ -57,16 +58,16 @@ _LOOKS = {
     **dict.fromkeys((*range(0x2010, 0x2016), 0x2212), "-"),
     **dict.fromkeys((0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)),
 }
-"""What looks like ASCII, as ASCII: full-width forms, spaces, dashes; and invisible characters, as nothing."""
+"""Characters that look like ASCII, as ASCII: full-width forms, spaces, dashes; invisible characters are removed."""
 _KINDS = (
     *("mobile", "fixed_line", "toll_free", "premium_rate", "shared_cost"),
     *("voip", "personal_number", "pager", "uan", "voicemail"),
 )
-"""The kinds of numbers that make a number valid, the frequent ones first."""
+"""The number types that make a number valid, the frequent ones first."""
 
 
 def e164(prefixes: pa.StringArray, numbers: pa.StringArray) -> pa.StringArray:
-    """The E.164 form of each prefix and number; null where they are no valid number, or could mean two."""
+    """The E.164 form of each prefix and number; null if they form no valid number, or are ambiguous."""
     pairs = zip(prefixes.to_pylist(), numbers.to_pylist(), strict=True)
     return pa.array(
         [None if prefix is None or number is None else _e164(prefix, number) for prefix, number in pairs], pa.string()
@@ -89,7 +90,7 @@ def _e164(prefix: str, number: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _written(prefix: str, number: str) -> str | None:
-    """The number in a text that holds more than digits, spaces and dashes."""
+    """The number in a text that contains more than digits, spaces and dashes."""
     known, found = _country(prefix), _WRITTEN.fullmatch(_ascii(number).rstrip(" -./"))
     if known is None or found is None:
         return None
@@ -108,7 +109,7 @@ def _written(prefix: str, number: str) -> str | None:
 
 
 def _only(numbers: Iterable[str | None]) -> str | None:
-    """The one number among all that was found."""
+    """The number, if exactly one was found."""
     found = set(filter(None, numbers))
     return found.pop() if len(found) == 1 else None
 
@@ -119,7 +120,7 @@ def _ascii(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _country(prefix: str) -> tuple[_Rules, str] | None:
-    """The country of a prefix, and the digits behind its code; None where the prefix alone does not tell."""
+    """The country of a prefix, and the digits after its code; None if the prefix alone does not determine it."""
     digits = _prefix_digits(prefix)
     for end in range(1, min(len(digits), 3) + 1):
         if int(digits[:end]) in COUNTRY_CODE_TO_REGION_CODE:
@@ -135,14 +136,14 @@ def _prefix_digits(prefix: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _split(prefix: str, digits: str) -> str | None:
-    """The number if its country code is split between prefix and number."""
+    """The number, if its country code is split between prefix and number."""
     start = _prefix_digits(prefix)
     return _ask(start + digits) if start else None
 
 
 @lru_cache(maxsize=4096)
 def _ask(digits: str) -> str | None:
-    """The library's own answer to the digits of an international number."""
+    """The library's result for the digits of an international number."""
     try:
         number = phonenumbers.parse(f"+{digits}")
     except phonenumbers.NumberParseException:
@@ -154,27 +155,27 @@ def _ask(digits: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """The metadata of a country code, as far as it decides alone."""
+    """The metadata of a country code that is sufficient without the library."""
 
     code: str
     start: re.Pattern[str]
-    """As a group, the start of a number that may be more than a national one; else what the library strips."""
+    """As a group, the start of a number that may be more than national; else the prefix that the library strips."""
     national_prefix: re.Pattern[str]
-    """What the library strips from the start of a number."""
+    """The prefix that the library strips from the start of a number."""
     transforms: bool
-    """Whether it may put something in its place."""
+    """Whether the library may replace that prefix rather than remove it."""
     main: dict[int, re.Pattern[str]]
-    """By length, the valid numbers of the code's main region: they are valid, whatever the other regions say."""
+    """By length, the valid numbers of the code's main region: valid regardless of the other regions."""
     others: dict[int, re.Pattern[str]]
-    """By length, the valid numbers of the other regions: one of their other rules may forbid them."""
+    """By length, the valid numbers of the other regions: one of their other rules may exclude them."""
 
     def e164(self, digits: str) -> str | None:
-        """The number behind a prefix that is the country code."""
+        """The number after a prefix that is only the country code."""
         start = self.start.match(digits)
         return self.only_reading("", digits) if start and start[1] else self._valid(digits, start)
 
     def only_reading(self, rest: str, digits: str) -> str | None:
-        """The number behind the code and `rest`, if every way to read it that gives a valid number gives this one."""
+        """The number after the code and `rest`, if all readings that give a valid number give the same one."""
         if len(digits) > _LONGEST:
             return None
         readings = [self._national(rest + digits)]
@@ -192,7 +193,7 @@ class _Rules:
         return self._own(rest, _only(readings))
 
     def international(self, rest: str, digits: str) -> str | None:
-        """The number that `digits` are behind a "+", if it begins with the code and `rest`."""
+        """The number that `digits` form after a "+", if it begins with the code and `rest`."""
         if not digits.startswith(self.code):
             return None
         return self._own(rest, self._national(digits.removeprefix(self.code)))
@@ -223,7 +224,7 @@ def _matches(patterns: dict[int, re.Pattern[str]], digits: str) -> bool:
 
 @cache
 def _rules(code: int) -> _Rules:
-    """The rules of a country code; compiled once, in some milliseconds."""
+    """The rules of a country code; compiled once, in a few milliseconds."""
     regions = [_metadata(code, region) for region in COUNTRY_CODE_TO_REGION_CODE[code]]
     main, others = regions[0], regions[1:]
     prefix = main.national_prefix_for_parsing or "(?!)"
@@ -258,5 +259,5 @@ def _patterns(regions: list[PhoneMetadata]) -> dict[int, re.Pattern[str]]:
 
 
 def _has(kind: PhoneNumberDesc, length: int) -> bool:
-    """Whether there are numbers of a kind with a length; a kind without lengths has those of its region."""
+    """Whether a number type has numbers of a length; a type without lengths has those of its region."""
     return bool(kind.national_number_pattern) and length in (kind.possible_length or (length,))

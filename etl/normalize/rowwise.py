@@ -1,4 +1,4 @@
-"""The tolerant path: one contact at a time, coerced where that is safe, kept in `extra` where it is not, or rejected.
+"""The tolerant path: one contact at a time; values are coerced if safe, else kept in `extra`, or the contact rejected.
 
 It accepts every contact. It is the definition of a normalized contact; the columnar path must agree with it.
 """
@@ -24,7 +24,7 @@ Row: TypeAlias = list[object]
 
 _ATTRIBUTE, _NOTE = frozenset(ATTRIBUTE_FIELDS), frozenset(NOTE_FIELDS)
 EXTRA = len(READ)
-"""The place of `extra` in a row."""
+"""The index of `extra` in a row."""
 _READ_NO = EXTRA + 1
 
 
@@ -41,7 +41,7 @@ class Reject:
 
 @dataclass(slots=True)
 class RowResult:
-    """What row-by-row reading made of some contacts."""
+    """The result of reading contacts row by row."""
 
     rows: list[Row] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -49,14 +49,14 @@ class RowResult:
     unknown: set[Path] = field(default_factory=set)
     """Paths of fields that have no column."""
     misfits: Counter[Path] = field(default_factory=Counter)
-    """Contacts by the path of a column that has not its type."""
+    """Contacts by the path of a column that has another type in them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Scalar:
     index: int
     plain: type | None
-    """Values of this type are cells as they are, which saves a call for two fields of three."""
+    """Values of this type are used unchanged, which saves a call for two fields out of three."""
     exact: Cell
     loose: Cell
 
@@ -73,7 +73,7 @@ _Step: TypeAlias = "_Scalar | _List | dict[str, _Step]"
 
 
 def _steps(tree: Tree) -> dict[str, _Step]:
-    """The column tree with what the walk does at each leaf, so that it looks nothing up twice."""
+    """The column tree with the action at each leaf, so that nothing is looked up twice."""
     place = {column.name: index for index, column in enumerate(READ)}
     found: dict[str, _Step] = {}
     for name, step in tree.items():
@@ -90,7 +90,7 @@ _STEPS = _steps(TREE)
 
 
 def read_rows(raws: Sequence[bytes], numbers: Sequence[int]) -> RowResult:
-    """Every contact of `raws` as a row (with its number of `numbers`) or a reject."""
+    """Every contact of `raws` as a row (with its number from `numbers`) or a reject."""
     result = RowResult()
     reader = RowReader(result)
     for raw, number in zip(raws, numbers, strict=True):
@@ -106,7 +106,7 @@ def read_rows(raws: Sequence[bytes], numbers: Sequence[int]) -> RowResult:
 
 
 class RowReader:
-    """Walks contacts along the column tree and notes in `result` what it meets."""
+    """Reads contacts along the column tree and records its findings in `result`."""
 
     def __init__(self, result: RowResult) -> None:
         self.json = Reader()
@@ -176,7 +176,7 @@ class RowReader:
                 extra[name] = kept
 
     def _loose(self, step: _Scalar, value: Json, row: Row) -> Json:
-        """Fill the cell of a value of another type; what is returned did not fit and belongs into `extra`."""
+        """Fill the cell from a value of another type; a returned value did not fit and belongs in `extra`."""
         cell = row[step.index] = step.loose(value)
         self._counts["nulled" if cell is None else "coerced"] += 1
         return pruned(value) if cell is None else None
@@ -200,14 +200,14 @@ class RowReader:
         return None if whole else value
 
     def _text(self, value: Json) -> str | None:
-        """The text in a list or an object of one: any other value as its JSON text."""
+        """The text in a list or an object of texts; any other value as its JSON text."""
         if value is None or isinstance(value, str):
             return value or None
         self._counts["coerced"] += 1
         return token(value) if isinstance(value, Raw) else text_of(value)
 
     def _attributes(self, items: list[Json]) -> tuple[bool, list[tuple[str, str | None]]]:
-        """The map of the items, and whether it says everything they say."""
+        """The map of the items, and whether it represents them completely."""
         whole, found = True, dict[str, str | None]()
         for item in items:
             key = item.get("key") if isinstance(item, dict) else None
@@ -220,7 +220,7 @@ class RowReader:
         return whole, list(found.items())
 
     def _notes(self, items: list[Json]) -> tuple[bool, list[dict[str, str | None] | None]]:
-        """The notes, and whether they say everything the items say."""
+        """The notes, and whether they represent the items completely."""
         whole, found = True, list[dict[str, str | None] | None]()
         for item in items:
             if isinstance(item, dict):
@@ -234,7 +234,7 @@ class RowReader:
 
 
 def _only(item: dict[str, Json], names: frozenset[str]) -> bool:
-    """Whether `item` says nothing beyond the fields `names`."""
+    """Whether `item` has no value outside the fields `names`."""
     return item.keys() <= names or all(name in names or value is None for name, value in item.items())
 
 
@@ -247,7 +247,7 @@ class _Identified(msgspec.Struct):
 
 
 def _told_id(raw: bytes) -> str | None:
-    """The `_id` of a contact that is not to be decoded whole, if it is a text."""
+    """The `_id` of a contact that is not decoded completely, if it is a text."""
     try:
         return msgspec.json.decode(raw, type=_Identified).contact_id or None
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -255,7 +255,7 @@ def _told_id(raw: bytes) -> str | None:
 
 
 def _id_fault(contact: dict[str, Json]) -> str | None:
-    """Why the contact's `_id` cannot be its id, if so."""
+    """Why the contact's `_id` is not a valid id; None if it is."""
     if "_id" not in contact:
         return "missing_id"
     match contact["_id"]:
@@ -270,6 +270,6 @@ def _id_fault(contact: dict[str, Json]) -> str | None:
 
 
 def _ids_conflict(raw: bytes) -> bool:
-    """Whether a contact with repeated keys names itself twice, differently."""
+    """Whether a contact with repeated keys has several different ids."""
     ids = [value for name, value in pairs(raw) if name == "_id"]
     return any(value != ids[0] for value in ids)

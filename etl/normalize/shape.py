@@ -15,7 +15,7 @@ from etl.schema import NOTE_FIELDS, READ, Column, Kind
 
 Path: TypeAlias = tuple[str, ...]
 Tree: TypeAlias = "dict[str, Column | Tree]"
-"""Where the columns hang in the API's contact: by field name a column or the fields of an object."""
+"""The columns in the structure of the API's contact: by field name a column or the fields of an object."""
 
 ATTRIBUTE_FIELDS = ("key", "value")
 
@@ -24,7 +24,7 @@ _READ_AS: dict[Kind, pa.DataType] = {
     Kind.TEXT: _TEXT,
     Kind.INTEGER: pa.int64(),
     Kind.BOOLEAN: pa.bool_(),
-    Kind.TIME: _TEXT,  # Arrow's own reading of times refuses "" and microseconds
+    Kind.TIME: _TEXT,  # Arrow's own parser of times rejects "" and microseconds
     Kind.TEXTS: pa.list_(_TEXT),
     Kind.ATTRIBUTES: pa.list_(pa.struct([(name, _TEXT) for name in ATTRIBUTE_FIELDS])),
     Kind.NOTES: pa.list_(pa.struct([(name, _TEXT) for name in NOTE_FIELDS])),
@@ -57,16 +57,16 @@ def _arrow_fields(tree: Tree, without: frozenset[Path]) -> list[pa.Field]:
 
 @lru_cache(maxsize=64)
 def contact_schema(without: frozenset[Path]) -> pa.Schema:
-    """What `pyarrow.json` is told of one contact: only types that it reads without changing a value.
+    """The schema of one contact for `pyarrow.json`: only types that it reads without changing a value.
 
-    Columns at the paths `without` are not among them.
+    Columns at the paths `without` are left out.
     """
     return pa.schema(_arrow_fields(TREE, without))
 
 
 @lru_cache(maxsize=64)
 def page_schema(without: frozenset[Path]) -> pa.Schema:
-    """What `pyarrow.json` is told of one page."""
+    """The schema of one page for `pyarrow.json`."""
     return pa.schema([("data", pa.list_(pa.struct(list(contact_schema(without)))))])
 
 
@@ -98,7 +98,7 @@ _STRICT: dict[Kind, object] = {
 }
 
 Branch: TypeAlias = "dict[str, Branch | None]"
-"""Paths as a tree; None marks the end of one."""
+"""Paths as a tree; None marks the end of a path."""
 
 
 def branch(paths: Iterable[Path]) -> Branch:
@@ -132,34 +132,34 @@ def _strict_type(tree: Tree, more: Branch) -> type[msgspec.Struct]:
 def strict_decoder(known: frozenset[Path]) -> msgspec.json.Decoder[msgspec.Struct]:
     """Decodes a contact that has every column's exact type and no field beyond the columns and `known`.
 
-    A column that is itself among the `known` may have any type.
+    A column among the `known` may have any type.
     """
     return msgspec.json.Decoder(_strict_type(TREE, branch(known)))
 
 
 Pick: TypeAlias = "tuple[tuple[str, Path, Pick | None], ...]"
-"""For each attribute of a picked struct: where it stands in the contact, and if it is an object, the plan below it."""
+"""For each attribute of a picked struct: its path in the contact, and for an object, the plan below it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picker:
-    """Takes the values at some paths out of JSON text and skips all else."""
+    """Extracts the values at some paths from JSON text and skips all else."""
 
     contact: msgspec.json.Decoder[msgspec.Struct]
     page: msgspec.json.Decoder[msgspec.Struct]
     plan: Pick
 
     def of_contact(self, raw: bytes) -> msgspec.Struct:
-        """What a contact has at the paths, for `values`."""
+        """The values of a contact at the paths, for `values`."""
         return self.contact.decode(raw)
 
     def of_page(self, body: bytes) -> list[msgspec.Struct]:
-        """What each contact of a page has at the paths, for `values`."""
+        """The values of each contact of a page at the paths, for `values`."""
         found: list[msgspec.Struct] = self.page.decode(body).f0  # type: ignore[attr-defined]  # a type made at run time
         return found
 
     def values(self, picked: msgspec.Struct) -> Iterator[tuple[Path, Raw]]:
-        """The values that are there, by path."""
+        """The values that are present, by path."""
         return _picked(picked, self.plan)
 
 
@@ -197,5 +197,5 @@ def picker(paths: frozenset[Path]) -> Picker:
 
 
 def pickable(path: Path) -> bool:
-    """Whether msgspec can have fields of these names."""
+    """Whether msgspec supports fields with these names."""
     return all(name.isprintable() and not {'"', "\\"} & set(name) for name in path)

@@ -150,7 +150,7 @@ PLANTS = (
     Plant(
         "the sweep reads its open slices at once",
         (instead(sweep, "_open_rest", spoilt.side_by_side),),
-        _TOUCHED,
+        {**_TOUCHED, "churn": 0.15, "gap_events": 30, "pages": 20, "page_size": 3},
     ),
     Plant("the sweep reads its open slice once", (instead(sweep, "_open_rest", spoilt.one_pass),), _TOUCHED),
     Plant("the closed sweep ends in the future", ((strategy, "sweep", spoilt.into_the_future),), _TOUCHED),
