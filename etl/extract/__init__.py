@@ -1,6 +1,7 @@
-"""Reading one account completely, and knowing that it was. May import `api`, `normalize`, `storage` and what is below.
+"""Extraction of one account, with proof of completeness. May import `api`, `normalize`, `storage` and the layers below.
 
-Read `strategy` first (what a run reads, and why that is enough), then `windows` and `fetch` (ranges of time whose one
-answer proves itself), `sweep` (what changed since a moment), `pages` and `crosscheck` (the page scan beside it), and
-`account`, which joins reading and writing. It never sees `sinks`.
+Read `strategy` first (the reads of a run, and why they are sufficient), then `windows` and `fetch` (time ranges small
+enough that one response proves completeness), `sweep` (contacts created or updated since a given time), `pages` and
+`crosscheck` (the page scan that checks the result), and `account`, which connects reading and writing. Never imports
+`sinks`.
 """

@@ -1,6 +1,6 @@
-"""One account's share of a run: connect, extract into parts, and sum up what came as a record.
+"""One account's share of a run: connect, extract into parts, and return a summary record.
 
-It joins the reading (async, `extract`) with the writing (threads, `pipeline`); it publishes nothing.
+Connects reading (async, `strategy`) with writing (threads, `pipeline`); publishes nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from etl.storage.staging import Stage
 
 MILLISECOND = timedelta(milliseconds=1)
 MOST_OWNERS = 20
-"""Customers of one account that are remembered."""
+"""Maximum customers, or agencies, of one account that are recorded."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Reader:
 
     source: Source
     published: PublishedSnapshot
-    """The last snapshot."""
+    """The last published snapshot."""
     folder: Path
     extract: Extract
     http: Http
@@ -54,7 +54,7 @@ class Reader:
     seq: int
     run_id: str
     shrink_share: float = 0.05
-    """The share of contacts that may be missing of those looked for (`guard.max_shrink_share`)."""
+    """The share of the contacts checked for that may be absent (`guard.max_shrink_share`)."""
     last: RunRecord | None = None
     """The account's last published run."""
     _began_at: float = field(default=0.0, init=False)
@@ -62,9 +62,9 @@ class Reader:
     _pipeline: Pipeline | None = field(default=None, init=False)
 
     async def read(self) -> AccountYield:
-        """Everything the account has to give.
+        """Read the whole account.
 
-        Raises the errors of the client, and SourceUnavailable at the deadline.
+        Raises the client's errors, and SourceUnavailable at the deadline.
         """
         started, self._began_at = monotonic(), time()
         limit = self.extract.deadline.total_seconds()
@@ -86,9 +86,9 @@ class Reader:
         )
 
     def _clocks(self, extraction: Extraction) -> dict[str, int]:
-        """Seconds: how far the server's clock is ahead of ours, and T0 before that of the last run; warns.
+        """Seconds by which the server's clock is ahead of ours, and by which T0 is before the last run's; may warn.
 
-        The watermark is safe with either clock, but one of them is or was wrong (FAULTS.md N25).
+        The watermark is safe in both cases, but one of the clocks is or was wrong (N25).
         """
         ahead, t0 = extraction.clock_ahead, instant(extraction.capabilities.t0)
         back = max(0, round((self.last.t0 - t0).total_seconds())) if self.last else 0
@@ -99,7 +99,7 @@ class Reader:
         return {"clock_ahead": ahead, "clock_back": back}
 
     def progress(self) -> Progress | None:
-        """How far it is; None before the connection stands."""
+        """The current progress; None before the client exists."""
         if self._client is None or self._pipeline is None:
             return None
         seen = self._client.statistics()
@@ -107,7 +107,7 @@ class Reader:
         return Progress(self.source.account, self._pipeline.rows, seen.sent, seen.in_flight, expected)
 
     def spent(self) -> Requests:
-        """The requests sent so far, also by a reader that failed."""
+        """The requests sent so far, also if reading failed."""
         if self._client is None:
             return Requests()
         seen = self._client.statistics()
@@ -142,7 +142,7 @@ class Reader:
         return extraction, pipeline, stage
 
     def _journal(self) -> Journal:
-        """The journal of this account's stage, upon what a killed run left or upon nothing."""
+        """The journal of this account's stage, with the progress of a killed run or empty."""
         key = reading_key(self.source, self.extract, self.last, full=self.full)
         left = left_in(self.folder, key, self._began_at)
         if left.resumption is None:
@@ -173,7 +173,7 @@ class Reader:
         )
 
     def _pace(self) -> dict[str, object]:
-        """What was learned of how fast the server can be asked."""
+        """The request rate and concurrency learned for this server."""
         if self._client is None:
             return {}
         seen = self._client.statistics()
@@ -191,7 +191,7 @@ class Reader:
 
 
 def reading_key(source: Source, extract: Extract, last: RunRecord | None, *, full: bool) -> str:
-    """What a reading after the run `last` depends on: what a killed run left is resumed by the same key alone."""
+    """The inputs of an extraction after the run `last`: a killed run is resumed only if its key is the same."""
     return key_of(
         source.account, source.base_url, source.credential.token.get_secret_value(),
         full, timing_of(extract), extract.filters,
@@ -200,7 +200,7 @@ def reading_key(source: Source, extract: Extract, last: RunRecord | None, *, ful
 
 
 def proof_of(extraction: Extraction) -> Proof:
-    """The weakest way in which any part was read, and everything that is not proven."""
+    """The weakest proof level of any part, and everything that is not proven."""
     level: Level = "windows"
     if any(done.level == "sequential" for done in extraction.accepted):
         level = "sequential"
@@ -210,19 +210,19 @@ def proof_of(extraction: Extraction) -> Proof:
 
 
 def last_run(states: Sequence[SinkState], account: str) -> RunRecord | None:
-    """The published run to go on from: of the sink furthest behind; None where one has never seen the account."""
+    """The published run to continue from: that of the most lagging sink; None if a sink has no run of the account."""
     records = [state.runs.get(account) for state in states]
     known = [record for record in records if record is not None]
     return min(known, key=_began) if len(known) == len(records) else None
 
 
 def _began(record: RunRecord) -> datetime:
-    """When a run began, by our own clock: the server's may have gone back since."""
+    """When a run began, by the local clock: the server's may have gone back since."""
     return record.t0 - timedelta(seconds=_whole(record.detail, "clock_ahead") or 0)
 
 
 def pace_of(record: RunRecord | None, concurrency: int) -> Pace:
-    """The pace to begin with: that at which the last run of the account ended."""
+    """The initial pace: that at which the last run of the account ended."""
     pace = Pace(concurrency)
     known = record.detail.get("pace") if record else None
     if isinstance(known, Mapping):
@@ -233,7 +233,7 @@ def pace_of(record: RunRecord | None, concurrency: int) -> Pace:
 
 
 def history_of(record: RunRecord | None, snapshot: Snapshot) -> History:
-    """What the last run of an account left for the next."""
+    """The history of an account that the next run needs, from its last run."""
     if record is None:
         return History(snapshot=snapshot)
     look, cuts = record.detail.get("look"), record.detail.get("cuts")
@@ -252,7 +252,7 @@ def history_of(record: RunRecord | None, snapshot: Snapshot) -> History:
 
 
 def identity_of(base_url: str, owners: Mapping[str, Sequence[str]], before: object) -> dict[str, object]:
-    """Whom the account belongs to: `owners` as this run received them, and those of the runs `before` if some agree."""
+    """The account's owners: `owners` received in this run, merged with those of runs `before` if any agree."""
     known = before if isinstance(before, Mapping) else {}
     identity: dict[str, object] = {"base_url": base_url}
     for name, new in owners.items():
@@ -262,7 +262,7 @@ def identity_of(base_url: str, owners: Mapping[str, Sequence[str]], before: obje
 
 
 def _owners(parts: Sequence[Path]) -> dict[str, Sequence[str]]:
-    """The customers and agencies that own the contacts received; none where there are too many to tell anything."""
+    """The customers and agencies that own the contacts received; none if too many to identify the account."""
     found: dict[str, set[str]] = {"customers": set(), "agencies": set()}
     for part in parts:
         for batch in pq.ParquetFile(part).iter_batches(columns=["customer_id", "agency_id"]):
@@ -306,7 +306,7 @@ def _windows(account: str, accepted: Sequence[Accepted]) -> pa.Table:
 
 
 def timing_of(extract: Extract) -> Timing:
-    """The margins of the configuration in milliseconds."""
+    """The configured margins in milliseconds."""
     return Timing(
         visibility_lag=extract.visibility_lag // MILLISECOND,
         lookback=extract.lookback // MILLISECOND,

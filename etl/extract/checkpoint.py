@@ -1,4 +1,4 @@
-"""What a reading has to remember so that, when it is killed, the next run can go on with it. Pure: no I/O, no clock."""
+"""Checkpoint interface: the progress from which the next run resumes a killed extraction. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from etl.model import Mode
 
 @dataclass(frozen=True, slots=True)
 class ExtractionStart:
-    """What is fixed once the server was probed: a reading that is resumed keeps its T0 and its watermark."""
+    """The values fixed after the probe: a resumed extraction keeps its T0 and its watermark."""
 
     mode: Mode
     capabilities: Capabilities
     watermark: int
     clock_ahead: int
-    """Seconds that the server's clock was ahead of ours."""
+    """Seconds by which the server's clock was ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """Where a reading that was killed had come to."""
+    """The progress of a killed extraction."""
 
     begun: ExtractionStart
     accepted: Sequence[Accepted] = ()
@@ -32,21 +32,21 @@ class Resumption:
 
 
 class Checkpoint(Protocol):
-    """Remembers what was read."""
+    """Records the progress of an extraction."""
 
     @property
     def resumed(self) -> Resumption | None:
-        """What this reading goes on with; None when it begins anew."""
+        """The progress to resume from; None to start from the beginning."""
 
     def begin(self, begun: ExtractionStart) -> None:
-        """Note what is fixed from now on."""
+        """Record the values fixed after the probe."""
 
     def accept(self, done: Accepted) -> None:
-        """Note a window that is complete, after all of its contacts were received."""
+        """Record a complete window, after all of its contacts were received."""
 
 
 class NullCheckpoint:
-    """A checkpoint for readings that nobody goes on with."""
+    """A checkpoint that records nothing, for extractions that are never resumed."""
 
     resumed: Resumption | None = None
 

@@ -1,7 +1,7 @@
-"""What a page walk shows, held against what the windows brought.
+"""Cross-check: compares a full page scan with the contacts that the windows returned.
 
-The walk may miss contacts, but each one it shows is real: one that existed throughout and that no window brought
-contradicts the proof. It is also the only way to contacts without a creation time.
+The scan may miss contacts, but each one it shows is real: one that existed throughout the run and is in no window
+contradicts the proof. The scan is also the only way to read contacts without a creation time.
 """
 
 from __future__ import annotations
@@ -23,70 +23,70 @@ from etl.extract.windows import around
 from etl.extract.without_created_at import without_creation_time
 
 SUSPECTS = 10_000
-"""More contacts that the witness alone saw are not asked for one by one."""
+"""The maximum number of unmatched contacts that are requested one by one."""
 MOST_WALKS = 5
-"""Walks, at most, until one finds nobody without a creation time whom those before it have missed."""
+"""Maximum page scans until one finds no contact without a creation time that the scans before it missed."""
 FEW_DELETED, MOST_DELETED = 10, 0.05
-"""Contacts, and their share, that may be deleted between the walk and the end of a run."""
+"""Contacts, and their share, that may be deleted between the page scan and the end of a run."""
 
 
 class FirstSeen(NamedTuple):
-    """When somebody without a creation time was seen first."""
+    """When a contact without a creation time was first seen."""
 
     walk: int
     last_seen: int
-    """What their `lastSeenAt` was then, in milliseconds; 0 for none."""
+    """Its `lastSeenAt` at that time, in milliseconds; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnmatchedContact:
-    """A contact that the witness saw and no window brought."""
+    """A contact that the page scan saw and no window returned."""
 
     created: int
     is_contact: bool
 
 
 class CrossCheckLog(Protocol):
-    """Keeps what the walks of all pages showed, and tells afterwards which of it did not arrive."""
+    """Records the contacts seen by page scans, and finds those that no window returned."""
 
     @property
     def walk(self) -> int:
-        """Which walk this is: 1, or where a run that was killed had come to."""
+        """The number of the current page scan: 1, or that of the killed run that is resumed."""
 
     def next_walk(self) -> None:
-        """Begin another walk; the one before was kept to its end."""
+        """Begin another page scan; the previous one is complete and kept."""
 
     async def trail(self, is_contact: bool) -> SavedScan:
-        """How far a run that was killed had walked one of the lists."""
+        """The progress of a killed run's page scan of a list."""
 
     async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
-        """Count in what still holds of that run's walk of a list, and forget the rest."""
+        """Take over the part of that scan that is still valid, and discard the rest."""
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
-        """Note a page that the walk took from one of the lists."""
+        """Record a page of a list."""
 
     def end(self, is_contact: bool, end: int | None) -> None:
-        """Note the first page past the end of a list; None where it is not known."""
+        """Record the first page past the end of a list; None if unknown."""
 
     async def keep(self) -> None:
-        """See to it that what was noted so far outlives this run."""
+        """Save everything recorded so far, so that it survives this run."""
 
     def created(self, is_contact: bool) -> Sequence[int]:
-        """The sorted creation times (ms) of the contacts that the first walk saw in one list."""
+        """The sorted creation times (ms) of the contacts that the first page scan saw in one list."""
 
     def without_created_at(self) -> Mapping[str, FirstSeen]:
         """The contacts seen that have no creation time, by id."""
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
-        """The contacts created before `before` (ms) that no window brought, nor the last snapshot holds.
+        """At most `SUSPECTS` contacts created before `before` (ms) that were not received in this run.
 
-        `SUSPECTS` of them at most.
+        With `beyond_snapshot`, only those that are not in the last snapshot either.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class CrossCheck:
-    """The witness of one run: walks first, and is heard when everything else was read."""
+    """The cross-check of one run: scans pages first, and compares after everything else was read."""
 
     client: Client
     capabilities: Capabilities
@@ -95,11 +95,11 @@ class CrossCheck:
     lists: Sequence[bool]
 
     async def walk(self, swept: int) -> tuple[list[str], PageSizes]:
-        """Walk all pages, or those that a killed run did not come to; returns what is doubtful, and the pages seen.
+        """Scan all pages, or those that a killed run did not reach; returns doubts and the page sizes seen.
 
-        Contacts without a creation time come from here alone, so they are handed to `receive`. No window proves them
-        and a walk may miss some; but while the list moves two walks seldom miss the same people (FAULTS.md A27). So it
-        walks until it finds nobody else, but for those seen after `swept` (ms), whom the sweep reads as well.
+        Contacts without a creation time are read only here, so they are passed to `receive`. No window proves them and
+        a scan may miss some, but two scans of a moving list seldom miss the same contacts (A27). So scans are repeated
+        until one finds no other such contact, except those seen after `swept` (ms), which the sweep reads as well.
         """
         sizes = await self._walk_lists()
         if not self.log.without_created_at():
@@ -113,7 +113,7 @@ class CrossCheck:
         return [], sizes
 
     def _finds_others(self, swept: int) -> bool:
-        """Whether this walk was the first to show somebody who is in no window, nor in the sweep."""
+        """Whether this scan was the first to show a contact that is neither in a window nor in the sweep."""
         return any(
             seen.walk == self.log.walk and seen.last_seen < swept for seen in self.log.without_created_at().values()
         )
@@ -125,13 +125,13 @@ class CrossCheck:
                 for is_contact in self.lists:
                     tasks.start_soon(self._walk, is_contact, walks)
         finally:
-            # Most of all when it did not come to its end: the next run goes on from here.
+            # Especially if the scan was interrupted: the next run resumes from here.
             await self.log.keep()
         sizes = self.capabilities.page_sizes
         for is_contact, walked in walks.items():
             largest = max(walked.sizes.values(), default=0)
             sizes = sizes.with_page(is_contact, largest)
-            # Where the last page is repeated, one that is not full may stand anywhere near the end.
+            # If the server repeats its last page, a page that is not full may be anywhere near the end.
             if not walked.repeats:
                 sizes = sizes.with_cut(is_contact, walked.smallest)
         return sizes
@@ -149,7 +149,7 @@ class CrossCheck:
     def _noting(self, is_contact: bool) -> Receive:
         async def note(page: Page) -> None:
             without_created_at = without_creation_time(page)
-            # First of all: a page that was noted is not read again.
+            # Before recording the page: a recorded page is not read again.
             if without_created_at is not None and (self.log.walk == 1 or self._shows_others(without_created_at)):
                 await self.receive(without_created_at)
             await self.log.record(page, is_contact=is_contact)
@@ -161,11 +161,11 @@ class CrossCheck:
         return any((found := id_text(bytes(row.contact_id))) and found not in known for row in page.rows)
 
     async def contradict(self, reader: WindowReader, before: int) -> list[str]:
-        """Ask again for every contact that the witness saw and no window brought; returns what is contradicted.
+        """Request every contact that the page scan saw and no window returned; returns the contradictions.
 
-        Most were deleted meanwhile. One that still stands in the list where the witness saw it contradicts an accepted
-        window. One that stands in the other list moved from contacts back to leads between the reading of the two; then
-        leads are read once more after contacts, so that nobody can hide behind the order (FAULTS.md M13).
+        Most were deleted since. A contact still in the list where the scan saw it contradicts an accepted window. A
+        contact now in the other list moved from contacts back to leads between the reads of the two lists; then leads
+        are read again after contacts, so that no contact is missed because of the order (M13).
         """
         suspects = await self.log.missing(before)
         if not suspects:
@@ -194,10 +194,10 @@ class CrossCheck:
         return contradicted + self._vanished(gone)
 
     async def recover(self, reader: WindowReader, before: int) -> tuple[int, list[str]]:
-        """Read what only the witness saw, not the snapshot nor the sweep; returns how many, and what is doubtful.
+        """Read contacts that only the page scan saw, not the snapshot or the sweep; returns their number, and doubts.
 
-        Such a contact became visible after its time had been swept: an import of old contacts, or a lead that came
-        later than the lookback. Whatever hid it, it is read now, so that it contradicts nothing.
+        Such a contact became visible after its time had been swept: an import of old contacts, or a lead that became
+        visible later than the lookback. Whatever the reason, it is read now, so it contradicts nothing.
         """
         late = await self.log.missing(before, beyond_snapshot=True)
         instants = {one.created for one in late}
@@ -208,7 +208,7 @@ class CrossCheck:
         return len(late) - len(gone), (too_many if len(late) >= SUSPECTS else []) + self._vanished(gone)
 
     def _vanished(self, gone: Sequence[UnmatchedContact]) -> list[str]:
-        """Maintenance answers with valid empty lists; nobody deletes so many contacts in the time of one run."""
+        """A doubt if too many contacts vanished to have been deleted: under maintenance, servers return empty lists."""
         witnessed = sum(len(self.log.created(is_contact)) for is_contact in self.lists)
         if len(gone) <= max(FEW_DELETED, MOST_DELETED * witnessed):
             return []

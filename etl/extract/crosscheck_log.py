@@ -1,7 +1,7 @@
-"""What a page walk showed, kept on disk: each contact of it is real, so one that no window brought is a question.
+"""On-disk log of the contacts seen by page scans, compared in DuckDB with the contacts received.
 
-Memory holds one chunk of ids and the creation times (8 bytes a contact); the comparison with the parts is DuckDB's. The
-journal knows each file and the pages that are in it, so that a walk which is killed costs one chunk at most.
+Memory holds one chunk of ids and the creation times (8 bytes per contact). The journal records each file and its pages,
+so that a killed scan loses at most one chunk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from etl.extract.windows import milliseconds
 from etl.storage import disk, engine
 
 CHUNK_ROWS = 10_000
-"""Contacts seen that a run which is killed can lose."""
+"""Number of contacts seen that a killed run can lose."""
 _COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"))
 _SCHEMA = pa.schema(
     {
@@ -45,13 +45,13 @@ class _Seen(NamedTuple):
     contact_id: str
     created: int | None
     last_seen: int | None
-    """Of those without a creation time alone."""
+    """Only set if there is no creation time."""
     is_contact: bool
     page: int
 
 
 class CrossCheckFiles:
-    """A witness log (see `crosscheck.CrossCheckLog`) in Parquet files of a private folder."""
+    """A `crosscheck.CrossCheckLog` in Parquet files of a private folder."""
 
     def __init__(
         self,
@@ -60,18 +60,18 @@ class CrossCheckFiles:
         copy_ids: Callable[[Path], None],
         journal: Journal,
     ) -> None:
-        """`parts` tells the files that hold everything received so far; `copy_ids` writes the ids of the snapshot."""
+        """`parts` returns the files that hold everything received so far; `copy_ids` writes the ids of the snapshot."""
         self._folder = folder
         self._parts = parts
         self._copy_ids = copy_ids
         self._journal = journal
         *self._ended, self._before = journal.left.walks
-        """The walks of a run that was killed: those that it ended, and how far it had come in the next."""
+        """The page scans of a killed run: the complete ones, and the progress of the interrupted one."""
         self._walk = len(journal.left.walks)
         self._files = [file for walked in journal.left.walks for file in walked.files]
         self._rows: list[_Seen] = []
         self._pages: list[tuple[bool, int, int]] = []
-        """Those that the rows are from: which list, number, rows."""
+        """The pages of the rows: list, page number, rows."""
         self._ends: dict[bool, int] = {}
         self._created = {False: array("q"), True: array("q")}
         self._without_created_at: dict[str, FirstSeen] = {}
@@ -103,7 +103,7 @@ class CrossCheckFiles:
         await to_thread.run_sync(self._count_in, self._walk, self._before, is_contact, trail.sizes.keys())
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
-        """See `crosscheck.CrossCheckLog`; whoever has no id cannot be asked after."""
+        """See `crosscheck.CrossCheckLog`; contacts without an id cannot be matched and are skipped."""
         for row in page.rows:
             contact_id = id_text(bytes(row.contact_id))
             if contact_id is not None:
@@ -121,7 +121,7 @@ class CrossCheckFiles:
             self._ends[is_contact] = end
 
     async def keep(self) -> None:
-        """Write what was seen since the last time, and only then note it; also in a run that is being ended."""
+        """Write the contacts seen since the last call, then record the file in the journal; also during shutdown."""
         with anyio.CancelScope(shield=True):
             async with self._writing:
                 rows, pages, ends = self._rows, self._pages, self._ends
@@ -135,7 +135,7 @@ class CrossCheckFiles:
                     self._journal.walked(self._walk, files, pages, ends)
 
     def _ids(self, is_contact: bool, wanted: Collection[int]) -> dict[int, frozenset[str]]:
-        """Who was listed on pages that were taken."""
+        """The ids listed on the `wanted` pages, as far as they were read."""
         listed: dict[int, set[str]] = {}
         pages = self._before.sizes[is_contact].keys() & wanted
         for row, newest in _seen(tuple(self._before.files), is_contact, pages):
@@ -145,7 +145,7 @@ class CrossCheckFiles:
 
     def _count_in(self, walk: int, walked: Walked, is_contact: bool, pages: Collection[int]) -> None:
         for row, newest in _seen(tuple(walked.files), is_contact, pages):
-            # Who has no creation time was received: also from a page that is taken again, where they may not be now.
+            # Contacts without a creation time were received already, and may be missing from a page that is read again.
             if newest or row.created is None:
                 self._count(walk, row)
 
@@ -166,7 +166,7 @@ class CrossCheckFiles:
         return self._created[is_contact]
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
-        """The contacts created before `before` (ms) that are in no part, nor in the last snapshot."""
+        """See `crosscheck.CrossCheckLog`."""
         held = list(await self._parts())
         if beyond_snapshot:
             held.append(await to_thread.run_sync(self._snapshot))
@@ -186,13 +186,13 @@ class CrossCheckFiles:
             select created, is_contact from ({seen}) anti join ({engine.scan(held, _COLUMNS[:1])}) using (contact_id)
             where created < ? limit {SUSPECTS}
         """  # noqa: S608 - file names are quoted by the engine
-        # Made here, because the engine would make it with whatever rights the umask leaves.
+        # The spill folder is created here because DuckDB would create it with the umask's permissions.
         with engine.connect(engine.FRUGAL, disk.private_folder(self._folder / "spill")) as connection:
             return [UnmatchedContact(*row) for row in connection.execute(query, [before]).fetchall()]
 
 
 def _in_order(times: array[int]) -> array[int]:
-    """Sorted, without a Python object for each; what was in another order is let go of."""
+    """Sorted with Arrow, to avoid one Python object per value."""
     ordered = array("q")
     if times:
         whole = pa.Array.from_buffers(pa.int64(), len(times), [None, pa.py_buffer(times)]).sort()
@@ -201,7 +201,7 @@ def _in_order(times: array[int]) -> array[int]:
 
 
 def _seen(files: Sequence[Path], is_contact: bool, pages: Collection[int]) -> Iterator[tuple[_Seen, bool]]:
-    """Everybody seen in one list, the newest first; and whether that is how one of `pages` was last taken."""
+    """All contacts seen in one list, newest file first, and whether each is from the latest read of one of `pages`."""
     left = set(pages)
     for file in reversed(files):
         with disk.translate_os_errors("read what the witness saw", file):
@@ -215,7 +215,7 @@ def _seen(files: Sequence[Path], is_contact: bool, pages: Collection[int]) -> It
 
 
 def _write(path: Path, rows: list[_Seen]) -> str:
-    """Write the rows to a new file; its checksum."""
+    """Write the rows to a new file; returns its checksum."""
     columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
     disk.private_file(path)
     with disk.translate_os_errors("write what the witness saw", path):

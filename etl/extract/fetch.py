@@ -1,7 +1,7 @@
-"""Reading windows: many at once, and in strict order an indivisible one, which no cut can divide.
+"""Read windows: many concurrently, and indivisible ones page by page in strict order.
 
-Both hand accepted pages to `receive`, in any order; `receive` may wait, which is the back-pressure that bounds memory.
-Requests in flight are bounded by the client. What a page proves is decided in `windows`; this carries it out.
+Accepted pages are passed to `receive`, in any order; `receive` may wait, and this back-pressure bounds memory.
+The client bounds the requests in flight. `windows` defines windows and how they are split.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from etl.extract.windows import Accepted, RangeSemantics, Window, halved, may_be
 from etl.extract.workqueue import Worklist
 
 COUNTED_READS = 3
-"""Reads of a window that lists fewer contacts than it counts."""
+"""Reads of a window whose page lists fewer contacts than its total."""
 ORDERED_READS = 6
-"""Reads of an indivisible window before it counts as unprovable; two in a row must list the same contacts."""
+"""Maximum reads of an indivisible window; two in a row must list the same contacts, or it cannot be proven."""
 FEW_ABSENT = 2
-"""Known contacts that a window has to lack, or unknown ones that a second look has to show, to say that it was cut."""
+"""How many known contacts a page must lack, or how many more a second read must find, to prove that it was cut."""
 SECOND_LOOKS, SPARED = 6, 100
-"""Windows of unknown contacts that are looked at twice: so many in any case, and one more for so many requests."""
+"""Windows of unknown contacts that are read twice: a fixed number, plus one per this number of requests."""
 FEW_GONE = 10
-"""Contacts that may leave a list, and leave it empty, in the time of one run."""
+"""Contacts that may leave a list, and leave it empty, during one run."""
 
 
 class WindowReader:
-    """Reads windows of one account until each is proven complete, or told to be unprovable."""
+    """Reads windows of one account until each is proven complete or recorded as unproven."""
 
     def __init__(
         self,
@@ -46,27 +46,27 @@ class WindowReader:
         checkpoint: Checkpoint,
         created: Callable[[bool], Sequence[int]] = lambda _: (),
     ) -> None:
-        """`created` tells the sorted creation times (ms) of the contacts of a list, as far as they are known by now."""
+        """`created` returns the sorted creation times (ms) of the known contacts of a list."""
         resumed = checkpoint.resumed
         self.accepted: list[Accepted] = list(resumed.accepted) if resumed else []
         self.unproven: list[str] = []
         self.sizes = capabilities.page_sizes
-        """The pages as far as they were seen by now."""
+        """The page sizes seen so far."""
         self._poisoned: set[Window] = set()
-        """Parts of windows that the server fails on."""
+        """Parts of windows on which the server failed."""
         self._checkpoint = checkpoint
         self._before = [done.window for done in self.accepted]
-        """What a run that was killed had read, and this one need not."""
+        """Windows already read by a killed run."""
         self._client = client
         self._capabilities = capabilities
         self._receive = receive
         self._created = cache(created)
         self._second_looks = 0
-        """At windows of unknown contacts."""
+        """Second reads of windows of unknown contacts so far."""
         self._counted = capabilities.counts_matches
-        """Whether the total beside a page is believed to count whom it could list."""
+        """Whether the total of a page is trusted to count the contacts that match."""
         self._lowered: set[bool] = set()
-        """The lists whose pages became smaller meanwhile: a larger one is no news of them any more."""
+        """The lists whose page size was lowered during the run: a larger page no longer raises it."""
         seen_bounds, bounds = capabilities.seen, capabilities.created
         if bounds is None or seen_bounds is None:
             message = "windows need both time filters"
@@ -74,18 +74,18 @@ class WindowReader:
         self._bounds: Mapping[TimeField, RangeSemantics] = {"createdAt": bounds, "lastSeenAt": seen_bounds}
 
     async def complete(self, windows: Iterable[Window]) -> None:
-        """Read what of `windows` a run that was killed had not read yet."""
+        """Read the parts of `windows` that a killed run had not read yet."""
         await self.read(remaining(windows, self._before))
 
     async def read(self, windows: Iterable[Window], *, most: int | None = None) -> None:
-        """Read `windows`, many at a time and in any order, but leads before contacts of the same time.
+        """Read `windows` concurrently and in any order, but leads before contacts of the same time.
 
-        With `most` an answer of so many rows is as good as full.
+        A response with `most` or more rows is treated as full.
         """
         await Worklist(partial(self.settle, most=most), windows, may_be_read).run(self._client.concurrency)
 
     async def settle(self, window: Window, *, most: int | None = None) -> Sequence[Window]:
-        """Read one window; returns the parts still to be read when it was too full to be proven."""
+        """Read one window; return the parts still to be read if it was too full to be proven."""
         bounds = self._bounds[window.field]
         try:
             page = await self._read(window, bounds)
@@ -97,7 +97,7 @@ class WindowReader:
                 return parts
             await self._accept(window, page)
             return ()
-        # A page larger than any before of this list: the true page size is at least this.
+        # If this page is larger than any page of this list before, the true page size is at least this.
         if window.is_contact not in self._lowered:
             self.sizes = self.sizes.with_page(window.is_contact, len(page.rows))
         hopeless = not page.rows or (cut and self._would_fit(window, page))
@@ -105,7 +105,7 @@ class WindowReader:
         if not parts and cut:
             reason = f"the server says that {page.total} match, and lists {len(page.rows)}"
             await self._give_up(window, bounds, reason, page)
-            # It is the counting that is wrong: to look for others whom it counts would cost thousands of requests.
+            # The total is wrong: searching for the missing contacts in every window would cost thousands of requests.
             self._counted = False
         elif not parts and len(page.rows) < size and not self.sizes.mixed:
             await self._accept(window, page)
@@ -114,10 +114,10 @@ class WindowReader:
         return parts
 
     def _may_hide(self, window: Window, page: Page) -> bool:
-        """Whether a page that is not full may have been cut all the same, by a server whose pages are smaller.
+        """Whether a page that is not full may still have been cut, by a server with smaller pages.
 
-        It lacks contacts that the last run knew; or nothing is known of who is there, and it has so many rows that some
-        server may have cut it: of those windows only a few are looked at twice, so that it costs next to nothing.
+        Either it lacks contacts known from before, or its contacts are unknown and it has enough rows to be the full
+        page of another server: only a few such windows are read twice, to keep the cost negligible.
         """
         if not page.rows:
             return False
@@ -130,7 +130,7 @@ class WindowReader:
         return self._second_looks <= SECOND_LOOKS + self._client.sent // SPARED
 
     def _known(self, window: Window) -> int:
-        """How many contacts of a window are known from before."""
+        """How many contacts of a window were known before."""
         if window.field != "createdAt":
             return 0
         times = self._created(window.is_contact)
@@ -138,9 +138,9 @@ class WindowReader:
         return (len(times) if window.end is None else bisect_left(times, window.end)) - first
 
     async def _look_again(self, window: Window, page: Page) -> Sequence[Window]:
-        """The two parts of a window, to be read instead of it, if they show that its page was cut; () if they do not.
+        """Read the two parts of a window; return them, to be read instead of it, if they show that its page was cut.
 
-        A part has half of the rows: where the page was cut, one of the two has room for some of those that were hidden.
+        A part has half of the rows: if the page was cut, one of the parts has room for some of the hidden contacts.
         """
         bounds = self._bounds[window.field]
         parts = split(window, page.rows, bounds, newest_first=False)
@@ -158,7 +158,7 @@ class WindowReader:
         return window.field == "createdAt" and self._capabilities.newest_first
 
     async def _read(self, window: Window, bounds: RangeSemantics) -> Page:
-        """Page 1 of a window; again when it lists fewer than it counts, which may be two instants of one answer."""
+        """Page 1 of a window; read again if it lists fewer rows than its total, which may come from another instant."""
         for _ in range(COUNTED_READS):
             page = await self._page(window, bounds)
             window.check(page.rows, bounds)
@@ -170,21 +170,21 @@ class WindowReader:
         query = window.query(bounds)
         if window not in self._poisoned:
             return await self._client.read(query)
-        # It was asked often enough as a part of others: once will do.
+        # Already retried as part of larger windows: one attempt is enough.
         verdict = await self._client.ask(query)
         if isinstance(verdict, Page):
             return verdict
         raise RequestFailed(verdict.message, where=query.span())
 
     async def _isolate(self, window: Window, bounds: RangeSemantics, error: RequestFailed) -> Sequence[Window]:
-        """The halves of a window that the server always fails on while it answers others: one of them may be sound.
+        """Halve a window on which the server always fails while it answers others: one half may be readable.
 
-        Raises ContractError for one that cannot be halved: it is named, never skipped (FAULTS.md A9).
+        Raises ContractError for a window that cannot be halved: it is reported, never skipped (A9).
         """
         nobody = replace(window, start=FAR_FUTURE, end=None)
         if not isinstance(await self._client.ask(nobody.query(bounds)), Page):
             raise error
-        # An open beginning is halved from 1970 on: what is older is asked for with the lower half.
+        # An open start is halved as if it were 1970; the lower half includes everything older.
         halves = halved(replace(window, start=window.start or 0), bounds)
         if not halves:
             message = f"the server fails whenever it is asked for this range: {error.message}"
@@ -194,23 +194,23 @@ class WindowReader:
         return lower, upper
 
     def _would_fit(self, window: Window, page: Page) -> bool:
-        """Whether a page, however small the server makes it, would hold all whom it counts: no part would list more."""
+        """Whether even the smallest page would hold the total, so that splitting the window would list no more."""
         return (page.total or 0) < min(SMALLEST_PAGE, self.sizes.of(window.is_contact) / 2)
 
     def _is_cut(self, window: Window, page: Page) -> bool:
-        """Whether the total beside a short page shows that it is cut, on a server whose totals follow the filter."""
+        """Whether the total of a short page shows that it was cut, on a server whose totals follow the filter."""
         counted = page.total if self._counted else None
         return counted is not None and len(page.rows) < min(counted, self.sizes.of(window.is_contact))
 
     def starts_of_shown(self) -> Sequence[int]:
-        """Where the accepted ranges of createdAt begin that showed somebody, in order."""
+        """The sorted starts of the accepted createdAt windows that listed contacts."""
         windows = (done.window for done in self.accepted if done.rows)
         return sorted(window.start or 0 for window in windows if window.field == "createdAt")
 
     async def doubtful(self) -> list[Window]:
-        """The windows that a server may have cut off because its pages are smaller than they seemed; not accepted now.
+        """Withdraw and return the windows that may have been cut because pages are smaller than assumed.
 
-        Without a filter page 1 is as full as the server makes it; a window with as many rows proves nothing.
+        Without a filter, page 1 is as full as the server makes it; a window with that many rows proves nothing.
         """
         leads, contacts = [len((await self._client.read(Query(listed))).rows) for listed in (False, True)]
         now = PageSizes(contacts, leads)
@@ -232,9 +232,9 @@ class WindowReader:
         return [done.window for done in doubtful]
 
     def _vanished(self, now: PageSizes) -> str:
-        """That a list is empty which was not, in words: maintenance answers with valid empty lists (FAULTS.md A43).
+        """A message if a list became empty, else "": under maintenance, servers return valid empty lists (A43).
 
-        Few may have been deleted, or have moved to the other list, as long as that one still shows somebody.
+        A few contacts may have been deleted or moved to the other list, if that list is not empty too.
         """
         gone = sum(self.sizes.seen(listed) for listed in (False, True) if not now.seen(listed))
         if gone > FEW_GONE or (gone and now == PageSizes(0, 0)):
@@ -251,7 +251,7 @@ class WindowReader:
         self._checkpoint.accept(done)
 
     async def _read_indivisible(self, window: Window, bounds: RangeSemantics, page: Page) -> None:
-        """Read a window that cannot be cut (one creation time, many contacts) page by page until two reads agree."""
+        """Read an indivisible window (one creation time, many contacts) page by page until two reads agree."""
         if self.sizes.mixed or self._capabilities.honours_page is not True:
             lacking = "the server's pages have several sizes" if self.sizes.mixed else "the server has no second page"
             await self._give_up(window, bounds, f"it is full, cannot be cut, and {lacking}", page)
@@ -265,7 +265,7 @@ class WindowReader:
         self._note(Accepted(window, read.rows, read.reads, "sequential", self._client.sent))
 
     async def _give_up(self, window: Window, bounds: RangeSemantics, reason: str, page: Page) -> None:
-        """Note what cannot be proven; who is listed is real all the same, and published if that is allowed."""
+        """Record a window as unproven; the listed contacts are real, and are published if that is allowed."""
         if page.rows:
             await self._receive(page)
         listed = str(window.is_contact).lower()
@@ -278,7 +278,7 @@ def _may_be_cut(done: Accepted, sizes: PageSizes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class IndivisibleRead:
-    """A listing read in order until two reads agreed."""
+    """The result of reading a list in order until two reads agreed."""
 
     rows: int
     reads: int
@@ -289,8 +289,8 @@ async def read_indivisible(
 ) -> IndivisibleRead | None:
     """Read all pages of `query` strictly in order until two reads in a row list the same contacts, each once.
 
-    None when `ORDERED_READS` reads did not agree. Every page with a contact not handed on yet is handed on. Only for a
-    server that is known to honour `page`: another shows its first page for every one, and that agrees as well.
+    Returns None if `ORDERED_READS` reads did not agree. Every page with a new contact is passed to `receive`. Only for
+    a server known to honour `page`: one that returns page 1 for every number would agree with itself.
     """
     known: set[bytes] = set()
     last: set[bytes] | None = None
@@ -310,11 +310,11 @@ async def read_indivisible(
 
 
 async def read_in_order(client: Client, query: Query, page_size: int, *, alone: bool = False) -> list[Page] | None:
-    """Pages 1, 2, ... of `query`, each asked when the one before has come, until one brings nobody new.
+    """Read pages 1, 2, ... of `query` one after the other until a page has no new contact.
 
-    That one is empty, or after a short page the last or the first one repeated: a full one may stand for all that the
-    server does not show. Where it is neither it stays in the list, and the contacts then listed twice void the read.
-    `alone` says that page 1 may be short although it is as full as any seen: then page 2 may repeat it as well.
+    That page ends the list if it is empty, or repeats the last or first page after a short page; after a full page, a
+    repetition may hide further contacts. Otherwise it is kept, and its duplicates invalidate the read. With `alone`,
+    page 1 counts as short whatever its size, so that page 2 may repeat it.
     """
     pages: list[Page] = []
     known: set[bytes] = set()
@@ -322,12 +322,12 @@ async def read_in_order(client: Client, query: Query, page_size: int, *, alone: 
         try:
             page = await client.read(query, len(pages) + 1)
             while page.attempt > 1 and pages:
-                # The failure may have cost the server its place in the listing (FAULTS.md A10).
+                # The failure may have made the server lose its position in the list (A10).
                 if (await client.read(query, len(pages))).ids != pages[-1].ids:
                     return None
                 page = await client.read(query, len(pages) + 1)
         except PageRefused:
-            # Some servers refuse a page past the end; in the middle of the list it would be a fault.
+            # Some servers refuse a page past the end; in the middle of the list, a refusal is a fault.
             if pages and await _is_refused(client, query, len(pages) + 2):
                 return pages
             raise

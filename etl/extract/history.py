@@ -1,4 +1,4 @@
-"""What the last published run left of an account, as far as the next run reads by it. No I/O of its own, no clock."""
+"""State of an account after its last published run, as far as the next run needs it. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from etl.extract.capabilities import PageSizes
 from etl.model import NOTHING, Look
 
 ROUNDING = 2
-"""Seconds by which the difference of two clocks may seem to have changed: a `Date` is rounded down."""
+"""Seconds by which the difference of two clocks may appear to change: a `Date` header is rounded down."""
 REMEMBERED = 7 * 86_400_000
-"""Milliseconds for which a small page counts, after it was last seen: a server may have grown its pages for good."""
+"""Milliseconds for which a small page size is remembered: the server may have enlarged its pages since."""
 CLOCKS_DIFFER = 300
-"""Seconds between the server's clock and ours that are worth a warning."""
+"""Seconds between the server's clock and ours above which a warning is logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,12 @@ class Timing:
     visibility_lag: int
     """H: how late a change can become visible."""
     lookback: int
-    """L: how late the vendor says a lead can become visible."""
+    """L: how late a lead can become visible, according to the vendor."""
     witness_every: int
     scrub_every: int
-    """Within this time everything is read again."""
+    """The time within which everything is read again."""
     scrub_runs: int | None = None
-    """If set, each run scrubs one such part of the account instead, however long ago the last one was."""
+    """If set, each run scrubs 1/`scrub_runs` of the account instead, regardless of the time since the last run."""
 
     def scrub_share(self, elapsed: int) -> float:
         """The share of the account that a run reads again, `elapsed` ms after the last one."""
@@ -40,7 +40,7 @@ class Timing:
 
 
 class Snapshot(Protocol):
-    """The contacts of the account that the last run published. Times are milliseconds."""
+    """The contacts of the account in the last published run. Times are milliseconds."""
 
     def created(self, is_contact: bool | None) -> Sequence[int]:
         """The sorted creation times, of one list or (None) of both."""
@@ -49,15 +49,15 @@ class Snapshot(Protocol):
         """The sorted creation times of the contacts that have one strike."""
 
     async def look(self, start: int | None, end: int) -> Look:
-        """Which of those created in [start, end) this run has not received, or only as deleted."""
+        """Check which contacts created in [start, end) this run has not received, or only as deleted."""
 
 
 Received = Callable[[], Awaitable[tuple[Sequence[Path], Sequence[Path]]]]
-"""Finds the files that hold everything a run has received so far: contacts, and rejects."""
+"""Returns the files that hold everything a run has received so far: contacts, and rejects."""
 
 
 class PublishedSnapshot(Snapshot, Protocol):
-    """A snapshot as a sink holds it."""
+    """The snapshot held by a sink."""
 
     def during(self, received: Received, folder: Path) -> Snapshot:
         """The snapshot during a run that works in the private `folder`."""
@@ -69,7 +69,7 @@ class PublishedSnapshot(Snapshot, Protocol):
 
 
 class NoSnapshot:
-    """The snapshot of an account that no run has published."""
+    """The snapshot of an account without a published run."""
 
     def created(self, is_contact: bool | None) -> Sequence[int]:  # noqa: ARG002 - see `Snapshot`
         """See `Snapshot`."""
@@ -86,44 +86,44 @@ class NoSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What an earlier run left: where to go on, and where contacts lie in time."""
+    """State from an earlier run: where to continue, and how contacts are distributed in time."""
 
     watermark: int | None = None
     """None: there was no earlier run."""
     t0: int = 0
     """The server's clock when that run began."""
     clock_ahead: int = 0
-    """Seconds that the server's clock was ahead of ours then."""
+    """Seconds by which the server's clock was ahead of ours then."""
     witness_at: int | None = None
     scrub_after: int | None = None
     proven: bool = True
-    """Whether that run left nothing unproven; what it may have missed is older than any sweep looks for."""
+    """Whether that run left nothing unproven; contacts it may have missed are older than any sweep covers."""
     without_created_at: bool = False
-    """Whether the snapshot holds contacts without a creation time, which only a walk reaches."""
+    """Whether the snapshot holds contacts without a creation time, which only a page scan reads."""
     look: Look = NOTHING
-    """What the last scrub looked for."""
+    """Known contacts that the last scrub checked for."""
     cuts: Mapping[bool, tuple[int, int]] = field(default_factory=dict)
     """By list: the smallest page that had rows behind it, and when it was seen (ms)."""
     snapshot: Snapshot = field(default_factory=NoSnapshot)
 
     def by_clock(self, ahead: int) -> History:
-        """The same by a server's clock that is `ahead` seconds ahead of ours: if it was more ahead, it has gone back.
+        """This history for a server clock `ahead` seconds ahead of ours: if it was more ahead, it has gone back.
 
-        What happened since then bears its time, so the watermark goes back as far. If it is ours that has gone forward
-        the sweep only reads more than it must.
+        Contacts changed since then have the new clock's times, so the watermark goes back by the same amount. If it is
+        our clock that has gone forward, the sweep only reads more than necessary.
         """
         back = max(0, self.clock_ahead - ahead + ROUNDING)
         return self if self.watermark is None else replace(self, watermark=self.watermark - back * 1000)
 
     @property
     def allows_incremental(self) -> bool:
-        """Whether what came since is all that is missing, so that an incremental run is enough."""
+        """Whether only contacts created or updated since are missing, so that an incremental run is enough."""
         return self.watermark is not None and self.proven
 
     def witness_is_due(self, t0: int, every: int, *, full: bool) -> bool:
-        """Whether a run that begins at `t0` walks all pages, as one does after `every` milliseconds.
+        """Whether a run that begins at `t0` is cross-checked by a page scan, due every `every` milliseconds.
 
-        A full run always does where only a walk reaches some of the contacts.
+        A full run always is if some contacts can be read only by a page scan.
         """
         return self.witness_at is None or t0 - self.witness_at >= every or (full and self.without_created_at)
 
@@ -132,14 +132,14 @@ class History:
         return len(self.snapshot.created(is_contact))
 
     def remembered(self, sizes: PageSizes, t0: int) -> PageSizes:
-        """`sizes` with the small pages that were seen not long before `t0`."""
+        """`sizes` with the small page sizes seen within `REMEMBERED` before `t0`."""
         for is_contact, (rows, at) in self.cuts.items():
             if t0 - at < REMEMBERED:
                 sizes = sizes.with_cut(is_contact, rows)
         return sizes
 
     def cuts_after(self, sizes: PageSizes, t0: int) -> dict[bool, tuple[int, int]]:
-        """What the next run has to remember of small pages, after one that began at `t0` and saw these `sizes`."""
+        """The small page sizes that the next run must remember, after a run that began at `t0` and saw `sizes`."""
         cuts = {}
         for is_contact in (False, True):
             rows, at = self.cuts.get(is_contact, (0, 0))

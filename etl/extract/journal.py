@@ -1,14 +1,13 @@
-"""The journal of a reading: what was received and accepted so far, so that a run that was killed can be resumed.
+"""On-disk checkpoint of one account's extraction, from which a killed run is resumed.
 
-Pages are kept as they came, in segments, until the part that holds their contacts is complete; every window accepted is
-a line, and so is every stretch of the witness's walk. A line is one write, so that a killed process leaves at most one
-torn line at the end. It outlives a process, not a machine: nothing is synced, and after a reboot what is left is thrown
-away.
+Pages are stored as received, in segments, until the part that holds their contacts is complete. Every accepted window
+and every chunk of the cross-check's page scan is a line. A line is one write, so a killed process leaves at most one
+torn line at the end. The journal survives a process, not the machine: nothing is synced, and after a reboot it is
+discarded.
 
-Every page and every file has its checksum in its line, and every line one that also covers the lines before it. A line
-that does not fit ends the journal; where a page or a file does not fit what is left of it, all of it is thrown away.
-That finds damage and edits. Whoever can write into the folder could forge checksums as well: they are kept off by its
-rights (`staging.refuse_strangers`).
+Each line holds the checksums of its page or files, and one of itself and all lines before it. A line with a wrong
+checksum ends the journal; if a page or file does not match its checksum, everything is discarded. This detects damage
+and edits, not forgery: the folder's permissions keep other users out (`staging.refuse_strangers`).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from etl.storage.staging import Checksums
 
 NAME = "journal.jsonl"
 TOO_OLD = timedelta(hours=24)
-"""What was read longer ago is read again: it would be correct, but the sweep over the time between costs more."""
+"""Older progress is discarded: it would be correct, but the sweep over the time since then costs more."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -54,33 +53,33 @@ class _Received(msgspec.Struct, tag="received"):
 
 class _Accepted(msgspec.Struct, tag="accepted"):
     done: Accepted
-    """Its contacts were received before: a line further up."""
+    """Its contacts were received before: see an earlier line."""
 
 
 class _Walked(msgspec.Struct, tag="walked"):
     walk: int
-    """The witness's first walk, or a later one."""
+    """The number of the page scan, from 1."""
     files: Mapping[str, str]
-    """What was seen on the pages; by name, with checksums."""
+    """Files with the contacts of the pages: name to checksum."""
     pages: tuple[tuple[bool, int, int], ...]
-    """Which list, number, rows."""
+    """List, page number, rows."""
     ends: tuple[tuple[bool, int], ...]
-    """Which list, the first page past its end."""
+    """List, first page past its end."""
 
 
 class _Forgotten(msgspec.Struct, tag="forgotten"):
     walk: int
     is_contact: bool
     upto: int
-    """The pages behind it are to be read again."""
+    """The pages after it must be read again."""
 
 
 class _Written(msgspec.Struct, tag="written"):
     parts: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """By name, with checksums."""
+    """Name to checksum."""
     rejects: Mapping[str, str] = msgspec.field(default_factory=dict)
     upto: int = 0
-    """Contacts received when all of them were in these parts."""
+    """How many of the contacts received, in order, are in these parts."""
     counts: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
@@ -88,15 +87,15 @@ _Line = _Began | _Received | _Accepted | _Walked | _Forgotten | _Written
 _decode = msgspec.json.Decoder(_Line).decode
 _encode = msgspec.json.Encoder().encode
 _CHAIN = b',"chain":"'
-"""What comes last in a line: the checksum of the one before it and of itself so far."""
+"""The last field of a line: a checksum of the previous line's checksum and of the line itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """How far the witness had come in one of its walks; nowhere by default."""
+    """The saved progress of one page scan; empty by default."""
 
     files: dict[Path, str] = field(default_factory=dict)
-    """What it saw, in order, with checksums."""
+    """Files with the contacts it saw, in order, with checksums."""
     sizes: dict[bool, dict[int, int]] = field(default_factory=lambda: {False: {}, True: {}})
     """By list: the rows of each page that need not be read again."""
     ends: dict[bool, int] = field(default_factory=dict)
@@ -104,47 +103,47 @@ class Walked:
 
     @property
     def pages(self) -> int:
-        """How many need not be read again."""
+        """How many pages need not be read again."""
         return sum(map(len, self.sizes.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class SavedProgress:
-    """What a killed run left of one account; nothing by default."""
+    """The progress of one account saved by a killed run; empty by default."""
 
     resumption: Resumption | None = None
     parts: Checksums = field(default_factory=dict)
     rejects: Checksums = field(default_factory=dict)
     upto: int = 0
-    """Contacts received that are in these parts."""
+    """How many of the contacts received, in order, are in these parts."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """What normalizing them came to."""
+    """Counts from normalizing them."""
     pages: Sequence[_Received] = ()
-    """Received, and in no part yet."""
+    """Pages received whose contacts are in no part yet."""
     walks: Sequence[Walked] = field(default_factory=lambda: [Walked()])
-    """One after the other; all but the last came to their end."""
+    """Page scans, in order; all but the last are complete."""
     size: int = 0
-    """Bytes of the journal's whole lines."""
+    """Size in bytes of the journal's valid lines."""
     chain: bytes = b""
-    """The checksum of the last of them."""
+    """The checksum of the last valid line."""
 
     def checksums(self) -> Checksums:
-        """Every complete file that the reading goes on with."""
+        """All complete files that the resumed run uses, with checksums."""
         return {**self.parts, **self.rejects, **{file: c for walked in self.walks for file, c in walked.files.items()}}
 
     def files(self, folder: Path) -> set[Path]:
-        """Everything that the reading goes on with, the journal apart."""
+        """All files that the resumed run uses, except the journal."""
         segments = {_segment_path(folder, page.segment) for page in self.pages}
         return {*self.checksums(), *segments}
 
 
 def key_of(*facts: object) -> str:
-    """What a reading depends on, as a fingerprint: leftovers with another are not resumed."""
+    """A fingerprint of all inputs of an extraction: progress saved under another key is not resumed."""
     return hashlib.sha256(_encode([repr(fact) for fact in facts])).hexdigest()
 
 
 def left_in(folder: Path, key: str, now: float) -> SavedProgress:
-    """What can be resumed: nothing of another configuration, of before the last reboot, changed, or too old.
+    """The progress that can be resumed; none if it has another key, predates a reboot, was changed or is too old.
 
     `now` is in seconds since 1970.
     """
@@ -159,7 +158,7 @@ def left_in(folder: Path, key: str, now: float) -> SavedProgress:
 
 
 def _is_unchanged(left: SavedProgress, folder: Path) -> bool:
-    """Whether everything that the reading would go on with is what it was when its line was written."""
+    """Whether all saved pages and files still match their checksums."""
     try:
         for page in left.pages:
             _body(folder, page)
@@ -169,7 +168,7 @@ def _is_unchanged(left: SavedProgress, folder: Path) -> bool:
 
 
 def _body(folder: Path, page: _Received) -> bytes:
-    """A page as it was received. Raises `SinkError` where it is not any more."""
+    """A page as it was received. Raises `SinkError` if it was changed since."""
     path = _segment_path(folder, page.segment)
     with disk.own_file(path) as file, disk.translate_os_errors("read a page again", path):
         file.seek(page.offset)
@@ -181,7 +180,7 @@ def _body(folder: Path, page: _Received) -> bytes:
 
 
 def _whole_lines(path: Path) -> tuple[list[_Line], int, bytes]:
-    """The lines up to the first that is torn or changed, their bytes, and the last one's checksum."""
+    """The lines before the first torn or changed one, their size in bytes, and the last one's checksum."""
     lines: list[_Line] = []
     size, chain = 0, b""
     with suppress(SinkError, msgspec.MsgspecError), disk.own_file(path) as file:
@@ -243,13 +242,13 @@ class Journal:
     folder: Path
     key: str
     began_at: float
-    """When this process began, in seconds since 1970."""
+    """When this process started, in seconds since 1970."""
     left: SavedProgress = field(default_factory=SavedProgress)
-    """What the reading goes on with."""
+    """The progress to resume from."""
     _segment: int = field(default=0, init=False)
     _offset: int = field(default=0, init=False)
     _ends: dict[int, int] = field(default_factory=dict, init=False)
-    """Contacts received when a segment's last page had come."""
+    """By segment: the number of contacts received up to its last page."""
     _begun: bool = field(default=False, init=False)
     _chain: bytes = field(default=b"", init=False)
     """The checksum of the last line."""
@@ -257,13 +256,13 @@ class Journal:
     _pages: disk.Appended | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        """Go on behind what is there."""
+        """Append to the existing journal, if there is one."""
         if self.left.resumption:
             self._begun = True
             self._chain = self.left.chain
             self._ends = {page.segment: page.read_no + page.rows for page in self.left.pages}
             self._segment = max(self._ends, default=0) + 1
-            # Behind a torn line nothing could be read.
+            # Lines after a torn one could not be read.
             disk.truncate(self.folder / NAME, self.left.size)
             self._drop_the_rest()
 
@@ -290,7 +289,7 @@ class Journal:
         self._write(_Accepted(done))
 
     def receive(self, page: RawPage) -> None:
-        """Keep a page until `written` says that its contacts are in a part."""
+        """Keep a page until `written` records that its contacts are in a part."""
         if self._begun:
             if self._pages is None:
                 self._pages = disk.Appended(_segment_path(self.folder, self._segment))
@@ -303,18 +302,18 @@ class Journal:
     def walked(
         self, walk: int, files: Checksums, pages: Sequence[tuple[bool, int, int]], ends: Mapping[bool, int]
     ) -> None:
-        """Note `pages` (which list, number, rows) that the witness took: `files`, complete, hold what it saw on them.
+        """Record `pages` (list, page number, rows) of a page scan, whose contacts are in the complete `files`.
 
-        `walk` is 1 for its first walk; `ends` tells, by list, the first page past the end.
+        `walk` is the number of the page scan, from 1; `ends` is, by list, the first page past the end.
         """
         self._write(_Walked(walk, _names(files), tuple(pages), tuple(ends.items())))
 
     def forget(self, walk: int, is_contact: bool, upto: int) -> None:
-        """Note that the witness takes the pages of a list behind `upto` once more, and looks for its end."""
+        """Record that the page scan reads the pages of a list after `upto`, and finds its end, again."""
         self._write(_Forgotten(walk, is_contact, upto))
 
     def written(self, parts: Checksums, rejects: Checksums, upto: int, counts: Mapping[str, int]) -> None:
-        """Note the complete parts, which hold the first `upto` contacts received, and drop the pages of those."""
+        """Record the complete parts, which hold the first `upto` contacts received, and remove the pages of those."""
         self._write(_Written(_names(parts), _names(rejects), upto, counts))
         for segment in [segment for segment, end in self._ends.items() if end <= upto]:
             disk.remove(_segment_path(self.folder, segment))
@@ -325,7 +324,7 @@ class Journal:
             self._pages = None
 
     def pages(self) -> Iterator[RawPage]:
-        """The pages that a killed run received and no part holds, in the order of reading."""
+        """The pages received by a killed run whose contacts are in no part, in the order received."""
         for page in self.left.pages:
             yield RawPage(_body(self.folder, page), page.rows, page.read_no)
 
@@ -338,7 +337,7 @@ class Journal:
             self._lines.add(b'%b%b%b"}\n' % (told, _CHAIN, self._chain.hex().encode()))
 
     def __enter__(self) -> Self:
-        """Its files are closed when the block ends, however it does."""
+        """Close its files when the block ends, also on errors."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,8 +1,8 @@
-"""The plain page walk: every page of one listing, concurrently.
+"""Page scan: reads every page of one list, concurrently.
 
-A page number is a rank in a list that moves while it is read, so a walk proves nothing. It serves as witness (each
-contact it shows is real), for servers whose time filters do not work, and for filtered exports. One that was
-interrupted can be resumed, as far as the list has not moved since.
+A page number is a rank in a list that moves while it is read, so a page scan proves nothing. It is used as cross-check
+(each contact it shows is real), for servers whose time filters do not work, and for filtered exports. An interrupted
+scan can be resumed as far as the list has not moved since.
 """
 
 from __future__ import annotations
@@ -22,51 +22,52 @@ from etl.errors import ContractError
 Receive = Callable[[Page], Awaitable[None]]
 
 REPEATS = 3
-"""The same page so many times in a row is the end of any list."""
+"""If this many pages in a row repeat the page before them, the list has ended."""
 LEAPS = (0, 1, 3, 7, 15, 31, 63, 127)
-"""How many pages to go back, one leap after the other, to find nobody but people who are known."""
+"""How many pages to go back, tried in order, to find a page with only known contacts."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedScan:
-    """How far a walk had come that was interrupted; nowhere by default."""
+    """The saved progress of an interrupted page scan; empty by default."""
 
     sizes: Mapping[int, int] = field(default_factory=dict)
-    """The rows of each page that it took."""
+    """The rows of each page read."""
     end: int | None = None
-    """The first page past the end, where it was sure of it."""
+    """The first page past the end, if known for certain."""
     ids: Mapping[int, frozenset[str]] = field(default_factory=dict)
-    """Who was listed on the last page that it took, on that before the first gap, and on those before that, as far as
-    `LEAPS` go back: never more, so that it does not grow with the list."""
+    """The ids on the last page read, and on the pages before the first gap as far as `LEAPS` go back.
+
+    Bounded, so that it does not grow with the list."""
 
     @property
     def gap(self) -> int:
-        """The first page that it did not take: its requests overtook each other."""
+        """The first page not read; later ones may have been, because requests are concurrent."""
         return next(number for number in count(1) if number not in self.sizes)
 
     @property
     def last(self) -> int:
-        """The last page that it took."""
+        """The last page read."""
         return max(self.sizes, default=0)
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing left to take."""
+        """Whether no pages are left to read."""
         return self.end is not None and self.gap >= self.end
 
     @property
     def wanted(self) -> frozenset[int]:
-        """The pages whose `ids` are needed to go on with it."""
+        """The pages whose `ids` are needed to resume."""
         return frozenset({*range(self.gap - 1 - LEAPS[-1], self.gap), self.last})
 
     def upto(self, number: int) -> SavedScan:
-        """What it took up to a page, with an end that is open again."""
+        """The progress up to a page, without a known end."""
         return SavedScan({page: rows for page, rows in self.sizes.items() if page <= number})
 
 
 @dataclass(slots=True)
 class PageScan:
-    """What a walk knows: which page to ask next, and where the list ends. No I/O."""
+    """The state of a page scan: which page to request next, and where the list ends. No I/O."""
 
     repeats: bool
     """Whether this server repeats its last page for every page past the end."""
@@ -74,21 +75,21 @@ class PageScan:
     end: int | None = None
     """The first page past the end, once known."""
     sizes: dict[int, int] = field(default_factory=dict)
-    """The rows of each page taken, by this walk or by the one that it goes on with."""
+    """The rows of each page read, by this scan or by the one it resumes."""
     known: set[int] = field(default_factory=set)
-    """Hashes of the ids seen: kept only where the last page is repeated, because there nothing else shows the end.
+    """Hashes of the ids seen: kept only if the server repeats its last page, where nothing else shows the end.
 
-    Those of a walk that is resumed do not count: where the list has grown since, they are on later pages as well.
+    Those of a resumed scan do not count: if the list has grown since, they are on later pages as well.
     """
     latest: frozenset[bytes] = frozenset()
-    """The ids of the last page taken."""
+    """The ids of the latest page received."""
     again: int = 0
-    """How often in a row they came again."""
+    """How often in a row they were repeated."""
     refused: set[int] = field(default_factory=set)
-    """The pages that the server refuses, which are past the end or faults."""
+    """The pages that the server refused: past the end, or faults."""
 
     def next(self) -> int | None:
-        """The number of the next page to ask; None when all up to the end were asked."""
+        """The number of the next page to request; None if all up to the end were requested."""
         number = next(one for one in count(self.asked + 1) if one not in self.sizes)
         if self.end is not None and number >= self.end:
             return None
@@ -96,7 +97,7 @@ class PageScan:
         return number
 
     def take(self, number: int, page: Page) -> bool:
-        """Note page `number`; whether it is to be handed on."""
+        """Record page `number`; returns whether it is to be passed to `receive`."""
         if not page.rows or self._is_known(page):
             self.ends_before(number)
             return False
@@ -104,11 +105,11 @@ class PageScan:
         return True
 
     def _is_known(self, page: Page) -> bool:
-        """Whether the page brings nobody new, so that the list must have ended."""
+        """Whether the page has no new contact, so that the list must have ended."""
         self.again = self.again + 1 if page.ids == self.latest else 0
         self.latest = page.ids
         if not self.repeats:
-            # Not known to repeat its last page; but one that shows the same again and again does.
+            # The probe found no repeated last page, but a server that returns the same page again and again does that.
             return self.again >= REPEATS
         ids = {hash(contact_id) for contact_id in page.ids}
         fresh = not ids <= self.known
@@ -116,19 +117,19 @@ class PageScan:
         return not fresh
 
     def ends_before(self, number: int) -> None:
-        """Note that page `number` is past the end."""
+        """Record that page `number` is past the end."""
         self.end = number if self.end is None else min(self.end, number)
 
     @property
     def sure_end(self) -> int | None:
-        """The end, unless it is a refusal that was not looked behind."""
+        """The end, unless it is a refused page that was not yet confirmed as the end."""
         return None if self.end in self.refused else self.end
 
     @property
     def smallest(self) -> int:
-        """The fewest rows at which pages were cut; 0 where that is not known.
+        """The smallest page size seen on more than one page; 0 if unknown.
 
-        Several pages have that many. One alone may be the last one, as another server counts its pages.
+        A single smaller page may be the last page of another server, which counts its pages differently.
         """
         last = max(self.sizes, default=0)
         counts = Counter(rows for number, rows in self.sizes.items() if number < last)
@@ -136,19 +137,19 @@ class PageScan:
 
     @property
     def ends_full(self) -> bool:
-        """Whether the last page is as large as the largest, so that the end shows no other sign."""
+        """Whether the last page is as large as the largest, so that its size does not show the end."""
         last = self.sizes.get((self.end or 1) - 1, 0)
         return last == max(self.sizes.values(), default=0)
 
 
 async def walk(client: Client, query: Query, receive: Receive, progress: PageScan) -> int:
-    """Hand every page of `query` to `receive`, in any order; returns how many pages there are.
+    """Pass every page of `query` to `receive`, in any order; returns the number of pages.
 
-    `progress` begins with the pages that need not be asked for, and tells how far it came if the walk is interrupted.
+    `progress` initially holds the pages to skip, and records the progress in case the scan is interrupted.
 
-    The end is found without a total: the first empty page, a repeated last page, or a refusal (400, 404) after which
-    nothing comes. At most `client.concurrency` requests go beyond it. Raises ContractError when a page is refused
-    in the middle of the list.
+    The end is found without a total: the first empty page, a repeated last page, or a refusal (400, 404) with no page
+    after it. At most `client.concurrency` requests go beyond it. Raises ContractError if a page is refused in the
+    middle of the list.
     """
 
     async def worker() -> None:
@@ -172,7 +173,7 @@ async def walk(client: Client, query: Query, receive: Receive, progress: PageSca
 
 
 async def _confirm_end(client: Client, query: Query, progress: PageScan) -> None:
-    """A refusal is the end only if no page beyond it answers; page 1 is never past the end."""
+    """Check that a refused page is the end: the page after it must not have rows; page 1 is never past the end."""
     end = progress.end or 1
     if end > 1 and not progress.ends_full:
         return
@@ -187,15 +188,15 @@ async def _confirm_end(client: Client, query: Query, progress: PageScan) -> None
 
 
 async def still_holds(client: Client, query: Query, trail: SavedScan, *, repeats: bool = False) -> SavedScan:
-    """What of an interrupted walk need not be repeated, now that the list may have moved.
+    """The part of an interrupted scan that is still valid, although the list may have moved since.
 
-    While nobody was reading, each deletion moved those behind it one place forward, the first of them perhaps onto a
-    page that was taken: who has no creation time would be in no window either, and be lost. So it goes back from the
-    first gap to a page that lists only people who were seen. As long as the list keeps its order, whoever was not seen
-    comes after them. (Somebody who was touched need not: the sweep reads him.)
+    Since the interruption, each deletion moved the contacts after it one place forward, perhaps onto a page already
+    read: a contact without a creation time, which is in no window either, would be lost. So this goes back from the
+    first gap to a page that lists only known contacts. As long as the list keeps its order, all contacts not seen yet
+    come after it, except updated ones, which the sweep reads.
 
-    What was taken behind the gap, and the end, hold only if the pages at both ends of it have not moved at all; on a
-    server that repeats its last page, where the last one taken may be such a repetition by now, they do not.
+    Pages read after the gap, and the end, are valid only if the page before the gap and the last page read have not
+    moved at all; never on a server that repeats its last page, because the last page read may now be a repetition.
     """
     if trail.over:
         return trail
@@ -219,7 +220,7 @@ async def _ends_alike(client: Client, query: Query, trail: SavedScan, repeats: b
 
 
 async def _listed(client: Client, query: Query, number: int) -> frozenset[str]:
-    """The ids on a page; none where the list has become shorter."""
+    """The ids on a page; none if the list has become shorter."""
     try:
         page = await client.read(query, number)
     except PageRefused:

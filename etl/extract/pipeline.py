@@ -1,7 +1,7 @@
-"""From accepted pages to parts: a bounded stream, worker threads that normalize, a stage on disk.
+"""Pipeline from accepted pages to parts: a bounded stream, worker threads that normalize, a stage on disk.
 
-The stream is short, so a slow disk slows the reading down instead of filling memory. Many pages are normalized at once,
-which costs a third of one at a time. Batches are normalized side by side and staged in reading order.
+The stream is short, so that a slow disk slows reading down instead of filling memory. Pages are normalized in batches,
+which costs a third of one at a time; batches are normalized concurrently and staged in the order received.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from etl.storage.staging import Stage
 Normalize: TypeAlias = Callable[[Sequence[RawPage]], NormalizedBatch]
 
 WORKERS = 2
-"""Batches normalized at once: Arrow lets go of the interpreter, and one thread is slower than the requests."""
+"""Batches normalized concurrently: Arrow releases the GIL, and one thread is slower than the requests."""
 
 WAITING_PAGES = 32
-"""Pages between the reader and the normalizer; times 75 KB, about 2.5 MB."""
+"""Pages buffered between reader and normalizer; at 75 KB each, about 2.5 MB."""
 BATCH_PAGES = 32
 GATHER_SECONDS = 0.05
-"""A batch is worked on when it is full, or when it has waited so long."""
+"""A batch is normalized when it is full or has waited this long."""
 
 
 class Pipeline:
-    """The way of one account's pages into its stage."""
+    """Normalizes one account's pages into its stage."""
 
     def __init__(self, account: str, stage: Stage, journal: Journal) -> None:
         self.counts: Counter[str] = Counter(journal.left.counts)
@@ -48,12 +48,12 @@ class Pipeline:
         self._rejected = {digest for file in stage.rejects for digest in _digests(pq.read_table(file, columns=["raw"]))}
         """Digests of the contacts rejected so far."""
         self._rows = self._done = journal.left.upto
-        """Contacts received, and staged: all those read before the second number."""
+        """Contacts received, and how many of them, in order, are staged."""
         self._progress = anyio.Condition()
         self._gathering = anyio.Lock()
 
     async def receive(self, page: Page) -> None:
-        """Take an accepted page; waits while the normalizer is behind."""
+        """Queue an accepted page; waits while the normalizer is behind."""
         if page.mislabelled:
             self.counts["mislabelled_pages"] += 1
         raw = RawPage(page.body, len(page.rows), self._rows)
@@ -61,7 +61,7 @@ class Pipeline:
         await self._take(raw)
 
     async def go_on(self) -> None:
-        """Take the pages that a killed run had received and not come to write."""
+        """Queue the pages that a killed run had received but not yet written to parts."""
         for raw in self._journal.pages():
             await self._take(raw)
 
@@ -73,7 +73,7 @@ class Pipeline:
             await self._sender.send(raw)
 
     async def run(self) -> None:
-        """Normalize what is received until `close`."""
+        """Normalize received pages until `close`."""
         async with anyio.create_task_group() as tasks:
             for _ in range(WORKERS):
                 tasks.start_soon(self._work)
@@ -93,7 +93,7 @@ class Pipeline:
                 self._progress.notify_all()
 
     async def _gather(self) -> list[RawPage]:
-        """The next pages, none at the end; waits a moment for more: a batch costs as much as three pages at least."""
+        """The next pages, none at the end; waits briefly for more: a batch costs at least as much as three pages."""
         pages: list[RawPage] = []
         async with self._gathering:
             with suppress(anyio.EndOfStream):
@@ -104,7 +104,7 @@ class Pipeline:
         return pages
 
     async def parts(self) -> Sequence[Path]:
-        """The parts that hold everything received so far, written out."""
+        """The complete parts that hold everything received so far."""
         async with self._progress:
             while self._done < self._rows:
                 await self._progress.wait()
@@ -113,19 +113,19 @@ class Pipeline:
         return self._stage.parts
 
     async def files(self) -> tuple[Sequence[Path], Sequence[Path]]:
-        """The parts, and the files of rejects, that hold everything received so far."""
+        """The parts and the reject files that hold everything received so far."""
         return await self.parts(), self._stage.rejects
 
     def _check(self) -> None:
-        """Note that everything normalized so far is in complete parts."""
+        """Record in the journal that everything staged so far is in complete parts."""
         self._journal.written(*self._stage.checksums, self._done, self.counts)
 
     def close(self) -> None:
-        """Nothing more will be received."""
+        """Signal that no more pages will be received."""
         self._sender.close()
 
     def __enter__(self) -> Self:
-        """Both ends of the stream are closed when the block ends, however it does."""
+        """Close both ends of the stream when the block ends, also on errors."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,7 +147,7 @@ class Pipeline:
         return complete
 
     def _first_seen(self, rejects: pa.Table) -> pa.Table:
-        """Without those that came before: what has no id cannot be folded later, so it is here, by its bytes."""
+        """The rejects not seen before: without an id they cannot be deduplicated later, so it is done here by bytes."""
         if not rejects.num_rows:
             return rejects
         digests = _digests(rejects)
@@ -158,7 +158,7 @@ class Pipeline:
 
 
 def _normalizer(account: str) -> Normalize:
-    """A normalizer of a thread's own; what it needs is imported in that thread, while the server is already asked."""
+    """A separate normalizer for each worker; its modules are imported in a thread, concurrently with requests."""
     from etl.normalize import Normalizer  # noqa: PLC0415
 
     return Normalizer(account)

@@ -1,7 +1,7 @@
-"""The plan: where to cut time so that every window holds fewer contacts than a page. Pure: no I/O, no clock.
+"""Plans windows that each hold fewer contacts than a page. Pure: no I/O, no clock.
 
-The cuts come from creation times known beforehand (the previous snapshot, or the witness of a first run). They need not
-be right: a window that turns out full is split when it is read. They tile the range without gap or overlap.
+The cuts come from creation times known beforehand (the previous snapshot, or a first run's page scan). They need not be
+right: a window that turns out full is split when it is read. Windows tile the range without gap or overlap.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def plan_windows(
 ) -> Iterator[Window]:
     """Windows that tile [start, end) with at most `capacity` of the sorted `times` (milliseconds) in each.
 
-    Contacts within one step of the resolution stay together: if they exceed `capacity`, they get a window of their own.
+    Contacts within one step of the resolution stay together: if they exceed `capacity`, they get a separate window.
     """
     position = 0 if start is None else bisect_left(times, start)
     last = bisect_left(times, end)
@@ -38,7 +38,7 @@ def plan_windows(
         first = _floor(times[position], resolution)
         if cut == first:
             if opened is None or opened < first:
-                # What stands before the indivisible window is read apart from it.
+                # The range before the indivisible window is a separate window.
                 yield Window(field, is_contact, opened, first)
                 opened = first
             cut = first + resolution
@@ -56,16 +56,16 @@ def scrub_span(
 ) -> tuple[int | None, int]:
     """The next range of a rolling scrub: a `share` of the sorted `times`, beginning at `after`.
 
-    It starts again from the open beginning once the end was reached. It holds at least one window's worth.
+    After the end it starts again from the open beginning. It holds at least `capacity` contacts.
     """
     last = bisect_left(times, end)
     begin = after if after is not None and after < end else None
     position = 0 if begin is None else bisect_left(times, begin, 0, last)
     rows = max(capacity, ceil(last * share))
-    # What came since the round began must not make a round of its own.
+    # Contacts created since the round began must not make a separate range.
     if position + rows + rows // 2 >= last:
         return begin, end
-    # Where an indivisible window stands at the beginning the range goes beyond its time, or it would never move on.
+    # With an indivisible window at the start, the range must end after it, or the scrub would never advance.
     return begin, max(times[position + rows], (times[0] if begin is None else begin) + 1)
 
 
@@ -74,8 +74,8 @@ def ranges_around(
 ) -> list[tuple[int, int]]:
     """Disjoint ranges [start, end) that hold all `chosen` times and at most `company` others of the sorted `times`.
 
-    Each reaches to the nearest `neighbours` others, as far as `company` and the ranges beside it allow. A creation time
-    that more contacts share has a range of its own. Every chosen time is one of `times`.
+    Each is widened to include the nearest `neighbours` others, as far as `company` and the adjacent ranges allow. A
+    creation time shared by more contacts gets a separate range. Every chosen time is one of `times`.
     """
     ranges: list[tuple[int, int]] = []
     for time in chosen:
@@ -104,7 +104,7 @@ def _widened(
     company: int,
     neighbours: int,
 ) -> tuple[int, int]:
-    """`span` with so many neighbours, the nearest first, without going beyond `floor` and `ceiling`."""
+    """`span` widened to hold `neighbours` others, nearest first, within `floor` and `ceiling`."""
     while others_in(*span, chosen, times) < neighbours:
         start, end = span
         first, last = bisect_left(times, start), bisect_left(times, end)
@@ -122,12 +122,12 @@ def _widened(
 
 
 def others_in(start: int, end: int, chosen: Sequence[int], times: Sequence[int]) -> int:
-    """How many of the sorted `times` in [start, end) are none of the sorted `chosen` ones."""
+    """How many of the sorted `times` in [start, end) are not among the sorted `chosen` ones."""
     return bisect_left(times, end) - bisect_left(times, start) - bisect_left(chosen, end) + bisect_left(chosen, start)
 
 
 def remaining(windows: Iterable[Window], done: Iterable[Window]) -> Iterator[Window]:
-    """The parts of `windows` that no window of `done` covers, in order; one with an open end covers nothing."""
+    """The parts of `windows` not covered by `done`, in order; a done window with an open end covers nothing."""
     covered = _covered(done)
     for window in windows:
         yield from _left_of(window, covered.get((window.field, window.is_contact), ()))
@@ -145,7 +145,7 @@ def _left_of(window: Window, spans: Sequence[tuple[float, float]]) -> Iterator[W
 
 
 def _covered(done: Iterable[Window]) -> dict[tuple[TimeField, bool], list[tuple[float, float]]]:
-    """Disjoint spans in order, for each field and list; open ends are infinite."""
+    """Disjoint sorted spans for each field and list; an open start is infinite."""
     covered: dict[tuple[TimeField, bool], list[tuple[float, float]]] = {}
     for window in sorted((window for window in done if window.end is not None), key=_begin):
         spans = covered.setdefault((window.field, window.is_contact), [])
@@ -166,7 +166,7 @@ def _bound(time: float) -> int | None:
 
 
 def requests_of(times: Sequence[int], *, start: int | None, end: int, capacity: int) -> int:
-    """How many windows a plan over the `times` in [start, end) needs."""
+    """The number of windows that a plan over the `times` in [start, end) needs."""
     windows = plan_windows(times, field="createdAt", is_contact=False, start=start, end=end, capacity=capacity)
     return sum(1 for _ in windows)
 

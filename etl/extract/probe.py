@@ -1,7 +1,7 @@
-"""The probe: what this server does, asked and never assumed.
+"""Probe the server's behaviour with about ten requests, instead of assuming it.
 
-About ten requests. Every answer goes into the manifest; what cannot be told is left unknown and lowers the proof
-level, it is not guessed. It reads, and decides with `windows`; it does not know sinks or configuration.
+Every result goes into the manifest. A result that cannot be determined stays unknown and lowers the proof level; it is
+never guessed. Does not know sinks or configuration.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from etl.extract.capabilities import Capabilities, Lists, PageSizes, PastEnd
 from etl.extract.windows import ROW_FIELD, RangeSemantics, Window, milliseconds
 
 FAR_FUTURE = 253_370_764_800_000
-"""9999-01-01: next to no contact is created or seen after it; 9999-12-31 means "never" to some importers."""
+"""9999-01-01: almost no contact is created or seen after it; some importers use 9999-12-31 for "never"."""
 DAY = 86_400_000
 RESOLUTIONS = (1, 1000, DAY)
 _PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000))
-"""Milliseconds by which a start and an end may have to be widened, the likely first."""
+"""Milliseconds by which a start and an end may have to be widened, most likely first."""
 NO_SUCH_PAGE = 1_000_000
 LISTS = (True, False)
 NOBODY = Page(b"", ())
 PATIENCE = 4
-"""How often a question is asked again that a moving contact or a passing failure left open."""
+"""Attempts at a question that a moving contact or a transient failure left open."""
 MOVED = 2
-"""Contacts of a page that may have gone between two readings of it."""
+"""Contacts that may have left a page between two reads of it."""
 DOUBTFUL = (0.2, 0.8)
-"""Shares of the people of a page on another between which it may be the same one, moved, or its neighbour."""
+"""If the share of contacts common to two pages is between these, it may be one page that moved, or two neighbours."""
 
 
 async def probe(
     client: Client, *, local_now: int, held: Callable[[bool], int] = lambda _: 0, compare_lists: bool = True
 ) -> Capabilities:
-    """Ask the server about its behaviour. `local_now` (ms) stands in where it sends no `Date`.
+    """Probe the server's behaviour. `local_now` (ms) is used if the server sends no `Date`.
 
-    `held` tells how many contacts of a list the last snapshot holds: a page 1 of fewer than half of them was cut.
-    How the two lists relate is for people to read, and costs two requests: every other run can do without.
+    `held` returns how many contacts of a list the last snapshot holds: a page 1 with fewer than half of them was cut.
+    `compare_lists` costs two requests; its result is informational, so most runs skip it.
     """
     contacts, leads = await _first_pages(client)
     asked = _Questions(client, contacts, leads)
@@ -79,7 +79,7 @@ async def probe(
 
 
 async def _first_pages(client: Client) -> tuple[Page, Page]:
-    """Page 1 of contacts and of leads, after finding out under which number the server knows it."""
+    """The first page of contacts and of leads, after determining whether the server counts pages from 0 or 1."""
     contacts, leads = [await _page_or_nobody(client, is_contact) for is_contact in LISTS]
     if await _counts_from_zero(client, contacts, leads):
         client.first_page = 0
@@ -89,7 +89,7 @@ async def _first_pages(client: Client) -> tuple[Page, Page]:
 
 
 async def _page_or_nobody(client: Client, is_contact: bool) -> Page:
-    """Page 1 of a list, or nobody where the server refuses it: there may be a page 0 alone."""
+    """Page 1 of a list, or an empty page if the server refuses it: there may be only a page 0."""
     try:
         return await client.read(Query(is_contact))
     except PageRefused:
@@ -97,7 +97,7 @@ async def _page_or_nobody(client: Client, is_contact: bool) -> Page:
 
 
 async def _counts_from_zero(client: Client, contacts: Page, leads: Page) -> bool:
-    """Whether page 0 exists and is another page. API.md knows page 1 as the first; elsewhere it would be lost."""
+    """Whether page 0 exists and is another page. The API's first page is 1; on other servers, page 0 would be lost."""
     for is_contact, first in zip(LISTS, (contacts, leads), strict=True):
         before = await _asked(client, Query(is_contact), 0)
         if isinstance(before, Page) and before.rows:
@@ -108,7 +108,7 @@ async def _counts_from_zero(client: Client, contacts: Page, leads: Page) -> bool
 
 
 async def _is_another(client: Client, is_contact: bool, before: Page, first: Page) -> bool:
-    """Whether page 0 is another page than page 1. Where people of one move onto the other, it takes several looks."""
+    """Whether page 0 is another page than page 1; reads both again while contacts move between them."""
     for _ in range(PATIENCE):
         if not DOUBTFUL[0] < _shared(before, first) < DOUBTFUL[1]:
             break
@@ -118,7 +118,7 @@ async def _is_another(client: Client, is_contact: bool, before: Page, first: Pag
 
 
 async def _asked(client: Client, query: Query, number: int) -> Page | ApiFailure:
-    """A page that need not exist: a server may refuse it in any way, but not by a passing failure."""
+    """Request a page that may not exist; any permanent failure counts as a refusal, transient ones are retried."""
     for attempt in range(1, PATIENCE):
         answer = await client.ask(query, number)
         if isinstance(answer, Page) or answer.kind in {FailureKind.CONTRACT, FailureKind.AUTH}:
@@ -128,30 +128,30 @@ async def _asked(client: Client, query: Query, number: int) -> Page | ApiFailure
 
 
 def _overlap(one: Page, other: Page) -> bool:
-    """Whether two reads show the same page, give or take what moved between them."""
+    """Whether two reads show the same page, apart from contacts that moved between them."""
     return _shared(one, other) > 1 / 2
 
 
 def _shared(one: Page, other: Page) -> float:
-    """The share of the people on a page who are on the other as well."""
+    """The share of the contacts of one page that are also on the other."""
     return len(one.ids & other.ids) / max(1, len(one.ids))
 
 
 class _Questions:
-    """Questions that do not wait for each other, each with its finding; asked of the longer of the two lists."""
+    """Questions with their results, most of them independent of each other; asked about the longer of the two lists."""
 
     def __init__(self, client: Client, contacts: Page, leads: Page) -> None:
         is_contact = len(contacts.rows) >= len(leads.rows)
         self.first = contacts if is_contact else leads
         self.rows = [len(self.first.rows)]
-        """Of pages 1, 2 and 3, as far as there are rows."""
+        """Row counts of pages 1, 2 and 3, as far as they have rows."""
         self.page_sizes = PageSizes(len(contacts.rows), len(leads.rows))
         self.honours_page: bool | None = None
         self.one_page = False
         self.counts_matches = False
         self.past_end: PastEnd = "empty"
         self.end = self.first
-        """The page far beyond the end, where there is one."""
+        """The page far beyond the end, if the server returned one."""
         self.created: RangeSemantics | None = None
         self.seen: RangeSemantics | None = None
         self._client = client
@@ -159,7 +159,7 @@ class _Questions:
         self._rows = [*contacts.rows, *leads.rows]
 
     async def further_pages(self) -> None:
-        """Row counts of pages 2 and 3, and whether they are pages of their own."""
+        """Row counts of pages 2 and 3, and whether they differ from the pages before them."""
         is_contact, before = self._query.is_contact, self.first
         for number in (2, 3):
             try:
@@ -167,10 +167,10 @@ class _Questions:
             except PageRefused:
                 return
             if page.ids < self.first.ids and len(page.rows) + MOVED < len(self.first.rows):
-                # A smaller page of the same contacts: another server answered, and it cuts its pages there.
+                # A smaller page of the same contacts: another server answered, with a smaller page size.
                 self.page_sizes = self.page_sizes.with_cut(is_contact, len(page.rows))
             if page.rows and (_overlap(page, self.first) or not (self.honours_page or await self._is_no_first(page))):
-                # Either the page is ignored, or this is the end and the last page is repeated.
+                # Either the server ignores the page number, or it repeats the last page past the end.
                 return
             self.honours_page = True
             if not page.rows or _overlap(page, before):
@@ -181,15 +181,15 @@ class _Questions:
             self.rows.append(len(page.rows))
 
     async def _is_no_first(self, page: Page) -> bool:
-        """Whether page 1 still is as it was before `page` was read, and not what that shows.
+        """Whether page 1, read again, is still the same, and not the same as `page`.
 
-        An import can change a whole page 1 between two reads of it, and then it looks like another page.
+        An import can replace all of page 1 between two reads, so that it looks like another page.
         """
         again = await self._client.read(self._query)
         return _overlap(again, self.first) and not _overlap(page, again)
 
     async def whether_one_page(self) -> None:
-        """Page 2 repeats page 1: harmless if that is all there is, which two halves of time can tell."""
+        """Page 2 repeats page 1: harmless if page 1 is the whole list, which reading two halves of time shows."""
         times = sorted(t for t in (milliseconds(row.created_at) for row in self.first.rows) if t is not None)
         if self.created is None or not times or len(times) < len(self.first.rows):
             return
@@ -201,7 +201,7 @@ class _Questions:
         self.one_page = rows <= len(times)
 
     async def whether_nobody_was_seen(self) -> None:
-        """Nobody to probe lastSeenAt with: it is read as createdAt is, if a range of it is honoured at all."""
+        """No contact to probe lastSeenAt with: assume the semantics of createdAt, if a range is honoured at all."""
         if self.created is None or any(milliseconds(row.last_seen_at) is not None for row in self._rows):
             return
         future = Window("lastSeenAt", self._query.is_contact, FAR_FUTURE, None)
@@ -209,7 +209,7 @@ class _Questions:
             self.seen = self.created
 
     async def whether_matches_are_counted(self) -> None:
-        """A total is worth something if it is the filter's: 0 where nobody stands, small where somebody does."""
+        """Whether the total follows the filter: 0 for an empty range, small for one with a known contact."""
         times = _quietest("createdAt", self.first.rows)
         if self.created is None or self.first.total is None or not times:
             return
@@ -221,15 +221,15 @@ class _Questions:
         self.counts_matches = none == 0 and some is not None and 0 < some < self.first.total
 
     async def created_bounds(self) -> None:
-        """How a range of createdAt is read."""
+        """How the server reads a range of createdAt."""
         self.created = await _bounds(self._client, "createdAt", self._query, self.first)
 
     async def seen_bounds(self) -> None:
-        """How a range of lastSeenAt is read."""
+        """How the server reads a range of lastSeenAt."""
         self.seen = await _bounds(self._client, "lastSeenAt", self._query, self.first)
 
     async def beyond_the_end(self) -> None:
-        """What a page far beyond the end answers."""
+        """How the server answers a page far beyond the end."""
         page = await _asked(self._client, self._query, NO_SUCH_PAGE)
         if isinstance(page, ApiFailure):
             self.past_end = "refused"
@@ -240,7 +240,7 @@ class _Questions:
 
 
 async def _bounds(client: Client, field: TimeField, query: Query, first: Page) -> RangeSemantics | None:
-    """How the server reads a range of `field`; None when it does not honour one in any spelling."""
+    """How the server reads a range of `field`; None if it does not honour one, with or without `applicableFilters`."""
     if not first.rows:
         return RangeSemantics()
     for applicable in (False, True):
@@ -253,7 +253,7 @@ async def _bounds(client: Client, field: TimeField, query: Query, first: Page) -
                 bounds = await _Known(client, field, query.is_contact, time).bounds(spelled)
                 if bounds is not None:
                     return bounds
-            # All of them may have moved meanwhile, or page 1 shows only people without a time: look who stands where.
+            # All of them may have moved since, or page 1 lists only contacts without a time: read contacts with one.
             rows = await _timed(client, Window(field, query.is_contact, None, FAR_FUTURE), spelled)
     return None
 
@@ -266,7 +266,7 @@ async def _timed(client: Client, window: Window, bounds: RangeSemantics) -> Sequ
 
 
 async def _keeps_to(client: Client, window: Window, bounds: RangeSemantics) -> bool:
-    """Whether nobody is listed who is not in the window."""
+    """Whether every listed contact is in the window."""
     try:
         rows = (await client.read(window.query(bounds))).rows
         window.check(rows, bounds)
@@ -276,20 +276,20 @@ async def _keeps_to(client: Client, window: Window, bounds: RangeSemantics) -> b
 
 
 def _quietest(field: TimeField, rows: Sequence[Row]) -> Sequence[int]:
-    """Times of up to three contacts to probe with: on no whole second or day, and the longest unseen first."""
+    """Up to three times to probe with: preferably not on a whole second or day, then longest unseen first."""
     quiet = sorted(rows, key=lambda row: milliseconds(row.last_seen_at) or 0)
     times = (milliseconds(getattr(row, ROW_FIELD[field])) for row in quiet)
     return sorted(dict.fromkeys(time for time in times if time is not None), key=_coarseness)[:3]
 
 
 def _coarseness(time: int) -> int:
-    """The coarsest step whose border a time stands on; there a server that rounds to it cannot be told from another."""
+    """The coarsest step of which a time is a multiple; with this time, rounding to that step cannot be detected."""
     return next(step for step in reversed(RESOLUTIONS) if time % step == 0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A time at which a contact stands, and so the answer that an honest filter gives around it."""
+    """The time of a known contact, and thus the expected response of a working filter around it."""
 
     client: Client
     field: TimeField
@@ -297,18 +297,18 @@ class _Known:
     time: int
 
     async def bounds(self, spelled: RangeSemantics) -> RangeSemantics | None:
-        """How the server reads a range; None when nobody stands at the time, any more or because it is not honoured."""
+        """How the server reads a range; None if no contact is listed at the time: it moved, or ranges are ignored."""
         padded = await self._pads(spelled)
         if padded is None:
             return None
         found = await self._resolution(padded)
-        # That nobody was seen beside the time tells something only if somebody still stands at it.
+        # That no contact was listed next to the time proves something only if one is still listed at the time.
         if not await self._answered(padded, shift=0):
             return None
         return replace(found, resolution=max(found.resolution, _coarseness(self.time)))
 
     async def _pads(self, bounds: RangeSemantics) -> RangeSemantics | None:
-        """The smallest widening of a one-millisecond window around the time that is answered with who stands there."""
+        """The smallest padding with which a one-millisecond window at the time returns the contact."""
         widest = replace(bounds, start_pad=2 * DAY, end_pad=2 * DAY)
         for start_pad, end_pad in _PADS:
             tried = replace(bounds, start_pad=start_pad, end_pad=end_pad)
@@ -319,18 +319,18 @@ class _Known:
         return widest
 
     async def _resolution(self, bounds: RangeSemantics) -> RangeSemantics:
-        """`bounds` with the finest step at which the server tells a time inside from one outside."""
+        """`bounds` with the finest step at which the server distinguishes times inside and outside."""
         widened = max(bounds.start_pad, bounds.end_pad)
-        # A bound that had to be widened by a second tells no finer times apart.
+        # A bound that had to be widened by a second cannot distinguish finer steps.
         for step in (step for step in RESOLUTIONS if step >= widened):
             beside = (-step - widened, step + widened)
             if not any([await self._answered(bounds, shift=shift) for shift in beside]):
                 return replace(bounds, resolution=step)
-        # Coarser than a day: days of another zone.
+        # Coarser than a day: days in another time zone.
         return replace(bounds, resolution=2 * DAY)
 
     async def _answered(self, bounds: RangeSemantics, *, shift: int) -> bool:
-        """Whether the one-millisecond window `shift` away from the time answers with somebody who stands at it."""
+        """Whether the one-millisecond window `shift` ms from the time returns a contact with exactly this time."""
         start = self.time + shift
         window = Window(self.field, self.is_contact, start, start + 1)
         page = await self.client.read(window.query(bounds))
@@ -338,7 +338,7 @@ class _Known:
 
 
 async def _lists(client: Client, contacts: Page, leads: Page, bounds: RangeSemantics | None) -> Lists:
-    """Compare the two lists over the range that page 1 of the true list spans."""
+    """Compare the two lists over the later half of the range that page 1 of contacts spans."""
     times = sorted(t for t in (milliseconds(row.created_at) for row in contacts.rows) if t is not None)
     if bounds is None or not times or not leads.rows:
         return "unknown"

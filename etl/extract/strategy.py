@@ -1,8 +1,8 @@
-"""One account, from the probe to the proof: which reads, in which order, and what they show.
+"""Extraction strategy of one account: which reads are made, in which order, and what they prove.
 
-Full: windows on the immutable `createdAt` up to T0 - H, then the sweep of what came or moved since. Incremental: the
-sweep from the last watermark, and a rolling scrub of a share of the windows. Filtered, or on a server whose time
-filters do not work: the page walk. It knows neither Arrow nor sinks: pages go to `receive`.
+Full run: windows on the immutable `createdAt` up to T0 - H, then a sweep of the contacts created or updated since.
+Incremental run: a sweep from the last watermark, and a rolling scrub of a share of the windows. With filters, or if the
+server's time filters do not work: a page scan. Knows neither Arrow nor sinks: pages are passed to `receive`.
 """
 
 from __future__ import annotations
@@ -35,35 +35,36 @@ Number = TypeVar("Number", int, float)
 
 FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
 COMPANY, NEIGHBOURS = 6, 3
-"""Known contacts that may stand beside those that are asked for directly, far fewer than any page holds, and how many
-should: where none of them is shown, it may be the account that is not."""
-LEADS_FIRST = (False, True)
-"""Both lists are always read: that one holds the other can be seen of a sample, but not proven of the account.
+"""Maximum and desired number of other known contacts in a range that is requested because of strikes.
 
-A lead becomes a contact, not the other way round: read in this order a flip is seen in one of the lists."""
+The maximum is far below any page size. If none of the others is listed, the server may not be showing the account."""
+LEADS_FIRST = (False, True)
+"""Both lists are always read: a sample may suggest that one contains the other, but cannot prove it for the account.
+
+A lead becomes a contact, not the reverse: in this order, a lead that changes during the run is seen in one list."""
 
 
 @dataclass(slots=True)
 class Extraction:
-    """What was read of one account, and what shows that it is all."""
+    """The result of reading one account, with the evidence that it is complete."""
 
     mode: Mode
     capabilities: Capabilities
     watermark: int
     clock_ahead: int
-    """Seconds that the server's clock was ahead of ours when T0 was read."""
+    """Seconds by which the server's clock was ahead of ours when T0 was read."""
     accepted: list[Accepted] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
     walked: bool = False
-    """Whether the data itself comes from a page walk."""
+    """Whether the data itself comes from a page scan."""
     coverage: tuple[tuple[int | None, int], ...] = ()
     """Ranges of createdAt in which absence is a strike."""
     confirmed: tuple[tuple[int, int], ...] = ()
-    """Ranges of createdAt that were asked for directly, because somebody there has a strike: absence is the second."""
+    """Ranges of createdAt requested directly because of contacts with a strike: absence is the second strike."""
     look: Look = NOTHING
-    """What the scrub looked for."""
+    """Known contacts that the scrub checked for."""
     escalated: Look | None = None
-    """The look that missed so many that everything was read."""
+    """The check that missed too many contacts, so that everything was read."""
     cuts: Mapping[bool, tuple[int, int]] = field(default_factory=dict)
     """See `History.cuts`."""
     witness_at: int | None = None
@@ -71,11 +72,11 @@ class Extraction:
     requests: dict[str, int] = field(default_factory=dict)
     """Attempts by purpose: probe, witness, windows, sweep, scrub, walk."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each purpose took."""
+    """Duration by purpose."""
     resumed: int = 0
-    """Windows that a killed run had read."""
+    """Windows already read by a killed run."""
     late: int = 0
-    """Contacts that no earlier run could see and that the witness of this one found."""
+    """Contacts that no earlier run could see, found by this run's cross-check."""
 
 
 async def extract(
@@ -91,10 +92,10 @@ async def extract(
     local_now: int,
     shrink_share: float = 0.05,
 ) -> Extraction:
-    """Read one account, from where the checkpoint says that a killed run had come to.
+    """Read one account, resuming a killed run from the checkpoint.
 
-    A scrub that misses more than `shrink_share` of the contacts it looks for is not believed: everything is read then.
-    Raises what the client raises; what cannot be proven is listed, not raised.
+    If a scrub misses more than `shrink_share` of the contacts it checks for, everything is read.
+    Raises the client's errors; anything that cannot be proven is listed, not raised.
     """
     started = anyio.current_time()
     if checkpoint.resumed:
@@ -105,7 +106,7 @@ async def extract(
         found = replace(found, page_sizes=history.remembered(found.page_sizes, found.t0))
         incremental = history.allows_incremental and not (full or filters) and found.windows
         mode: Mode = "filtered" if filters else "incremental" if incremental else "full"
-        # A server clock that runs ahead would hide everything until time has caught up; an older watermark is safe.
+        # A server clock that runs ahead would hide changes until time catches up; an older watermark is safe.
         watermark = min(found.t0, local_now) - timing.visibility_lag
         begun = ExtractionStart(mode, found, watermark, clock_ahead(client, local_now, started))
     history = history.by_clock(clock_ahead(client, local_now, started))
@@ -125,17 +126,17 @@ async def extract(
 
 
 def clock_ahead(client: Client, local_start: int, started: float) -> int:
-    """Seconds that the server's clock, if it tells one, is ahead of ours, which was `local_start` (ms) at `started`."""
+    """Seconds by which the server's clock is ahead of ours, which was `local_start` (ms) at `started`; 0 if unknown."""
     local_now = local_start + (anyio.current_time() - started) * 1000
-    # Half a second more: its time is rounded down.
+    # Plus half a second: the server's time is rounded down.
     return 0 if client.server_now is None else round((client.server_now + 500 - local_now) / 1000)
 
 
 def next_scrub(history: History, timing: Timing, capabilities: Capabilities, until: int) -> tuple[int | None, int]:
     """The range of createdAt up to `until` (ms) that the next incremental run reads again.
 
-    It holds at least a window's worth of contacts; three where somebody has a strike, because what a scrub misses tells
-    whether the account is shown as a whole, and nobody is deleted on the word of a few.
+    It holds at least one window's worth of contacts; three if any contact has a strike, because the scrub also checks
+    whether the server shows the whole account, and a small sample is not enough to delete contacts.
     """
     windows = 3 if history.snapshot.struck() else 1
     return scrub_span(
@@ -148,7 +149,7 @@ def next_scrub(history: History, timing: Timing, capabilities: Capabilities, unt
 
 
 def strike_ranges(history: History, capabilities: Capabilities) -> list[tuple[int, int]]:
-    """The ranges of createdAt in which the next run asks for those who have a strike."""
+    """The ranges of createdAt that the next run requests because of contacts with a strike."""
     snapshot, resolution = history.snapshot, capabilities.resolution
     return ranges_around(
         snapshot.struck(), snapshot.created(None), resolution=resolution, company=COMPANY, neighbours=NEIGHBOURS
@@ -156,7 +157,7 @@ def strike_ranges(history: History, capabilities: Capabilities) -> list[tuple[in
 
 
 async def go_on(client: Client, begun: ExtractionStart) -> ExtractionStart:
-    """Take up what a killed run had begun: what it probed is known, but not what time it is by now."""
+    """Resume a killed run: its capabilities are kept, and one request reads the server's current time."""
     client.first_page = begun.capabilities.first_page
     client.manners = frozenset(begun.capabilities.manners) or None
     await client.read(Query(is_contact=False))
@@ -170,14 +171,14 @@ async def _read(reading: _Reading, filters: Mapping[str, object]) -> None:
     elif not run.capabilities.windows:
         await reading.walk_all()
     else:
-        # A proof can be resumed; pages alone are ranks in a list that has moved since.
+        # Proven windows can be resumed; page numbers alone are ranks in a list that has moved since.
         reading.checkpoint.begin(ExtractionStart(run.mode, run.capabilities, run.watermark, run.clock_ahead))
         await (reading.incremental() if run.mode == "incremental" else reading.full())
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """The steps of one extraction; each is one of the ways to read."""
+    """The steps of one extraction, by mode."""
 
     client: Client
     run: Extraction
@@ -189,7 +190,7 @@ class _Reading:
     shrink_share: float
 
     async def full(self) -> None:
-        """Every window up to the watermark, then the sweep; on a first run and every week with a witness."""
+        """Read every window up to the watermark, then sweep; cross-checked on the first run and every week."""
         walked = self._witness_is_due(full=True)
         if walked:
             await self._walk_witness()
@@ -198,7 +199,7 @@ class _Reading:
         with self._counted("windows"):
             await reader.complete(self._both(created, None, self.run.watermark))
             await self._confirm_strikes(reader)
-        # Contacts without a creation time are in no window, and a walk may miss them: the sweep reads their touches.
+        # Contacts without a creation time are in no window, and a page scan may miss them: the sweep reads updates.
         since = min(self.run.watermark, self._last_margin()) if self.history.without_created_at else self.run.watermark
         await self._sweep(reader, since=since)
         self.run.coverage = ((None, self.run.watermark),)
@@ -209,7 +210,7 @@ class _Reading:
         self._conclude(reader)
 
     async def incremental(self) -> None:
-        """The sweep from before the last watermark, and one share of the windows; every week with a witness."""
+        """Scrub a share of the windows, and sweep from before the last watermark; cross-checked every week."""
         walked = self._witness_is_due(full=False)
         if walked:
             await self._walk_witness()
@@ -227,13 +228,13 @@ class _Reading:
         self._conclude(reader)
 
     def _last_margin(self) -> int:
-        """Where the last run may have missed what became visible late; never ahead of the server's clock."""
+        """The time from which the last run may have missed contacts that became visible late; at most T0."""
         return min(self.history.watermark or 0, self.run.capabilities.t0) - max(
             self.timing.lookback, self.timing.visibility_lag
         )
 
     async def walk_all(self) -> None:
-        """Every page of both lists: all that a server without time filters allows, and no proof."""
+        """Read every page of both lists: the only way on a server without time filters, and no proof."""
         self.run.walked = True
         with self._counted("walk"):
             for is_contact in LEADS_FIRST:
@@ -241,7 +242,7 @@ class _Reading:
         self.run.unproven.append("the server does not honour its time filters, so pages are all there is")
 
     async def walk_filtered(self, filters: Mapping[str, object]) -> None:
-        """Every page that matches the user's filters."""
+        """Read every page that matches the user's filters."""
         self.run.walked = True
         if not (self.run.capabilities.honours_page or self.run.capabilities.one_page):
             raise ContractError(
@@ -259,7 +260,7 @@ class _Reading:
         await walk(self.client, query, receive, PageScan(self.run.capabilities.past_end == "repeats"))
 
     def _applicable(self, filters: Mapping[str, object]) -> tuple[str, ...]:
-        """The names to send in `applicableFilters`: whether more than the flags must be named is not known (API.md)."""
+        """The names to send in `applicableFilters`; it is not known whether filters other than flags must be named."""
         return tuple(name for name in filters if name not in {"isContact", "searchText", "applicableFilters"})
 
     def _witness_is_due(self, *, full: bool) -> bool:
@@ -276,10 +277,10 @@ class _Reading:
         return CrossCheck(self.client, self.run.capabilities, self.witness, self.receive, LEADS_FIRST)
 
     async def _confirm_strikes(self, reader: WindowReader) -> Look:
-        """Ask for everybody who has a strike in a range of their own, which a page of any size shows whole.
+        """Request every contact with a strike in a range small enough for a page of any size.
 
-        Returns how many of those who stand beside them were looked for, and how many of them were in a range that
-        showed nobody at all: there it may be the range that is not shown.
+        Returns how many other contacts these ranges should hold, and how many of those are in ranges that listed no
+        contact at all: the server may not be showing such a range.
         """
         snapshot = self.history.snapshot
         struck, created = snapshot.struck(), snapshot.created(None)
@@ -301,10 +302,10 @@ class _Reading:
         return look
 
     async def _scrub(self, reader: WindowReader, *, beside: Look) -> None:
-        """Read the next share of all windows again: finds deletions, and edits that move no `lastSeenAt`.
+        """Read the next share of all windows again, to find deletions and edits that do not change `lastSeenAt`.
 
-        If it lacks too many of the known contacts, or those `beside` the ones who have a strike are not shown either,
-        the account may be shown in part only: then everything is read.
+        If too many known contacts are absent, or too many of those next to contacts with a strike (`beside`), the
+        server may show only part of the account: then everything is read.
         """
         snapshot, until = self.history.snapshot, self.run.watermark
         start, end = next_scrub(self.history, self.timing, self.run.capabilities, until)
@@ -328,7 +329,7 @@ class _Reading:
                     tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=LEADS_FIRST))
 
     async def _finish(self, reader: WindowReader, *, since: int) -> None:
-        """Read again what a page size lowered meanwhile may have cut off, in the order that the first reading had."""
+        """Read again, in the original order, the windows that a page size lowered during the run may have cut off."""
         while doubtful := await reader.doubtful():
             ranges = {(window.start, window.end) for window in doubtful if window.field == "createdAt" and window.end}
             with self._counted("windows"):
@@ -342,7 +343,7 @@ class _Reading:
         self.run.unproven.extend(reader.unproven)
 
     def _both(self, created: Callable[[bool], Sequence[int]], start: int | None, end: int) -> Iterator[Window]:
-        """The windows of both lists in one row, so that a list does not have to end before the other begins."""
+        """The windows of both lists in one sequence, so that reading them overlaps."""
         for is_contact in LEADS_FIRST:
             yield from self._plan(created(is_contact), is_contact, start, end)
 

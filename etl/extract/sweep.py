@@ -1,9 +1,9 @@
-"""The sweep: what was created or touched since a moment, with an open end.
+"""Sweep: reads the contacts created or updated since a given time, with an open end.
 
-A touch moves a contact forward in `lastSeenAt`, out of a slice not yet read. So the closed past is read first (many
-windows at once: whoever leaves them is then younger than all of them), and the open rest last and alone, page 1 only,
-slice by slice forward, until the open slice itself fits a page. For each part the list of leads is read before the list
-of contacts, so that a lead that becomes a contact meanwhile is seen in one of them.
+An update moves a contact forward in `lastSeenAt`, perhaps out of a slice not yet read. So the closed past is read first
+(many windows concurrently: a contact that leaves them is then newer than all of them), then the open rest sequentially,
+page 1 only, slice by slice forward, until the open slice fits one page. In each part leads are read before contacts, so
+that a lead that becomes a contact in between is seen in one of the lists.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from etl.extract.fetch import WindowReader
 from etl.extract.windows import Window
 
 PASSES = 200
-"""Slices of the open rest before the sweep gives up: then the account changes faster than it can be read."""
+"""Maximum slices of the open rest; if more are needed, the account changes faster than it can be read."""
 
 
 async def sweep(reader: WindowReader, field: TimeField, *, since: int, until: int, lists: Sequence[bool]) -> None:
-    """Read every contact whose `field` is `since` or later; `until` (ms) parts the closed past from the open rest."""
+    """Read every contact whose `field` is `since` or later; `until` (ms) divides the closed past from the open rest."""
     if since < until:
         for is_contact in lists:
             await reader.complete([Window(field, is_contact, since, until)])
@@ -32,7 +32,7 @@ async def _open_rest(reader: WindowReader, window: Window) -> None:
     slices = [window]
     for _ in range(PASSES):
         parts = await reader.settle(slices.pop(), most=SMALLEST_PAGE)
-        # The last part is the open one: it is read when the parts before it are done.
+        # The last part is the open one: it is read after the parts before it.
         slices.extend(reversed(parts))
         if not slices:
             return

@@ -1,8 +1,8 @@
-"""Windows: ranges of one time field whose single request proves itself. Pure: no I/O, no clock.
+"""Windows: time ranges small enough that one response proves completeness. Pure: no I/O, no clock.
 
-One request is one atomic read. A window whose page 1 holds fewer rows than a page can is complete at that instant,
-whatever the order of the list, whatever happens to it meanwhile. Everything here is milliseconds since the epoch;
-ranges are half-open, [start, end), and None is an open end.
+One request is one atomic read. A window whose page 1 has fewer rows than a full page is complete at that instant,
+whatever the order of the list and whatever changes during the run. All times are milliseconds since the epoch; ranges
+are half-open, [start, end), and None is an open end.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ ROW_FIELD: dict[TimeField, str] = {"createdAt": "created_at", "lastSeenAt": "las
 
 @dataclass(frozen=True, slots=True)
 class RangeSemantics:
-    """How the server reads `startAt` and `endsAt`, as probed on a known contact."""
+    """How the server interprets `startAt` and `endsAt`, as probed on a known contact."""
 
     start_pad: int = 0
-    """Milliseconds to begin earlier so that a contact exactly at the start is returned."""
+    """Milliseconds to start earlier so that a contact exactly at the start is returned."""
     end_pad: int = 0
     """Milliseconds to add to the last wanted millisecond so that a contact exactly there is returned."""
     resolution: int = 1
-    """The finest step the server tells apart: rows up to this far outside a window may be in its answer."""
+    """The finest time step the server distinguishes: rows up to this far outside a window may be returned."""
     applicable: bool = False
     """Whether the field must be named in `applicableFilters` to be honoured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A range of one of the two lists."""
+    """A time range of one of the two lists."""
 
     field: TimeField
     is_contact: bool
@@ -45,7 +45,7 @@ class Window:
     end: int | None
 
     def query(self, bounds: RangeSemantics) -> Query:
-        """The request whose answer holds every contact of the window under `bounds`, and few others."""
+        """The request that, under `bounds`, returns every contact of the window and few others."""
         return Query(
             is_contact=self.is_contact,
             field=self.field,
@@ -55,15 +55,15 @@ class Window:
         )
 
     def times(self, rows: Sequence[Row]) -> list[int]:
-        """The readable times of `rows` in the window's own field."""
+        """The valid times of `rows` in the window's field."""
         name = ROW_FIELD[self.field]
         times = (milliseconds(getattr(row, name)) for row in rows)
         return [time for time in times if time is not None]
 
     def _extremes(self, rows: Sequence[Row]) -> Sequence[int]:
-        """Times of `rows` among which are the first and the last.
+        """Times of `rows` that include the earliest and the latest.
 
-        Times that are all spelled in the usual way are in the order of their letters: two of them need be read.
+        If all times have the usual format they sort as text, so only two need to be parsed.
         """
         name = ROW_FIELD[self.field]
         texts = [text for row in rows if isinstance(text := getattr(row, name), str) and text]
@@ -74,7 +74,7 @@ class Window:
         return self.times(rows)
 
     def check(self, rows: Sequence[Row], bounds: RangeSemantics) -> None:
-        """Raise ContractError when a row lies outside: then the server does not honour the filter."""
+        """Raise ContractError if a row is outside the window: then the server does not honour the filter."""
         slack = bounds.resolution + max(bounds.start_pad, bounds.end_pad)
         low = None if self.start is None else self.start - slack
         high = None if self.end is None else self.end + slack
@@ -93,15 +93,15 @@ def around(created: int, is_contact: bool, resolution: int) -> Window:
 
 
 def may_be_read(window: Window, unfinished: Iterable[Window]) -> bool:
-    """Whether a window may be read while others are not finished.
+    """Whether a window may be read while others are unfinished.
 
-    Contacts wait for leads of the same time: a lead that becomes a contact meanwhile is then seen in one of the lists.
+    Contacts wait for leads of the same time: a lead that becomes a contact in between is then seen in one of the lists.
     """
     return not window.is_contact or not any(_hides(other, window) for other in unfinished)
 
 
 def _hides(leads: Window, contacts: Window) -> bool:
-    """Whether somebody may be in both windows, of whom the first is one of leads."""
+    """Whether a contact may be in both windows and the first is a window of leads."""
     apart = (
         leads.is_contact
         or (leads.start is not None and contacts.end is not None and contacts.end <= leads.start)
@@ -122,17 +122,17 @@ class Accepted:
 
 
 def split(window: Window, rows: Sequence[Row], bounds: RangeSemantics, *, newest_first: bool) -> tuple[Window, ...]:
-    """Smaller windows that tile `window`, whose answer was full; () when it cannot be cut any finer.
+    """Smaller windows that tile `window`, whose page was full; () if it is indivisible.
 
-    Where the server lists the newest first, the rows of a full page are the newest of the window: the cut leaves
-    them almost all in the upper part, which then fits one page. Elsewhere they are a sample and the middle is best.
+    If the server lists the newest first, a full page holds the newest contacts of the window: the cut leaves almost
+    all of them in the upper part, which then fits one page. Otherwise they are a sample and the middle is best.
     """
     inside = sorted(time for time in window.times(rows) if _inside(window, time))
     if not inside:
         return halved(window, bounds)
     cut = _aligned(inside[len(inside) // 8] if newest_first else median_low(inside), bounds)
     cuts = [c for c in (cut, cut + bounds.resolution) if _splits(window, c)]
-    # Two cuts only around an indivisible window that shares one step of the resolution; otherwise one cut does.
+    # Two cuts only if all rows are within one step of the resolution, to isolate it; otherwise one cut is enough.
     indivisible = inside[0] // bounds.resolution == inside[-1] // bounds.resolution
     edges = cuts if indivisible else cuts[:1]
     return _cut(window, edges)
@@ -146,7 +146,7 @@ def _cut(window: Window, edges: Sequence[int]) -> tuple[Window, ...]:
 
 
 def halved(window: Window, bounds: RangeSemantics) -> tuple[Window, ...]:
-    """The two halves of a closed window; () where it has an open end or cannot be cut any finer."""
+    """The two halves of a closed window; () if it has an open end or is indivisible."""
     if window.start is None or window.end is None:
         return ()
     middle = _aligned((window.start + window.end) // 2, bounds)
@@ -166,7 +166,7 @@ def _splits(window: Window, cut: int) -> bool:
 
 
 def milliseconds(value: object) -> int | None:
-    """A time of the API in milliseconds since the epoch, floored; None where it is not an ISO 8601 text."""
+    """A time of the API in milliseconds since the epoch, floored; None if it is not an ISO 8601 string."""
     if not isinstance(value, str) or not value:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The contacts of a page that no createdAt window can reach, as a page of their own. Pure: no I/O, no clock."""
+"""Extracts from a page the contacts that no createdAt window can return. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from etl.extract.windows import milliseconds
 
 
 def without_creation_time(page: Page) -> Page | None:
-    """The part of `page` that no createdAt window can reach; None when there is none."""
+    """The part of `page` that no createdAt window can return; None if there is none."""
     without_created_at = [milliseconds(row.created_at) is None for row in page.rows]
     if not any(without_created_at):
         return None
     try:
         contacts = _raw_contacts(page.body).data
     except msgspec.DecodeError:
-        # Something in it that only the tolerant reader can take apart: the whole page will do, it is folded later.
+        # Only the tolerant parser can split this page: return all of it, duplicates are removed later.
         return page
     kept = [raw for raw, wanted in zip(contacts, without_created_at, strict=True) if wanted]
     rows = [row for row, wanted in zip(page.rows, without_created_at, strict=True) if wanted]

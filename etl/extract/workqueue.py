@@ -1,4 +1,4 @@
-"""A list of work that grows while it is worked off: each finished item may leave further ones."""
+"""A work queue that grows while it is processed: each finished item may add further ones."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 class Worklist(Generic[T]):
     """Applies `work` to every item, and to every item that `work` returns, with a fixed number of workers.
 
-    `items` is drawn lazily, in order; items left by earlier ones go first, so that the list stays short. An item that
-    `ready` does not let go beside those that are not finished yet waits for them, and so do all that come after it.
+    `items` is consumed lazily, in order; items returned by `work` go first, so that the queue stays short. `ready`
+    decides whether an item may start while others are unfinished; if not, it waits, and so do all items after it.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class Worklist(Generic[T]):
         self._ready = ready
         self._left: list[T] = []
         self._held: T | None = None
-        """Drawn, and not ready yet."""
+        """Drawn from `items`, but not ready yet."""
         self._unfinished: list[T] = []
         self._changed: anyio.Event | None = None
-        """What workers without an item wait for; None while nobody does."""
+        """The event that idle workers wait for; None if no worker waits."""
 
     async def run(self, workers: int) -> None:
-        """Return when nothing is left; the first error of any worker ends all."""
+        """Process all items; the first error of any worker cancels the others."""
         async with anyio.create_task_group() as tasks:
             for _ in range(workers):
                 tasks.start_soon(self._worker)
