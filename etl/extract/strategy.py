@@ -289,15 +289,10 @@ class _Reading:
             windows = (Window("createdAt", is_contact, start, end) for start, end in ranges)
             await reader.read(windows, most=SMALLEST_PAGE)
         self.run.confirmed = tuple(ranges)
-        shown = sorted(
-            done.window.start or 0 for done in reader.accepted if done.rows and done.window.field == "createdAt"
-        )
-        look = NOTHING
+        look, shown = NOTHING, reader.starts_of_shown()
         for start, end in ranges:
-            looked, silent = (
-                others_in(start, end, struck, created),
-                bisect_left(shown, start) == bisect_left(shown, end),
-            )
+            looked = others_in(start, end, struck, created)
+            silent = bisect_left(shown, start) == bisect_left(shown, end)
             look += Look(looked, looked if silent else 0)
         return look
 
