@@ -15,7 +15,7 @@ from etl.extract.capabilities import SMALLEST_PAGE
 from etl.extract.fetch import WindowReader
 from etl.extract.windows import Window
 
-PASSES = 200
+PASSES = 600
 """Maximum slices of the open rest; if more are needed, the account changes faster than it can be read."""
 
 
