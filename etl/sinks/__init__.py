@@ -1,7 +1,7 @@
-"""Sinks: where a run is published, each in one atomic step that carries data, state, proof and counts together.
+"""Sinks: each publishes a run in one atomic step that carries data, state, proof and counts together.
 
-May import `api`, `storage` and what is below; it never sees `extract`. Read `Sink` below first, then `merge` (what a
-publication changes, as SQL that every sink shares), `duckdb` and `parquet`; `reader` shows what was published.
+May import `api`, `storage` and lower layers, never `extract`. Read `Sink` below first, then `merge` (the changes of a
+publication, in SQL shared by all sinks), `duckdb` and `parquet`; `reader` queries published targets.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ __all__ = ["DuckDBSink", "ParquetSink", "Sink", "SinkKind", "Unpublished", "open
 
 
 class Sink(Protocol):
-    """One target. Its calls come in this order: open, questions, prepare, publish.
+    """One target. Methods are called in this order: open, queries, prepare, publish.
 
-    `discard` may be called at any time. All of them are synchronous and are made by one thread at a time, by the
-    process that holds `staging.Lock(path)`.
+    `discard` may be called at any time. All methods are synchronous and called by one thread at a time, in the process
+    that holds `staging.Lock(path)`.
     """
 
     name: SinkKind
     path: Path
 
     def open(self) -> SinkState:
-        """Show that the target can be written, drop what killed runs prepared, validate what is there, tell its state.
+        """Check that the target is writable, remove leftovers of killed runs, validate the target, return its state.
 
         Raises `SinkError`, `TargetCorrupt`.
         """
         ...
 
     def state(self) -> SinkState:
-        """The state alone; nothing is written."""
+        """Return the state; writes nothing."""
         ...
 
     def created_at(self, account: str) -> pa.Table:
@@ -51,22 +51,22 @@ class Sink(Protocol):
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
         """Write the ids of the account's published and deleted contacts to a new Parquet file (column `contact_id`).
 
-        With `within` only those of the published ones that were created then.
+        With `within`, only the ids of published contacts created in that span.
         """
         ...
 
     def copy_contacts(self, account: str, name: str, file: Path) -> int:
-        """Write the account's published contacts to a new part of the account `name`; tell how many there are."""
+        """Write the account's published contacts to a new part of the account `name`; return their number."""
         ...
 
     def prepare(self, publication: Publication) -> Merged:
-        """Make the next snapshot beside the target and verify it; readers see nothing. May be called again."""
+        """Prepare the next snapshot next to the target and verify it; readers do not see it. May be called again."""
         ...
 
     def publish(self, publication: Publication) -> None:
-        """Publish what is prepared, in one atomic step; raises `PublishConflict` when somebody else was first."""
+        """Publish the prepared snapshot in one atomic step; raises `PublishConflict` on a concurrent publish."""
         ...
 
     def discard(self) -> None:
-        """Drop what is prepared; nothing happens where nothing is."""
+        """Remove the prepared snapshot, if any."""
         ...

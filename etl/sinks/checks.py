@@ -1,6 +1,6 @@
 """Checks that all file sinks share: before a merge, after it, and when the engine fails."""
 
-# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
+# ruff: noqa: S608 - SQL is built from the column table, our own names and quoted literals.
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class OutOfMemory(SinkError):
 
 
 def with_memory_fallback(limit: int, work: Callable[[int], Merged]) -> Merged:
-    """What `work` comes to with little memory; only where that is not enough, with all that the limit in bytes allows.
+    """Run `work` with little memory, and again with the whole limit (bytes) if that is not enough.
 
-    `work` begins from nothing each time; once more as well where the system interrupted a call of the engine's, which
-    does not go on by itself (FAULTS.md P11).
+    `work` starts from scratch each time. It is also repeated once if the system interrupted a call of the engine, which
+    does not retry it (P11).
     """
     try:
         return work(min(limit, engine.FRUGAL))
@@ -55,7 +55,7 @@ def with_memory_fallback(limit: int, work: Callable[[int], Merged]) -> Merged:
 
 
 def check_compatible(previous: SinkState, publication: Publication, target: Path) -> None:
-    """Raise `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken."""
+    """Raise `UsageError` if the target was made with other filters, `PublishConflict` if the run number is taken."""
     if previous.seq and dict(previous.filters) != dict(publication.filters):
         raise UsageError(
             "The target was made with other filters",
@@ -68,13 +68,13 @@ def check_compatible(previous: SinkState, publication: Publication, target: Path
 
 
 def is_damage(error: duckdb.Error) -> bool:
-    """Whether it is the target that is wrong, and not what was asked of it."""
+    """Whether the target is at fault, not the query."""
     asked = isinstance(error, (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException))
     return not asked and _DAMAGE.search(str(error)) is not None
 
 
 def words(error: duckdb.Error) -> str:
-    """The engine's message in one line, without the mark under the query; of a traceback, what was raised."""
+    """The engine's message on one line, without the marker under the query; for a traceback, only its last line."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if "Traceback (most recent call last)" in str(error):
         return lines[-1]
@@ -82,9 +82,9 @@ def words(error: duckdb.Error) -> str:
 
 
 def translate(error: duckdb.Error, target: Path) -> EtlError:
-    """The engine's failure as one of ours.
+    """Translate an engine error to one of ours.
 
-    Its words are handed on where they are about files and names; those about values could show a contact.
+    Messages about files and names are included; messages about values could reveal a contact.
     """
     text = str(error).splitlines()[0] if isinstance(error, _ABOUT_FILES) else type(error).__name__
     if is_damage(error):
@@ -96,9 +96,9 @@ def translate(error: duckdb.Error, target: Path) -> EtlError:
 
 
 def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publication, written: Path) -> None:
-    """Have another process open what was written: rows as counted, each contact once, all versions there.
+    """Have another process check the written data: row counts match, each contact once, all versions present.
 
-    `setup` bounds the engine and makes the relations `contacts` and `contact_versions`. Raises `SinkError` on any
+    `setup` limits the engine and creates the relations `contacts` and `contact_versions`. Raises `SinkError` on any
     difference.
     """
     queries = (
@@ -125,7 +125,7 @@ def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publicati
 
 
 def sync_published(folder: Path) -> None:
-    """Sync the folder in which something was just published; a failure leaves it unknown, which is its own outcome."""
+    """Sync a folder after publishing; a failure is a separate outcome: published, but durability unknown."""
     try:
         disk.sync(folder)
     except SinkError as error:

@@ -1,11 +1,12 @@
-"""The DuckDB sink: one file, replaced as a whole.
+"""The DuckDB sink: one file, replaced atomically.
 
-The file is copied beside, merged there, checkpointed, closed, read back by another process, synced and renamed over the
-old one. The original is only ever opened for reading, so readers neither block a run nor see half of it: they keep the
-old file until they open it again. State (manifest, strikes, windows) lives in the schema `etl` of the same file.
+The run is merged into a copy next to the target, which is checkpointed, closed, read back by another process, synced
+and renamed over the original. The original is only ever opened for reading, so readers neither block a run nor see a
+partial state: they keep the old file until they reopen it. State (manifest, strikes, windows) is in the schema `etl` of
+the same file.
 """
 
-# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
+# ruff: noqa: S608 - SQL is built from the column table, our own names and quoted literals.
 
 from __future__ import annotations
 
@@ -26,11 +27,11 @@ from etl.sinks.readback import ReadBackError, Rows, read_back
 from etl.storage import disk, engine, preflight, staging
 
 _HEADER_BYTES = 3 * 4096
-"""A DuckDB file is three headers and whole blocks; a shorter one was cut off."""
+"""A DuckDB file consists of three headers and whole blocks; a shorter file was truncated."""
 STORAGE_VERSION = "v1.2.0"
-"""Where nobody says otherwise, clients from DuckDB 1.2 on can open the file."""
+"""The default: clients from DuckDB 1.2 on can open the file."""
 _ROW_GROUP_ROWS = 30_720
-"""A quarter of the default: 100,000 rows are then compressed by several threads (0.4 s instead of 0.9 s)."""
+"""A quarter of the default, so that several threads compress 100,000 rows (0.4 s instead of 0.9 s)."""
 
 _VIEW = "a view"
 _COLUMNS = f"""
@@ -51,17 +52,17 @@ _OURS = {
 _SET = ", ".join(f"{engine.quoted(name)} = u.{engine.quoted(name)}" for name in schema.column_names())
 _VERSION, _CONTACT = tables.names(tables.VERSIONS), tables.names(tables.CONTACTS)
 _SHARE_BY_SHARE = (
-    # One after the other: a renamed account has as many of both, which side by side would take twice the memory.
+    # Separate statements: a renamed account has equally many of both, and together they would take twice the memory.
     f"INSERT INTO contact_versions ({_VERSION}) SELECT {_VERSION} FROM versions WHERE op = 'upsert' AND {{share}}",
     f"INSERT INTO contact_versions ({_VERSION}) SELECT {_VERSION} FROM versions WHERE op = 'delete' AND {{share}}",
-    # UPDATE sets our columns only: a column that the user added keeps its values. (MERGE inserts 2.5 times slower.)
+    # UPDATE sets only our columns: columns that the user added keep their values. (MERGE inserts 2.5 times slower.)
     f"""UPDATE contacts SET {_SET} FROM (FROM upserts WHERE verdict <> 'new' AND {{share}}) u
         WHERE contacts.account = u.account AND contacts.contact_id = u.contact_id""",
     f"INSERT INTO contacts ({_CONTACT}) SELECT {_CONTACT} FROM upserts WHERE verdict = 'new' AND {{share}}",
 )
-"""What comes goes in by shares of `_SHARE_ROWS`, so that memory does not grow with it."""
+"""Executed for each share of `_SHARE_ROWS` rows, so that memory does not grow with the number of changes."""
 _SHARE_ROWS = 200_000
-"""Several row groups: a share that fills none leaves pieces, which every later checkpoint puts together again."""
+"""Several row groups: shares smaller than one leave fragments, which every later checkpoint merges again."""
 _AT_ONCE = (
     """DELETE FROM contacts USING outgoing o WHERE o.verdict = 'deleted'
        AND contacts.account = o.account AND contacts.contact_id = o.contact_id""",
@@ -89,17 +90,17 @@ class DuckDBSink:
         self._memory_limit = memory_limit
         self._floor = storage_version
         self._version = ""
-        """The storage version of the target, as the engine tells it."""
+        """The storage version of the target, as the engine reports it."""
         self._access = access
         self._next: Path | None = None
         self._copied: tuple[int, ...] = ()
-        """What the target was when it was copied: nobody may have changed it since."""
+        """Identity (device, inode, mtime, size) at copy time; detects concurrent changes."""
         self._known = SinkState()
         self._read_at: tuple[int, ...] = ()
-        """What the target was when its state was read, which takes a process and so is not repeated."""
+        """Identity when the state was read; reading starts a process, so it is not repeated without a change."""
 
     def open(self) -> SinkState:
-        """Make the folder, collect leftovers, and read the state of the target; see `state` for what is raised."""
+        """Create the folder, remove leftovers, and read the state of the target; raises as `state` does."""
         staging.probe(self.path, [self.path.parent], self._access)
         staging.collect_leftovers(self.path, [self.path.parent])
         if self._access:
@@ -109,10 +110,10 @@ class DuckDBSink:
         return state
 
     def state(self) -> SinkState:
-        """The state of the target; nothing is written.
+        """Return the state of the target; writes nothing.
 
-        Raises `TargetCorrupt` for a file that is damaged or not ours where our names stand, `SinkError` for one that
-        another program is writing.
+        Raises `TargetCorrupt` if the file is damaged or has foreign tables under our names, `SinkError` if another
+        program is writing to it.
         """
         found = self._identity()
         if found != self._read_at:
@@ -130,16 +131,16 @@ class DuckDBSink:
             return connection.sql(query, params=parameters).to_arrow_table()
 
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
-        """Write the ids of the account's published and deleted contacts, or of those created then, to a new file."""
+        """Write the ids of the account's published and deleted contacts to a new file; see `Sink.copy_ids`."""
         disk.private_file(file)
         statement, parameters = engine.known_ids("target.contacts", "target.etl.strikes", account, file, within)
         with self._reading() as connection:
             connection.execute(statement, parameters)
-        # The engine puts a file of its own in the place of the one that was made here.
+        # The engine has replaced the private file with a new one.
         disk.make_private(file)
 
     def copy_contacts(self, account: str, name: str, file: Path) -> int:
-        """Write the account's published contacts to a new part of the account `name`; tell how many there are."""
+        """Write the account's published contacts to a new part of the account `name`; return their number."""
         disk.private_file(file)
         statement, parameters = tables.copy_part("target.contacts", account, name, file)
         with self._reading() as connection:
@@ -148,9 +149,9 @@ class DuckDBSink:
         return int(rows)
 
     def prepare(self, publication: Publication) -> Merged:
-        """Merge into a copy beside the target and have it read back; readers see nothing of it.
+        """Merge into a copy next to the target and have it read back; readers do not see it.
 
-        Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
+        Raises `UsageError` if the target was made with other filters, `PublishConflict` if the run number is taken.
         """
         return checks.with_memory_fallback(self._memory_limit, partial(self._prepare, publication))
 
@@ -187,9 +188,9 @@ class DuckDBSink:
         return merged
 
     def publish(self, publication: Publication) -> None:
-        """Put the prepared file in the target's place, in one rename.
+        """Replace the target with the prepared file, in one rename.
 
-        Raises `PublishConflict` when the target is no longer the file that was copied.
+        Raises `PublishConflict` if the target is no longer the file that was copied.
         """
         if self._next is None:
             raise SinkError(f"Nothing is prepared for run {publication.seq}", where=str(self.path))
@@ -203,7 +204,7 @@ class DuckDBSink:
         self.discard()
 
     def discard(self) -> None:
-        """Remove what `prepare` made."""
+        """Remove the files that `prepare` created."""
         if self._next is not None:
             disk.remove_quietly(self._next)
             self._next = None
@@ -230,13 +231,13 @@ class DuckDBSink:
             if self._copied:
                 copy.replace(self.path)
                 return
-            try:  # Nothing replaces what somebody else put there meanwhile.
+            try:  # Never replaces a file that another process has created since.
                 disk.put(copy, self.path)
             except FileExistsError:
                 raise PublishConflict("The target was made by somebody else", where=str(self.path)) from None
 
     def _identity(self) -> tuple[int, ...]:
-        """What tells this file from any other, and from itself after a change; () where there is none."""
+        """Device, inode, mtime and size of the target, which detect any change; () if there is no file."""
         with disk.translate_os_errors("look at the target", self.path):
             if not os.path.lexists(self.path):
                 return ()
@@ -248,12 +249,12 @@ class DuckDBSink:
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
     def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """An engine for questions about the published snapshot."""
+        """An engine for queries on the published snapshot."""
         return self._attached(self.path, "READ_ONLY", staging.spill_folder(self.path), self._memory_limit)
 
     @contextlib.contextmanager
     def _attached(self, file: Path, option: str, spill: Path, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
-        """An engine that has the file as its database `target`; the engine's errors leave as `SinkError`."""
+        """An engine with the file attached as database `target`; translates engine errors to ours."""
         options = f"({option})" if option else ""
         try:
             with engine.connect(memory, spill) as connection:
@@ -281,7 +282,7 @@ class DuckDBSink:
         return self._last_state(manifests)
 
     def _refuse_unfinished(self) -> None:
-        """As `_refuse_open_wal`; but where somebody is at work just now, that is told: their log must not go."""
+        """Like `_refuse_open_wal`, but report a program that is writing now: its log must not be deleted."""
         try:
             _refuse_open_wal(self.path)
         except SinkError:
@@ -344,14 +345,14 @@ class DuckDBSink:
 
 
 def refuse_cut_off(path: Path, block: int, used: int) -> None:
-    """Raise `TargetCorrupt` where the file is shorter than its `used` blocks of `block` bytes each (see `SIZE`)."""
+    """Raise `TargetCorrupt` if the file is shorter than its `used` blocks of `block` bytes each (see `SIZE`)."""
     blocks, rest = divmod(path.stat().st_size - _HEADER_BYTES, block)
     if rest or blocks < used:
         raise TargetCorrupt("The target was cut off: blocks are missing at its end", where=str(path))
 
 
 def _write(connection: duckdb.DuckDBPyConnection) -> None:
-    """What the merge found, into our tables."""
+    """Write the merge result to our tables."""
     for share in partitions.shares(connection, _SHARE_ROWS):
         for statement in _SHARE_BY_SHARE:
             connection.execute(statement.format(share=share))
@@ -361,7 +362,7 @@ def _write(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _hand_over(connection: duckdb.DuckDBPyConnection) -> None:
-    """Columns that the user added to `contacts` keep their values when an account gets another name."""
+    """Keep the values of columns that the user added to `contacts` when an account is renamed."""
     found = connection.execute("SELECT * FROM contacts LIMIT 0").description or ()
     theirs = [engine.quoted(name) for name, *_ in found if name not in schema.column_names()]
     if theirs:

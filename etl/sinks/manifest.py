@@ -1,8 +1,8 @@
-"""The manifest: what one publication was, and the state the next run starts from, as one JSON document.
+"""The manifest: the record of one publication and the state the next run starts from, as one JSON document.
 
-It travels with the data in the same atomic step. Each carries the SHA-256 of the one before, so that an older target
-put in place of a newer one is noticed, and its own as a seal, so that a byte that fell over is. Pure: bytes in, values
-out.
+It is published with the data in the same atomic step. Each manifest carries the SHA-256 of the previous one, which
+detects an older target put in place of a newer one, and its own as a seal, which detects a corrupted byte. Pure: bytes
+in, values out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from etl import schema
 from etl.model import Merged, Publication, RunRecord, SinkState
 
 FORMAT = 2
-"""1 had no seal."""
+"""Format 1 had no seal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Manifest:
     """The last run of every account, carried forward until the account is dropped."""
     filters: Mapping[str, object] = field(default_factory=dict)
     files: tuple[DataFile, ...] = ()
-    """Its files, those of an earlier state that it links among them; empty where the target is one file."""
+    """Its files, including those linked from an earlier state; empty if the target is one file."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns of `contacts` and their SQL types."""
     format: int = FORMAT
     seal: str = ""
-    """SHA-256 of the document without it."""
+    """SHA-256 of the document with an empty seal."""
 
 
 def follow(previous: SinkState, publication: Publication, merged: Merged) -> Manifest:
@@ -73,7 +73,7 @@ def follow(previous: SinkState, publication: Publication, merged: Merged) -> Man
 
 
 def columns() -> dict[str, str]:
-    """The columns of `contacts` today, with their SQL types."""
+    """The current columns of `contacts`, with their SQL types."""
     return {column.name: column.sql for column in schema.CONTACTS}
 
 
@@ -84,7 +84,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(document: bytes) -> Manifest:
-    """The manifest; raises `ValueError` for anything that is not one of ours, or of a newer format."""
+    """The manifest; raises `ValueError` if the document is not a valid manifest or has a newer format."""
     try:
         manifest = msgspec.json.decode(document, type=Manifest)
     except msgspec.MsgspecError as error:
@@ -101,11 +101,11 @@ def _blank(document: bytes, seal: str) -> bytes:
 
 
 def sink_state(document: bytes) -> SinkState:
-    """What the next run has to know; raises `ValueError` as `decode` does."""
+    """The state for the next run; raises `ValueError` as `decode` does."""
     manifest = decode(document)
     return SinkState(manifest.seq, digest(document), manifest.state, manifest.filters)
 
 
 def digest(document: bytes) -> str:
-    """The fingerprint that the next manifest carries."""
+    """The SHA-256 that the next manifest carries."""
     return hashlib.sha256(document).hexdigest()

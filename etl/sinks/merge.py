@@ -1,30 +1,30 @@
-"""Fold and merge: what a run read against the previous snapshot, as SQL that every sink shares.
+"""Deduplicates the contacts that a run read and merges them with the previous snapshot, in SQL shared by all sinks.
 
-`prepare` works on an engine in which the previous snapshot stands as the relations `contacts` and `strikes`, and leaves
-relations for the sink to write: `upserts`, `versions`, `touched`, `next_strikes`, `next_rejects`, `next_windows`. It
-changes nothing itself. Decisions are made on narrow columns; whole rows are read only where they are written, so memory
-does not grow with their width.
+`prepare` works on an engine that has the previous snapshot as the relations `contacts` and `strikes`, and creates
+relations for the sink to write: `upserts`, `versions`, `next_strikes`, `next_rejects`, `next_windows`. It changes
+nothing itself. Decisions use narrow columns; whole rows are read only when they are written, so memory does not grow
+with their width.
 
 A contact's verdict in a run:
 
     received, not in contacts       new         inserted, a version
     received, content differs       changed     replaced, a version
     received, presence differs      presence    replaced, no version; counts as unchanged
-    received, the same              same        left as it was
-    received as DELETED, 2nd strike deleted     removed, a tombstone; counts as unchanged too
-    received as DELETED, long gone  buried      stays gone; counts as unchanged
-    absent where it had to be       struck      left as it was, until the second time
+    received, identical             same        not touched
+    received as DELETED, 2nd strike deleted     removed, a tombstone; also counts as unchanged
+    received as DELETED, long gone  buried      stays deleted; counts as unchanged
+    absent from a covered span      struck      not touched until the second strike
     absent, 2nd strike or filtered  deleted     removed, a tombstone
 
-The modes in `model.SNAPSHOTS` bring an account's whole state: there nobody is struck. The strikes of an account that is
-renamed move to its new name; those of one that is dropped go with it.
+The modes in `model.SNAPSHOTS` deliver an account's complete state, without strikes. The strikes of a renamed account
+move to its new name; those of a dropped account are dropped.
 
-The second strike takes a second look, in which the contact was asked for directly (`AccountYield.confirmed`). A run
-that is killed between two sinks is resumed by the next run, which brings the first sink the same reading again:
-there strikes stay what they are.
+The second strike for absence requires a second check that requested the contact directly (`AccountYield.confirmed`).
+If a run is killed between two sinks, the next run resumes it and delivers the same data to the first sink again, which
+leaves the strikes there unchanged.
 """
 
-# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
+# ruff: noqa: S608 - SQL is built from the column table, our own names and quoted literals.
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _PART = tables.in_files(
 _REJECT_PART = tuple(column for column in tables.REJECTS if column[0] not in {"seq", "observed_at"})
 
 
-# Few contacts are read more than once: looking for those few is cheaper than ranking all.
+# Few contacts are read more than once: finding those is cheaper than ranking all.
 _LOSERS = """
 CREATE TEMP TABLE losers AS
     WITH repeated AS (SELECT account, contact_id FROM received GROUP BY account, contact_id HAVING count(*) > 1)
@@ -67,7 +67,7 @@ CREATE TEMP TABLE folded AS
     FROM received ANTI JOIN losers USING (account, read_no)
 """
 
-# `created_at` is that of the row received, `was_created_at` that of the row published: where either is to be found.
+# `created_at` is that of the received row, `was_created_at` that of the published row: each locates its row.
 _VERDICTS = """
 CREATE TEMP TABLE verdicts (
     account VARCHAR, contact_id VARCHAR, read_no BIGINT, created_at TIMESTAMPTZ, was_created_at TIMESTAMPTZ,
@@ -99,10 +99,10 @@ INSERT INTO verdicts
     FROM judged
 """
 
-# `covered` and `confirmed` hold disjoint spans: the nearest start before a creation time is the only candidate. Looking
-# for it takes sorting, so what can be in no span is left out before. Who was listed and could not be kept is not
-# absent; a contact that names itself twice, differently, may be either. Who has a strike gets no other one, unless
-# asked for directly.
+# `covered` and `confirmed` hold disjoint spans: the nearest start before a creation time is the only candidate. Finding
+# it requires sorting, so contacts that can be in no span are filtered out first. A contact that was listed but rejected
+# is not absent; one with two different ids may be either. A contact with a strike gets another one only if it was
+# requested directly.
 _JUDGE_ABSENT = """
 INSERT INTO verdicts
     WITH reach AS (
@@ -194,9 +194,9 @@ FROM verdicts GROUP BY account
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, publication: Publication, last: Mapping[str, RunRecord]) -> Merged:
-    """Judge everything the publication brought; counts by account.
+    """Compute the verdict on every contact of the publication; return the counts by account.
 
-    `last` is the last run of every account that the sink holds. Raises `EtlError` when a row received is not accounted
+    `last` is the last run of every account that the sink holds. Raises `EtlError` if a received row is not accounted
     for.
     """
     _bring_in(connection, publication, last)
@@ -208,7 +208,7 @@ def prepare(connection: duckdb.DuckDBPyConnection, publication: Publication, las
 
 
 def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication, last: Mapping[str, RunRecord]) -> None:
-    """What the accounts brought, as `received`, `yields`, `covered`, `next_rejects` and `next_windows`."""
+    """Create `received`, `yields`, `covered`, `next_rejects` and `next_windows` from the data of the accounts."""
     accounts = publication.accounts
     received = engine.scan((part for brought in accounts for part in brought.parts), _PART)
     rejects = engine.scan((part for brought in accounts for part in brought.rejects), _REJECT_PART)
@@ -245,7 +245,7 @@ def _yields(publication: Publication, last: Mapping[str, RunRecord]) -> pa.Table
 
 
 def _again(record: RunRecord, last: RunRecord | None) -> bool:
-    """Whether the sink holds this reading already: one that was resumed, and that keeps its T0."""
+    """Whether the sink already holds this data: a resumed run keeps its T0."""
     return last is not None and bool(record.detail.get("resumed")) and record.t0 <= last.t0
 
 
@@ -254,7 +254,7 @@ _END = datetime.max.replace(tzinfo=UTC)
 
 
 def disjoint(spans: Iterable[Span]) -> list[tuple[datetime, datetime]]:
-    """The same moments as spans that neither overlap nor touch, in order; open ends become the ends of time."""
+    """The union of the spans, as sorted spans that neither overlap nor touch; open ends become `datetime.min`/`max`."""
     bounds = sorted((span.start or _BEGINNING, span.end or _END) for span in spans)
     bounds = [(start, end) for start, end in bounds if start < end]
     joined: list[tuple[datetime, datetime]] = []
@@ -302,7 +302,7 @@ def _by_account(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, 
 
 
 def _refuse_repeated(connection: duckdb.DuckDBPyConnection) -> None:
-    """Raise `TargetCorrupt` where somebody else wrote a contact into the snapshot that it held already."""
+    """Raise `TargetCorrupt` if another program inserted a contact that the snapshot already held."""
     repeated = "SELECT 1 FROM contacts GROUP BY account, contact_id HAVING count(*) > 1"
     if found := len(connection.execute(repeated).fetchall()):
         raise TargetCorrupt(f"{found} contacts stand in the target more than once", where="contacts")

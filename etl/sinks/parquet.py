@@ -1,9 +1,9 @@
 """The Parquet sink: a folder that any engine can read (its layout: `etl.sinks.parquet_layout`).
 
-Everything is prepared beside (`etl.sinks.parquet_files`), read back by another process and synced. Then its folders are
-moved into place, where no manifest lists them yet, and linking the manifest under its name publishes: the link fails if
-the name is taken (and so does what stands in for it where there are no links: `disk.put`). Folders that no manifest
-lists are removed by the next run, if the manifest they wait for is still there to show that they are ours.
+The next state is prepared next to the target (`etl.sinks.parquet_files`), read back by another process and synced. Its
+folders are then moved into the target, where no manifest lists them yet; linking the manifest under its name publishes
+them. The link fails if the name is taken, and so does its replacement on file systems without links (`disk.put`). The
+next run removes folders that no manifest lists, if the prepared manifest still exists and shows that they are ours.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from etl.storage import disk, engine, preflight, staging
 
 
 class ParquetSink:
-    """Publishes into one folder of Parquet files; the last `keep` complete states are kept for slow readers."""
+    """Publishes into one folder of Parquet files; keeps the last `keep` complete states for slow readers."""
 
     name: checks.SinkKind = "parquet"
 
@@ -45,10 +45,10 @@ class ParquetSink:
         self._keep = keep
         self._next: Path | None = None
         self._known: parquet_layout.Chain | None = None
-        """The last state, for the questions about it: every account has some, and reading all manifests takes long."""
+        """The last state, kept for queries: there are some for every account, and reading all manifests is slow."""
 
     def open(self) -> SinkState:
-        """Make the folder's parent, collect leftovers, and read the state; see `layout.read` for what is raised."""
+        """Create the folder's parent, remove leftovers, and read the state; raises as `parquet_layout.read` does."""
         with disk.translate_os_errors("look at the target", self.path):
             places = [place for place in (self.path, *self._folders()) if place.is_dir()] or [self.path.parent]
         staging.probe(self.path, places, self._access, folders=True)
@@ -62,7 +62,7 @@ class ParquetSink:
         return self._keep_in_mind(chain)
 
     def state(self) -> SinkState:
-        """The state of the target; nothing is written."""
+        """Return the state of the target; writes nothing."""
         chain = parquet_layout.read(self.path)
         parquet_layout.leftovers(chain)
         return self._keep_in_mind(chain)
@@ -78,16 +78,16 @@ class ParquetSink:
             return connection.sql(query, params=parameters).to_arrow_table()
 
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
-        """Write the ids of the account's published and deleted contacts, or of those created then, to a new file."""
+        """Write the ids of the account's published and deleted contacts to a new file; see `Sink.copy_ids`."""
         disk.private_file(file)
         statement, parameters = engine.known_ids("contacts", "strikes", account, file, within)
         with self._reading() as connection:
             connection.execute(statement, parameters)
-        # The engine puts a file of its own in the place of the one that was made here.
+        # The engine has replaced the private file with a new one.
         disk.make_private(file)
 
     def copy_contacts(self, account: str, name: str, file: Path) -> int:
-        """Write the account's published contacts to a new part of the account `name`; tell how many there are."""
+        """Write the account's published contacts to a new part of the account `name`; return their number."""
         disk.private_file(file)
         statement, parameters = tables.copy_part("contacts", account, name, file)
         with self._reading() as connection:
@@ -96,9 +96,9 @@ class ParquetSink:
         return int(rows)
 
     def prepare(self, publication: Publication) -> Merged:
-        """Write the next state beside the target and have it read back; nothing is in the target yet.
+        """Write the next state next to the target and have it read back; the target is not changed yet.
 
-        Raises `UsageError` where the target was made with other filters, `PublishConflict` where the number is taken.
+        Raises `UsageError` if the target was made with other filters, `PublishConflict` if the run number is taken.
         """
         return checks.with_memory_fallback(self._memory_limit, partial(self._prepare, publication))
 
@@ -119,9 +119,9 @@ class ParquetSink:
         return merged
 
     def publish(self, publication: Publication) -> None:
-        """Move the folders into place and link the manifest under its name; before the link nothing is published.
+        """Move the folders into place and link the manifest under its name; nothing is published before the link.
 
-        Raises `PublishConflict` when the number is taken; then, as after any failure, what was moved is removed again.
+        Raises `PublishConflict` if the number is taken; then, as after any failure, the moved folders are removed.
         """
         if self._next is None:
             raise SinkError(f"Nothing is prepared for run {publication.seq}", where=str(self.path))
@@ -137,19 +137,19 @@ class ParquetSink:
             self._drop_old_states()
 
     def discard(self) -> None:
-        """Remove what `prepare` made."""
+        """Remove the files that `prepare` created."""
         if self._next is not None:
             disk.remove_quietly(self._next)
             self._next = None
 
     def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """An engine for questions about the published snapshot."""
+        """An engine for queries on the published snapshot."""
         chain = self._known or parquet_layout.read(self.path)
         return self._engine(chain, self._memory_limit, staging.spill_folder(self.path))
 
     @contextlib.contextmanager
     def _engine(self, chain: parquet_layout.Chain, memory: int, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-        """An engine with the previous snapshot as `contacts` and `strikes`; its errors leave as ours."""
+        """An engine with the previous snapshot as `contacts` and `strikes`; translates engine errors to ours."""
         contacts = engine.scan(chain.files("current"), tables.in_files(tables.CONTACTS))
         strikes = engine.scan(chain.files("strikes"), tables.STRIKES)
         try:
@@ -171,7 +171,7 @@ class ParquetSink:
 
     @contextlib.contextmanager
     def _moved(self, folder: Path, seq: int) -> Iterator[None]:
-        """The prepared folders stand in the target; after an error inside they are removed again."""
+        """Move the prepared folders into the target; remove them again after an error inside the block."""
         placed: list[Path] = []
         try:
             for content in parquet_layout.CONTENTS:
@@ -193,12 +193,12 @@ class ParquetSink:
                 disk.remove(path)
             self._remove_empty()
         except SinkError:
-            self._next = None  # What is prepared stays: its manifest shows the next run that these folders are ours.
+            self._next = None  # Not discarded: the prepared manifest shows the next run that these folders are ours.
 
     def _place(self, source: Path, target: Path) -> Path:
         disk.private_folder(target.parent)
         with disk.translate_os_errors("move the new files into place", target):
-            try:  # A folder never replaces one that holds something.
+            try:  # A rename never replaces a folder that is not empty.
                 source.rename(target)
             except OSError as error:
                 if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
@@ -215,7 +215,7 @@ class ParquetSink:
                 raise PublishConflict(f"Run {seq} was published by somebody else", where=str(path)) from None
 
     def _collect_unpublished(self, chain: parquet_layout.Chain) -> None:
-        """Remove what a killed run moved into place; refuse to take anything else for that."""
+        """Remove folders that a killed run moved into place; refuse any other unpublished folder."""
         for path in parquet_layout.leftovers(chain):
             disk.remove(path)
         if not chain.manifests:

@@ -1,10 +1,10 @@
-"""The files of one run in a Parquet folder: written range by range, or linked where nothing changed.
+"""Writes the files of one run in a Parquet folder, range by range; unchanged files are hard-linked.
 
-A linked file stands in the folders of several states and is stored once; nobody writes into a published file. Where the
-file system has no links, it is a copy.
+A linked file is in the folders of several states and is stored once; published files are never modified. If the file
+system has no links, the file is copied.
 """
 
-# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
+# ruff: noqa: S608 - SQL is built from the column table, our own names and quoted literals.
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _COLUMNS: dict[str, tables.Columns] = {
     "strikes": tables.STRIKES,
 }
 _EVEN_IF_EMPTY = ("current", "versions")
-"""So that readers of a new target find the columns."""
+"""Written even if empty, so that readers of a new target find the columns."""
 
 _Source = str | DataFile
-"""Where a file comes from: a relation, with its condition, or a published file that stays as it is."""
+"""The source of a file: a relation with its condition, or a published file that is kept."""
 
 
 def write(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain, folder: Path, seq: int) -> list[DataFile]:
-    """Prepare all files of run `seq` below `folder`: out of the last state, and what the merge left in `connection`."""
+    """Prepare all files of run `seq` in `folder`, from the last state and the merge result in `connection`."""
     return [file for content in parquet_layout.CONTENTS for file in _content(connection, chain, folder, content, seq)]
 
 
@@ -60,7 +60,7 @@ def _content(
 
 
 def _link(chain: parquet_layout.Chain, file: DataFile, path: Path) -> DataFile:
-    """The published file under one more name; that it is whole was shown before the merge (`layout.refuse_altered`)."""
+    """Link a published file to `path`; `parquet_layout.refuse_altered` has checked it before the merge."""
     if not disk.link_or_copy(chain.target / file.path, path):
         log.info("sink.copied", file=path.name, reason="no hard link can be made here")
         if _sha256(path) != file.sha256:
@@ -72,8 +72,8 @@ def _link(chain: parquet_layout.Chain, file: DataFile, path: Path) -> DataFile:
 
 def _copy(connection: duckdb.DuckDBPyConnection, content: str, relation: str, path: Path) -> DataFile:
     columns = _COLUMNS[content]
-    # DuckDB marks a column as required where it knows that it holds no null; an empty branch of nulls keeps the columns
-    # of all files alike.
+    # DuckDB marks a column as required if it knows that it has no nulls; an empty branch of nulls keeps the schema of
+    # all files the same.
     nulls = ", ".join(f"NULL::{kind}" for _, kind in columns)
     query = f"SELECT {tables.names(columns)} FROM {relation} UNION ALL SELECT {nulls} FROM range(0)"
     copied = connection.execute(f"COPY ({query}) TO {engine.literal(path)} ({engine.PARQUET})").fetchone()

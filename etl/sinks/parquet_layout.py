@@ -1,11 +1,11 @@
-"""The folder of a Parquet target: its names, and its manifests read and checked.
+"""The folder layout of a Parquet target: its names, and how its manifests are read and checked.
 
     current/seq=00000003/*.parquet      the complete state of manifest 3; states share files (hard links)
     versions/seq=00000003/*.parquet     the versions that run 3 added
-    rejects/, windows/, strikes/        the same way, where there is something
-    manifests/00000003.json             what run 3 was, and its files
+    rejects/, windows/, strikes/        the same, if there are any
+    manifests/00000003.json             the record of run 3, and its files
 
-Only reads. What no manifest lists is not published, whatever stands in the folders.
+Only reads. Files that no manifest lists are not published.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from etl.storage import disk, staging
 
 CONTENTS = ("current", "versions", "rejects", "windows", "strikes")
 STATES = ("current", "strikes")
-"""Complete at each run: only the last ones are kept. The others add up."""
+"""Complete in each run: only the latest ones are kept. The other contents accumulate."""
 MANIFEST = "manifest.json"
-"""The manifest beside what a run prepared: the link to it is what publishes."""
+"""The manifest among the files that a run prepared; linking it into the target publishes."""
 _SEQ = re.compile(r"seq=(\d{8,})")
 _MANIFEST = re.compile(r"(\d{8,})\.json")
 
 
 def part_folder(content: str, seq: int) -> str:
-    """Where a run's files of one content stand, relative to the target."""
+    """The folder of a run's files of one content, relative to the target."""
     return f"{content}/seq={seq:08d}"
 
 
 def manifest_path(target: Path, seq: int) -> Path:
-    """Where a run's manifest stands; its existence means that the run is published."""
+    """The path of a run's manifest; its existence means that the run is published."""
     return target / "manifests" / f"{seq:08d}.json"
 
 
@@ -51,7 +51,7 @@ class Chain:
     state: SinkState = field(default_factory=SinkState)
 
     def entries(self, content: str) -> list[DataFile]:
-        """The published files of one content: all of them, or the last run's where they are complete states."""
+        """The published files of one content: all of them, or for complete states only those of the last run."""
         chosen = self.manifests[-1:] if content in STATES else self.manifests
         return [file for published in chosen for file in published.files if file.path.startswith(f"{content}/")]
 
@@ -61,12 +61,12 @@ class Chain:
 
 
 def read(target: Path, *, runs: bool = False) -> Chain:
-    """The published manifests, each checked against the one before it and against the files it lists.
+    """The published manifests, each checked against the previous one and against the files it lists.
 
-    They come without their `state`, which is that of the chain, and without their `runs` unless these are asked for:
-    every night adds a record of each account.
+    They are returned without `state`, which the chain holds, and without `runs` unless requested: every night adds a
+    record per account.
 
-    Raises `TargetCorrupt` for anything damaged, missing or altered, `SinkError` where the target is not a folder.
+    Raises `TargetCorrupt` for anything damaged, missing or altered, `SinkError` if the target is not a folder.
     """
     with disk.translate_os_errors("read the target", target):
         if not os.path.lexists(target):
@@ -118,7 +118,7 @@ def _check_size(path: Path, file: DataFile) -> None:
 
 
 def _refuse_strangers(chain: Chain) -> None:
-    """Every file in the current folder belongs to the state, so one that we did not write changes what readers see."""
+    """Raise `TargetCorrupt` for a foreign file in the current folder: readers would see it as part of the state."""
     folder = chain.target / part_folder("current", chain.state.seq)
     ours = set(chain.files("current"))
     for stranger in (path for path in disk.entries(folder) if path.suffix == ".parquet" and path not in ours):
@@ -136,7 +136,7 @@ def _refuse_other_columns(chain: Chain) -> None:
 
 
 def refuse_altered(chain: Chain) -> None:
-    """Raise `TargetCorrupt` where the state is not, bit by bit, what was published: the next one is made of it."""
+    """Raise `TargetCorrupt` if the state is not bit for bit as published: the next one is built from it."""
     for content in STATES:
         for file in chain.entries(content):
             path = chain.target / file.path
@@ -147,14 +147,14 @@ def refuse_altered(chain: Chain) -> None:
 
 
 def leftovers(chain: Chain) -> list[Path]:
-    """What a killed run moved into place and did not come to publish.
+    """Folders that a killed run moved into place but did not publish.
 
-    Raises `TargetCorrupt` for a folder that no run prepared: then its manifest was lost.
+    Raises `TargetCorrupt` for a folder that no run prepared: its manifest was lost.
     """
     found = list(unpublished(chain))
     ours = {seq for folder in staging.prepared(chain.target) if (seq := _prepared_seq(folder))} if found else set()
     for seq, path in found:
-        # Looked for last: what a run at work has published meanwhile is neither lost nor left over.
+        # Checked last: folders that a concurrent run has just published are neither lost nor left over.
         if seq not in ours and not manifest_path(chain.target, seq).exists():
             hint = "Restore the manifest from a backup, or move the target away and run again for a full export."
             raise TargetCorrupt(f"No manifest lists this folder of run {seq}", where=str(path), hint=hint)
@@ -162,7 +162,7 @@ def leftovers(chain: Chain) -> list[Path]:
 
 
 def _prepared_seq(folder: Path) -> int:
-    """The number of the run that was prepared there; 0 if it did not come to a manifest."""
+    """The number of the run that prepared this folder; 0 if it has no readable manifest."""
     try:
         return manifest.decode((folder / MANIFEST).read_bytes()).seq
     except (OSError, ValueError):
@@ -170,7 +170,7 @@ def _prepared_seq(folder: Path) -> int:
 
 
 def unpublished(chain: Chain) -> Iterator[tuple[int, Path]]:
-    """Folders (seq, path) later than the last manifest."""
+    """Folders (seq, path) newer than the last manifest."""
     for content in CONTENTS:
         for path in disk.entries(chain.target / content):
             found = _SEQ.fullmatch(path.name)

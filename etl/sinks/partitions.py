@@ -1,10 +1,10 @@
-"""Where a state is cut: ranges of `created_at`, each with about as many contacts as one file holds.
+"""Partitions a state into ranges of `created_at`, each about the size of one file.
 
-What a merge brings is written range by range, so that memory grows with a range and not with the account; and of the
-files of a state only those are written again in which something changed. Works on the relations of `etl.sinks.merge`.
+A merge is written range by range, so that memory grows with a range and not with the account; only files in which
+something changed are rewritten. Works on the relations of `etl.sinks.merge`.
 """
 
-# ruff: noqa: S608 - SQL is made of our own names, of numbers, and of quoted literals.
+# ruff: noqa: S608 - SQL is built from our own names, numbers and quoted literals.
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import duckdb
 from etl.storage import engine
 
 SLICE_ROWS = 50_000
-"""Contacts in a file, but for those of one creation time, which stay together."""
+"""Contacts per file; contacts with the same creation time stay together."""
 _PLACED = (
     *(("account", "VARCHAR"), ("contact_id", "VARCHAR"), ("created_at", "TIMESTAMPTZ")),
     ("filename", "VARCHAR"),
@@ -38,14 +38,14 @@ class Range:
     dated: bool = True
 
     def holds(self, column: str) -> str:
-        """The condition that a time lies in it, as SQL that the engine compares with its statistics."""
+        """The condition that a time is in the range, as SQL that the engine can check against its statistics."""
         if not self.dated:
             return f"{column} IS NULL"
         after = f"{column} >= make_timestamptz({self.start})" if self.start is not None else f"{column} IS NOT NULL"
         return after if self.end is None else f"{after} AND {column} < make_timestamptz({self.end})"
 
     def meets(self, other: Range) -> bool:
-        """Whether a time can lie in both, which are `dated`."""
+        """Whether two `dated` ranges overlap."""
         return _before(self.start, other.end) and _before(other.start, self.end)
 
 
@@ -62,12 +62,12 @@ class Slice:
 
     within: Range
     files: tuple[Path, ...]
-    """Those of the last state that hold contacts of the range."""
+    """Files of the last state that hold contacts of the range."""
     stale: bool
-    """Whether it has to be written; else its only file stays as it is."""
+    """Whether it must be rewritten; otherwise its only file is kept."""
 
 
-# One that holds contacts with and without a time (an older version wrote such) is cut anew.
+# A file of contacts with and without a creation time (from an older version) is split again.
 _STANDING = """
 CREATE OR REPLACE TEMP TABLE standing AS
     SELECT p.filename AS file, min(p.created_at) AS start, count(p.created_at) < count(*) AS without_created_at,
@@ -76,7 +76,7 @@ CREATE OR REPLACE TEMP TABLE standing AS
     GROUP BY p.filename
 """
 
-# A file is for the times from its own first to the first of the next; the first file and the last one are open.
+# A file covers the times from its own first to the first of the next; the first and the last file are open-ended.
 _DATED = """
 WITH dated AS (
     SELECT file, stale, if(lag(file) OVER time IS NULL, '-infinity', start) AS start, lead(start) OVER time AS "end"
@@ -104,7 +104,7 @@ SELECT DISTINCT epoch_us(created_at) AS start FROM ordered, size WHERE place > 0
 
 
 def _cut(connection: duckdb.DuckDBPyConnection, whole: Range, rows: int, *created: str) -> list[Range]:
-    """A range as even ones of about so many contacts, whose creation times are in these relations together."""
+    """Split a range into even ranges of about `rows` contacts, by the creation times in all given relations."""
     at = whole.holds("created_at")
     times = " UNION ALL ".join(f"SELECT created_at FROM {relation} WHERE {at}" for relation in created)
     found = connection.execute(_STARTS.format(times=times, rows=rows)).fetchall()
@@ -113,7 +113,7 @@ def _cut(connection: duckdb.DuckDBPyConnection, whole: Range, rows: int, *create
 
 
 def shares(connection: duckdb.DuckDBPyConnection, rows: int) -> list[str]:
-    """Conditions on `upserts` and `versions` that divide what a merge brings into shares of about so many rows."""
+    """Conditions on `upserts` and `versions` that divide the result of a merge into shares of about `rows` rows."""
     deleted = "(FROM outgoing WHERE verdict = 'deleted')"
     ranges = _cut(connection, Range(), rows, "incoming", deleted)
     if _meets_without_created_at(connection):
@@ -122,9 +122,9 @@ def shares(connection: duckdb.DuckDBPyConnection, rows: int) -> list[str]:
 
 
 def next_state(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> Iterator[Slice]:
-    """The files of the next state, in order of time, after a state of these files.
+    """The files of the next state, in order of time, given the files of the last one.
 
-    Stale files beside each other are cut anew together, which keeps them even, whatever comes and goes.
+    Adjacent stale files are split again together, which keeps their sizes even.
     """
     connection.execute(_STANDING.format(contacts=engine.scan(files, _PLACED)))
     found = connection.execute(_DATED).fetchall()

@@ -1,6 +1,6 @@
-"""The published files of a folder as the engine sees them: by their names in the target, and for reading alone.
+"""A read-only file system for the engine: the published files of a folder, by their names in the target.
 
-The engine's own file system writes wherever it may read, so a connection that is handed out gets this one instead.
+The engine's own file system can write wherever it can read, so connections for users get this one instead.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from fsspec import AbstractFileSystem
 
 
 class PublishedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """These files of the folder `target` and no others; none can be written, made or removed."""
+    """Only the given files of the folder `target`; none can be written, created or removed."""
 
     protocol = "published"
     cachable = False
-    """One object for each connection: fsspec would hand out the last one again."""
+    """One object per connection: fsspec would otherwise reuse the last one."""
 
     def __init__(self, target: Path, files: Iterable[Path]) -> None:
         super().__init__()
@@ -28,11 +28,11 @@ class PublishedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
 
     @classmethod
     def name(cls, target: Path, path: Path) -> str:
-        """A file of the target as the engine names it."""
+        """The engine's name for a file of the target."""
         return f"{cls.protocol}://{path.relative_to(target).as_posix()}"
 
     def open(self, path: str, mode: str = "rb", **_: object) -> OpenFile:
-        """A published file. Raises `PermissionError` for anything but reading one."""
+        """Open a published file. Raises `PermissionError` for any other file or mode."""
         if mode != "rb" or path not in self._paths:
             message = f"{path} cannot be opened ({mode}): what was published is only read"
             raise PermissionError(message)
@@ -49,28 +49,28 @@ class PublishedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
         return [path] if path in self._paths else []
 
     def modified(self, path: str) -> datetime:
-        """When it was last changed, by which the engine knows whether what it remembers of it still holds."""
+        """The time of the last change, which the engine uses to validate its cache."""
         return datetime.fromtimestamp(self._paths[path].stat().st_mtime, UTC)
 
 
 class OpenFile:
-    """An open file with a place of its own for each thread: the engine lets several of them seek and read in one."""
+    """An open file with a separate position per thread: several engine threads seek and read in the same file."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
         self._places: dict[int, int] = {}
 
     def seek(self, place: int) -> int:
-        """Go to this byte."""
+        """Set the position, in bytes."""
         self._places[get_ident()] = place
         return place
 
     def tell(self) -> int:
-        """The byte that is read next."""
+        """The position of the next read, in bytes."""
         return self._places.get(get_ident(), 0)
 
     def read(self, size: int) -> bytes:
-        """So many bytes from there. Raises `OSError` where the file has fewer: the engine does not look."""
+        """Read exactly `size` bytes. Raises `OSError` if the file has fewer: the engine does not check."""
         found = os.pread(self._file.fileno(), size, self.tell())
         if len(found) < size:
             message = f"{self._file.name} is corrupt: it ended while it was read"
@@ -79,13 +79,13 @@ class OpenFile:
         return found
 
     def seekable(self) -> bool:
-        """Yes: the engine reads here and there."""
+        """True: the engine reads at arbitrary positions."""
         return True
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the file."""
         self._file.close()
 
     def __del__(self) -> None:
-        """Let it go: the engine drops a file that it has read, and does not close it."""
+        """Close the file: the engine drops a file after reading it without closing it."""
         self.close()

@@ -1,8 +1,8 @@
-"""Reads a target in a process of its own: what a damaged file does to the engine stays there.
+"""Reads a target in a separate process, which isolates engine crashes.
 
-DuckDB can end its whole process over a damaged file; and what was just written is only shown to be whole when somebody
-else opens it. Run as a program it takes {"setup": [sql], "queries": [sql]} on stdin and prints the rows of each query.
-It imports nothing of the package, so that it starts at once.
+DuckDB can end its whole process on a damaged file, and only another process can show that a file was written
+completely. Run as a program, it takes {"setup": [sql], "queries": [sql]} on stdin and prints the rows of each query. It
+imports nothing from the package, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from collections.abc import Sequence
 import _duckdb as duckdb  # the engine without its Python layers: starts in 0.05 s instead of 0.12 s
 
 TIMEOUT = 1800.0
-"""Seconds; a reading that takes longer is taken for one that hangs."""
+"""Seconds after which a read is considered hung."""
 
 Rows = list[list[object]]
 
 
 class ReadBackError(Exception):
-    """The target could not be read; the message is the engine's, or tells how the process ended."""
+    """The target could not be read; the message is the engine's, or states how the process ended."""
 
 
 def read_back(setup: Sequence[str], queries: Sequence[str]) -> list[Rows]:
-    """The rows of each query, from an engine of its own after `setup`; none where a table does not exist.
+    """The rows of each query, from a separate engine after `setup`; none if a table does not exist.
 
-    Values must be JSON-able. Raises `ReadBackError` for anything else that fails.
+    Values must be JSON-serializable. Raises `ReadBackError` for any other failure.
     """
     request = json.dumps({"setup": list(setup), "queries": list(queries)})
-    # -P: the folder of this file holds modules that would hide others of the same name.
+    # -P: modules in the folder of this file would shadow others of the same name.
     command = [sys.executable, "-P", __file__]
     try:
         ended = subprocess.run(  # noqa: S603 - our own interpreter and file
@@ -56,7 +56,7 @@ def _answer(request: dict[str, list[str]], *, again: bool = True) -> dict[str, o
             connection.execute(statement)
         return {"rows": [_rows(connection, query) for query in request["queries"]]}
     except duckdb.Error as error:
-        # The engine does not go on by itself after a read that the system interrupted, and that is no damage.
+        # The engine does not retry a read that the system interrupted, and that is not damage.
         if again and os.strerror(errno.EINTR) in str(error):
             return _answer(request, again=False)
         return {"error": str(error)}

@@ -1,7 +1,7 @@
-"""Reading a published target with SQL: the same four tables and `contacts_as_of(t)`, whatever the sink.
+"""Read-only SQL access to a published target: the same four tables and `contacts_as_of(t)` for every sink.
 
-A connection from here cannot write to the target, and sees one published snapshot however long it lives. What the
-engine cannot read is damage, and is told as such; only what a user asks can be wrong in other ways (see `select`).
+A connection cannot write to the target, and sees one published snapshot for its whole lifetime. Read errors of the
+engine are reported as damage, except those in `_HARMLESS`; only user queries can fail in other ways (see `select`).
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ _HARMLESS = {
     "Interrupted system call": "Ask again.",
     "Out of Memory": "Give it more memory, then ask again.",
 }
-"""Reasons, by the engine's words, for which a target that is whole cannot be read; each with its hint."""
+"""Engine messages for which an intact target cannot be read, each with its hint."""
 _ONE_READING = "Only one reading statement is possible, such as SELECT or DESCRIBE"
 _NOT_IN_PIVOT = re.compile(r"\b(copy|insert|update|delete|merge|query|query_table|json_execute\w*)\b", re.IGNORECASE)
-"""Words that could write: a PIVOT without IN looks its values up while it is only being planned."""
+"""Words that could write: a PIVOT without IN executes a query for its values during planning."""
 _RUNS_TEXT = '"name": "JSON_EXECUTE_SERIALIZED_SQL"'
-"""In a plan, the one function that runs a statement of its own."""
+"""The only function, as it appears in a plan, that executes another statement."""
 
 
 class Unpublished(UsageError):
-    """The target holds nothing of ours yet."""
+    """Nothing has been published into the target yet."""
 
     default_hint = "Run `etl run` first."
 
 
 @contextmanager
 def open_readonly(kind: checks.SinkKind, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection in which `contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of` stand.
+    """A connection with `contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of`.
 
-    Raises `Unpublished` where nothing was published yet, `SinkError` where the target cannot be read for reasons that
-    lie elsewhere, and `TargetCorrupt` where it is empty, cut off, damaged or not ours: also later, in the block.
+    Raises `Unpublished` if nothing was published yet, `SinkError` if the target cannot be read for external reasons,
+    and `TargetCorrupt` if it is empty, truncated, damaged or not ours; also later, inside the block.
     """
     if not path.exists():
         raise Unpublished("Nothing was published yet", where=str(path))
@@ -66,13 +66,13 @@ def _translated(error: duckdb.Error, path: Path) -> EtlError:
 
 
 def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    """The rows of one reading statement.
+    """Return the rows of one read-only statement.
 
-    Raises `UsageError` with the engine's message, or for any other kind of statement, and `TargetCorrupt`.
+    Raises `UsageError` with the engine's message or for any other kind of statement, and `TargetCorrupt`.
     """
     try:
         statement = _bare(query)
-        connection.extract_statements(query)  # It must parse as it came: without its end an open comment would.
+        connection.extract_statements(query)  # The original must parse: `_bare` would hide an unclosed comment.
         _refuse_writing(connection, statement)
         return connection.sql(statement).to_arrow_table()
     except UnicodeEncodeError as error:
@@ -84,7 +84,7 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
 
 
 def _bare(query: str) -> str:
-    """The query without what follows it: semicolons and comments."""
+    """The query without trailing semicolons and comments."""
     text = query.encode()
     for start, kind in reversed(duckdb.tokenize(query)):
         if kind != duckdb.token_type.comment and text[start:].strip() != b";":
@@ -94,7 +94,7 @@ def _bare(query: str) -> str:
 
 
 def _refuse_writing(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
-    """Raise `UsageError` for what does more than read; the engine calls a SELECT what copies or inserts in its WITH."""
+    """Raise `UsageError` unless the statement only reads; for the engine, a SELECT may copy or insert in its WITH."""
     kinds = [found.type for found in connection.extract_statements(statement)]
     # DESCRIBE, SHOW, SUMMARIZE and FROM are SELECTs too. EXPLAIN is refused: EXPLAIN ANALYZE executes.
     if kinds not in ([duckdb.StatementType.SELECT], [duckdb.StatementType.MULTI]):
@@ -102,11 +102,11 @@ def _refuse_writing(connection: duckdb.DuckDBPyConnection, statement: str) -> No
     if kinds == [duckdb.StatementType.MULTI] and (word := _NOT_IN_PIVOT.search(statement)):
         hint = "Name the values of PIVOT: ON column IN (...)."
         raise UsageError(f"{_ONE_READING}; PIVOT takes no {word[0]}", where="query", hint=hint)
-    try:  # Only what reads may stand where a table stands.
+    try:  # Only a reading statement is accepted as a subquery.
         [[_, plan]] = connection.execute(f"EXPLAIN (FORMAT json) FROM (\n{statement}\n)").fetchall()
     except duckdb.Error as error:
         if "WITH clause containing" not in str(error):
-            connection.execute(f"EXPLAIN {statement}")  # Of a broken query the engine's own words are told.
+            connection.execute(f"EXPLAIN {statement}")  # For an invalid query, raises the engine's own message.
         raise UsageError(f"{_ONE_READING}: {checks.words(error)}", where="query") from error
     if _RUNS_TEXT in plan:
         raise UsageError(f"{_ONE_READING}: json_execute_serialized_sql runs any", where="query")
@@ -125,7 +125,7 @@ def _duckdb(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _refuse_foreign(relations: set[str], path: Path) -> None:
-    """A file with the tables of others alone is one to which a run adds ours."""
+    """Raise for a file without our tables: `TargetCorrupt` if a name is taken, else `Unpublished` (a run adds them)."""
     if "etl.manifests" in relations:
         return
     if foreign := relations & {f"main.{table}" for table in tables.PUBLIC}:
@@ -137,7 +137,7 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
     chain = parquet_layout.read(path, runs=True)
     if not chain.manifests:
         _refuse_lost(chain)
-    from etl.sinks.published import PublishedFiles  # noqa: PLC0415 - costs 0.1 s, for this kind of target alone
+    from etl.sinks.published import PublishedFiles  # noqa: PLC0415 - costs 0.1 s, only needed for this kind of target
 
     connection = engine.connect()
     connection.register_filesystem(
@@ -166,16 +166,16 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _refuse_lost(chain: parquet_layout.Chain) -> None:
-    """Files without any manifest are the state of nobody, unless a first run is at work or was killed."""
+    """Raise `Unpublished`, or `TargetCorrupt` for files without a manifest that no unfinished first run explains."""
     if any(parquet_layout.unpublished(chain)) and not staging.prepared(chain.target):
         raise TargetCorrupt("No manifest lists the files in this folder", where=str(chain.target))
     raise Unpublished("Nothing was published into this folder yet", where=str(chain.target))
 
 
 def _confined(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """A query reads the target and no other file, and writes none."""
+    """Restrict queries to reading the target: no other files, no writes."""
     connection.execute("SET enable_external_access = false")
-    # That alone lets COPY write where it lets read, such as to the attached file. What is open already stays readable.
+    # That alone lets COPY write to every readable file, such as the attached one. Files already open stay readable.
     connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
     connection.execute("SET lock_configuration = true")
     return connection

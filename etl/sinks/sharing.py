@@ -1,4 +1,4 @@
-"""Sharing: the rights that readers have to what is published, and to the folders on the way to it."""
+"""Sharing: permissions of readers on published files, and on the folders that lead to them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from etl.storage.disk import Access
 
 
 def refuse_foreign(access: Access, folders: Sequence[Path]) -> None:
-    """Raise `SinkError` where something published belongs to another user, so that a run could not share it."""
+    """Raise `SinkError` if a published file belongs to another user, so that a run could not share it."""
     for path in (path for folder in folders for path in disk.tree(folder)):
         access.check(path)
 
 
 def share(access: Access, target: Path, published: Sequence[Path]) -> None:
-    """Give readers their rights to everything in these files and folders, and a way to them.
+    """Give readers access to everything in these files and folders, and to the folders that lead to them.
 
-    A folder that runs did not make keeps its rights: the target itself where it is somebody else's, and what is around
-    it (see `tell_closed`).
+    A folder that runs did not create keeps its permissions: the target itself if it belongs to another user, and the
+    folders above it (see `tell_closed`).
     """
     for path in (path for one in published for path in disk.tree(one)):
         access.give(path)
@@ -34,7 +34,7 @@ def share(access: Access, target: Path, published: Sequence[Path]) -> None:
 
 
 def tell_closed(access: Access, target: Path) -> None:
-    """Log a warning for each folder that keeps readers out and that no run opens."""
+    """Log a warning for each folder that readers cannot traverse and that runs do not open."""
     for folder in target.absolute().parents:
         if not access.passes(folder) and not (folder == target.absolute().parent and staging.is_ours(folder)):
             log.warning("sink.closed", folder=str(folder), hint="Let readers pass: chmod g+x, chgrp.")

@@ -1,4 +1,4 @@
-"""The last snapshot of an account held against what a run has received so far."""
+"""Compares the last snapshot of an account with the contacts that a run has received so far."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Received = Callable[[], Awaitable[tuple[Sequence[Path], Sequence[Path]]]]
 
 
 class Published:
-    """The contacts of one account that a sink holds: their creation times, read once, some 8 bytes a contact."""
+    """The contacts of one account in a sink: their creation times, read once, about 8 bytes per contact."""
 
     def __init__(self, sink: Sink, account: str) -> None:
         self.sink = sink
@@ -33,14 +33,14 @@ class Published:
     def created(self, is_contact: bool | None) -> Sequence[int]:
         """The sorted creation times (ms), of one list or (None) of both.
 
-        A contact that does not say in which list it stands counts in both, because windows that are planned too narrow
-        are safe and too wide ones cost a request.
+        A contact that does not state its list counts in both, because windows planned too narrow are safe and windows
+        planned too wide cost a request.
         """
         if is_contact not in self._lists:
             held = self._table()
             chosen = None
             if held.num_rows and is_contact is not None:
-                # Takes 0.1 s to import, which a first run need not wait for.
+                # Takes 0.1 s to import; a first run does not need it.
                 import pyarrow.compute as pc  # noqa: PLC0415
 
                 chosen = pc.fill_null(pc.equal(held["is_contact"], is_contact), fill_value=True)
@@ -48,12 +48,12 @@ class Published:
         return self._lists[is_contact]
 
     def struck(self) -> Sequence[int]:
-        """Those of the contacts that have a strike."""
+        """The sorted creation times (ms) of the contacts that have a strike."""
         held = self._table()
         return _milliseconds(held["created_at"], held["struck"])
 
     async def look(self, start: int | None, end: int) -> Look:  # noqa: ARG002 - see `history.Snapshot`
-        """Nothing was looked for: no run is at work."""
+        """Check nothing: no run is in progress."""
         return NOTHING
 
     def copy_ids(self, file: Path) -> None:
@@ -97,7 +97,7 @@ class SnapshotInUse:
         return self.published.struck()
 
     async def look(self, start: int | None, end: int) -> Look:
-        """See `history.Snapshot`; the comparison is the engine's, so that memory does not grow with the range."""
+        """See `history.Snapshot`; the engine compares, so that memory does not grow with the range."""
         span = Span(None if start is None else instant(start), instant(end))
         return await to_thread.run_sync(self._look, span, *await self.received())
 

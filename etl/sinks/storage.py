@@ -1,7 +1,7 @@
-"""The storage version of a DuckDB file: which clients can open it, and how a file comes to an older one.
+"""The storage version of a DuckDB file, which decides which clients can open it, and the rewrite to an older version.
 
-A file is written at a floor, so that clients of DuckDB 1.x read it. The engine raises a file's version but never lowers
-it: a file above the floor is rewritten once, with everything in it.
+Files are written at a minimum version (the floor), so that clients of DuckDB 1.x can read them. The engine raises a
+file's version but never lowers it: a file above the floor is rewritten once, with everything in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from etl.errors import SinkError
 from etl.storage import engine
 
 VERSION = "SELECT tags['storage_version'] FROM duckdb_databases() WHERE database_name = 'target'"
-"""The version of the attached file `target`, as `v1.2.0+`."""
+"""Query for the version of the attached file `target`, such as `v1.2.0+`."""
 _CONTENTS = """
 SELECT 'table', schema_name, table_name, estimated_size FROM duckdb_tables() WHERE database_name = '{0}'
 UNION ALL SELECT 'view', schema_name, view_name, NULL FROM duckdb_views() WHERE database_name = '{0}' AND NOT internal
@@ -29,19 +29,19 @@ _ABOUT_KINDS = (
     duckdb.NotImplementedException,
     duckdb.FatalException,
 )
-"""What the engine raises where a version does not know a kind of table, column or view."""
+"""Errors of the engine if a version does not support a kind of table, column or view."""
 
 
 def is_newer(found: str, floor: str) -> bool:
-    """Whether a file of the version `found` cannot be opened by clients that open one of the version `floor`."""
+    """Whether clients of storage version `floor` cannot open a file of version `found`."""
     first, second = (tuple(map(int, version.strip("v+").split("."))) for version in (found, floor))
     return first > second
 
 
 def rewrite(connection: duckdb.DuckDBPyConnection, file: str, floor: str) -> None:
-    """Copy all that is in the file into the empty database `target`, which was made at the version `floor`.
+    """Copy everything in the file into the empty database `target`, which was created with version `floor`.
 
-    Raises `SinkError` for what that version cannot hold.
+    Raises `SinkError` for content that this version cannot hold.
     """
     connection.execute(f"ATTACH {engine.literal(file)} AS source (READ_ONLY)")
     try:

@@ -1,10 +1,10 @@
-"""The tables of every SQL sink besides `contacts`: their columns, and how runs become rows.
+"""The tables of every SQL sink besides `contacts`: their columns, and the conversion of runs to rows.
 
-`contacts`, `contact_versions`, `runs` and `rejects` are for people; `strikes`, `windows` and `manifests` are how the
-next run knows the last one. Nothing here reads or writes.
+`contacts`, `contact_versions`, `runs` and `rejects` are for users; `strikes`, `windows` and `manifests` carry the state
+from one run to the next. No I/O.
 """
 
-# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
+# ruff: noqa: S608 - SQL is built from the column table, our own names and quoted literals.
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ PUBLIC: dict[str, Columns] = {
     "runs": RUNS,
     "rejects": REJECTS,
 }
-"""The tables people query."""
+"""The tables for users."""
 
 STRIKES: Columns = (("account", "VARCHAR"), ("contact_id", "VARCHAR"), ("strikes", "TINYINT"), ("seq", "BIGINT"))
-"""Contacts that were absent or listed as deleted: once, or twice and so deleted.
+"""Contacts that were absent or listed as deleted: once, or twice and therefore deleted.
 
-The deleted are kept, so that a soft-deleted contact that is still listed does not come back."""
+Deleted contacts are kept, so that a soft-deleted contact that is still listed does not reappear."""
 WINDOWS: Columns = (
     ("account", "VARCHAR"),
     ("field", "VARCHAR"),
@@ -81,13 +81,13 @@ WINDOWS: Columns = (
     ("level", "VARCHAR"),
     ("seq", "BIGINT"),
 )
-"""schema.WINDOWS_SCHEMA and the run."""
+"""The columns of `schema.WINDOWS_SCHEMA` and the run number."""
 MANIFESTS: Columns = (("seq", "BIGINT"), ("digest", "VARCHAR"), ("document", "VARCHAR"))
 
 INTERNAL: dict[str, Columns] = {"strikes": STRIKES, "windows": WINDOWS, "manifests": MANIFESTS}
 """The tables in the schema `etl` of a database."""
 
-# The versions are searched by their narrow columns first: a window function would carry whole rows.
+# Versions are searched by narrow columns first: a window function would carry whole rows.
 AS_OF = f"""
 CREATE OR REPLACE MACRO contacts_as_of(instant) AS TABLE
     WITH by_then AS (
@@ -99,24 +99,24 @@ CREATE OR REPLACE MACRO contacts_as_of(instant) AS TABLE
     ) USING (account, contact_id, seq)
     WHERE op <> 'delete'
 """
-"""The contacts as the last run up to an instant left them: the one with the highest number, account by account.
+"""The contacts as of the last run up to an instant: for each account, the run with the highest number.
 
 Versions are chosen by number, because a server's clock that goes back puts `observed_at` out of order."""
 
 
 def in_files(columns: Columns) -> Columns:
-    """The columns as Parquet files hold them: JSON is text there."""
+    """The columns as stored in Parquet files, with JSON as text."""
     return tuple((name, "VARCHAR" if kind == "JSON" else kind) for name, kind in columns)
 
 
 def create(table: str, columns: Columns) -> str:
-    """The statement that makes a table where there is none."""
+    """The statement that creates a table if it does not exist."""
     body = ", ".join(f"{engine.quoted(name)} {kind}" for name, kind in columns)
     return f"CREATE TABLE IF NOT EXISTS {table} ({body})"
 
 
 def names(columns: Columns) -> str:
-    """The names as SQL."""
+    """The column names as SQL."""
     return engine.listed(name for name, _ in columns)
 
 
@@ -132,11 +132,11 @@ def copy_part(contacts: str, account: str, name: str, file: Path) -> tuple[str, 
 
 
 def insert_runs(table: str, rows: str) -> str:
-    """The statement that adds what `run_rows` made, registered as the relation `rows`, to the table of runs."""
+    """The statement that inserts the result of `run_rows`, registered as relation `rows`, into the table of runs."""
     return f"INSERT INTO {table} ({names(RUNS)}) SELECT {names(RUNS)} FROM {rows}"
 
 
 def run_rows(runs: Iterable[RunRecord]) -> pa.Table:
-    """Runs as rows with the columns of RUNS; all at once, because the engine takes 2 ms for a row by itself."""
+    """Runs as rows with the columns of RUNS; in one batch, because a single insert takes the engine 2 ms."""
     held = tuple(runs)
     return pa.table({name: [value(run) for run in held] for name, _, value in _RUNS})

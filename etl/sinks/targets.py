@@ -1,4 +1,4 @@
-"""The targets that a configuration names: as sinks to publish into, or as something published to read."""
+"""The configured targets: as sinks to publish into, or as published data to read."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def targets(config: Config) -> list[tuple[SinkKind, Path]]:
 
 
 def access_of(target: Target) -> Access | None:
-    """Whom published files are for; None: only their owner."""
+    """The access of readers to published files; None: only the owner."""
     if target.mode is None and target.group is None:
         return None
     return Access(FILE_MODE if target.mode is None else target.mode, target.group or "")
 
 
 def _file(target: DuckDBTarget) -> Path:
-    """The file itself where a link to one is named: a rename in place of the link would leave the file as it was."""
-    # What is wrong with a path is told by who opens it.
+    """The file, with a symbolic link resolved: a rename over the link would leave the file unchanged."""
+    # Errors in the path are reported when it is opened.
     linked = os.path.islink(target.path) and os.path.exists(target.path)  # noqa: PTH110, PTH114 - these raise nothing
     return target.path.resolve() if linked else target.path
 
 
 def reading(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    """A read-only connection to what was published. Raises as `open_readonly` does."""
+    """A read-only connection to the published data. Raises as `open_readonly` does."""
     target = next((target for target in targets(config) if target[1].exists()), None)
     if target is None:
         raise Unpublished("nothing was exported yet", where="sinks")
@@ -62,12 +62,12 @@ def reading(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]
 
 
 def lagging_sink(sinks: Sequence[Sink], states: Sequence[SinkState], account: str, last: RunRecord | None) -> Sink:
-    """The sink whose last run of the account is `last`: what it lacks is to be read, also where another has it."""
+    """The sink whose last run of the account is `last`: data it lacks must be read, even if another sink has it."""
     return next(sink for sink, state in zip(sinks, states, strict=True) if state.runs.get(account) == last)
 
 
 def refuse_other_filters(sink: Sink, state: SinkState, filters: Mapping[str, object]) -> None:
-    """Raise UsageError: a target holds the export of one set of filters, another set would turn it into a mixture."""
+    """Raise `UsageError` if the target was made with other filters: a target holds the export of one set of filters."""
     if state.seq and dict(state.filters) != dict(filters):
         raise UsageError(
             f"the target was made with {'other' if state.filters else 'no'} filters",
@@ -77,7 +77,7 @@ def refuse_other_filters(sink: Sink, state: SinkState, filters: Mapping[str, obj
 
 
 def unconfigured(config: Config, states: Iterable[SinkState]) -> dict[str, int]:
-    """Accounts that a target holds and the configuration does not name, with their contacts, in order of name."""
+    """Accounts in a target that are not configured, with their number of contacts, sorted by name."""
     named = {account.name for account in config.read_accounts}
     held = {name: record.counts.contacts for state in states for name, record in state.runs.items()}
     return {name: held[name] for name in sorted(held.keys() - named)}

@@ -1,11 +1,11 @@
-"""The few file operations that durable publishing is made of.
+"""File operations for durable publishing.
 
-Everything made here is private (files 0600, folders 0700, whatever the umask). A system error leaves as a `SinkError`
-that names the path and the hint; each translation wraps one operation. Knows nothing of tables or formats.
-What is published stays private as well, unless an `Access` gives it to readers.
+Files are created private (0600, folders 0700, whatever the umask) and stay so when published, unless an `Access` shares
+them with readers. System errors are raised as `SinkError` with path and hint; each translation wraps one operation.
+Knows nothing of tables or formats.
 
-What is resumed from must be ours alone (`refuse_stranger`). That holds for what is found when it is looked at: whoever
-can rename the folder itself, because its parent is open to them, could also replace the target.
+Data that a run resumes from must belong exclusively to this user (`refuse_stranger`). The check holds only at the time
+it is made: a user that can rename the folder itself, because its parent is writable, could also replace the target.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FICLONE = 0x40049409
 """Linux ioctl: share the blocks of another file (Btrfs, XFS); the copy costs nothing until it is written to."""
 
 _NO_LINK = {errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL, errno.EACCES}
-"""A file system without hard links (SMB, exFAT, FUSE) answers one of these; EMLINK: this file has too many of them."""
+"""Errors of file systems without hard links (SMB, exFAT, FUSE); EMLINK: this file has too many links."""
 _NO_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
 _AT_CWD, _NO_REPLACE = -100, 1
@@ -58,7 +58,7 @@ _MENDS = {
 
 @contextmanager
 def translate_os_errors(what: str, path: Path) -> Iterator[None]:
-    """Turn an `OSError` of one operation into a `SinkError` that says what was being done, where, and the hint."""
+    """Translate an `OSError` of one operation to a `SinkError` with operation, path and hint."""
     try:
         yield
     except OSError as error:
@@ -67,12 +67,12 @@ def translate_os_errors(what: str, path: Path) -> Iterator[None]:
 
 
 def private_folder(path: Path) -> Path:
-    """Make the folder and its missing parents, each 0700; one that exists keeps its rights."""
+    """Create the folder and its missing parents, each 0700; existing folders keep their permissions."""
     with translate_os_errors("make the folder", path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
-            with suppress(FileExistsError):  # What somebody else has made meanwhile keeps its rights.
-                # Private from the start: a run that is killed before the chmod leaves nothing open to others.
+            with suppress(FileExistsError):  # A folder created concurrently keeps its permissions.
+                # Private from the start: a run killed before the chmod leaves nothing open to others.
                 folder.mkdir(FOLDER_MODE)
                 folder.chmod(FOLDER_MODE)
         if not path.is_dir():
@@ -81,9 +81,9 @@ def private_folder(path: Path) -> Path:
 
 
 def refuse_stranger(path: Path) -> None:
-    """Raise `SinkError` unless what stands there is ours alone (see `refuse_foreign`) and nobody else can write to it.
+    """Raise `SinkError` unless the path belongs to this user (see `refuse_foreign`) and no other user can write to it.
 
-    Nothing at all is no stranger.
+    A missing path is accepted.
     """
     with translate_os_errors("look at", path), suppress(FileNotFoundError):
         _refuse_stranger(path, path.lstat())
@@ -101,7 +101,7 @@ def _refuse_stranger(path: Path, found: os.stat_result) -> None:
 
 
 def refuse_foreign(path: Path, found: os.stat_result) -> None:
-    """Raise `SinkError` unless `found` at `path` is a file or a folder of this user, and no link to another one."""
+    """Raise `SinkError` unless `found` at `path` is a file or folder of this user, and not a symbolic or hard link."""
     delete, user = f"rm -r {shlex.quote(str(path))}", os.geteuid()
     if stat.S_ISLNK(found.st_mode):
         why = "A link stands where a run keeps its own files"
@@ -119,9 +119,9 @@ def refuse_foreign(path: Path, found: os.stat_result) -> None:
 
 @contextmanager
 def own_file(path: Path) -> Iterator[BufferedReader]:
-    """A file to read from that is ours alone, as `refuse_stranger` has it."""
+    """Open a file for reading after the checks of `refuse_stranger`."""
     with translate_os_errors("open the file", path):
-        # A pipe would keep waiting whoever opens it.
+        # O_NONBLOCK: opening a named pipe would block.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
         _refuse_stranger(path, os.fstat(handle))
@@ -129,7 +129,7 @@ def own_file(path: Path) -> Iterator[BufferedReader]:
 
 
 def checksum(path: Path) -> str:
-    """The SHA-256 of a file that is ours alone: 1 GB a second, where the processor knows it."""
+    """The SHA-256 of a file that passes `refuse_stranger`: 1 GB/s if the processor supports SHA-256."""
     with own_file(path) as file, translate_os_errors("read", path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -145,7 +145,7 @@ def private_file(path: Path, content: bytes = b"") -> Path:
 
 
 class Appended:
-    """A file that grows, made 0600 where there is none: what was added outlives the process, as it is not buffered."""
+    """An append-only file, created 0600 if missing; unbuffered, so that appended data outlives the process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -154,24 +154,24 @@ class Appended:
             self._file = os.fdopen(os.open(path, flags, FILE_MODE), "ab", buffering=0)
 
     def add(self, content: bytes) -> None:
-        """Add to the end, in one write where the system takes it whole; not synced."""
+        """Append, in one write if the system accepts it whole; not synced."""
         with translate_os_errors("write the file", self.path):
             while content:
                 content = content[self._file.write(content) :]
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._file.close()
 
 
 def truncate(path: Path, size: int) -> None:
-    """Drop everything of a file behind its first `size` bytes."""
+    """Truncate a file to its first `size` bytes."""
     with translate_os_errors("cut the file", path), os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW), "wb") as file:
         file.truncate(size)
 
 
 def make_private(path: Path) -> Path:
-    """Take the rights of others away from a file that a library wrote."""
+    """Set a file that a library wrote to 0600."""
     with translate_os_errors("set the rights", path):
         path.chmod(FILE_MODE)
     return path
@@ -179,14 +179,14 @@ def make_private(path: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may read what is published: the rights of its files. Folders let those pass who may read the files."""
+    """Permissions of published files for readers; folders get the matching read and search permissions."""
 
     mode: int = FILE_MODE
     group: str = ""
-    """A name or a number; empty: files keep the group that they are made with."""
+    """A name or a number; if empty, files keep the group they are created with."""
 
     def gid(self) -> int:
-        """The number of the group; -1 where none is named. Raises `UsageError` where there is no such group."""
+        """The number of the group; -1 if none is set. Raises `UsageError` if the group does not exist."""
         if not self.group:
             return -1
         try:
@@ -198,7 +198,7 @@ class Access:
             raise UsageError("there is no such group on this machine", where=f"group {self.group}", hint=hint) from None
 
     def give(self, path: Path) -> None:
-        """Set the rights of a file or a folder; the group goes first, so that no other one has them for a moment."""
+        """Set group and mode of a file or folder; the group first, so that no other group gets access in between."""
         with translate_os_errors("set the rights for readers", path):
             gid, mode = self._missing(path)
             if gid is not None:
@@ -212,7 +212,7 @@ class Access:
                 path.chmod(mode)
 
     def check(self, path: Path) -> None:
-        """Show that `give` may change a published file or folder; nothing is changed yet."""
+        """Check that `give` may change a published file or folder; changes nothing."""
         with translate_os_errors("look at the rights", path):
             if self._missing(path) == (None, None):
                 return
@@ -224,7 +224,7 @@ class Access:
                 raise SinkError(message, where=str(path), hint=hint) from error
 
     def _missing(self, path: Path) -> tuple[int | None, int | None]:
-        """Group and rights that a file or a folder does not have yet; nothing is missing to a link."""
+        """Group and mode that a file or folder does not have yet; both None for a symbolic link."""
         found, gid, reading = path.lstat(), self.gid(), self.mode & 0o444
         if stat.S_ISLNK(found.st_mode):
             return None, None
@@ -237,7 +237,7 @@ class Access:
         )
 
     def passes(self, folder: Path) -> bool:
-        """Whether readers come through a folder, as far as its rights tell (group members may have other ways)."""
+        """Whether readers can traverse a folder, judging by its mode (group members may have other access)."""
         found = folder.stat()
         ours = self.gid() in {-1, found.st_gid}
         needed = (stat.S_IXGRP if ours else stat.S_IXOTH) if self.mode & stat.S_IRGRP else 0
@@ -246,7 +246,7 @@ class Access:
 
 
 def sync(path: Path) -> None:
-    """Force a file or a folder's entries to the disk; a folder that cannot be synced or opened is tolerated."""
+    """Sync a file or a folder's entries to disk; a folder that cannot be synced or opened is tolerated."""
     with translate_os_errors("sync", path):
         try:
             handle = os.open(path, os.O_RDONLY)
@@ -264,15 +264,15 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Sync everything in a folder, and the folder."""
+    """Sync a folder and everything in it."""
     for path in tree(folder):
         sync(path)
 
 
 def entries(folder: Path) -> list[Path]:
-    """What stands in a folder, in order of name; nothing where there is no folder.
+    """The entries of a folder, sorted by name; empty if the folder does not exist.
 
-    (Some versions of `Path.glob` pass over errors: a folder that cannot be read would look empty.)
+    (Some versions of `Path.glob` ignore errors: an unreadable folder would look empty.)
     """
     with translate_os_errors("list the folder", folder):
         try:
@@ -282,7 +282,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def tree(path: Path) -> Iterator[Path]:
-    """Everything in a folder, and last the folder; nothing where there is none, and a file by itself."""
+    """Everything in a folder, then the folder itself; for a file only the file, for a missing path nothing."""
     if path.is_dir() and not path.is_symlink():
         for entry in entries(path):
             yield from tree(entry)
@@ -291,7 +291,7 @@ def tree(path: Path) -> Iterator[Path]:
 
 
 def copy_file(source: Path, target: Path) -> Path:
-    """Copy to a new private file, sharing blocks where the file system can."""
+    """Copy to a new private file, sharing blocks if the file system can."""
     private_file(target)
     with translate_os_errors("copy the target", target):
         if not _reflinked(source, target):
@@ -309,7 +309,7 @@ def _reflinked(source: Path, target: Path) -> bool:
 
 
 def link_or_copy(source: Path, target: Path) -> bool:
-    """Give a file that stays as it is one more name; whether it was a link, else it is a private copy."""
+    """Hard-link an immutable file, or copy it privately if it cannot be linked; return whether it was linked."""
     with translate_os_errors("link a file that did not change", target):
         try:
             os.link(source, target)
@@ -323,11 +323,11 @@ def link_or_copy(source: Path, target: Path) -> bool:
 
 
 def put(source: Path, target: Path) -> None:
-    """Let a finished file appear as `target`, in one step that replaces nothing; `source` may be gone afterwards.
+    """Publish a finished file as `target` in one step, never replacing a file; `source` may be gone afterwards.
 
-    By a link; where there are none, by a rename that replaces nothing; where the file system does not know that either,
-    by a look and a plain rename: then the lock alone keeps two runs apart. Raises `OSError`, as `FileExistsError` where
-    the name is taken.
+    Uses a hard link; without hard links, a rename that replaces nothing; if the file system does not support that
+    either, an existence check and a plain rename: then only the lock keeps two runs apart. Raises `OSError`, and
+    `FileExistsError` if the name is taken.
     """
     try:
         os.link(source, target)
@@ -356,7 +356,7 @@ def _rename_new(source: Path, target: Path) -> None:
 
 
 def same_mount(one: Path, other: Path) -> bool:
-    """Whether files can be moved from one to the other: a bind mount is another one, also on the same disk."""
+    """Whether files can be renamed from one to the other: a bind mount is a different mount, even on the same disk."""
     return _mount(one) == _mount(other)
 
 
@@ -365,7 +365,7 @@ def _mount(path: Path) -> tuple[int, str]:
     try:
         told = Path(f"/proc/self/fdinfo/{handle}").read_text(encoding="ascii")
         mount = next((line for line in told.splitlines() if line.startswith("mnt_id")), "")
-    except FileNotFoundError:  # no /proc: what the disk is has to do
+    except FileNotFoundError:  # no /proc: only the device is compared
         mount = ""
     finally:
         device = os.fstat(handle).st_dev
@@ -374,7 +374,7 @@ def _mount(path: Path) -> tuple[int, str]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a whole folder; nothing happens where there is none."""
+    """Delete a file or a whole folder; a missing path is ignored."""
     with translate_os_errors("remove", path), suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -383,12 +383,12 @@ def remove(path: Path) -> None:
 
 
 def remove_quietly(path: Path) -> None:
-    """Delete what the next start would collect, too: where that fails, it is left to it, and what is done goes on."""
+    """Delete files that the next start would also remove; a failure is ignored."""
     with suppress(SinkError):
         remove(path)
 
 
 def remove_if_empty(path: Path) -> None:
-    """Delete the folder unless something is in it."""
+    """Delete the folder if it is empty."""
     with suppress(OSError):
         path.rmdir()

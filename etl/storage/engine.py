@@ -1,9 +1,9 @@
-"""The SQL engine: DuckDB with the settings every use of it shares, and the little SQL text that all of them need.
+"""The SQL engine: DuckDB with common settings, and shared SQL helpers.
 
-Nothing is ever downloaded: what is used (parquet, json, icu) is built into the wheel. Times are UTC.
+Nothing is ever downloaded: the extensions in use (parquet, json, icu) are built into the wheel. Times are UTC.
 """
 
-# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
+# ruff: noqa: S608 - SQL is built from the column table, our own names and quoted literals.
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import duckdb
 from etl.model import Span
 
 MEMORY_LIMIT = 1_000_000_000
-"""Bytes that a query may use where nobody says otherwise."""
+"""Bytes that a query may use by default."""
 FRUGAL = 100_000_000
-"""Bytes that are enough to merge any number of contacts, unless they are very long."""
-# Small row groups are encoded by several threads at once, each of which holds one: 70 MB less than with 20,480 rows.
+"""Bytes sufficient to merge any number of contacts, unless they are very long."""
+# Several threads encode row groups at once, each holding one: small groups take 70 MB less than 20,480 rows each.
 PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 8192, ROW_GROUP_SIZE_BYTES 16000000"
-"""Options of COPY for files of whole contacts."""
+"""COPY options for files of whole contacts."""
 _THREAD_MEMORY = 50_000_000
-"""Bytes that one thread takes to write Parquet: more threads than these allow would run out of memory."""
+"""Bytes that one thread takes to write Parquet: more threads than the limit allows would run out of memory."""
 
 
 def connect(memory_limit: int = MEMORY_LIMIT, spill: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """An in-memory database; what it takes is said by `bounds`."""
-    # Threads for files that are far away: every engine would start eight of them, and ours are all on this machine.
+    """An in-memory database with the limits of `bounds`."""
+    # Async threads are for remote files: every engine would start eight of them, and our files are all local.
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false", "async_threads": 0})
     for statement in bounds(memory_limit, spill):
         connection.execute(statement)
@@ -37,7 +37,7 @@ def connect(memory_limit: int = MEMORY_LIMIT, spill: Path | None = None) -> duck
 
 
 def bounds(memory_limit: int, spill: Path | None) -> tuple[str, ...]:
-    """Statements that hold an engine to so many bytes, beyond which it spills into the folder, if there is one."""
+    """Statements that limit an engine's memory (bytes), beyond which it spills into the folder, if there is one."""
     return (
         f"SET memory_limit = '{memory_limit}B'",
         f"SET temp_directory = {literal(spill or '')}",
@@ -57,24 +57,24 @@ def literal(text: object) -> str:
 
 
 def listed(names: Iterable[str], alias: str = "") -> str:
-    """The columns as SQL, with the alias of their table where one is needed."""
+    """The columns as SQL, prefixed with the table alias, if any."""
     prefix = f"{alias}." if alias else ""
     return ", ".join(prefix + quoted(name) for name in names)
 
 
 def scan(files: Iterable[Path | str], columns: Sequence[tuple[str, str]]) -> str:
-    """A query of the columns (name, SQL type) in these Parquet files; of no rows where there are no files."""
+    """A query for the columns (name, SQL type) in these Parquet files; returns no rows if there are no files."""
     paths = ", ".join(literal(glob_safe(file)) for file in files)
     if not paths:
         empty = ", ".join(f"NULL::{kind} AS {quoted(name)}" for name, kind in columns)
         return f"SELECT {empty} WHERE false"
     names = listed(name for name, _ in columns)
-    # Folders named seq=N would otherwise be taken for a column.
+    # Otherwise folders named seq=N would become a column.
     return f"SELECT {names} FROM read_parquet([{paths}], hive_partitioning = false)"
 
 
 def glob_safe(file: Path | str) -> str:
-    """A path as a pattern that means this path alone."""
+    """A path as a glob pattern that matches only this path."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(file))
 
 
@@ -83,8 +83,8 @@ def known_ids(
 ) -> tuple[str, list[str | datetime]]:
     """The statement, with its parameters, that writes the ids of an account's contacts to a Parquet file.
 
-    Those that were deleted count as known: one that is listed as DELETED for ever is no news. With `within` only the
-    living ones that were created then are written.
+    Deleted contacts count as known: one that stays listed as DELETED is not new. With `within`, only published contacts
+    created in that span are written.
     """
     chosen = f"SELECT contact_id FROM {contacts} WHERE account = ?"
     parameters: list[str | datetime] = [account]
@@ -101,9 +101,9 @@ def known_ids(
 
 
 def creation_times(contacts: str, strikes: str, account: str) -> tuple[str, list[str]]:
-    """The query, with its parameters, of the creation times of one account in the relation `contacts`, in order.
+    """The query, with its parameters, for the creation times of one account in the relation `contacts`, in order.
 
-    Beside each stands in which of the API's two lists the contact is, and whether it has a strike.
+    Each row also states which of the API's two lists the contact is in, and whether it has a strike.
     """
     query = f"""
         SELECT c.created_at, c.is_contact, s.strikes IS NOT NULL AS struck

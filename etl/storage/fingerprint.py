@@ -1,6 +1,6 @@
-"""The fingerprint of a contact's content: what tells whether a contact has changed since it was published.
+"""The fingerprint of a contact's content, which detects whether a contact has changed since it was published.
 
-It is made where parts are written, so that it is ready when the reading ends. Fields of presence do not count.
+It is computed when parts are written, so that it is ready when reading ends. Presence fields are excluded.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def _hashed(column: schema.Column) -> str:
     return name
 
 
-# JSON tells null from "" and a list from its text, and depends on no locale and no machine.
+# JSON distinguishes null from "" and a list from its text, and does not depend on locale or machine.
 FINGERPRINT = f"md5(json_array({', '.join(_hashed(column) for column in schema.CONTENT)}))"
 """The fingerprint of a contact as SQL over its columns, in a part or in a target."""
 
 
 @contextmanager
 def _memory() -> Iterator[None]:
-    """The engine's want of memory leaves as Python's own, which every command tells with its hint."""
+    """Translate DuckDB out-of-memory errors to `MemoryError`, which every command reports with its hint."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:
@@ -43,9 +43,9 @@ def _memory() -> Iterator[None]:
 
 @cache
 def _engine() -> duckdb.DuckDBPyConnection:
-    """The engine of all fingerprints: it holds no data, reads no file, and has no threads of its own.
+    """The shared engine for all fingerprints: it holds no data, reads no files, and starts no threads.
 
-    A query runs in the thread that asks, so the order of rows is kept. An engine for each account would cost 5 MB.
+    A query runs in the calling thread, so the order of rows is kept. One engine per account would cost 5 MB each.
     """
     return duckdb.connect(config={"autoinstall_known_extensions": "false", "threads": 1, "async_threads": 0})
 

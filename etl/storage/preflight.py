@@ -1,4 +1,4 @@
-"""Before the first request: whether a run could publish, by the very calls that publish, and whether there is room."""
+"""Checks before the first request that a run can publish, using the same calls, and that there is enough space."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from etl.errors import SinkError
 from etl.storage import disk
 
 HANDLES = 24
-"""Files and sockets that a command has open at once when it speaks to a server."""
+"""Files and sockets that a command has open at once while it talks to a server."""
 ROOM = 16 * 2**20
-"""Bytes that a small run writes; before its first request there must be as many."""
+"""Bytes that a small run writes; they must be free before its first request."""
 
 
 def probe(folder: Path, place: Path, access: disk.Access | None = None, *, folders: bool = False) -> None:
-    """Show that what is made in the empty `folder` can be published: put at `place`, a free name in another folder.
+    """Check that files in the empty `folder` can be published, that is, moved to `place`, a free name elsewhere.
 
-    The calls are those of a publication, moved `folders` included. Raises `SinkError` before anything was fetched,
-    instead of after; what it made may be left at both places then.
+    Uses the same calls as a publication, including moves of `folders`. Raises `SinkError` before anything is fetched
+    instead of afterwards; the probe files may then be left in both places.
     """
     first, second, home = folder / "probe", folder / "probed", place.parent
     disk.private_file(second, b"probe")
@@ -44,10 +44,10 @@ def probe(folder: Path, place: Path, access: disk.Access | None = None, *, folde
 
 
 def check_replaceable(folder: Path, path: Path) -> None:
-    """Show that a file in the empty `folder` could replace the file `path`, without doing it.
+    """Check that a file in the empty `folder` could replace the file `path`, without doing it.
 
-    A folder never replaces a file, and the system says so only when nothing else forbids it (rights, attributes). What
-    is mounted there is not among these reasons, so that is looked at.
+    A folder never replaces a file, and the system reports that only if nothing else forbids it (permissions,
+    attributes). Mount points are not among these reasons, so they are checked separately.
     """
     with disk.translate_os_errors("replace the file", path):
         if not path.is_file():
@@ -61,23 +61,23 @@ def check_replaceable(folder: Path, path: Path) -> None:
             if error.errno in {errno.EPERM, errno.EACCES, errno.EBUSY, errno.EROFS, errno.EXDEV}:
                 raise
             never.rmdir()
-        else:  # somebody took the file away meanwhile
+        else:  # the file was removed concurrently
             path.rename(never)
 
 
 def check_handles() -> None:
-    """Raise `SinkError` where so few files may be open at once that the work could not even begin."""
+    """Raise `SinkError` if the limit of open files is too low even to start."""
     with disk.translate_os_errors(f"open {HANDLES} files at once", Path(os.devnull)), ExitStack() as opened:
         for _ in range(HANDLES):
             opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
 
 
 def check_room(folder: Path, copied: int) -> None:
-    """Raise `SinkError` where a run that begins by copying `copied` bytes into `folder` clearly cannot end well."""
+    """Raise `SinkError` if there is too little space for a run that begins by copying `copied` bytes into `folder`."""
     with disk.translate_os_errors("look at the free space", folder):
         usage = shutil.disk_usage(folder)
     needed = copied + ROOM
-    free = usage.free if usage.total else needed  # some network file systems do not tell
+    free = usage.free if usage.total else needed  # some network file systems do not report it
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if found := shortage(needed, free=free, largest=None if most == resource.RLIM_INFINITY else most):
         message, hint = found
@@ -85,9 +85,9 @@ def check_room(folder: Path, copied: int) -> None:
 
 
 def shortage(needed: int, *, free: int, largest: int | None) -> tuple[str, str] | None:
-    """Why `needed` bytes do not fit, and the hint; None where they do.
+    """Why `needed` bytes do not fit, and the hint; None if they fit.
 
-    `free` are the bytes left on the disk, `largest` those that one file may have (None: any number).
+    `free` is the space left on the disk, `largest` the maximum size of a file (None: unlimited), both in bytes.
     """
     if needed > free:
         return f"The disk has {free:,} bytes left and a run needs {needed:,}", f"Free space: {needed - free:,} bytes"

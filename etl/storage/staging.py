@@ -1,9 +1,9 @@
-"""Staging: where a run keeps what it fetched until it is published, and the lock that makes it the only one.
+"""Staging: keeps fetched data until it is published, and locks the target so that only one run works on it.
 
-Everything temporary of a target lives in the `.etl` folder beside it (or in it: see `temporary`), under names that
-begin with the target's name: `<target>.lock`, `<target>.stage` (what was read) and `<target>.next-*` (what a sink
-prepares). A run leaves only the lock; one that is killed leaves its stage as well, and the next one goes on with it, if
-all of it is ours alone.
+All temporary files of a target are in the `.etl` folder next to it (or inside it: see `temporary`), under names that
+begin with the target's name: `<target>.lock`, `<target>.stage` (fetched data) and `<target>.next-*` (prepared by a
+sink). A run leaves only the lock; a killed run also leaves its stage, from which the next run resumes if all of it
+belongs exclusively to this user.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ PART_ROWS = 50_000
 """Rows after which a part is complete and the next begins."""
 ROW_GROUP_ROWS = 12_500
 ROW_GROUP_BYTES = 16 * 2**20
-"""A row group is written when either is reached, so that memory does not grow with the account."""
+"""A row group is written when either limit is reached, so that memory does not grow with the account."""
 
 
 def temporary(target: Path) -> Path:
-    """The folder for everything temporary of this target, from where files can be moved to it.
+    """The folder for all temporary files of this target, from which files can be renamed into it.
 
-    It is in a target that is a folder on a mount of its own, or whose surroundings cannot be written; and stays there.
+    It is inside a target that is a folder on a separate mount or whose parent is not writable; then it stays there.
     """
     inside, beside = target / ".etl", target.parent / ".etl"
     with disk.translate_os_errors("look at the target", target):
@@ -51,12 +51,12 @@ def temporary(target: Path) -> Path:
 
 
 def stage_folder(target: Path) -> Path:
-    """Where runs into this target stage: one subfolder per account goes into it."""
+    """The staging folder of this target, with one subfolder per account."""
     return temporary(target) / f"{target.name}.stage"
 
 
 def refuse_strangers(target: Path) -> None:
-    """Raise `SinkError` where somebody else could have written what a run goes on with (see `disk.refuse_stranger`)."""
+    """Raise `SinkError` if another user could have written data that a run resumes from; see `disk.refuse_stranger`."""
     stage = stage_folder(target)
     disk.refuse_stranger(temporary(target))
     disk.refuse_stranger(stage)
@@ -67,33 +67,33 @@ def refuse_strangers(target: Path) -> None:
 
 
 def _home(target: Path) -> Path:
-    """The temporary folder, made where there is none, and ours alone."""
+    """The temporary folder, created if missing, after the checks of `disk.refuse_stranger`."""
     home = disk.private_folder(temporary(target))
     disk.refuse_stranger(home)
     return home
 
 
 def next_folder(target: Path) -> Path:
-    """A new private folder in which a sink prepares the next snapshot of this target."""
+    """Create a private folder in which a sink prepares the next snapshot of this target."""
     home = _home(target)
     with disk.translate_os_errors("make a temporary folder", home):
         return Path(tempfile.mkdtemp(prefix=f"{target.name}.next-", dir=home))
 
 
 def spill_folder(target: Path) -> Path:
-    """Where an engine that prepares nothing may spill; it makes and removes the folder itself."""
+    """The spill folder of an engine that prepares nothing; the engine creates and removes it."""
     return temporary(target) / f"{target.name}.next-spill"
 
 
 def prepared(target: Path) -> tuple[Path, ...]:
-    """The `next_folder`s that exist, in order of name: leftovers, when nobody else works on the target."""
+    """The existing `next_folder`s, sorted by name: leftovers, unless another run is working on the target."""
     return tuple(path for path in disk.entries(temporary(target)) if path.name.startswith(f"{target.name}.next-"))
 
 
 def probe(target: Path, places: Sequence[Path], access: disk.Access | None = None, *, folders: bool = False) -> None:
-    """Show that a run can publish into each of these folders, with files that are collected when it is killed over it.
+    """Check that a run can publish into each of these folders; files left by a kill are collected by a later run.
 
-    Raises `SinkError`, and `UsageError` where `access` names a group that does not exist.
+    Raises `SinkError`, and `UsageError` if `access` names a group that does not exist.
     """
     folder = next_folder(target)
     try:
@@ -106,17 +106,17 @@ def probe(target: Path, places: Sequence[Path], access: disk.Access | None = Non
 
 
 def collect_leftovers(target: Path, places: Sequence[Path] = ()) -> None:
-    """Remove what sinks of killed runs prepared for this target; nothing of other targets or of people is touched.
+    """Remove files that sinks of killed runs prepared for this target, and nothing else.
 
-    `places` are the folders that were probed. What was staged stays: the next run may go on with it. Call it with the
-    lock held.
+    `places` are the folders that were probed. Staged data is kept: the next run may resume from it. The caller must
+    hold the lock.
     """
     for folder in prepared(target):
         _collect(folder, places)
 
 
 def _probed(folder: Path, place: Path) -> Path:
-    """A name that is free in `place`, and ours as long as `folder` stands: what it ends with was drawn at random."""
+    """A free name in `place` that is ours as long as `folder` exists: its suffix is random."""
     return place / f".etl-{folder.name.rpartition('.next-')[2]}"
 
 
@@ -128,7 +128,7 @@ def _collect(folder: Path, places: Sequence[Path]) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether runs made this folder around targets: it is private, and holds targets alone."""
+    """Whether runs created this folder for targets: it is private and contains only targets."""
     home = folder / ".etl"
     with disk.translate_os_errors("look at the folder", folder):
         found = folder.stat()
@@ -152,7 +152,7 @@ class Stage:
         self._rejects = _Parts(folder, "rejects", rejects)
 
     def append(self, batch: NormalizedBatch) -> bool:
-        """Keep a batch; whether everything so far is now in complete parts, which is so after about 50,000 rows."""
+        """Append a batch; return whether all data so far is in complete parts, as it is about every 50,000 rows."""
         self._contacts.append(batch.contacts)
         self._rejects.append(batch.rejects)
         full = max(self._contacts.written, self._rejects.written) >= PART_ROWS
@@ -165,7 +165,7 @@ class Stage:
         """Write what is still buffered."""
         self._contacts.close()
         self._rejects.close()
-        # What Arrow keeps of it for later would stand beside what the merge takes: 100 MB for 100,000 contacts.
+        # Arrow would keep its freed memory during the merge: 100 MB for 100,000 contacts.
         pa.default_memory_pool().release_unused()
 
     @property
@@ -180,7 +180,7 @@ class Stage:
 
     @property
     def checksums(self) -> tuple[Checksums, Checksums]:
-        """Those of `parts` and of `rejects`, once they are complete."""
+        """Checksums of `parts` and of `rejects`, once they are complete."""
         return self._contacts.files, self._rejects.files
 
     def remove(self) -> None:
@@ -189,7 +189,7 @@ class Stage:
 
 
 class _Parts:
-    """Tables that become numbered files, a row group at a time, so that no more than one waits in memory."""
+    """Writes tables to numbered files, one row group at a time, so that at most one is buffered in memory."""
 
     def __init__(
         self,
@@ -200,22 +200,22 @@ class _Parts:
     ) -> None:
         """`finish` is applied to the rows of a row group before they are written."""
         self.files = dict(files)
-        """Their checksums; of the one that is open ""."""
+        """Files with their checksums; "" for the open file."""
         self._finish = finish
         self._folder = folder
         self._stem = stem
         self._waiting: list[pa.Table] = []
         self._rows = 0
-        """Rows that wait."""
+        """Buffered rows."""
         self._bytes = 0
         self._path = folder
-        """The file that is open."""
+        """The open file."""
         self._writer: pq.ParquetWriter | None = None
         self.written = 0
-        """Rows in the file that is open."""
+        """Rows in the open file."""
 
     def append(self, table: pa.Table) -> None:
-        """Keep the rows of a table."""
+        """Append the rows of a table."""
         if not table.num_rows:
             return
         self._waiting.append(table)
@@ -225,7 +225,7 @@ class _Parts:
             self._write()
 
     def close(self) -> None:
-        """Write what waits, and complete the file."""
+        """Write the buffered rows and complete the file."""
         if self._waiting:
             self._write()
         if self._writer is not None:
@@ -252,9 +252,9 @@ class _Parts:
 
 
 class Lock:
-    """The right to work on a target: held by one process, given back when it ends, however it ends.
+    """An exclusive lock on a target, released when the process that holds it ends, however it ends.
 
-    Advisory: two machines on one network disk may both get it; the sequence number decides then (`PublishConflict`).
+    Advisory: two machines on one network disk may both get it; then the sequence number decides (`PublishConflict`).
     """
 
     def __init__(self, target: Path) -> None:
@@ -263,12 +263,12 @@ class Lock:
         self._handle = -1
 
     def __enter__(self) -> Self:
-        """Take it at once or raise `TargetLocked` with the holder's process id; see also `refuse_strangers`."""
+        """Take the lock at once or raise `TargetLocked` with the holder's process id; see also `refuse_strangers`."""
         _home(self._target)
         with disk.translate_os_errors("open the lock", self.path):
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, disk.FILE_MODE)
         try:
-            # Before anything is done to it: it could be one more name of a file that is dear to somebody.
+            # Checked before any write: the path could be a hard link to an unrelated file.
             disk.refuse_foreign(self.path, os.fstat(self._handle))
             self._take()
             refuse_strangers(self._target)
@@ -295,8 +295,7 @@ class Lock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give it back; the file stays, because removing it would race with the next holder."""
-        with suppress(
-            OSError
-        ):  # The system has given it back even where it says so; what is published stays published.
+        """Release the lock; the file stays, because removing it would race with the next holder."""
+        # Even a failed close() releases the lock, and published data stays published.
+        with suppress(OSError):
             os.close(self._handle)
