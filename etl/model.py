@@ -7,7 +7,7 @@ Each stage has its type: `RawPage` (bytes as read) -> `NormalizedBatch` (Arrow) 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -203,3 +203,7 @@ class Progress:
     in_flight: int
     expected: int | None
     """Contacts in the last snapshot, used to estimate the remaining time."""
+
+
+Received = Callable[[], Awaitable[tuple[Sequence[Path], Sequence[Path]]]]
+"""Returns the files that hold everything a run has received so far: contacts, and rejects."""

@@ -22,8 +22,8 @@ REPORT_SECONDS = 5.0
 REFRESH_SECONDS = 0.2
 
 
-def configure(*, quiet: bool = False) -> None:
-    """Send events to stderr: readable on a terminal, JSON lines elsewhere, only errors if `quiet`."""
+def configure() -> None:
+    """Send events to stderr: warnings for people on a terminal, JSON lines elsewhere."""
     terminal = sys.stderr.isatty()
     # No colours: the stream would escape them (`etl.cli.streams`). The renderer escapes line ends in fields itself.
     render: structlog.types.Processor = (
@@ -36,7 +36,7 @@ def configure(*, quiet: bool = False) -> None:
         )
     )
     logger.handlers = [handler]
-    logger.setLevel(logging.WARNING if quiet or terminal else logging.INFO)
+    logger.setLevel(logging.WARNING if terminal else logging.INFO)
     logger.propagate = False
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from etl.extract.capabilities import PageSizes
-from etl.model import NOTHING, Look
+from etl.model import NOTHING, Look, Received
 
 ROUNDING = 2
 """Seconds by which the difference of two clocks may appear to change: a `Date` header is rounded down."""
@@ -50,10 +50,6 @@ class Snapshot(Protocol):
 
     async def look(self, start: int | None, end: int) -> Look:
         """Check which contacts created in [start, end) this run has not received, or only as deleted."""
-
-
-Received = Callable[[], Awaitable[tuple[Sequence[Path], Sequence[Path]]]]
-"""Returns the files that hold everything a run has received so far: contacts, and rejects."""
 
 
 class PublishedSnapshot(Snapshot, Protocol):

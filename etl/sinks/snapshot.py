@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +10,11 @@ import pyarrow as pa
 from anyio import to_thread
 
 from etl.api.request import instant
-from etl.model import NOTHING, Look, Span
+from etl.model import NOTHING, Look, Received, Span
 from etl.sinks import Sink
 from etl.storage import disk, engine
 
 _ID = (("contact_id", "VARCHAR"),)
-
-
-Received = Callable[[], Awaitable[tuple[Sequence[Path], Sequence[Path]]]]
-"""See `history.Received`."""
 
 
 class Published:
