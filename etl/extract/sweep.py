@@ -31,7 +31,9 @@ async def sweep(reader: WindowReader, field: TimeField, *, since: int, until: in
 async def _open_rest(reader: WindowReader, window: Window) -> None:
     slices = [window]
     for _ in range(PASSES):
-        parts = await reader.settle(slices.pop(), most=SMALLEST_PAGE)
+        window = slices.pop()
+        # Only the open slice must be small; a closed one is read like the closed past.
+        parts = await reader.settle(window, most=SMALLEST_PAGE if window.end is None else None)
         # The last part is the open one: it is read after the parts before it.
         slices.extend(reversed(parts))
         if not slices:
