@@ -36,7 +36,7 @@ check: setup ## Lint, format, types, architecture.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/python -m pytest -q tests/project/test_architecture.py
 
 format: setup ## Rewrite the code as the formatter wants it.
 	$(BIN)/ruff check --fix
@@ -49,7 +49,7 @@ simulate: setup ## Check the promises in N simulated worlds (N=25000, START=0 th
 	$(BIN)/python -m tests.simulation --count $(or $(N),25000) --start $(or $(START),0)
 
 faults: setup ## List the faults of the catalogue and the tests that cover them.
-	$(BIN)/python -m tests.faults
+	$(BIN)/python -m tests.support.faults
 
 crash: setup ## Kill and fail publications at every system call (SAMPLE=100 for some).
 	$(BIN)/python -m tests.crash --sample $(or $(SAMPLE),0) --seed $(or $(SEED),0)

@@ -18,7 +18,7 @@ from etl.sinks import DuckDBSink, ParquetSink, Sink
 from etl.storage import disk
 from etl.storage.staging import Lock, stage_folder
 from tests.crash.planted import ForgetfulParquet, InPlaceDuckDB, ManifestFirstParquet
-from tests.publishing import Row, brought, contact, publication
+from tests.support.publishing import Row, brought, contact, publication
 
 Kind = Literal["duckdb", "parquet"]
 

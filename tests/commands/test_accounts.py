@@ -1,0 +1,495 @@
+"""`etl account rename` and `etl account drop`, and what is told of accounts that the configuration does not name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from etl.commands.result import RunResult, render_run
+from etl.storage.staging import Lock
+from tests.support.live import Ended, Job, Live, Row, live
+
+SMALL = {"contacts": 120, "nasty_share": 0.0, "small": True}
+
+
+@pytest.fixture
+def server() -> Iterator[Live]:
+    """An account of 120 contacts without oddities."""
+    with live(**SMALL) as running:
+        yield running
+
+
+@pytest.fixture
+def job(server: Live, tmp_path: Path) -> Job:
+    """A job for that account under the name `main`, into both targets."""
+    return Job(tmp_path, {"main": server.url})
+
+
+def counted(report: RunResult) -> Row:
+    """The counts of a good run of one account."""
+    assert report.error is None, report.error
+    [account] = report.document()["accounts"]  # type: ignore[misc, attr-defined]
+    return {"mode": account["mode"], **account["counts"]}
+
+
+def renamed(job: Job, old: str = "main", new: str = "shop") -> Ended:
+    """The account renamed in the targets, and then in the configuration."""
+    ended = job.call("account", "rename", "CONFIG", old, new, "--json")
+    assert ended.code == 0, ended
+    job.urls = {new if name == old else name: url for name, url in job.urls.items()}
+    return ended
+
+
+def agree(job: Job, server: Live, account: str) -> None:
+    """Both targets hold the living, once each, under this name alone; all of `etl verify` is in order."""
+    [(seq,)] = job.rows("select max(seq) from runs")
+    for rows in (job.in_duckdb(), job.in_parquet(seq)):
+        assert sorted((row["account"], row["contact_id"]) for row in rows) == [
+            (account, identity) for identity in sorted(server.ids())
+        ]
+    ended = job.call("verify", "CONFIG", "--live", "50", "--json")
+    assert ended.code == 0, ended.out
+
+
+def acts(server: Live, act: str, ids: list[str]) -> None:
+    """One thing happens to several contacts."""
+    server.change(lambda world, now: [getattr(world, act)(identity, now) for identity in ids])
+
+
+# --- rename ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_renamed_account_goes_on_incrementally(job: Job, server: Live) -> None:
+    """After three runs: no contact twice or changed, the next run reads what came since, and all checks hold."""
+    job.run()
+    for _ in range(2):
+        acts(server, "touch", server.ids()[:3])
+        job.run()
+    before = {row["contact_id"]: row["row_hash"] for row in job.in_duckdb()}
+    assert renamed(job).document == {
+        "exit": 0,
+        "account": "main",
+        "renamed_to": "shop",
+        "contacts": 120,
+        "seq": 4,
+        "sinks": {"duckdb": {"path": str(job.duckdb), "seq": 4}, "parquet": {"path": str(job.parquet), "seq": 4}},
+        "error": None,
+    }
+    assert {row["contact_id"]: row["row_hash"] for row in job.in_duckdb()} == before
+    agree(job, server, "shop")
+    acts(server, "touch", server.ids()[:5])
+    server.change(lambda world, now: world.insert(now))
+    found = counted(job.run())
+    assert (found["mode"], found["new"], found["changed"], found["deleted"]) == ("incremental", 1, 5, 0)
+    agree(job, server, "shop")
+    assert job.rows("select account, mode, contacts from runs where seq > 3 order by seq, mode") == [
+        ("main", "dropped", 0),
+        ("shop", "renamed", 120),
+        ("shop", "incremental", 121),
+    ]
+
+
+def test_the_state_of_any_time_is_that_of_the_name_it_had(job: Job) -> None:
+    """`contacts_as_of`: everybody under the old name before the rename, everybody under the new one since."""
+    job.run()
+    renamed(job)
+    times = [moment for (moment,) in job.rows("select distinct observed_at from runs order by 1")]
+    query = "select account, count(*) from contacts_as_of(?) group by 1"
+    assert job.rows(query, times[-1]) == [("shop", 120)]
+    if len(times) > 1:
+        assert job.rows(query, times[0]) == [("main", 120)]
+    assert job.rows(query, times[0] - timedelta(seconds=1)) == []
+    job.run()
+    assert job.rows(query, times[-1] + timedelta(days=1)) == [("shop", 120)]
+
+
+@pytest.mark.parametrize("ahead", [-7200.0, 7200.0])
+def test_a_rename_is_dated_by_the_servers_clock(ahead: float, job: Job, server: Live) -> None:
+    """So that no run before or after it is older or younger than it is, whatever our clock says."""
+    server.ahead = ahead
+    job.run()
+    renamed(job)
+    time.sleep(1)
+    job.run()
+    times = [moment for (moment,) in job.rows("select max(observed_at) from runs group by seq order by seq")]
+    assert times == sorted(times)
+    assert times[-1] - times[0] < timedelta(minutes=5)
+    assert job.rows("select max((detail->>'clock_back')::int) from runs where account = 'shop' and seq = 3") == [(0,)]
+
+
+def test_absences_before_and_after_a_rename_are_two(job: Job, server: Live) -> None:
+    """A45: who was absent once under the old name is deleted by the second absence under the new one."""
+    job.run()
+    acts(server, "delete", server.ids()[:3])
+    assert counted(job.run(full=True))["deleted"] == 0
+    renamed(job)
+    assert counted(job.run(full=True))["deleted"] == 3
+    agree(job, server, "shop")
+
+
+def test_who_is_listed_as_deleted_for_ever_stays_deleted_under_the_new_name(tmp_path: Path) -> None:
+    """A54: it is no news, whatever it had come to before the rename: once listed as DELETED, or twice."""
+    with live(**SMALL, soft_delete="listed") as server:
+        job = Job(tmp_path, {"main": server.url})
+        job.run()
+        acts(server, "delete", server.ids()[:2])
+        for _ in range(2):
+            job.run(full=True)
+        acts(server, "delete", server.ids()[:1])
+        job.run(full=True)
+        renamed(job)
+        found = [counted(job.run(full=True)) for _ in range(2)]
+        assert [(each["new"], each["deleted"], each["contacts"]) for each in found] == [(0, 1, 117), (0, 0, 117)]
+        agree(job, server, "shop")
+
+
+def test_contacts_without_creation_times_and_odd_ones_move_as_well(tmp_path: Path) -> None:
+    """Every kind of value, contacts that no range of time reaches, and those in `rejects`: nothing is missing after."""
+    settings = "[guard]\nmax_reject_share = 1\n"
+    with live(contacts=300, nasty_share=0.2, no_created_at_share=0.05, small=True, seed=3) as server:
+        job = Job(tmp_path, {"main": server.url}, settings=settings)
+        assert job.run().exit_code == 40
+        keep = {row["contact_id"]: {**row, "account": "", "seq": 0, "observed_at": None} for row in job.in_duckdb()}
+        assert any(row["created_at"] is None for row in keep.values())
+        renamed(job)
+        for rows in (job.in_duckdb(), job.in_parquet(2)):
+            assert {row["contact_id"]: {**row, "account": "", "seq": 0, "observed_at": None} for row in rows} == keep
+        ended = job.call("verify", "CONFIG", "--live", "50", "--json")
+        assert ended.code == 0, ended.out
+        found = counted(job.run())
+        assert (found["mode"], found["new"], found["changed"], found["deleted"]) == ("incremental", 0, 0, 0)
+
+
+def test_a_column_of_the_users_keeps_its_values(server: Live, tmp_path: Path) -> None:
+    """S6: also for the contacts of an account that gets another name, and for no others."""
+    job = Job(tmp_path, {"main": server.url, "other": server.url}, sinks=("duckdb",))
+    job.run()
+    with duckdb.connect(str(job.duckdb)) as connection:
+        connection.execute('alter table contacts add column "my note" varchar')
+        connection.execute("""update contacts set "my note" = contact_id where account = 'main'""")
+    renamed(job)
+    assert job.rows('select account, count(*), count("my note") from contacts group by 1 order by 1') == [
+        ("other", 120, 0),
+        ("shop", 120, 120),
+    ]
+    assert job.rows('select count(*) from contacts where "my note" = contact_id') == [(120,)]
+
+
+def test_the_witness_and_the_pace_go_on_too(job: Job, server: Live) -> None:
+    """The next run costs what an incremental run costs: no walk over all pages, no other beginning of the scrub."""
+    job.run()
+    job.run()
+    first = server.stats()["requests"]
+    job.run()
+    usual = server.stats()["requests"] - first
+    renamed(job)
+    first = server.stats()["requests"]
+    job.run()
+    assert server.stats()["requests"] - first <= usual + 5
+
+
+def test_an_unproven_account_stays_unproven(tmp_path: Path) -> None:
+    """A rename proves nothing: what the next run looks at says the same as before."""
+    with live(**SMALL, applicable_filters="ignored") as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        job.run(allow_unproven=True)
+    renamed(job)
+    [(was,), (now,)] = job.rows("select unproven from runs where mode <> 'dropped' order by seq")
+    assert was == now != []
+
+
+def test_a_filtered_export_can_be_renamed(server: Live, tmp_path: Path) -> None:
+    """It stays a filtered export: without proof, and not comparable with the account."""
+    job = Job(tmp_path, {"main": server.url}, settings="[extract.filters]\nuserInteracted = true\n")
+    held = counted(job.run())["contacts"]
+    assert renamed(job).document["contacts"] == held
+    found = counted(job.run())
+    assert (found["mode"], found["new"], found["contacts"]) == ("filtered", 0, held)
+    assert job.call("verify", "CONFIG").code == 0
+    assert "a filtered export" in job.call("verify", "CONFIG", "--live", "5").out
+
+
+def test_a_name_may_be_given_back_and_used_anew(job: Job, server: Live) -> None:
+    """Renamed twice and back; then another account takes the name that is free, beside it."""
+    job.run()
+    renamed(job, "main", "one")
+    renamed(job, "one", "two")
+    renamed(job, "two", "main")
+    agree(job, server, "main")
+    renamed(job, "main", "old")
+    job.urls["main"] = server.url
+    job.run()
+    assert job.rows("select account, count(*) from contacts group by 1 order by 1") == [("main", 120), ("old", 120)]
+    assert job.call("verify", "CONFIG", "--live", "20").code == 0
+
+
+# --- what interrupts it ----------------------------------------------------------------------------------------------
+
+
+def between_two_targets(job: Job, *words: str) -> None:
+    """What a kill leaves that comes when the DuckDB file is published and the Parquet folder is not."""
+    kept = job.folder / "kept"
+    shutil.copytree(job.parquet, kept, copy_function=shutil.copy2)
+    assert job.call(*words).code == 0
+    shutil.rmtree(job.parquet)
+    kept.rename(job.parquet)
+
+
+@pytest.mark.parametrize("words", [("rename", "CONFIG", "main", "shop"), ("drop", "CONFIG", "main")])
+def test_the_same_command_completes_one_that_was_killed(words: tuple[str, ...], server: Live, tmp_path: Path) -> None:
+    """P4: it passes over the target in which it is done; both hold the same afterwards, and runs go on."""
+    job = Job(tmp_path, {"main": server.url, "other": server.url})
+    job.run()
+    between_two_targets(job, "account", *words)
+    first = job.duckdb.read_bytes()
+    ended = job.call("account", *words, "--json")
+    assert (ended.code, ended.document["contacts"]) == (0, 120)
+    assert job.duckdb.read_bytes() == first
+    seq = ended.document["sinks"]["parquet"]["seq"]
+    accounts = [sorted({row["account"] for row in rows}) for rows in (job.in_duckdb(), job.in_parquet(seq))]
+    assert accounts == ([["other", "shop"]] * 2 if "shop" in words else [["other"]] * 2)
+    if "shop" in words:
+        assert ended.document["sinks"] == {
+            name: {"path": str(path), "seq": 2} for name, path in (("duckdb", job.duckdb), ("parquet", job.parquet))
+        }
+    job.urls = {**({"shop": server.url} if "shop" in words else {}), "other": server.url}
+    assert {account.record.mode for account in job.run().accounts if account.record} == {"incremental"}
+    assert job.call("verify", "CONFIG", "--live", "20").code == 0
+
+
+def test_a_run_between_a_kill_and_its_healing_mixes_nothing(job: Job, server: Live) -> None:
+    """The new name is read in full where a target lacks it; the old one is told of, and can be dropped."""
+    job.run()
+    between_two_targets(job, "account", "rename", "CONFIG", "main", "shop")
+    job.urls = {"shop": server.url}
+    report = job.run()
+    assert (counted(report)["mode"], report.unconfigured) == ("full", {"main": 120})
+    assert job.call("account", "drop", "CONFIG", "main").code == 0
+    seq = max(sink.seq for sink in report.sinks.values()) + 1
+    assert {row["account"] for row in (*job.in_duckdb(), *job.in_parquet(seq))} == {"shop"}
+    assert counted(job.run())["new"] == 0
+    agree(job, server, "shop")
+
+
+def test_a_rename_that_is_done_is_no_error_and_changes_nothing(job: Job) -> None:
+    """The same command once more: exit 0, and byte by byte the same targets."""
+    job.run()
+    words = ("account", "rename", "CONFIG", "main", "shop", "--json")
+    first, before = job.call(*words), job.fingerprint()
+    assert job.call(*words).document == first.document
+    assert job.fingerprint() == before
+
+
+def test_targets_of_two_states_are_not_renamed(job: Job, server: Live) -> None:
+    """One behind the other: 2, nothing is changed, and a run first sets that right."""
+    job.run()
+    kept = job.folder / "kept"
+    shutil.copytree(job.parquet, kept)
+    acts(server, "touch", server.ids()[:1])
+    time.sleep(1)
+    job.run()
+    shutil.rmtree(job.parquet)
+    kept.rename(job.parquet)
+    before = job.fingerprint()
+    ended = job.call("account", "rename", "CONFIG", "main", "shop", "--json")
+    assert (ended.code, "etl run" in ended.document["error"]["hint"]) == (2, True)
+    assert job.fingerprint() == before
+    job.run()
+    renamed(job)
+    agree(job, server, "shop")
+
+
+def test_a_target_without_any_state_is_passed_over(job: Job, server: Live) -> None:
+    """One that was added to the configuration gets everything with the next run."""
+    job.sinks = ("duckdb",)
+    job.run()
+    job.sinks = ("duckdb", "parquet")
+    assert renamed(job).document["sinks"].keys() == {"duckdb"}
+    job.run()
+    agree(job, server, "shop")
+
+
+@pytest.mark.parametrize("stale", ["main", "shop"])
+def test_what_a_killed_run_had_read_is_not_gone_on_with(stale: str, tmp_path: Path) -> None:
+    """Under the old name or the new one: it is removed with the rename, and the next run reads by itself."""
+    with live(contacts=1500, nasty_share=0, small=True, latency=0.05) as server:
+        job = Job(tmp_path, {"main": server.url})
+        job.run()
+        before = server.stats()["requests"]
+        job.urls = {stale: server.url}
+        with job.start("run", "CONFIG", "--full") as process:
+            while server.stats()["requests"] < before + 40 and process.poll() is None:
+                time.sleep(0.005)
+            process.kill()
+        assert any(job.temporary.glob(f"*.stage/{stale}"))
+        job.urls = {"main": server.url}
+        renamed(job)
+        assert not any(job.temporary.glob("*.stage/*"))
+        job.run()
+        assert job.rows("select mode, detail->>'resumed' from runs order by seq desc limit 1") == [("incremental", "0")]
+        agree(job, server, "shop")
+
+
+def test_nothing_temporary_stays(job: Job) -> None:
+    """After a rename and a drop the locks are all there is."""
+    job.run()
+    renamed(job)
+    assert job.call("account", "drop", "CONFIG", "shop").code == 0
+    assert {path.suffix for path in job.temporary.iterdir()} == {".lock"}
+
+
+# --- drop ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dropped_account_is_gone_from_contacts_and_kept_in_the_history(server: Live, tmp_path: Path) -> None:
+    """The other account is not touched; the state before is still there to ask for."""
+    job = Job(tmp_path, {"main": server.url, "other": server.url})
+    job.run()
+    others = [row for row in job.in_duckdb() if row["account"] == "other"]
+    [(then,)] = job.rows("select max(observed_at) from runs")
+    time.sleep(1)
+    ended = job.call("account", "drop", "CONFIG", "main", "--json")
+    assert (ended.code, ended.document["renamed_to"], ended.document["contacts"]) == (0, None, 120)
+    order = "contact_id"
+    for rows in (job.in_duckdb(), job.in_parquet(2)):
+        assert sorted(rows, key=lambda row: row[order]) == sorted(others, key=lambda row: row[order])
+    as_of = "select account, count(*) from contacts_as_of(?) group by 1 order by 1"
+    assert job.rows(as_of, then) == [("main", 120), ("other", 120)]
+    assert job.rows(as_of, then + timedelta(days=1)) == [("other", 120)]
+    assert job.rows("select account, mode, deleted, contacts from runs where seq = 2") == [("main", "dropped", 120, 0)]
+    assert job.rows("select op, count(*) from contact_versions where account = 'main' group by 1 order by 1") == [
+        ("delete", 120),
+        ("upsert", 120),
+    ]
+    assert [entry["account"] for entry in job.call("status", "CONFIG", "--json").document["accounts"]] == ["other"]
+    assert job.call("verify", "CONFIG").code == 0
+
+
+def test_a_dropped_account_that_is_still_configured_is_read_anew(job: Job, server: Live) -> None:
+    """A first full run, in which its old strikes and deletions count for nothing."""
+    job.run()
+    assert job.call("account", "drop", "CONFIG", "main").code == 0
+    found = counted(job.run())
+    assert (found["mode"], found["new"], found["contacts"]) == ("full", 120, 120)
+    agree(job, server, "main")
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+REFUSED = (
+    (("rename", "CONFIG", "mian", "shop"), "main"),
+    (("rename", "CONFIG", "main", "other"), "already holds an account other"),
+    (("rename", "CONFIG", "main", "main"), "cannot be renamed"),
+    (("rename", "CONFIG", "main", "a/b"), "cannot be renamed"),
+    (("rename", "CONFIG", "main", ".."), "cannot be renamed"),
+    (("rename", "CONFIG", "main", "shop\n"), "cannot be renamed"),
+    (("rename", "CONFIG", "main", ""), "cannot be renamed"),
+    (("rename", "main"), "expected"),
+    (("drop", "CONFIG", "nobody"), "main, other"),
+    (("drop", "nowhere.toml", "main"), "nowhere.toml"),
+    (("drop", "CONFIG", "main", "--set", "extract.filters.userInteracted=true"), "filters"),
+    (("drop", "CONFIG", "main", "--no-such-flag"), "no-such-flag"),
+)
+
+
+def test_what_cannot_be_done_is_exit_2(server: Live, tmp_path: Path) -> None:
+    """One document with all its keys, one line for people, and the targets as they were."""
+    job = Job(tmp_path, {"main": server.url, "other": server.url})
+    job.run()
+    before = job.fingerprint()
+    for words, said in REFUSED:
+        ended = job.call("account", *words, "--json")
+        assert (ended.code, ended.document["error"]["code"]) == (2, 2), ended
+        assert ended.document.keys() == {"exit", "account", "renamed_to", "contacts", "seq", "sinks", "error"}
+        assert said in " ".join(map(str, ended.document["error"].values()))
+        assert ended.document["error"]["message"] in ended.err
+    assert job.fingerprint() == before
+
+
+def test_before_the_first_run_there_is_nothing_to_rename(job: Job) -> None:
+    """2, and no folder is made."""
+    assert job.call("account", "drop", "CONFIG", "main", "--json").code == 2
+    assert not (job.folder / "data").exists()
+
+
+def test_a_target_at_work_is_exit_30(job: Job) -> None:
+    """It takes the same lock as a run."""
+    job.run()
+    with Lock(job.parquet):
+        ended = job.call("account", "rename", "CONFIG", "main", "shop", "--json")
+    assert (ended.code, ended.document["error"]["code"]) == (30, 30)
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_accounts_that_the_configuration_does_not_name_are_told(job: Job, server: Live) -> None:
+    """By the run (summary, log and document), the doctor and status: how many contacts it has, and what can be done."""
+    job.run()
+    job.urls = {"shop": server.url}
+    before = examined(job)
+    ended = job.command("run", "CONFIG")
+    assert ended.code == 0
+    for text in (ended.out, before, examined(job), job.call("status", "CONFIG").out):
+        assert "the configuration does not name account main: its 120 contacts" in text
+        assert "etl account rename main NEW" in text
+        assert "etl account drop main" in text
+    events = [json.loads(line) for line in ended.err.splitlines()]
+    assert [
+        (event["level"], event["account"], event["contacts"]) for event in events if "not_conf" in event["event"]
+    ] == [("warning", "main", 120)]
+    report = job.run()
+    assert report.unconfigured == {"main": 120}
+    accounts = job.call("status", "CONFIG", "--json").document["accounts"]
+    assert {entry["account"]: entry["configured"] for entry in accounts} == {"main": False, "shop": True}
+
+
+def examined(job: Job) -> str:
+    """What the doctor says, who is content."""
+    ended = job.call("doctor", "CONFIG")
+    assert ended.code == 0, ended
+    return ended.out
+
+
+@pytest.mark.parametrize("end", [renamed, lambda job: job.call("account", "drop", "CONFIG", "main")])
+def test_nothing_is_told_any_more_once_it_is_mended(end: Callable[[Job], object], job: Job, server: Live) -> None:
+    """Neither of an account that was renamed nor of one that was dropped."""
+    job.run()
+    end(job)
+    job.urls = {"shop": server.url}
+    report = job.run()
+    assert (report.unconfigured, "notice" in render_run(report)) == ({}, False)
+    assert "account main" not in examined(job) + job.call("status", "CONFIG").out
+
+
+def test_explain_follows_a_contact_through_its_names(job: Job, server: Live) -> None:
+    """What last read it was read under the old name; there it is gone with its account, not deleted."""
+    job.run()
+    identity = server.ids()[0]
+    [was] = job.call("explain", "CONFIG", identity, "--json").document["accounts"]
+    renamed(job)
+    old, new = job.call("explain", "CONFIG", identity, "--json").document["accounts"]
+    assert (old["account"], old["in_contacts"], old["why"]) == (
+        "main",
+        False,
+        "gone with its account, which run 2 renamed to shop",
+    )
+    assert (new["account"], new["in_contacts"], new["last_read_by"]) == ("shop", True, was["last_read_by"])
+    acts(server, "delete", [identity])
+    for _ in range(2):
+        job.run(full=True)
+    assert job.call("account", "drop", "CONFIG", "shop").code == 0
+    old, new = job.call("explain", "CONFIG", identity, "--json").document["accounts"]
+    assert new["why"].startswith("deleted by run 4")
+    assert new["last_read_by"] == was["last_read_by"]
+    other = server.ids()[0]
+    _, new = job.call("explain", "CONFIG", other, "--json").document["accounts"]
+    assert new["why"] == "gone with its account, which run 5 dropped"

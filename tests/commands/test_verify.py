@@ -1,0 +1,134 @@
+"""`etl verify --live`: random windows read again, and every contact in them looked for in what was published."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.support.live import Ended, Job, live
+
+CONTACTS = 120
+SMALL = {"contacts": CONTACTS, "nasty_share": 0.0, "small": True}
+
+
+def verified(job: Job) -> Ended:
+    """`etl verify` over all windows of a small account."""
+    return job.call("verify", "CONFIG", "--live", "50", "--json")
+
+
+def told(ended: Ended) -> str:
+    """The finding of the live comparison."""
+    [finding] = [check for check in ended.document["checks"] if check["check"] == "live"]
+    return f"{finding}"
+
+
+@pytest.mark.parametrize("sinks", [("duckdb",), ("parquet",), ("duckdb", "parquet")])
+def test_what_was_published_agrees_with_the_account(sinks: tuple[str, ...], tmp_path: Path) -> None:
+    """Exit 0; what came since is none of its business."""
+    with live(**SMALL) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=sinks)
+        job.run()
+        server.change(lambda w, now: w.insert(now))
+        ended = verified(job)
+    assert ended.code == 0, told(ended)
+    assert f"{CONTACTS} contacts, 0 of them missing" in told(ended)
+
+
+def test_a_contact_that_is_missing_is_found(tmp_path: Path) -> None:
+    """An old one that appeared behind the last run: 13, and what to do."""
+    with live(**SMALL) as server:
+        job = Job(tmp_path, {"main": server.url})
+        job.run()
+        late = min(json.loads(raw)["createdAt"] for raw in server.truth().values())
+        raw = json.dumps({"_id": "late", "isContact": True, "createdAt": late}).encode()
+        server.change(lambda w, now: w.adopt(raw, now))
+        ended = verified(job)
+    assert (ended.code, "1 of them missing" in told(ended), "--full" in told(ended)) == (13, True, True)
+
+
+def test_who_stays_deleted_or_rejected_is_not_missing(tmp_path: Path) -> None:
+    """A contact that is listed as DELETED for ever, and one that names itself twice."""
+    twice = b'{"_id":"one","_id":"other","isContact":true,"createdAt":"2025-03-01T10:00:00.000Z"}'
+    with live(**SMALL, soft_delete="listed") as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",), settings="[guard]\nmax_reject_share = 1\n")
+        server.change(lambda w, now: w.adopt(twice, now))
+        [gone, *_] = server.ids()
+        job.run()
+        server.change(lambda w, now: w.delete(gone, now))
+        for _ in range(2):
+            job.run(full=True)
+        assert job.rows("select count(*) from contacts where contact_id = ?", gone) == [(0,)]
+        ended = verified(job)
+    assert ended.code == 0, told(ended)
+
+
+def test_the_target_that_was_published_is_compared(tmp_path: Path) -> None:
+    """Where one of two targets was removed, the other still is."""
+    with live(**SMALL) as server:
+        job = Job(tmp_path, {"main": server.url})
+        job.run()
+        job.duckdb.unlink()
+        assert f"{CONTACTS} contacts, 0 of them missing" in told(verified(job))
+
+
+def test_a_server_that_ignores_its_filters_cannot_be_compared_with(tmp_path: Path) -> None:
+    """13, and what else was found is told as well."""
+    with live(**SMALL, applicable_filters="ignored") as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        job.run(allow_unproven=True)
+        ended = verified(job)
+    assert (ended.code, "does not honour its time filters" in told(ended)) == (13, True)
+    assert {check["check"] for check in ended.document["checks"]} >= {"manifests", "contents"}
+
+
+def test_a_filtered_export_cannot_be_compared(tmp_path: Path) -> None:
+    """2: everybody else would count as missing."""
+    with live(**SMALL) as server:
+        settings = "[extract.filters]\nuserInteracted = true\n"
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",), settings=settings)
+        assert job.run().exit_code == 0
+        ended = verified(job)
+    assert (ended.code, "a filtered export" in told(ended)) == (2, True)
+
+
+ERASED = {
+    "everywhere": ("contacts", "contact_versions", "rejects"),
+    "from the contacts": ("contacts",),
+    "from the versions": ("contact_versions",),
+}
+
+
+@pytest.mark.parametrize("tables", ERASED.values(), ids=ERASED)
+def test_whoever_was_erased_by_hand_is_not_called_back(tables: tuple[str, ...], tmp_path: Path) -> None:
+    """22 says what differs, now and after later runs, and advises no copy that still holds the person."""
+    with live(**SMALL) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        job.run()
+        with duckdb.connect(str(job.duckdb)) as connection:
+            [who] = connection.execute("select min(contact_id) from contacts").fetchone() or ()
+            for table in tables:
+                connection.execute(f"delete from {table} where contact_id = ?", [who])  # noqa: S608 - our own names
+        said = [job.call("verify", "CONFIG")]
+        for full in (False, True):
+            assert job.run(full=full).exit_code == 0
+            said.append(job.call("verify", "CONFIG"))
+    assert [ended.code for ended in said[:2]] == [22, 22] if "contact_versions" in tables else said[0].code == 22
+    for ended in said:
+        assert not {"backup", "restore"} & set(re.findall("[a-z]+", (ended.out + ended.err).lower())), ended.out
+    assert said[-1].code == (22 if "contact_versions" in tables else 0), said[-1].out
+
+
+def test_cells_emptied_by_hand_are_told_without_the_old_copy(tmp_path: Path) -> None:
+    """A person made unknown by UPDATE differs from the fingerprint."""
+    with live(**SMALL) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        job.run()
+        with duckdb.connect(str(job.duckdb)) as connection:
+            connection.execute("update contacts set email = null, name = 'erased' where seq = 1")
+        ended = job.call("verify", "CONFIG")
+    assert (ended.code, "FAIL contents" in ended.out) == (22, True), ended.out
+    assert "backup" not in ended.out.lower()

@@ -1,0 +1,119 @@
+"""Publications that are ended, or fail, at any of their system calls: a sample of what `make crash` plays in full.
+
+Each batch is a process of its own (`python -m tests.crash`), because a tracer must have no threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.crash.syscalls import PUBLISHING, REMOVING, STORING, SYNCING
+
+ROOT = Path(__file__).parents[2]
+SEED = 4
+KILLS = 100
+"""In each of the four scenarios; with them come 20 errors and 6 kills of a recovery."""
+CANNOT_TRACE = 3
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+"""Each of the test processes keeps its campaigns on a processor of their own."""
+Verdicts = list[dict[str, object]]
+
+
+def played(*asked: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a campaign."""
+    command = [sys.executable, "-m", "tests.crash", "--seed", str(SEED), "--json", "--part", f"{WORKER}/1", *asked]
+    ended = subprocess.run(  # noqa: S603 - our own interpreter and module
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+    if ended.returncode == CANNOT_TRACE:
+        pytest.skip(ended.stdout.strip())
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def tally(found: Verdicts, name: str) -> Counter[str]:
+    """How often each value of a field came."""
+    return Counter(str(each[name]) for each in found)
+
+
+def number(verdict: dict[str, object]) -> int:
+    """The number of the call that a case befell."""
+    return int(str(verdict["call"]).split()[0][1:])
+
+
+@pytest.mark.parametrize("start", ["nothing", "snapshot"])
+@pytest.mark.parametrize("sink", ["duckdb", "parquet"])
+def test_whatever_befalls_a_publication_it_is_old_or_new_and_the_next_run_heals(sink: str, start: str) -> None:
+    """P2, P4, P5, P9, P10, P11, P12, P14, P27, S2, S9, S11, S12: killed, failed, and killed again while it recovers.
+
+    Nothing is left over, and nothing is ever open to others. A failure names the seed, the call and its number.
+    """
+    code, out, err = played("--sink", sink, "--start", start, "--sample", str(KILLS))
+    assert code == 0, err
+    found: Verdicts = json.loads(out)
+    _hold_of_kills([each for each in found if each["kind"] == "SIGKILL"])
+    _hold_of_errors([each for each in found if not str(each["kind"]).startswith("SIGKILL")])
+    assert tally(found, "kind")["SIGKILL twice"] == 6
+
+
+def _hold_of_kills(found: Verdicts) -> None:
+    """The sample hit what it must; and exactly one system call publishes (P2)."""
+    assert len(found) == KILLS
+    assert tally(found, "code").keys() <= {"-9", "0"}
+    assert tally(found, "code")["-9"] >= KILLS - 1
+    calls = tally(found, "syscall").keys()
+    assert calls & PUBLISHING
+    assert calls & SYNCING
+    assert calls & REMOVING
+    inner = [each for each in found if ".next-" in str(each["call"]) and each["syscall"] in STORING]
+    assert len(inner) >= 5, "the engine's own writes were not hit"
+    hit = [each for each in found if each["call"]]
+    last_old = max((each for each in hit if each["saw"] == "old"), key=number)
+    first_new = min((each for each in hit if each["saw"] == "new"), key=number)
+    assert last_old["syscall"] in PUBLISHING
+    assert number(first_new) == number(last_old) + 1
+
+
+def _hold_of_errors(found: Verdicts) -> None:
+    """An error is told with 20 or 22 and the old state, or with 21 where it is published but perhaps not for good."""
+    assert len(found) == KILLS // 5
+    assert {each["code"] for each in found if each["saw"] == "old"} <= {20, 22}
+    assert {each["code"] for each in found if each["saw"] == "new"} <= {0, 21}
+    assert tally(found, "saw").keys() == {"old", "new"}
+
+
+@pytest.mark.parametrize(
+    ("sink", "call"),
+    [("duckdb", "pwrite64"), ("duckdb", "fdatasync"), ("duckdb", "pread64"), ("parquet", "pwrite64")],
+)
+def test_an_interrupted_call_of_the_engine_is_got_over(sink: str, call: str) -> None:
+    """P11: the engine gives up where the system interrupts it; what it made is thrown away and made again, exit 0."""
+    which = ("--kind=error", "--errno=EINTR", f"--call={call}", "--sample=40")
+    code, out, err = played("--sink", sink, "--start", "snapshot", *which)
+    assert code == 0, err
+    # Threads take turns, so that a number may stand for the call beside it.
+    found = [each for each in json.loads(out) if each["syscall"] == call]
+    assert len(found) >= 2
+    assert {(each["code"], each["saw"]) for each in found} == {(0, "new")}
+
+
+@pytest.mark.parametrize(
+    ("sink", "which", "shown"),
+    [
+        ("duckdb written in place", "--kind=kill --call=sendfile", "torn"),
+        ("parquet manifest first", "--kind=kill --call=rename", "torn"),
+        ("parquet left lying", "--kind=error --call=fsync --errno=EIO --sample=30", "nobody was told"),
+    ],
+)
+def test_a_planted_bug_is_found(sink: str, which: str, shown: str) -> None:
+    """The harness bites: a publisher that writes in place, publishes too early, or passes over a failed sync."""
+    code, _, err = played("--sink", sink, "--start", "snapshot", *which.split())
+    assert code == 1, "the planted bug was not found"
+    assert shown in err
+    assert f"seed {SEED}: {sink}" in err

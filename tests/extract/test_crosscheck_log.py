@@ -1,0 +1,404 @@
+"""The witness's files and their lines in the journal: what a run that was killed leaves, and what the next finds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+from etl.api.client import Client
+from etl.api.request import Body
+from etl.api.response import HttpResponse, Page, Row
+from etl.errors import SinkError
+from etl.extract import crosscheck
+from etl.extract.capabilities import Capabilities, PageSizes
+from etl.extract.checkpoint import ExtractionStart
+from etl.extract.crosscheck_log import CHUNK_ROWS, CrossCheckFiles
+from etl.extract.journal import NAME, Journal, left_in
+from etl.extract.pages import SavedScan
+from etl.extract.windows import RangeSemantics
+from etl.model import RawPage
+from etl.storage.staging import Stage
+from tests.support.publishing import batch, contact
+
+KEY, NOW = "the same", 1_760_000_000.0
+BEGUN = ExtractionStart(
+    "full",
+    Capabilities(
+        t0=0,
+        clock="server",
+        page_sizes=PageSizes(3, 3),
+        page_size_agreed=True,
+        first_page=1,
+        honours_page=True,
+        one_page=False,
+        past_end="empty",
+        newest_first=True,
+        created=RangeSemantics(),
+        seen=RangeSemantics(),
+        counts_matches=False,
+        lists="disjoint",
+        total=None,
+        empty=False,
+    ),
+    watermark=0,
+    clock_ahead=0,
+)
+
+
+def page_of(number: int, *ids: str | None, size: int = 0) -> Page:
+    """Page `number` with these ids, or with so many; who has an "x" in it was created at no time."""
+    ids = ids or tuple(f"{number}-{place}" for place in range(size))
+    rows = [Row(msgspec.Raw(json.dumps(one).encode()), None if "x" in (one or "") else _created(number)) for one in ids]
+    return Page(b"", rows, number=number)
+
+
+def _created(second: int) -> str:
+    return f"1970-01-01T00:{second // 60:02d}:{second % 60:02d}Z"
+
+
+async def nothing() -> Sequence[Path]:
+    """The parts of a run that has received nobody."""
+    return ()
+
+
+Begin = Callable[[], CrossCheckFiles]
+"""Begins another process, which goes on with what the one before left; returns its witness."""
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Processes one after the other in the same folder."""
+    with ExitStack() as held:
+
+        def another() -> CrossCheckFiles:
+            journal = held.enter_context(Journal(tmp_path, KEY, NOW, left_in(tmp_path, KEY, NOW)))
+            journal.begin(BEGUN)
+            return CrossCheckFiles(tmp_path, nothing, lambda _: None, journal)
+
+        yield another
+
+
+def files(folder: Path) -> list[str]:
+    """The names of the witness's files."""
+    return sorted(path.name for path in folder.glob("witness-*"))
+
+
+async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin) -> None:
+    """Pages of both lists, their rows, who was on them, their times, and where a list ends (P4)."""
+    log = begin()
+    await log.record(page_of(1, "a", "x", None), is_contact=True)
+    await log.record(page_of(3, "c"), is_contact=True)
+    await log.record(page_of(1, "b", "d"), is_contact=False)
+    log.end(False, 2)
+    await log.keep()
+    again = begin()
+    trail = await again.trail(True)
+    assert trail == SavedScan({1: 3, 3: 1}, None, {1: frozenset({"a", "x"}), 3: frozenset({"c"})})
+    assert (trail.gap, trail.last, trail.over) == (2, 3, False)
+    leads = await again.trail(False)
+    assert (leads, leads.over) == (SavedScan({1: 2}, 2), True)
+    for is_contact, told in ((True, trail), (False, leads)):
+        await again.go_on(is_contact, told)
+    assert [list(again.created(is_contact)) for is_contact in (True, False)] == [[1000, 3000], [1000, 1000]]
+    assert {one.created for one in await again.missing(10**6)} == {1000, 3000}
+
+
+async def test_a_second_walk_that_was_interrupted_is_gone_on_with(begin: Begin) -> None:
+    """The next run knows whom the first walk showed and whom the second alone, and goes on with it (P4)."""
+    log = begin()
+    await log.record(page_of(1, "a", "x1"), is_contact=True)
+    log.end(True, 2)
+    await log.keep()
+    log.next_walk()
+    await log.record(page_of(1, "x1", "x2", "b"), is_contact=True)
+    await log.keep()
+    for again in (log, begin()):
+        trail = await again.trail(True)
+        if again is not log:
+            assert (trail.sizes, trail.end) == ({1: 3}, None)
+            await again.go_on(True, trail)
+        assert (again.walk, list(again.created(True))) == (2, [1000])
+        assert again.without_created_at() == {"x1": (1, 0), "x2": (2, 0)}
+
+
+async def test_who_is_on_a_page_that_is_taken_again_was_seen(begin: Begin) -> None:
+    """They were received: that a later walk shows them finds nobody, wherever the first would have met them (A27)."""
+    log = begin()
+    await log.record(page_of(1, "a"), is_contact=True)
+    await log.record(page_of(2, "x"), is_contact=True)
+    await log.keep()
+    again = begin()
+    await again.go_on(True, (await again.trail(True)).upto(1))
+    assert (list(again.without_created_at()), list(again.created(True))) == (["x"], [1000])
+
+
+async def test_a_chunk_outlives_a_process_that_is_killed(begin: Begin, tmp_path: Path) -> None:
+    """Nobody tells the log of SIGKILL: what is noted then are whole chunks, and the rest is read again (P4)."""
+    log = begin()
+    for number in range(1, 6):
+        await log.record(page_of(number, size=CHUNK_ROWS // 4), is_contact=True)
+    assert files(tmp_path) == ["witness-000001.parquet"]
+    assert sorted((await begin().trail(True)).sizes) == [1, 2, 3, 4]
+
+
+async def test_what_was_seen_is_kept_by_a_run_that_is_cancelled(begin: Begin) -> None:
+    """SIGTERM: the log is kept on the way out, though nothing may wait any more (P1)."""
+    log = begin()
+    with anyio.CancelScope() as scope:
+        try:
+            await log.record(page_of(1, "a"), is_contact=True)
+            scope.cancel()
+            await anyio.sleep(1)
+        finally:
+            await log.keep()
+    assert (await begin().trail(True)).sizes == {1: 1}
+
+
+async def test_many_pages_at_once_are_all_in_whole_files(begin: Begin) -> None:
+    """While one chunk is written others fill: each line stands behind its file and the files before (P22)."""
+    log = begin()
+    async with anyio.create_task_group() as tasks:
+        for number in range(1, 41):
+            tasks.start_soon(lambda n: log.record(page_of(n, size=CHUNK_ROWS // 5), is_contact=bool(n % 2)), number)
+    await log.keep()
+    again = begin()
+    trails = [await again.trail(is_contact) for is_contact in (False, True)]
+    assert [sorted(trail.sizes) for trail in trails] == [list(range(2, 41, 2)), list(range(1, 41, 2))]
+    for is_contact in (False, True):
+        await again.go_on(is_contact, trails[is_contact])
+        assert len(again.created(is_contact)) == 4 * CHUNK_ROWS
+
+
+async def test_pages_forgotten_are_taken_again_and_count_once(begin: Begin) -> None:
+    """What the list had moved past is open again; who was seen there stays a witness (M1)."""
+    log = begin()
+    for number in (1, 2, 3):
+        await log.record(page_of(number, f"old {number}"), is_contact=True)
+    log.end(True, 5)
+    await log.keep()
+    log = begin()
+    await log.go_on(True, (await log.trail(True)).upto(1))
+    assert list(log.created(True)) == [1000]
+    await log.record(page_of(2, "new 2"), is_contact=True)
+    await log.keep()
+    log = begin()
+    trail = await log.trail(True)
+    assert trail == SavedScan({1: 1, 2: 1}, None, {1: frozenset({"old 1"}), 2: frozenset({"new 2"})})
+    await log.go_on(True, trail)
+    assert list(log.created(True)) == [1000, 2000]
+    assert sorted(one.created for one in await log.missing(10**6)) == [1000, 2000, 2000, 3000]
+
+
+async def test_a_file_without_its_line_is_not_there(begin: Begin, tmp_path: Path) -> None:
+    """A process killed between the two leaves a file that nobody knows, and that the next run removes (P27)."""
+    log = begin()
+    await log.record(page_of(1, "a"), is_contact=True)
+    await log.keep()
+    (tmp_path / "witness-000002.parquet").write_bytes(b"PAR1 and no")
+    again = begin()
+    assert (await again.trail(True)).sizes == {1: 1}
+    assert files(tmp_path) == ["witness-000001.parquet"]
+    await again.record(page_of(2, "b"), is_contact=True)
+    await again.keep()
+    assert files(tmp_path) == ["witness-000001.parquet", "witness-000002.parquet"]
+
+
+async def test_a_torn_line_costs_its_chunk_alone(begin: Begin, tmp_path: Path) -> None:
+    """A line cut anywhere is no line, and what is written next is not lost behind it (P11)."""
+    log = begin()
+    for number in (1, 2):
+        await log.record(page_of(number, "a"), is_contact=True)
+        await log.keep()
+    whole = (tmp_path / NAME).read_bytes()
+    (tmp_path / NAME).write_bytes(whole[:-20])
+    log = begin()
+    assert (await log.trail(True)).sizes == {1: 1}
+    await log.record(page_of(3, "c"), is_contact=True)
+    await log.keep()
+    assert (await begin().trail(True)).sizes == {1: 1, 3: 1}
+
+
+OLDER = b'{"type":"witnessed","files":["witness-000001.parquet"]}\n'
+"""What the journal said of a walk when only one that was over could be resumed."""
+
+
+@pytest.mark.parametrize("line", [OLDER, b'{"type":"walked","files":[]}\n', b'{"type":"walked"\n', b"\xff\n"])
+async def test_a_line_that_is_not_understood_ends_the_journal(begin: Begin, tmp_path: Path, line: bytes) -> None:
+    """Of another version, or damaged: nothing behind it is believed (P24, P25)."""
+    log = begin()
+    await log.record(page_of(1, "a"), is_contact=True)
+    await log.keep()
+    with (tmp_path / NAME).open("ab") as journal:
+        journal.write(line)
+    size = (tmp_path / NAME).stat().st_size
+    assert (await begin().trail(True)).sizes == {1: 1}
+    assert (tmp_path / NAME).stat().st_size == size - len(line)
+
+
+async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tmp_path: Path) -> None:
+    """Somebody has tidied up: the reading begins anew (P26)."""
+    log = begin()
+    await log.record(page_of(1, "a"), is_contact=True)
+    await log.keep()
+    (tmp_path / "witness-000001.parquet").unlink()
+    assert left_in(tmp_path, KEY, NOW).resumption is None
+
+
+# --- everything that a killed run leaves, and what becomes of it when one thing of it is changed ----------------------
+
+
+async def a_killed_run(folder: Path) -> None:
+    """A journal with a part, a file of rejects, one of the witness, and two pages that are in no part yet."""
+    stage = Stage(folder)
+    with Journal(folder, KEY, NOW) as journal:
+        journal.begin(BEGUN)
+        stage.append(batch("main", [contact(1)], [{"reason": "no id", "raw": "{}"}]))
+        stage.close()
+        journal.receive(RawPage(b'{"data": [1]}', 2, 0))
+        journal.written(*stage.checksums, 2, {"received": 2})
+        log = CrossCheckFiles(folder, nothing, lambda _: None, journal)
+        await log.record(page_of(1, "a"), is_contact=True)
+        await log.keep()
+        journal.receive(RawPage(b'{"email": "ada@example.com"}', 1, 2))
+        journal.receive(RawPage(b'{"email": "eve@example.com"}', 1, 3))
+
+
+def the_file(folder: Path, pattern: str) -> Path:
+    """The one file of this name."""
+    [file] = folder.glob(pattern)
+    return file
+
+
+async def test_what_is_left_is_gone_on_with_as_it_is(tmp_path: Path) -> None:
+    """The same parts, pages and files, and lines that follow those of the process before (P4)."""
+    await a_killed_run(tmp_path)
+    left = left_in(tmp_path, KEY, NOW)
+    assert {path.name for path in left.files(tmp_path)} == {
+        *("part-000001.parquet", "rejects-000001.parquet", "witness-000001.parquet", "pages-000001.jsonl"),
+    }
+    with Journal(tmp_path, KEY, NOW, left) as journal:
+        assert [page.body[11:14] for page in journal.pages()] == [b"ada", b"eve"]
+        journal.receive(RawPage(b"more", 1, 4))
+    assert [page.read_no for page in left_in(tmp_path, KEY, NOW).pages] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["part-*", "rejects-*", "witness-*", "pages-*"])
+@pytest.mark.parametrize("change", ["flip", "cut", "empty", "grow", "link", "remove"])
+async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, change: str) -> None:
+    """A byte, the end, all of it: the reading begins anew (P25, P26, X4)."""
+    await a_killed_run(tmp_path)
+    file = the_file(tmp_path, name)
+    content = file.read_bytes()
+    if change in ("link", "remove"):
+        file.rename(tmp_path / "elsewhere")
+        if change == "link":
+            file.symlink_to("elsewhere")
+    else:
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        file.write_bytes({"flip": flipped, "cut": content[:-1], "empty": b"", "grow": content + b"x"}[change])
+    resumption = left_in(tmp_path, KEY, NOW).resumption
+    # What stands behind the pages in their file belongs to none of them.
+    assert (resumption is None) is not ((name, change) == ("pages-*", "grow"))
+
+
+async def test_a_page_with_another_address_in_it_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Of the same length, so that only its checksum tells; neither when it is changed after the look (X4)."""
+    await a_killed_run(tmp_path)
+    left = left_in(tmp_path, KEY, NOW)
+    file = the_file(tmp_path, "pages-*")
+    file.write_bytes(file.read_bytes().replace(b"eve@", b"mal@"))
+    assert left_in(tmp_path, KEY, NOW).resumption is None
+    with Journal(tmp_path, KEY, NOW, left) as journal, pytest.raises(SinkError, match="changed"):
+        list(journal.pages())
+
+
+async def test_a_line_that_was_edited_ends_the_journal(tmp_path: Path) -> None:
+    """Also one that is well-formed, one that is missing, and two in another order: never more than was before it."""
+    await a_killed_run(tmp_path)
+    lines = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
+    whole = left_in(tmp_path, KEY, NOW)
+    assert len(whole.pages) == 2
+    for at, line in enumerate(lines):
+        edited = re.sub(rb'("\w+":)\d', rb"\g<1>9", line)
+        assert edited != line
+        for changed in ([edited], [], [edited, line], [line, line]):
+            (tmp_path / NAME).write_bytes(b"".join([*lines[:at], *changed, *lines[at + 1 :]]))
+            left = left_in(tmp_path, KEY, NOW)
+            assert left.resumption is None or left.resumption.begun == BEGUN
+            assert left.size <= sum(map(len, lines[: at + 1]))
+            assert list(left.pages) == list(whole.pages)[: len(left.pages)]
+
+
+class Moving:
+    """A server with three on a page, whose list changes after the answer number `at` and every `every` answers."""
+
+    def __init__(
+        self, names: Sequence[str], change: Callable[[list[str]], None], *, at: int, every: int = 10**9
+    ) -> None:
+        self.names, self.change = list(names), change
+        self.turns = range(at, 10**6, every)
+        self.answered = 0
+
+    async def __call__(self, body: Body) -> HttpResponse:
+        """One page; who has an "x" in the name was created at no time, who has a "!" was seen in the year 2030."""
+        page = int(str(body["page"]))
+        listed = self.names[3 * page - 3 : 3 * page] if body["isContact"] else []
+        self.answered += 1
+        if self.answered in self.turns:
+            self.change(self.names)
+        seen = {name: "2030-01-01T00:00:00.000Z" if "!" in name else None for name in listed}
+        data = [
+            {"_id": name, "createdAt": None if "x" in name else _created(page), "lastSeenAt": seen[name]}
+            for name in listed
+        ]
+        return HttpResponse(200, {}, json.dumps({"success": True, "data": data}).encode())
+
+
+def shortened(names: list[str]) -> None:
+    """The first contact is deleted: everybody moves one place forward."""
+    del names[0]
+
+
+def grown(names: list[str]) -> None:
+    """Somebody appears at the end who was never seen and created at no time."""
+    names.append(f"x{len(names)}")
+
+
+def busy(names: list[str]) -> None:
+    """Somebody appears at the end who was just seen, and so is in the sweep."""
+    names.append(f"x{len(names)}!")
+
+
+@pytest.mark.parametrize(
+    ("server", "found", "doubts"),
+    [
+        (Moving(["a", "b", "x1", "x2", "c"], shortened, at=1), {"x1", "x2"}, 0),
+        (Moving(["a", "x1", "b"], busy, at=1, every=1), {"x1"}, 0),
+        (Moving(["a", "x1", "b"], grown, at=1, every=3), {"x1"}, 1),
+        (Moving(["a", "b", "c", "d"], shortened, at=1, every=2), set(), 0),
+    ],
+    ids=["missed once", "only the sweep's", "always another", "nobody"],
+)
+async def test_it_walks_until_nobody_else_is_found_whom_no_window_reaches(
+    begin: Begin, server: Moving, found: set[str], doubts: int
+) -> None:
+    """A walk can miss contacts without createdAt, so it is repeated; it is told where it never ends (A27)."""
+    received: set[str] = set()
+
+    async def receive(page: Page) -> None:
+        received.update(json.loads(bytes(row.contact_id)) for row in page.rows)
+
+    client = Client(server, account="main", concurrency=1)
+    told, _ = await crosscheck.CrossCheck(client, BEGUN.capabilities, begin(), receive, (False, True)).walk(
+        1_800_000_000_000
+    )
+    assert (found <= received, len(told)) == (True, doubts)
+    assert server.answered <= crosscheck.MOST_WALKS * (len(server.names) // 3 + 4)

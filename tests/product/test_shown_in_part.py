@@ -1,0 +1,190 @@
+"""Sources that show a part of the account, another account, or pages of several sizes: never silently wrong."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etl.sandbox.contacts import Contact
+from etl.sandbox.world import World
+from tests.support.live import Job, Live, live
+
+CONTACTS = 700
+HIDDEN: dict[str, Callable[[Contact, int], bool]] = {
+    "nine in ten": lambda contact, _: contact.serial % 10 > 0,
+    "a third": lambda contact, _: contact.serial % 3 == 0,
+    "the older half": lambda contact, median: (contact.created or 0) < median,
+    "one list": lambda contact, _: not contact.is_contact,
+}
+"""Who is hidden, by serial, by the creation time beside the median one, or by list."""
+
+
+@pytest.fixture
+def server() -> Iterator[Live]:
+    """An account without oddities."""
+    with live(contacts=CONTACTS, nasty_share=0, small=True) as running:
+        yield running
+
+
+@pytest.fixture
+def job(server: Live, tmp_path: Path) -> Job:
+    """A job for that account into a DuckDB file, with the first run behind it."""
+    first = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+    assert first.run().exit_code == 0
+    return first
+
+
+def held(job: Job) -> set[str]:
+    """The ids in `contacts`."""
+    return {contact_id for (contact_id,) in job.rows("select contact_id from contacts")}
+
+
+def hide(who: str) -> Callable[[World, float], int]:
+    """Some contacts are listed no longer, as to a token that lost some of its rights; returns how many."""
+
+    def narrow(world: World, _: float) -> int:
+        everyone = world.account.living().values()
+        median = sorted(contact.created or 0 for contact in everyone)[len(everyone) // 2]
+        world.account.narrow(lambda contact: not HIDDEN[who](contact, median))
+        return sum(HIDDEN[who](contact, median) for contact in everyone)
+
+    return narrow
+
+
+@pytest.mark.parametrize("who", HIDDEN)
+def test_a_narrowed_listing_ends_every_run_with_14(who: str, job: Job, server: Live) -> None:
+    """A41: a scrub that misses many of those it looks for makes the run read everything, which trips the guard."""
+    before = job.fingerprint()
+    hidden = server.change(hide(who))
+    assert hidden > 100
+    report = job.run()
+    assert report.exit_code == 14
+    assert f"{hidden} of {CONTACTS} contacts are gone" in str(report.error)
+    assert "--allow-shrink" in str(report.error)
+    assert [job.run().exit_code for _ in range(2)] == [14, 14]
+    assert job.run(full=True).exit_code == 14
+    assert job.fingerprint() == before
+
+
+def test_a_mass_deletion_has_a_way_through(job: Job, server: Live) -> None:
+    """S23: with --allow-shrink the first run strikes and the second one deletes, without --full."""
+    gone = [name for number, name in enumerate(server.ids()) if number % 10]
+    server.change(lambda world, now: [world.delete(name, now) for name in gone])
+    assert job.run().exit_code == 14
+    found = [job.run(allow_shrink=True).accounts[0].record for _ in range(2)]
+    assert [record.counts.deleted for record in found if record] == [0, len(gone)]
+    assert held(job) == set(server.ids())
+
+
+def test_a_few_deletions_cost_a_few_requests(job: Job, server: Live) -> None:
+    """M2: somebody who was deleted is found by the scrub, asked for directly by the next run, and gone."""
+    job.settings = '[extract]\nscrub_every = "1s"\n'
+    server.ahead += 5
+    assert job.run().exit_code == 0
+    usual = job.run().accounts[0].requests.sent
+    gone = server.ids()[::200]
+    server.change(lambda world, now: [world.delete(name, now) for name in gone])
+    server.ahead += 5
+    struck, confirmed = job.run().accounts[0], job.run().accounts[0]
+    assert (struck.struck, struck.record.counts.deleted) == (len(gone), 0)
+    assert confirmed.record.counts.deleted == len(gone)
+    assert confirmed.record.requests.sent <= usual + 2 * len(gone) + 6
+
+
+@pytest.mark.parametrize(("every", "runs"), [("4h", 4), ("1h", 1)])
+def test_everything_is_read_again_within_the_time_of_the_scrub(every: str, runs: int, job: Job, server: Live) -> None:
+    """A deletion is found within `scrub_every` and one run, however often runs come: here every hour."""
+    job.settings = f'[extract]\nscrub_every = "{every}"\n'
+    gone = server.ids()[::50]
+    server.change(lambda world, now: [world.delete(name, now) for name in gone])
+    deleted = 0
+    for _ in range(runs + 1):
+        server.ahead += 3600
+        deleted += job.run().accounts[0].record.counts.deleted
+    assert deleted == len(gone)
+
+
+def test_the_number_of_runs_still_divides_the_scrub(job: Job) -> None:
+    """`scrub_runs`, the older form, is accepted, and told as deprecated."""
+    job.settings = "[extract]\nscrub_runs = 2\n"
+    assert job.run().exit_code == 0
+    assert "extract.scrub_runs is deprecated" in job.call("doctor", "CONFIG").out
+
+
+def test_another_account_under_the_old_name_is_refused(job: Job, tmp_path: Path) -> None:
+    """Nobody of before is there: exit 14 every time, and not one contact of the other account is published."""
+    before = job.fingerprint()
+    with live(contacts=CONTACTS, nasty_share=0, small=True, seed=2) as other:
+        moved = Job(tmp_path, {"main": other.url}, sinks=("duckdb",))
+        assert [moved.run().exit_code for _ in range(2)] == [14, 14]
+        assert moved.run(full=True).exit_code == 14
+    assert job.fingerprint() == before
+
+
+def adopted(customer: str) -> Callable[[World, float], None]:
+    """Five contacts of a customer appear."""
+
+    def appear(world: World, now: float) -> None:
+        for number in range(1, 6):
+            contact = {"_id": f"{number:024x}", "_customer": customer, "isContact": True, "status": "OPEN"}
+            times = dict.fromkeys(("createdAt", "updatedAt", "lastSeenAt"), f"2025-01-0{number}T10:00:00.000Z")
+            world.adopt(json.dumps(contact | times).encode(), now)
+
+    return appear
+
+
+def test_contacts_of_another_customer_are_refused_though_few(tmp_path: Path) -> None:
+    """The owner of the contacts is kept with them and compared: nothing of another customer is published (14)."""
+    with live(contacts=0) as one, live(contacts=0) as other, live(contacts=0) as host:
+        one.change(adopted("c" * 24))
+        host.change(adopted("c" * 24))
+        other.change(adopted("d" * 24))
+        job = Job(tmp_path, {"main": one.url}, sinks=("duckdb",))
+        assert job.run().exit_code == 0
+        # The same contacts from another host of the vendor are the same account.
+        assert Job(tmp_path, {"main": host.url}, sinks=("duckdb",)).run().exit_code == 0
+        report = Job(tmp_path, {"main": other.url}, sinks=("duckdb",)).run()
+        assert report.exit_code == 14
+        assert "another account" in str(report.error)
+        assert "drop main" in str(report.error)
+
+
+MIXED: dict[str, list[dict[str, Any]]] = {
+    "half": [{"kind": "page_size", "size": 20, "rate": 0.5, "from": 60}],
+    "nearly as large": [{"kind": "page_size", "size": 47, "rate": 0.5, "from": 60}],
+    "three sizes": [
+        {"kind": "page_size", "size": 20, "rate": 0.3, "from": 60},
+        {"kind": "page_size", "size": 35, "rate": 0.4, "from": 60},
+    ],
+    "from the start": [{"kind": "page_size", "size": 20, "rate": 0.5}],
+}
+
+
+@pytest.mark.parametrize("sizes", MIXED)
+def test_pages_of_several_sizes_hide_nobody(sizes: str, tmp_path: Path) -> None:
+    """A17, A52: whatever server answers, a run that ends 0 has everybody, and nobody who lives gets a tombstone."""
+    draw = random.Random(sizes)
+    with live(contacts=CONTACTS, nasty_share=0, small=True, faults=tuple(MIXED[sizes])) as server:
+        job = Job(tmp_path, {"main": server.url}, settings='[extract]\nscrub_every = "20s"\n', sinks=("duckdb",))
+        proven = 0
+        for _ in range(6):
+            server.ahead += 10
+            known = set(server.ids())
+            if job.run().exit_code == 0:
+                proven += 1
+                assert known <= held(job)
+                assert not job.rows("select * from contact_versions where op = 'delete'")
+
+            def happen(world: World, now: float) -> None:
+                for number in range(30):
+                    world.insert(now + number / 100)
+                for name in draw.sample(list(world.contacts(now)), 30):
+                    world.touch(name, now + 0.5)
+
+            server.change(happen)
+        assert proven > 0

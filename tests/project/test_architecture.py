@@ -1,0 +1,249 @@
+"""The architecture, as tables: who may import whom, which library lives where, and what nobody may do.
+
+Read `LAYERS` from the top: that is the product from its commands down to its values. An import goes down, never up and
+never sideways; within a folder there are no cycles.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2] / "etl"
+
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("commands",),
+    ("extract", "sinks"),
+    ("api", "normalize", "storage"),
+    ("config",),
+    ("schema", "model", "errors", "display", "log"),
+)
+"""From the command line down to the values. A folder may import within itself, and from every layer below its own."""
+
+SANDBOX_USERS = {"cli.app", "config", "api.sources"}
+"""The sandbox is an oracle of its own: it knows nothing of the product, and these alone know it."""
+
+LIBRARIES: dict[str, set[str]] = {
+    "aiohttp": {"api.http", "sandbox.server"},
+    "phonenumbers": {"normalize.phones"},
+    "rich": {"cli.progress"},
+    "logging": {"cli.progress", "log"},
+    "typer": {"cli.app"},
+    "pydantic": {"config", "config.units", "api.sources", "api.http"},
+}
+"""A library that would be costly to change has one home; pydantic's secret string travels with the token."""
+
+PURE = (
+    *("errors", "schema", "display", "commands.guard", "commands.checks", "extract.plan", "extract.windows"),
+    *("sinks.merge", "sinks.tables", "sinks.manifest"),
+    *("api.request", "api.response", "api.retry", "api.rate", "api.cap"),
+)
+"""Decisions and values: no clock, no chance, no waiting, no sockets, no processes."""
+IMPURE = {
+    *("anyio", "asyncio", "time", "random", "secrets", "socket"),
+    *("subprocess", "threading", "aiohttp", "os", "shutil"),
+}
+
+EDGES: dict[str, set[str]] = {
+    "cli.progress": {"time"},
+    "commands.accounts": {"time", "secrets"},
+    "commands.doctor": {"time"},
+    "commands.plan": {"time"},
+    "commands.run": {"time", "secrets"},
+    "commands.verify": {"time", "random"},
+    "extract.account": {"time"},
+    "api.client": {"random"},
+    "sandbox.server": {"time", "random"},
+}
+"""The only modules that look at a clock or draw at random by themselves; the others are handed what they need.
+
+The sandbox draws from seeded generators everywhere, which repeat.
+"""
+
+MODULE_LINES = 450
+FUNCTION_LINES = 60
+
+
+def named(path: Path) -> str:
+    """A file as a module of the product: `api.client`, `sinks`, `__init__`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+SOURCES = {named(path): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8"), str(path)) for name, path in SOURCES.items()}
+EMPTY = {"cli", "commands", "extract", "api", "storage", "sandbox"}
+"""Packages whose `__init__` says what they are and imports nothing."""
+PRODUCT = [name for name in SOURCES if name not in EMPTY | {"__init__"} and not name.startswith("sandbox.")]
+
+
+def imported(name: str) -> set[str]:
+    """What a module imports, wherever in it: modules of the product by their name here, others by their full name."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: imports are absolute"
+            module = node.module or ""
+            within = {f"{module}.{alias.name}" for alias in node.names}
+            found |= {one if one.removeprefix("etl.") in SOURCES else module for one in within}
+    return {one.removeprefix("etl.") for one in found}
+
+
+def inner(name: str) -> set[str]:
+    """The modules of the product that a module imports."""
+    return {one for one in imported(name) if one in SOURCES}
+
+
+def libraries(name: str) -> set[str]:
+    """The libraries, standard and foreign, that a module imports."""
+    return {one.split(".")[0] for one in imported(name) if one not in SOURCES}
+
+
+def folder(name: str) -> str:
+    """The entry of `LAYERS` that a module belongs to."""
+    return name.partition(".")[0]
+
+
+DEPTH = {entry: depth for depth, row in enumerate(LAYERS) for entry in row}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def calls() -> Iterator[tuple[str, str, ast.Call]]:
+    """Every call, with its place and the dotted name that is called."""
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                yield f"{name}:{node.lineno}", ast.unparse(node.func), node
+
+
+def public(scope: ast.Module | ast.ClassDef) -> Iterator[Function | ast.ClassDef]:
+    """The public classes, functions and methods of a module."""
+    for node in scope.body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node)
+
+
+def test_every_module_has_its_layer() -> None:
+    """The table names every folder and every single module of the product, and nothing that does not exist."""
+    assert {folder(name) for name in PRODUCT} == set(DEPTH)
+
+
+def test_imports_go_down() -> None:
+    """A module imports only from its own folder, or from the layers below."""
+    wrong = [
+        f"{name} imports {one}"
+        for name in PRODUCT
+        for one in inner(name)
+        if folder(one) not in {folder(name), "sandbox", "__init__"} and DEPTH[folder(one)] <= DEPTH[folder(name)]
+    ]
+    assert wrong == []
+
+
+def test_no_import_goes_round() -> None:
+    """No modules import each other, inside a family or out of it."""
+    order = TopologicalSorter({name: inner(name) - {name} for name in SOURCES})
+    assert len(list(order.static_order())) == len(SOURCES)
+
+
+def test_a_package_without_a_face_costs_nothing() -> None:
+    """The packages that only gather import nothing, so that one of their modules costs only itself."""
+    assert {name: imported(name) - {"__future__"} for name in EMPTY} == {name: set() for name in EMPTY}
+
+
+def test_the_sandbox_stands_apart() -> None:
+    """The sandbox imports nothing of the product, and few know it: what it shows is not computed by what it checks."""
+    apart = [name for name in SOURCES if name.startswith("sandbox")]
+    assert [name for name in apart if any(not one.startswith("sandbox") for one in inner(name))] == []
+    assert {name for name in PRODUCT if any(one.startswith("sandbox") for one in inner(name))} == SANDBOX_USERS
+
+
+def test_a_library_has_its_home() -> None:
+    """A library that others could replace is imported in its home and nowhere else."""
+    for library, homes in LIBRARIES.items():
+        assert {name for name in SOURCES if library in libraries(name)} == homes, library
+
+
+def test_what_decides_does_not_act() -> None:
+    """Pure modules import no clock, no chance and nothing that waits or reaches outside."""
+    assert {name: libraries(name) & IMPURE for name in PURE} == {name: set() for name in PURE}
+
+
+def test_time_and_chance_come_in_at_the_edges() -> None:
+    """Outside the named edges clocks and chance are parameters, so that every run can be repeated (P19)."""
+    for name in SOURCES:
+        used = libraries(name) & {"time", "random", "secrets", "uuid"}
+        seeded = {"random"} if name.startswith("sandbox.") else set()
+        assert used - seeded == EDGES.get(name, set()) - seeded, name
+    assert [place for place, what, _ in calls() if what in {"datetime.now", "datetime.utcnow", "date.today"}] == []
+
+
+def test_nothing_is_imported_for_the_type_checker_alone() -> None:
+    """With right layers no import need hide from the interpreter."""
+    assert [name for name, path in SOURCES.items() if "TYPE_CHECKING" in path.read_text(encoding="utf-8")] == []
+
+
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "ssl._create_unverified_context"}
+UNSAFE_MODULES = {"pickle", "marshal", "shelve", "yaml", "dill", "cloudpickle", "jsonpickle", "sentry_sdk"}
+UNSAFE_WORDS = {"verify=False", "ssl=False", "verify_ssl=False", "allow_redirects=True", "shell=True"}
+UNSAFE_ATTRIBUTES = {"CERT_NONE", "CERT_OPTIONAL", "check_hostname", "verify_mode"}
+
+
+def test_nothing_unsafe_is_done() -> None:
+    """No code from data, no pickles, no telemetry, no unverified TLS, no shell (X11, X14, X21)."""
+    assert [name for name in SOURCES if libraries(name) & UNSAFE_MODULES] == []
+    assert [place for place, what, _ in calls() if what in UNSAFE_CALLS] == []
+    words = [(place, word.arg, word.value) for place, _, node in calls() for word in node.keywords]
+    constants = [(place, f"{word}={value.value}") for place, word, value in words if isinstance(value, ast.Constant)]
+    assert [(place, given) for place, given in constants if given in UNSAFE_WORDS] == []
+    names = [(name, node.attr) for name in SOURCES for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute)]
+    assert [(name, attribute) for name, attribute in names if attribute in UNSAFE_ATTRIBUTES] == []
+
+
+def test_every_request_refuses_redirects() -> None:
+    """The one place that sends requests says in so many words that a redirect is not followed (N18)."""
+    sending = [
+        ast.unparse(node) for place, what, node in calls() if place.startswith("api.http:") and "session." in what
+    ]
+    assert len(sending) == 1
+    assert "allow_redirects=False" in sending[0]
+
+
+def test_nothing_grows_too_large() -> None:
+    """A module is read in one sitting and a function on one screen."""
+    for name, path in SOURCES.items():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= MODULE_LINES, name
+        for node in ast.walk(TREES[name]):
+            if isinstance(node, Function):
+                assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES, f"{name}.{node.name}"
+
+
+def test_everything_public_says_what_it_is() -> None:
+    """Every module, and every public class, function and method, has a docstring that begins with a sentence."""
+    assert [name for name, tree in TREES.items() if name != "__main__" and not ast.get_docstring(tree)] == []
+    told = {f"{name}.{node.name}": ast.get_docstring(node) or "" for name in SOURCES for node in public(TREES[name])}
+    assert [name for name, text in told.items() if not text.partition("\n")[0].endswith((".", ":"))] == []
+
+
+def test_no_module_is_a_drawer() -> None:
+    """No module is named after having no place."""
+    drawers = {"utils", "util", "helpers", "common", "misc", "manager", "base", "core"}
+    assert [name for name in SOURCES if drawers & set(name.split("."))] == []
+
+
+def test_everything_imported_is_declared() -> None:
+    """The libraries that the product imports are the dependencies of the project, no more and no less (X15)."""
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {text.partition(">")[0] for text in project["dependencies"]}
+    used = {library for name in SOURCES for library in libraries(name)} - sys.stdlib_module_names
+    # DuckDB's wheel carries its own second module, and asks for pytz when it hands out times.
+    assert used - {"etl", "_duckdb"} == declared - {"pytz"}
