@@ -193,6 +193,10 @@ class Merged:
     """Rows of the account in `contacts` before the run."""
 
 
+Phase = Literal["probe", "cross-check", "windows", "sweep", "merge", "publish"]
+"""What is being done for an account; an incremental run scrubs in the phase `windows`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far one account has been read."""
@@ -203,6 +207,7 @@ class Progress:
     in_flight: int
     expected: int | None
     """Contacts in the last snapshot, used to estimate the remaining time."""
+    phase: Phase = "probe"
 
 
 Received = Callable[[], Awaitable[tuple[Sequence[Path], Sequence[Path]]]]
