@@ -1,4 +1,4 @@
-"""What all tests share: how hypothesis draws its examples."""
+"""Settings for all tests: how hypothesis draws its examples."""
 
 from hypothesis import HealthCheck, settings
 

@@ -19,7 +19,7 @@ from tests.bench.table import Row, render, render_changes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is asked for and print it; 1 when a job fails or a count does not fit, after what was measured."""
+    """Measure the requested cases and print the rows obtained; return 1 if a job failed or a count was wrong."""
     asked = _parser().parse_args(arguments)
     if asked.compare:
         before, after = (json.loads(path.read_text(encoding="utf-8"))["rows"] for path in asked.compare)
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(cases: Sequence[str], plan: Plan, rows: list[Row]) -> str:
-    """Add the rows of `cases`; returns what ended it early, or ""."""
+    """Add the rows of `cases`; return the failure that ended it early, or ""."""
     for case in cases:
         print(f"{case}: {CASES[case].__doc__}", file=sys.stderr, flush=True)
         try:
             for row in CASES[case](plan):
-                rows.append(row)  # noqa: PERF402 - one by one: a failure keeps what came before it
+                rows.append(row)  # noqa: PERF402 - one by one: a failure keeps the rows before it
         except Failed as failed:
             return f"{case} failed: {failed}"
     return ""

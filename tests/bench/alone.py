@@ -1,4 +1,4 @@
-"""Parts of `etl` by themselves, each in a process of its own: prints what was done, and the CPU seconds it took."""
+"""Parts of `etl` alone, each in a separate process: prints the work done and the CPU seconds it took."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Done:
 
 
 def normalizer(contacts: int) -> Iterator[Done]:
-    """The normalizer on clean contacts, with an oddity here and there, and with a field that drifted everywhere."""
+    """The normalizer on clean contacts, with a few oddities, and with a field that drifted in all contacts."""
     from etl.model import RawPage  # noqa: PLC0415 - the planner needs none of it
     from etl.normalize import Normalizer  # noqa: PLC0415
     from etl.sandbox.settings import Settings  # noqa: PLC0415
@@ -56,7 +56,7 @@ def normalizer(contacts: int) -> Iterator[Done]:
 
 
 def _drifted(raw: bytes) -> bytes:
-    """A number became a text."""
+    """Change a number to a text."""
     return raw.replace(b'"unreadMessages":0', b'"unreadMessages":"0"')
 
 

@@ -1,8 +1,8 @@
-"""The bare pipeline: what the same libraries reach when nothing is proven, retried or remembered.
+"""The bare pipeline: the speed of the same libraries if nothing is proven, retried or saved.
 
 aiohttp, bodies joined every 20 pages, `pyarrow.json` with an explicit schema in one worker thread, and Parquet (zstd)
-or DuckDB (append, then drop the older of repeated contacts). It fits these contacts and no others: any oddity ends it.
-It prints `{"received": rows, "stored": rows}`; who reads it compares.
+or DuckDB (append, then drop the older of repeated contacts). It reads only these contacts: any oddity ends it.
+It prints `{"received": rows, "stored": rows}`, which the caller compares.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONCURRENCY = 16
 PAGES = 20
 """Pages in a batch."""
 EMPTY = 200
-"""Bytes below which a page holds no contact."""
+"""A page with fewer bytes holds no contact."""
 
 _FILTERS: dict[str, object] = {
     "searchText": "",
@@ -71,24 +71,24 @@ _CONTACT = _struct(
 )
 _PAGE = pj.ParseOptions(explicit_schema=pa.schema({"data": pa.list_(_CONTACT)}), unexpected_field_behavior="ignore")
 _DEPTH = 4
-"""How deep objects are nested."""
+"""Nesting depth of objects."""
 
 
 class Target(Protocol):
-    """Where batches go."""
+    """Receives batches."""
 
     def append(self, batch: pa.Table) -> None:
         """Keep a batch."""
 
     def close(self) -> int:
-        """Finish; returns the rows that are stored."""
+        """Finish; return the number of stored rows."""
 
 
 class Parquet:
     """One file."""
 
     def __init__(self, path: Path) -> None:
-        import pyarrow.parquet as pq  # noqa: PLC0415 - only where it is used: start-up is measured
+        import pyarrow.parquet as pq  # noqa: PLC0415 - imported on use: start-up is measured
 
         self._writer = pq.ParquetWriter(path, _flat(pa.array([], _CONTACT)).schema, compression="zstd")
         self._rows_of = lambda: int(pq.read_metadata(path).num_rows)
@@ -107,7 +107,7 @@ class DuckDB:
     """One table in one file, filled in one transaction."""
 
     def __init__(self, path: Path) -> None:
-        import duckdb  # noqa: PLC0415 - only where it is used: start-up is measured
+        import duckdb  # noqa: PLC0415 - imported on use: start-up is measured
 
         self._database = duckdb.connect(path)
         self._database.register("batch", _flat(pa.array([], _CONTACT)))
@@ -156,7 +156,7 @@ class Bare:
         self._bodies: list[bytes] = []
 
     async def run(self) -> int:
-        """Everything in both lists; returns the rows that are stored."""
+        """Export both lists; return the number of stored rows."""
         for is_contact in (False, True):
             pages = count(1)
             await asyncio.gather(*(self._walk(is_contact, pages) for _ in range(CONCURRENCY)))
@@ -175,7 +175,7 @@ class Bare:
                 await self._hand_over()
 
     async def _hand_over(self) -> None:
-        """Who fills a batch waits until it is loaded: that bounds the memory."""
+        """Load a batch; the task that filled it waits, which bounds the memory."""
         bodies, self._bodies = self._bodies, []
         await asyncio.get_running_loop().run_in_executor(self._thread, self._load, bodies)
 

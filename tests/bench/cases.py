@@ -1,4 +1,4 @@
-"""What is measured: each case is a function from a plan to rows."""
+"""The cases: each is a function from a plan to rows."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ PURPOSES = ("probe", "witness", "windows", "sweep")
 LATENCY = 0.2
 """Seconds, in W2."""
 FLEET_CONTACTS = 200
-"""Of each account in FLEET."""
+"""Per account in FLEET."""
 LOADS = {"first": "first run", "newest": "1 % changed, among the newest", "evenly": "1 % changed, evenly"}
-"""The runs of LOAD, in order: what changed."""
+"""The runs of LOAD, in order, with the changes before each."""
 LOAD_LIMIT = 3600.0
 """Seconds that one step of LOAD may take: the largest has ten million contacts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured."""
+    """The size of a measurement."""
 
     folder: Path
     """Where targets are written."""
@@ -36,7 +36,7 @@ class Plan:
     runs: int
     """Rounds of a comparison, at most."""
     seconds: float
-    """After so many no further round of a comparison begins."""
+    """No further round of a comparison starts after this number of seconds."""
     larger: int
     """Contacts of the large account in W3."""
     incremental: int
@@ -52,7 +52,7 @@ class Plan:
 
 
 def w1(plan: Plan) -> Iterator[Row]:
-    """A server that answers at once: how fast the exporter is, and what its proof costs in requests."""
+    """A server that responds at once: the speed of the exporter, and the requests that its proof costs."""
     with serving(plan.contacts) as server:
         for sink in ("parquet", "duckdb"):
             rounds = interleaved(_sides(server, sink, plan.folder), plan.runs, plan.seconds)
@@ -62,7 +62,7 @@ def w1(plan: Plan) -> Iterator[Row]:
 
 
 def w2(plan: Plan) -> Iterator[Row]:
-    """A server that takes its time: how well the waiting overlaps."""
+    """A slow server: how well waiting overlaps."""
     with serving(plan.slow, latency=LATENCY) as server:
         rounds = interleaved(_sides(server, "parquet", plan.folder), plan.runs, plan.seconds)
     ideal = plan.slow / PAGE * LATENCY / CONCURRENCY
@@ -74,7 +74,7 @@ def w2(plan: Plan) -> Iterator[Row]:
 
 
 def w3(plan: Plan) -> Iterator[Row]:
-    """An account several times as large: what grows with it."""
+    """An account several times as large: the growth of time and memory."""
     smaller: dict[str, Row] = {}
     for contacts in (plan.contacts, plan.larger):
         with serving(contacts) as server:
@@ -86,7 +86,7 @@ def w3(plan: Plan) -> Iterator[Row]:
 
 
 def incremental(plan: Plan) -> Iterator[Row]:
-    """One contact in a hundred has changed since the last run."""
+    """One contact in a hundred changed since the last run."""
     with serving(plan.incremental) as server:
         for sink in ("parquet", "duckdb"):
             etl = Etl(server, sink, plan.folder)
@@ -118,7 +118,7 @@ def fleet(plan: Plan) -> Iterator[Row]:
 
 
 def load(plan: Plan) -> Iterator[Row]:
-    """The load phase alone, without a server: what it takes from a large account read to the account published."""
+    """The load phase alone, without a server: from a large account that was read to its publication."""
     contacts, parts = max(200, plan.loaded // 200 * 200), plan.folder / "parts"  # one in a hundred of each list
     _loads("parts", parts, contacts)
     for sink in ("parquet", "duckdb"):
@@ -130,7 +130,7 @@ def load(plan: Plan) -> Iterator[Row]:
 
 
 def odd(plan: Plan) -> Iterator[Row]:
-    """Real accounts hold oddities: what one contact in a hundred costs."""
+    """Real accounts have oddities: the cost of one odd contact in a hundred."""
     with serving(plan.contacts, odd=0.01) as server:
         ran = Etl(server, "parquet", plan.folder).first()
     row = row_of("ODD", f"parquet: {FIRST}, 1 % odd", plan.contacts, [ran])
@@ -148,7 +148,7 @@ def planner(plan: Plan) -> Iterator[Row]:
 
 
 def start(plan: Plan) -> Iterator[Row]:
-    """How long it takes until something happens."""
+    """The time until the first output or request."""
     yield spent("START", "etl --help", [measured([PYTHON, "-m", "etl", "--help"]) for _ in range(2 * plan.runs)])
     with serving(PAGE) as server:
         rans = [Etl(server, "parquet", plan.folder).first() for _ in range(plan.runs)]
@@ -171,7 +171,7 @@ CASES: dict[str, Callable[[Plan], Iterator[Row]]] = {
 
 
 def _fleet_config(plan: Plan, server: Server, sink: str) -> Path:
-    """Every account is the same one under another name: to the exporter that makes no difference."""
+    """All accounts are the same one under different names, which makes no difference to the exporter."""
     accounts = (
         f'[[accounts]]\nname = "a{number:04}"\nbase_url = "{server.url}"\ntoken_env = "BENCH_TOKEN"\n'
         for number in range(plan.fleet)
@@ -201,14 +201,14 @@ def _requests(ran: Ran, contacts: int) -> dict[str, float]:
 
 
 def _phases(ran: Ran) -> dict[str, float]:
-    """Seconds by purpose: what is probed, witnessed and swept apart from the windows."""
+    """Seconds by purpose: probe, cross-check and sweep apart from the windows."""
     return {f"{name} s": ran.phases[name] for name in PURPOSES if name in ran.phases}
 
 
 def _reading_seconds(ran: Ran) -> float:
-    """From the first request for the data itself to the last answer; probe, witness and sweep are not of it.
+    """Seconds from the first request for data to the last response, without probe, cross-check and sweep.
 
-    Of the bare pipeline that is everything; of `etl` the windows on `createdAt` between the witness and the sweep.
+    In the bare pipeline that is everything; in `etl`, the windows on `createdAt` between the cross-check and the sweep.
     """
     before = ran.purposes.get("probe", 0) + ran.purposes.get("witness", 0)
     asked = ran.log.requests[before:]
@@ -222,7 +222,7 @@ def _growth(small: Row, large: Row) -> dict[str, float]:
 
 
 def _alone(case: str, part: str, contacts: int) -> Iterator[Row]:
-    """The seconds of these rows are of CPU: they are about one core."""
+    """The seconds of these rows are CPU seconds of one core."""
     cost = measured([PYTHON, "-m", "tests.bench.alone", part, str(contacts)])
     for done in json.loads(cost.out):
         facts = {"windows": done["windows"]} if done["windows"] else {}
@@ -235,7 +235,7 @@ def _loads(*arguments: object) -> Cost:
 
 
 def _load(path: Path, sink: str, seq: int, cost: Cost, contacts: int) -> Row:
-    """The row of one publication; raises Failed unless exactly what was read is new or changed, and all are stored."""
+    """The row of one publication; raises Failed unless all contacts read are new or changed, and all are stored."""
     done = json.loads(cost.out)
     received = contacts if seq == 1 else contacts // 100
     wanted = {"received": received, "new": 0, "changed": 0, "contacts": contacts}
@@ -250,6 +250,6 @@ def _load(path: Path, sink: str, seq: int, cost: Cost, contacts: int) -> Row:
 
 
 def _shared(path: Path, seq: int) -> dict[str, int]:
-    """How many files of a Parquet state are those of the state before under a further name, and how many are not."""
+    """The number of files in a Parquet state that are hard links to the previous state, and of the others."""
     before, now = ({file.stat().st_ino for file in path.glob(f"current/seq={at:08d}/*")} for at in (seq - 1, seq))
     return {"linked": len(now & before), "written": len(now - before)} if now else {}

@@ -1,4 +1,4 @@
-"""Comparing jobs: in rounds, so that what slows the machine down for a while slows all of them down."""
+"""Compares jobs in rounds, so that a temporary slowdown of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Side = Callable[[], Ran]
 
 
 def interleaved(sides: Mapping[str, Side], rounds: int, seconds: float) -> dict[str, list[Ran]]:
-    """A B C A B C: at least one round, and no further one that would not be done after `seconds`."""
+    """Run A B C A B C: at least one round, and no further one that would end after `seconds`."""
     found: dict[str, list[Ran]] = {what: [] for what in sides}
     began = time.monotonic()
     for done in range(rounds):
@@ -26,7 +26,7 @@ def interleaved(sides: Mapping[str, Side], rounds: int, seconds: float) -> dict[
 
 
 def compared(case: str, label: str, contacts: int, rounds: Mapping[str, Sequence[Ran]]) -> dict[str, Row]:
-    """A row for each side, with its speed against the first one: the median of the ratios within each round."""
+    """A row for each side, with its speed relative to the first one: the median of the ratios within each round."""
     base = next(iter(rounds.values()))
     rows: dict[str, Row] = {}
     for what, rans in rounds.items():
@@ -41,7 +41,7 @@ def row_of(case: str, what: str, contacts: int, rans: Sequence[Ran], speed: floa
 
 
 def spent(case: str, what: str, costs: Sequence[Cost], contacts: int = 0, speed: float | None = None) -> Row:
-    """The medians of what some commands took."""
+    """The median costs of some commands."""
     return Row(
         case,
         what,

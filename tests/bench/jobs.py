@@ -1,4 +1,4 @@
-"""The two sides of a comparison as jobs against one server, each reconciled with what the server holds."""
+"""The two sides of a comparison as jobs against one server, each checked against the contacts on the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = 50
 """Contacts on a full page."""
 CONCURRENCY = 16
 PUBLISHED = (0, 40)
-"""Exit codes of a run that published: with every contact, or but for some that went to `rejects`."""
+"""Exit codes of a run that published: with every contact, or with some of them in `rejects`."""
 NAMES = {"parquet": "contacts", "duckdb": "contacts.duckdb"}
 """The target of each sink."""
 _COUNT = "import duckdb, sys; print(*duckdb.connect().execute(sys.argv[1]).fetchone())"
@@ -31,12 +31,12 @@ _STORED = {
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What the server saw during one job."""
+    """The requests that the server received during one job."""
 
     requests: Sequence[tuple[float, str]]
-    """When each came, seconds since 1970, and what it restricts: `createdAt`, `lastSeenAt` or `page`."""
+    """Time of each, seconds since 1970, and the field it restricts: `createdAt`, `lastSeenAt` or `page`."""
     cpu: float
-    """Seconds the server itself worked."""
+    """CPU seconds of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ class Server:
     latency: float
 
     def log(self) -> Log:
-        """What was asked since the last call."""
+        """The requests since the last call."""
         told = json.loads(self._ask("/_log"))
         return Log([(at, kind) for at, kind in told["requests"]], told["cpu"])
 
     def touch(self, every: int) -> int:
-        """Change one contact of each `every`; returns how many that are."""
+        """Change every `every`-th contact; return the number of changed contacts."""
         return int(json.loads(self._ask("/_touch", json.dumps({"every": every}).encode()))["touched"])
 
     def _ask(self, path: str, body: bytes | None = None) -> bytes:
@@ -64,7 +64,7 @@ class Server:
 
 @contextmanager
 def serving(contacts: int, *, latency: float = 0.0, odd: float = 0.0) -> Iterator[Server]:
-    """A server with so many contacts, of which the share `odd` are odd, while the block lasts."""
+    """A server with this number of contacts, of which the share `odd` is odd, while the block lasts."""
     command = [PYTHON, "-m", "tests.bench.server", *_flags(contacts=contacts, latency=latency, odd=odd)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own program
         try:
@@ -82,16 +82,16 @@ def _flags(**values: float) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One job that is done, its counts reconciled."""
+    """One finished job with verified counts."""
 
     cost: Cost
     log: Log
     purposes: Mapping[str, int]
-    """Requests by what they were for, as the run itself counted; empty for the bare pipeline."""
+    """Requests by purpose, as counted by the run; empty for the bare pipeline."""
     phases: Mapping[str, float]
     """Seconds by the same purposes."""
     counts: Mapping[str, int]
-    """What the job says it did."""
+    """The counts that the job reports."""
     read_seconds: float = 0.0
     """From the start to the last page read."""
 
@@ -114,7 +114,7 @@ class Etl:
     folder: Path
 
     def first(self) -> Ran:
-        """A first run: with a witness walk, its windows planned from what that saw."""
+        """A first run: with a page scan as cross-check, from which its windows are planned."""
         fresh(self.path)
         return self.run()
 
@@ -158,13 +158,13 @@ class Etl:
 
 
 def stored(sink: str, path: Path, seq: int) -> tuple[int, int]:
-    """Rows in the target after run `seq`, and how many contacts these are."""
+    """Rows in the target after run `seq`, and the number of distinct contacts."""
     rows, distinct = measured([PYTHON, "-c", _COUNT, _STORED[sink].format(path=path, seq=seq)]).out.split()
     return int(rows), int(distinct)
 
 
 def _read_seconds(cost: Cost) -> float:
-    """Seconds until the account was read, by the events of the run."""
+    """Seconds until the account was read, according to the log events of the run."""
     events = [json.loads(line) for line in cost.err.splitlines() if line.startswith("{")]
     read = [event["timestamp"] for event in events if event.get("event") == "account.read"]
     return datetime.fromisoformat(read[-1]).timestamp() - cost.started if read else 0.0
@@ -176,7 +176,7 @@ def _reconcile(who: str, server: Server, rows: int, distinct: int) -> None:
 
 
 def fresh(path: Path) -> Path:
-    """`path` with nothing there."""
+    """Remove everything at `path`; return `path`."""
     shutil.rmtree(path, ignore_errors=True)
     path.unlink(missing_ok=True)
     shutil.rmtree(path.parent / ".etl", ignore_errors=True)

@@ -1,13 +1,13 @@
-"""The load phase alone, in a process of its own: synthetic parts, and their publication into one sink.
+"""The load phase alone, in a separate process: synthetic parts, and their publication into one sink.
 
-    python -m tests.bench.loads parts FOLDER CONTACTS          writes what three runs would have read
+    python -m tests.bench.loads parts FOLDER CONTACTS          writes the parts that three runs would have read
     python -m tests.bench.loads publish FOLDER RUN SINK PATH   publishes one of them; prints seconds and counts
 
-The contacts are those of a small account many times over, each with its own id and creation time, half of them in each
+The contacts of a small account are repeated many times, each with a unique id and creation time, half of them in each
 of the API's two lists.
 """
 
-# ruff: noqa: S608 - SQL is made of numbers and of our own names.
+# ruff: noqa: S608 - SQL is made of numbers and names from this file.
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ from etl.storage.staging import PART_ROWS, ROW_GROUP_ROWS
 
 ACCOUNT = "bench"
 MODELS = 25_000
-"""Different contacts at most; the others repeat them."""
+"""Maximum number of different contacts; the others repeat them."""
 BATCH = 1_600
 """Contacts normalized at once, as a run does."""
 YEARS = 5
-"""Over which the contacts were created."""
+"""Period in which the contacts were created."""
 OLDEST = datetime(2020, 1, 1, tzinfo=UTC)
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
-"""When the first run began; each further one begins a day later."""
+"""Start of the first run; each further one starts a day later."""
 SINKS = {"parquet": ParquetSink, "duckdb": DuckDBSink}
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a run reads of each list, which is in order of creation."""
+    """The part of each list that a run reads; lists are in order of creation."""
 
     newest: float = 1.0
     """Share of the list, from its new end."""
     every: int = 1
-    """One contact of so many there."""
+    """Only every `every`-th contact of that share."""
     mark: str = ""
-    """What stands before the names: another mark than before is a change."""
+    """Prefix of the names: a different mark is a change."""
 
     def serials(self, contacts: int) -> range:
-        """The places in a list of so many contacts."""
+        """The indexes in a list of this number of contacts."""
         return range(contacts - round(contacts * self.newest), contacts, self.every)
 
 
@@ -66,7 +66,7 @@ RUNS = {"first": Reading(), "newest": Reading(0.02, 2, "again "), "evenly": Read
 
 
 def write_parts(folder: Path, contacts: int) -> None:
-    """The parts of every run over so many contacts, in reading order, and as large as a run makes them."""
+    """Write the parts of every run over `contacts` contacts, in reading order, with the size that a run gives them."""
     models, fingerprinted = _models(min(MODELS, contacts)), Fingerprint()
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -82,7 +82,7 @@ def write_parts(folder: Path, contacts: int) -> None:
 
 
 def _models(contacts: int) -> pa.Table:
-    """Contacts of the sandbox as a part, normalized as those of a run."""
+    """Contacts of the sandbox as a part, normalized as in a run."""
     world = World(Settings(contacts=contacts, nasty_share=0), T0.timestamp())
     raws = [contact.raw for contact in world.account.living().values()]
     normalize = Normalizer(ACCOUNT)
@@ -94,7 +94,7 @@ def _models(contacts: int) -> pa.Table:
 def _queries(run: Reading, half: int, models: int) -> Iterator[str]:
     """One query for each part: both lists, each with `half` of the contacts.
 
-    As the API's, an id begins with the second of creation in hexadecimal digits.
+    As in the API, an id begins with the second of creation in hexadecimal digits.
     """
     oldest = int(OLDEST.timestamp()) * 1_000_000
     step = round(timedelta(days=365 * YEARS) / timedelta(microseconds=1) / half)
@@ -122,7 +122,7 @@ class Loaded:
     """One publication."""
 
     seconds: float
-    """From the opening of the sink until it is published."""
+    """From opening the sink to the end of the publication."""
     counts: Counts
 
 

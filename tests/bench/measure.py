@@ -1,7 +1,7 @@
-"""One command as a process of its own: how long it took, and what it used.
+"""Measures the time, CPU and memory of one command in a separate process.
 
-CPU time and peak memory are the kernel's (`wait4`), with those of the children that the command waited for. A child's
-peak begins with that of the process which started it, so this process stays small.
+CPU time and peak memory are reported by the kernel (`wait4`), including children that the command waited for. A child's
+peak begins with that of the process that started it, so this process stays small.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 PYTHON = sys.executable
 WATCH_SECONDS = 0.05
 LIMIT = 600.0
-"""Seconds after which a command is killed, unless it is given more."""
+"""Seconds after which a command is killed, by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one command took."""
+    """The cost of one command."""
 
     started: float
     """Seconds since 1970."""
@@ -37,9 +37,9 @@ class Cost:
     out: str
     err: str
     threads: int = 0
-    """The most at any moment, where the process was watched; children count apart."""
+    """The maximum at any moment, if the process was watched; children are not included."""
     files: int = 0
-    """The same of open files and sockets."""
+    """The same for open files and sockets."""
 
 
 class Failed(Exception):
@@ -54,9 +54,9 @@ def measured(
     limit: float = LIMIT,
     watched: bool = False,
 ) -> Cost:
-    """Run `command` to its end; raises Failed with its last words unless its exit code is among `well`.
+    """Run `command` to its end; raises Failed with the end of its output unless its exit code is in `well`.
 
-    After `limit` seconds it is killed. Whether it is `watched`: that takes a hundredth of a core.
+    It is killed after `limit` seconds. With `watched`, measuring takes a hundredth of a core.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started, clock = time.time(), time.perf_counter()
@@ -80,11 +80,11 @@ def measured(
 
 
 def _watch(pid: int) -> tuple[int, int]:
-    """The most threads and open files of a process until it has ended, and waits to be asked for its exit code."""
+    """The maximum threads and open files of a process, sampled until it has ended and is a zombie."""
     most = [0, 0]
     home = Path(f"/proc/{pid}")
     with suppress(OSError):
-        while files := sum(1 for _ in (home / "fd").iterdir()):  # none are left to one that has ended
+        while files := sum(1 for _ in (home / "fd").iterdir()):  # a zombie has none
             most = [max(most[0], sum(1 for _ in (home / "task").iterdir())), max(most[1], files)]
             time.sleep(WATCH_SECONDS)
     return most[0], most[1]

@@ -1,7 +1,7 @@
-"""A server that is out of the way: the sandbox's account behind a socket without a web framework.
+"""A server with little overhead: the sandbox's account behind a socket without a web framework.
 
-It answers a page three times as fast as `etl sandbox`, as often as asked, and forgets nothing: `GET /_log` tells which
-requests came when, and begins a new log. `POST /_touch` changes one contact of each `every`. One process, one thread.
+It serves a page three times as fast as `etl sandbox`, at any request rate, and logs all requests: `GET /_log` returns
+them with their times and begins a new log. `POST /_touch` changes every `every`-th contact. One process, one thread.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class Log:
-    """What was asked since it was last told."""
+    """The requests since the log was last returned."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[float, str]] = []
-        """When each request arrived, and what it restricts: `createdAt`, `lastSeenAt` or `page`."""
+        """Time of each request, and the field it restricts: `createdAt`, `lastSeenAt` or `page`."""
         self._cpu = time.process_time()
 
     def note(self, body: dict[str, object]) -> None:
-        """Note a request for contacts."""
+        """Record a request for contacts."""
         ranged = (name for name in ("createdAt", "lastSeenAt") if any(dict(body[name]).values()))  # type: ignore[call-overload]
         self.requests.append((time.time(), next(ranged, "page")))
 
     def tell(self) -> bytes:
-        """`{"requests": [[at, kind], ...], "cpu": seconds of this process}`; the log is empty then."""
+        """`{"requests": [[at, kind], ...], "cpu": seconds of this process}`; empties the log."""
         now = time.process_time()
         told = json.dumps({"requests": self.requests, "cpu": now - self._cpu}).encode()
         self.requests, self._cpu = [], now
@@ -43,7 +43,7 @@ class Log:
 
 
 class Routes:
-    """What the server answers."""
+    """The responses of the server."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -77,12 +77,12 @@ class Connection(asyncio.Protocol):
         self._send: Callable[[bytes], None] = lambda _: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has come."""
+        """A client has connected."""
         assert isinstance(transport, asyncio.Transport)
         self._send = transport.write
 
     def data_received(self, data: bytes) -> None:
-        """Answer if the request is whole; the answer is of this moment, and sent `latency` later."""
+        """Respond if the request is complete; the response is computed now and sent `latency` later."""
         self._seen += data
         head, found, body = self._seen.partition(_HEAD_END)
         length = _LENGTH.search(head)

@@ -12,13 +12,13 @@ Document: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure: medians over its runs."""
+    """One row: medians over its runs."""
 
     case: str
     what: str
     runs: int
     contacts: int = 0
-    """How many one run handles; 0 where the row is not about contacts."""
+    """Contacts of one run; 0 if the row is not about contacts."""
     seconds: float | None = None
     cpu: float | None = None
     """Seconds of all cores."""
@@ -26,7 +26,7 @@ class Row:
     speed: float | None = None
     """Contacts a second, as a multiple of the bare pipeline's in the same round."""
     facts: Mapping[str, float] = field(default_factory=dict)
-    """What else was found, by its name with its unit."""
+    """Further figures, by name with unit."""
 
     @property
     def rate(self) -> float | None:
@@ -39,7 +39,7 @@ class Row:
         return self.cpu / self.contacts * 1e6 if self.contacts and self.cpu is not None else None
 
     def document(self) -> Document:
-        """For JSON."""
+        """The row as JSON."""
         return {**asdict(self), "contacts_per_second": self.rate, "cpu_us_per_contact": self.cpu_each}
 
 
@@ -84,9 +84,9 @@ _COMPARED = (
 
 
 def render_changes(before: Sequence[Document], after: Sequence[Document]) -> str:
-    """What two documents' rows have in common: each figure before and now, and now as a multiple of before.
+    """The rows that two documents share: each figure before and now, and now as a multiple of before.
 
-    Only ratios within one machine mean something, and only with the same number of contacts.
+    Ratios are meaningful only on the same machine and with the same number of contacts.
     """
     known = {(row["case"], row["what"], row["contacts"]): row for row in before}
     both = [(known[key], row) for row in after if (key := (row["case"], row["what"], row["contacts"])) in known]
@@ -103,7 +103,7 @@ def _change(old: Document, new: Document) -> list[str]:
 
 
 def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows whose first cell is their case."""
+    """Align rows whose first cell is their case."""
     cells = [headings, *rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(_padded(row, widths)).rstrip() for row in cells]

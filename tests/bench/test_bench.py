@@ -1,4 +1,4 @@
-"""The benchmark: it runs, and what it measured had done its work."""
+"""The benchmark runs, and the measured jobs did their work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONTACTS = 400
 
 
 def bench(*arguments: str) -> str:
-    """What the command prints."""
+    """The output of the command."""
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-m", "tests.bench", *arguments],
         cwd=Path(__file__).parents[2],
@@ -25,7 +25,7 @@ def bench(*arguments: str) -> str:
 
 
 def test_a_miniature_bench_reports_rows_of_jobs_whose_counts_were_conserved() -> None:
-    """Every job of W1 handled every contact once (else the bench fails), and the document has all its figures."""
+    """Every job of W1 handles every contact once (else the bench fails), and the document has all its figures."""
     asked = ["--only", "W1,PLAN", "--contacts", str(CONTACTS), "--runs", "1", "--json"]
     document = json.loads(bench(*asked))
     rows = [row for row in document["rows"] if row["case"] == "W1"]
@@ -36,7 +36,7 @@ def test_a_miniature_bench_reports_rows_of_jobs_whose_counts_were_conserved() ->
 
 
 def test_two_documents_are_compared_row_by_row(tmp_path: Path) -> None:
-    """A row is compared with the one of the same name and size; one that only one side has is left out."""
+    """Rows of the same name and size are compared; a row in only one document is left out."""
     figures = {
         "case": "NORM",
         "what": "clean",
@@ -55,7 +55,7 @@ def test_two_documents_are_compared_row_by_row(tmp_path: Path) -> None:
 
 
 def test_the_load_phase_is_measured_without_a_server() -> None:
-    """A first run and two incremental ones stored every contact in each sink (else the bench fails)."""
+    """A first run and two incremental ones store every contact in each sink (else the bench fails)."""
     rows = json.loads(bench("--only", "LOAD", "--loaded", str(CONTACTS), "--json"))["rows"]
     assert [row["what"].partition(":")[0] for row in rows] == ["parquet"] * 3 + ["duckdb"] * 3
     assert [row["contacts"] for row in rows] == [CONTACTS, CONTACTS // 100, CONTACTS // 100] * 2
@@ -65,7 +65,7 @@ def test_the_load_phase_is_measured_without_a_server() -> None:
 
 
 def test_many_accounts_are_measured_in_one_process() -> None:
-    """A first run and an incremental one stored every contact of every account (else the bench fails)."""
+    """A first run and an incremental one store every contact of every account (else the bench fails)."""
     rows = json.loads(bench("--only", "FLEET", "--accounts", "2", "--json"))["rows"]
     assert [(row["contacts"], row["facts"]["threads"] > 1, row["facts"]["files"] > 3) for row in rows] == [
         (400, True, True)

@@ -1,6 +1,6 @@
-"""The kill and errno harness: real publications, ended or failed at any one of their system calls.
+"""The kill and errno harness: real publications, killed or failed at any one of their system calls.
 
-A traced child publishes through the production sinks; the n-th call that touches the target or what stands beside it
-ends the process or fails. Then an independent reader must see the old snapshot or the new one, and the next run must
-heal what was left without a hand (FAULTS.md groups P and S).
+A traced child publishes through the production sinks; at the n-th call that touches the target or the files next to it,
+the process is killed or the call fails. Then an independent reader must see the old snapshot or the new one, and the
+next run must recover without intervention (fault groups P and S).
 """

@@ -1,6 +1,6 @@
-"""`make crash` ends or fails every system call of every publication; `--sample N --seed S` draws some of them.
+"""`make crash` kills at, or fails, every system call of every publication; `--sample N --seed S` draws some of them.
 
-One case is repeated with `--sink`, `--start`, `--kind` and `--at N` (with `--errno NAME`). With `--json` the outcome is
+One case is repeated with `--sink`, `--start`, `--kind` and `--at N` (with `--errno NAME`). With `--json` the result is
 one document, for the tests.
 """
 
@@ -32,7 +32,7 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a place for private folders, w
 
 
 def main() -> int:
-    """0 when everything held, 1 when something did not, 3 where nothing can be traced."""
+    """Return 0 if everything held, 1 if something did not, 3 if tracing is not possible."""
     asked = _asked()
     if reason := refusal():
         print(reason)
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _play_in_parts() -> list[Verdict]:
-    """Everything, by as many processes as there are processors."""
+    """Play everything, with one process for each processor."""
     parts = len(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "tests.crash", *sys.argv[1:], "--json", "--part"]
     running = [
@@ -87,7 +87,7 @@ def _processor(part: str) -> int:
 
 
 def _play_one(scenario: Scenario, asked: argparse.Namespace) -> Iterator[Verdict]:
-    # Memory instead of a disk, where there is one: what a killed process wrote is the same there, and syncing is fast.
+    # Memory instead of a disk, if possible: a killed process leaves the same data there, and syncing is fast.
     home = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
     part, parts = map(int, asked.part.split("/"))
     with tempfile.TemporaryDirectory(dir=home) as work:

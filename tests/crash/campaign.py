@@ -1,4 +1,4 @@
-"""Which cases are played: all of them, or a seeded sample that never leaves out the publishing step itself."""
+"""Selects the cases to play: all of them, or a seeded sample that always includes the publishing step."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Kind = Literal["kill", "error", "twice"]
 KINDS: tuple[Kind, ...] = ("kill", "error", "twice")
 
 PAIRS = 14
-"""Every scenario's pairs of kills, one after the other: PAIRS x PAIRS, spread over both runs."""
+"""Two kills in succession, in every scenario: PAIRS x PAIRS cases, spread over both runs."""
 PER_KILL = {"kill": 1.0, "error": 0.2, "twice": 0.06}
-"""How many cases of each kind a sample has for each kill."""
+"""Cases of each kind in a sample, per kill."""
 _SHARES = (("at the target", 0.4), ("staging", 0.15), ("beside it", 1.0), ("staging", 1.0))
-"""Of the room that is left in a sample, in this order; Arrow's many small writes of parts are much like each other."""
+"""Shares of the remaining room in a sample, in this order; Arrow's many small writes of parts are much alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The cases of one kind in one scenario, by the place where they befall it."""
+    """The cases of one kind in one scenario, with the calls at which they occur."""
 
     faults: tuple[Fault, ...]
     calls: dict[int, Call]
@@ -38,11 +38,11 @@ class Plan:
     target: str
 
     def only(self, name: str, errno: str, at: int) -> Plan:
-        """The cases of one system call, one errno, one number; empty or 0: of any."""
+        """The cases of one system call, one errno, one number; empty or 0 matches any."""
         return replace(self, faults=tuple(each for each in self.faults if self._is(each, name, errno, at)))
 
     def sample(self, count: int, seed: int) -> tuple[Fault, ...]:
-        """So many of the cases, with those at the publishing call, drawn by the seed."""
+        """Draw `count` cases by the seed, including those at the publishing call."""
         rng = random.Random(seed)
         chosen = [fault for fault in self.faults if fault.n in self.certain][:count]
         room = count - len(chosen)
@@ -65,7 +65,7 @@ class Plan:
 
 
 def plan(rig: Rig, kind: Kind) -> Plan:
-    """Every case of a kind, from what an undisturbed publication calls."""
+    """Every case of a kind, from the calls of an undisturbed publication."""
     calls = undisturbed(rig, FAILING if kind == "error" else CHANGING)
     faults = tuple({"kill": _kills, "error": _errors, "twice": _pairs}[kind](calls))
     steps = {call.n for call in calls if publishes(rig, call)}
@@ -74,7 +74,7 @@ def plan(rig: Rig, kind: Kind) -> Plan:
 
 
 def undisturbed(rig: Rig, watched: tuple[Syscall, ...]) -> tuple[Call, ...]:
-    """The watched calls of a publication that nothing befalls."""
+    """The watched calls of an undisturbed publication."""
     folder = rig.fresh()
     ended = trace(lambda: publish_apart(rig.scenario, folder, rig.stderr), watched, folder, lambda _: 0)
     if ended.code:
@@ -86,7 +86,7 @@ def undisturbed(rig: Rig, watched: tuple[Syscall, ...]) -> tuple[Call, ...]:
 def publishes(rig: Rig, call: Call) -> bool:
     """Whether this is the call that makes the run visible: the new file or the manifest gets its name.
 
-    (What is tried before a run is named `probe`, and publishes nothing.)
+    (The files of a trial before a run are named `probe`, and publish nothing.)
     """
     target = rig.scenario.target(Path())
     named = {"duckdb": str(target), "parquet": str(target / "manifests")}[rig.scenario.kind]
@@ -95,13 +95,13 @@ def publishes(rig: Rig, call: Call) -> bool:
 
 
 def _kills(calls: Sequence[Call]) -> Iterator[Fault]:
-    """Before each call, and after the last."""
+    """A kill before each call, and one after the last."""
     for n in range(1, len(calls) + 2):
         yield Fault(n)
 
 
 def _errors(calls: Sequence[Call]) -> Iterator[Fault]:
-    """Each error of each call; a full disk, a broken one and one that became read-only stay so."""
+    """Each error of each call; a full, broken or read-only disk stays so."""
     for call in calls:
         for number in call.what.errnos:
             if number != EROFS:
@@ -111,7 +111,7 @@ def _errors(calls: Sequence[Call]) -> Iterator[Fault]:
 
 
 def _pairs(calls: Sequence[Call]) -> Iterator[Fault]:
-    """Ended once, and again while the next run recovers; a recovery makes about as many calls as a run."""
+    """A kill, and another while the next run recovers; a recovery makes about the same number of calls as a run."""
     apart = -(-len(calls) // PAIRS)
     for n, then in product(range(1, len(calls) + 1, apart), repeat=2):
         yield Fault(n, then=then)

@@ -1,4 +1,4 @@
-"""One case: a publication, what befalls it, and whether everything promised holds afterwards."""
+"""One case: a publication, its fault, and a check that everything promised holds afterwards."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from tests.crash.syscalls import CHANGING, FAILING, SHORT, Syscall
 from tests.crash.tracer import KILL, Call, Ended, trace
 
 _TOLD = {20, 21, 22}
-"""Exit codes that tell what is wrong with the target."""
+"""Exit codes that report a problem with the target."""
 _NEEDS_ROOM = syscalls.STORING | {"openat", "mkdir", "mkdirat", "fallocate", "sendfile", "copy_file_range"}
 _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens at the n-th watched call."""
+    """The fault at the n-th watched call."""
 
     n: int
     errno: int = 0
-    """The call fails with this; 0: the process is ended."""
+    """The call fails with this; 0: the process is killed."""
     lasting: bool = False
-    """So does every later call that needs room; on a disk that became read-only, every one that changes anything."""
+    """Every later call that needs space fails, too; on a read-only disk, every one that changes anything."""
     then: int = 0
-    """The run after it is ended at its `then`-th call; 0: it is left alone."""
+    """The next run is killed at its `then`-th call; 0: it is not."""
 
     @property
     def name(self) -> str:
-        """What it is: an errno's name, or `SIGKILL`, or `SHORT` for a write of half the bytes."""
+        """An errno's name, `SIGKILL`, or `SHORT` for a write of half the bytes."""
         return "SHORT" if self.errno == SHORT else errno.errorcode[self.errno] if self.errno else "SIGKILL"
 
     @property
     def kind(self) -> str:
-        """Its name, by which cases are counted."""
+        """The name by which cases are counted."""
         return f"{self.name}{' for good' if self.lasting else ' twice' if self.then else ''}"
 
     @property
@@ -47,7 +47,7 @@ class Fault:
         return FAILING if self.errno else CHANGING
 
     def decide(self, call: Call) -> int:
-        """What becomes of a call; see `tracer.trace`."""
+        """The decision on a call; see `tracer.trace`."""
         if call.n == self.n or (self.lasting and call.n > self.n and self._hits(call)):
             return self.errno or KILL
         return 0
@@ -58,7 +58,7 @@ class Fault:
         return call.what.name in _NEEDS_ROOM and not call.what.reads
 
     def __str__(self) -> str:
-        """For people, who can repeat it with it."""
+        """Readable, with the values needed to repeat it."""
         what = self.name
         lasting = " for good" if self.lasting else ""
         then = f", then SIGKILL at {self.then}" if self.then else ""
@@ -67,27 +67,27 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of a case."""
+    """The result of a case."""
 
     scenario: str
     kind: str
     fault: str
     call: str
-    """The call that it befell; empty when the publication made no such call."""
+    """The call that was hit; empty if the publication made no such call."""
     syscall: str
     saw: str
-    """What a reader saw afterwards: old, new, or neither."""
+    """The state that a reader saw afterwards: old, new, or neither."""
     code: int
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """One line that tells how to repeat it."""
+        """One line with the values needed to repeat it, and one for each problem."""
         place = f"{self.scenario}: {self.fault} {self.call} ended with {self.code}, {self.saw}"
         return "\n    ".join((place, *self.problems))
 
 
 def play(rig: Rig, fault: Fault) -> Verdict:
-    """Publish with the fault, look, let the next run heal, look again."""
+    """Publish with the fault, check the target, let the next run recover, check again."""
     folder = rig.fresh()
     ended = _publish(rig, folder, fault.watched, fault)
     hit = next((call for call in ended.calls if call.n == fault.n), None)
@@ -125,7 +125,7 @@ def _publish(rig: Rig, folder: Path, watched: tuple[Syscall, ...], fault: Fault)
 
 
 def publish_apart(scenario: Scenario, folder: Path, stderr: Path) -> int:
-    """The traced work: everything is private even without a umask, and what is said goes to a file."""
+    """The traced work: files are private even without a umask, and stderr goes to a file."""
     handle = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(handle, 2)
     os.umask(0)
@@ -133,7 +133,7 @@ def publish_apart(scenario: Scenario, folder: Path, stderr: Path) -> int:
 
 
 def _broken(fault: Fault, hit: Call, ended: Ended, saw: str) -> list[str]:
-    """What a failing call must lead to: told with its own exit code, and the old state unless it says published."""
+    """Check a failed call: it has a specific exit code, and leaves the old state unless that code means published."""
     problems = []
     if ended.code not in _TOLD | {0}:
         problems.append(f"the error left with {ended.code}")
@@ -148,6 +148,6 @@ def _broken(fault: Fault, hit: Call, ended: Ended, saw: str) -> list[str]:
 
 
 def _published(hit: Call, ended: Ended) -> list[str]:
-    """What got its name after a failed sync, although its pages may be gone."""
+    """Files that got their name after a failed sync, although their pages may be lost."""
     later = [call for call in ended.calls if call.n > hit.n and call.what.name in syscalls.PUBLISHING]
     return [f"after the failed sync: {call}" for call in later]

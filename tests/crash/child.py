@@ -1,6 +1,6 @@
-"""What is published under fire: the same runs each time, staged and published as production does it.
+"""The runs that are disturbed: the same each time, staged and published as in production.
 
-`python -m tests.crash.child SINK TARGET` publishes the next of them and ends with its exit code.
+`python -m tests.crash.child SINK TARGET` publishes the next of them and exits with its exit code.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ SINKS: dict[str, Callable[[Path], Sink]] = {
 """The sinks by name; those with more words are planted bugs."""
 NAMES = {"duckdb": "contacts.duckdb", "parquet": "contacts"}
 BEFORE = {"nothing": 0, "snapshot": 3}
-"""How many runs were published before the one that is put under fire."""
+"""Number of runs published before the one that is disturbed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A sink, and what stands at its target before."""
+    """A sink, and the state of its target before."""
 
     sink: str
     start: str
@@ -49,15 +49,15 @@ class Scenario:
 
     @property
     def before(self) -> int:
-        """How many runs stand there already."""
+        """Number of runs already published."""
         return BEFORE[self.start]
 
     def target(self, folder: Path) -> Path:
-        """Where it publishes to."""
+        """The path to which it publishes."""
         return folder / "data" / NAMES[self.kind]
 
     def __str__(self) -> str:
-        """For people."""
+        """Readable name."""
         return f"{self.sink} on {self.start}"
 
 
@@ -65,7 +65,7 @@ SCENARIOS = tuple(Scenario(sink, start) for sink in ("duckdb", "parquet") for st
 
 
 def rows(seq: int) -> list[Row]:
-    """What run `seq` reads; after run 3, run 4 finds contacts that are new, changed, the same, and gone for good."""
+    """The contacts of run `seq`; after run 3, run 4 has new, changed, unchanged and permanently deleted ones."""
     if seq < 3:
         return [contact(number) for number in range(1, 13)]
     if seq == 3:
@@ -82,7 +82,7 @@ def run(sink: Sink) -> None:
     with Lock(sink.path):
         seq = sink.open().seq + 1
         folder = stage_folder(sink.path)
-        disk.remove(folder)  # These runs have no journal, so there is nothing in it to go on with.
+        disk.remove(folder)  # These runs have no checkpoint, so there is nothing to resume.
         try:
             rejects = [REJECTED] if seq % 2 == 0 else []
             windows = [{"is_contact": True, "rows": len(rows(seq))}]
@@ -93,7 +93,7 @@ def run(sink: Sink) -> None:
 
 
 def attempt(sink: str, target: Path) -> int:
-    """Publish the next run and answer the exit code; what is no `EtlError` is not caught."""
+    """Publish the next run and return its exit code; only an `EtlError` is caught."""
     try:
         run(SINKS[sink](target))
     except EtlError as error:

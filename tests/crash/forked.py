@@ -1,4 +1,4 @@
-"""A call in a process of its own: the caller stays without threads, so that it can go on forking."""
+"""Calls in a separate process: the caller stays without threads, so that it can continue to fork."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 
 class ForkFailed(Exception):
-    """The process ended without an answer."""
+    """The process failed or ended without a result."""
 
 
 def apart(work: Callable[[], object]) -> object:
-    """The answer of `work`, which must be JSON-able; raises `ForkFailed` for any failure in there."""
+    """The result of `work`, which must be serializable as JSON; raises `ForkFailed` for any failure of it."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -36,7 +36,7 @@ def apart(work: Callable[[], object]) -> object:
 def _answer(work: Callable[[], object], writing: int) -> None:
     try:
         told: dict[str, object] = {"answer": work()}
-    except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as its parent
+    except BaseException:  # noqa: BLE001 - after any error, this process must not continue as its parent
         told = {"failed": traceback.format_exc()}
     with os.fdopen(writing, "wb") as pipe:
         pipe.write(json.dumps(told).encode())

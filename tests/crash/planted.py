@@ -1,4 +1,4 @@
-"""Publishers with a planted bug each: what the harness must find, or its silence about the real ones says nothing."""
+"""Publishers with one planted bug each, which the harness must find to prove that it can find bugs."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class ManifestFirstParquet(ParquetSink):
 
 
 class ForgetfulParquet(ParquetSink):
-    """Goes on after a failed sync, and publishes what may not be on the disk."""
+    """Continues after a failed sync, and publishes data that may not be on the disk."""
 
     def prepare(self, publication: Publication) -> Merged:
-        """As before, but a failed sync is passed over."""
+        """Prepare, but ignore a failed sync."""
         try:
             return super().prepare(publication)
         except SinkError as error:

@@ -1,7 +1,6 @@
-"""An independent look at a target: DuckDB, PyArrow and JSON, nothing of the product.
+"""An independent reader of a target: DuckDB, PyArrow and JSON, no code of the product.
 
-What it sees is told as one digest per table, so that two looks can be compared; a target that is neither one state nor
-another is `Torn`.
+It returns one digest per table, so that two states can be compared; a target that is in no consistent state is `Torn`.
 """
 
 # ruff: noqa: S608 - SQL is made of the names in this file.
@@ -17,13 +16,13 @@ import duckdb
 import pyarrow.parquet as pq
 
 Look = dict[str, str]
-"""What each table holds, as "rows digest"; empty where nothing is published."""
+"""The content of each table, as "rows digest"; empty if nothing is published."""
 
 _TABLES = ("contacts", "contact_versions", "runs", "rejects", "etl.manifests", "etl.strikes", "etl.windows")
 
 
 _OF_BYTES = {"files", "previous", "seal"}
-"""What a manifest says of bytes: the files are held to it, but two runs need not compress alike."""
+"""Manifest fields about bytes: the files are checked against them, but two runs need not compress alike."""
 
 
 class Torn(Exception):
@@ -31,7 +30,7 @@ class Torn(Exception):
 
 
 def look(kind: str, target: Path) -> Look:
-    """What a reader sees now; raises `Torn`."""
+    """The state that a reader sees now; raises `Torn`."""
     readers: dict[str, Callable[[Path], Look]] = {"duckdb": _duckdb, "parquet": _parquet}
     try:
         return readers[kind](target)
@@ -89,7 +88,7 @@ def _documents(target: Path) -> list[dict[str, object]]:
 
 
 def _entries(target: Path) -> list[dict[str, object]]:
-    """What the manifests list and must still be there: states of the last run, and everything that adds up."""
+    """The listed files that must still exist: states of the last run, and all files that accumulate."""
     documents = _documents(target)
     states = ("current", "strikes")
     return [

@@ -1,4 +1,4 @@
-"""What a scenario is judged by: clean runs of it, made once, and what must be left of a target after any other."""
+"""The reference for a scenario: clean runs, made once, and checks of a target after any other run."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.crash.forked import apart
 from tests.crash.reader import Look, Torn, fingerprint, look
 
 _CHANCE = re.compile(r"(?<=next-)\w{8}|(?<=\.etl-)\w{8}|(?<=prob)ed?-\d+")
-"""What is drawn at random or is a process id in the names of temporary files."""
+"""Random parts and process ids in the names of temporary files."""
 
 
 class Rig:
     """A scenario with its clean states: `old` (before), `new` (after the run) and `after` (after one more).
 
-    Nothing here opens the engine in this process: it stays without threads and can be forked for each case.
+    This process never opens the engine: it stays without threads and can be forked for each case.
     """
 
     def __init__(self, scenario: Scenario, work: Path, *, thorough: bool) -> None:
-        """`thorough`: let the next run heal what differs in any byte, not only in what a run reads."""
+        """`thorough`: let the next run recover from states that differ in any byte, not only in those it reads."""
         self.scenario = scenario
         self._thorough = thorough
         self.stderr = work / "stderr"
@@ -54,15 +54,15 @@ class Rig:
             raise RuntimeError(message)
 
     def fresh(self) -> Path:
-        """The folder of the next case, as it was before the run."""
+        """The folder of the next case, in the state before the run."""
         shutil.rmtree(self._case, ignore_errors=True)
         shutil.copytree(self._clean[0], self._case)
         return self._case
 
     def look(self, folder: Path, earlier: str = "old") -> tuple[str, list[str]]:
-        """Which state a reader sees (old, new, after, or neither), and what is wrong with it.
+        """The state that a reader sees (old, new, after, or neither), and its problems.
 
-        `earlier` is what was seen before: nothing goes back.
+        `earlier` is the state seen before: a target never goes back.
         """
         found = self._look(folder)
         if isinstance(found, str):
@@ -78,10 +78,10 @@ class Rig:
         return saw, problems
 
     def heal(self, folder: Path, saw: str) -> list[str]:
-        """Let the next run come, without a hand, and tell where it ends otherwise than a clean one.
+        """Let the next run recover without intervention, and return the differences from a clean run.
 
-        The same files heal the same way, so that is tried once. A run reads its target and the manifests that killed
-        runs prepared; of the other leftovers it sees the names alone.
+        The same files recover the same way, so that is tried once. A run reads its target and the manifests that killed
+        runs prepared; of the other leftovers it sees only the names.
         """
         key = f"{saw} {_tree(folder, lambda path: self._thorough or _read_again(path))}"
         if key not in self._healed:
@@ -89,7 +89,7 @@ class Rig:
         return self._healed[key]
 
     def left(self, folder: Path) -> list[str]:
-        """What stands beside the target that a clean run does not leave."""
+        """Files next to the target that a clean run does not leave."""
         here = folder / "data" / ".etl"
         return sorted(path.name for path in here.glob("*") if path.suffix != ".lock")
 
@@ -111,7 +111,7 @@ class Rig:
         return problems + [f"gone: {name}" for name in sorted(_names(clean) - _names(folder))]
 
     def _look(self, folder: Path) -> Look | str:
-        """What a reader sees, or why it is torn; the same bytes look the same, so each is read once."""
+        """The state that a reader sees, or why it is torn; targets with the same bytes are read only once."""
         target = self.scenario.target(folder)
         key = _tree(target)
         if key not in self._seen:
@@ -120,13 +120,13 @@ class Rig:
 
 
 def publish_quietly(scenario: Scenario, folder: Path, stderr: Path) -> int:
-    """The next run, as somebody without a planted bug makes it."""
+    """Publish the next run without a planted bug."""
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     return attempt(scenario.kind, scenario.target(folder))
 
 
 def exposed(folder: Path) -> Iterator[str]:
-    """Files that others could open: readable for them, in folders that let them pass; and such folders of ours."""
+    """Files and folders that other users could open, because the modes of all folders above them allow it."""
     for entry in os.scandir(folder):
         try:
             mode = entry.stat(follow_symlinks=False).st_mode
@@ -162,7 +162,7 @@ def _read_again(path: Path) -> bool:
 
 
 def _tree(folder: Path, counts: Callable[[Path], bool] = lambda _: True) -> str:
-    """A digest of all names, rights and, where it `counts`, bytes; what is chance or a process id does not."""
+    """A digest of all names, modes and, if `counts` accepts a file, bytes; without random parts and process ids."""
     found = hashlib.sha256()
     paths = [folder] if folder.is_file() else sorted(folder.rglob("*"), key=lambda path: _CHANCE.sub("", str(path)))
     for path in paths:

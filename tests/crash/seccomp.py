@@ -51,11 +51,11 @@ def _condition(call: Syscall) -> Iterator[Instruction]:
     yield (_LOAD, 0, 0, _ARGUMENTS + 8 * argument)  # the lower half, on little-endian machines
     yield (_IF_BITS if call.bits else _IF_EQUAL, 2, 0, operand)
     yield (_LOAD, 0, 0, _NUMBER)
-    yield (0x05, 0, 0, 1)  # jump over the return: another row may want this number
+    yield (0x05, 0, 0, 1)  # jump over the return: another row may match this number
 
 
 def install(watched: Sequence[Syscall]) -> None:
-    """Put this process, and all that come of it, under the filter; without a tracer its watched calls would fail."""
+    """Put this process and its descendants under the filter; without a tracer the watched calls would fail."""
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in program(watched))
     buffer = ctypes.create_string_buffer(code)
     header = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))

@@ -1,4 +1,4 @@
-"""The system calls that publishing can be made of: their numbers, what they touch, and how they can fail.
+"""The system calls that publishing can make: their numbers, files and possible errors.
 
 The numbers are the kernel's: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
 """
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 ENOSPC, EDQUOT, EIO, EMFILE, EINTR = errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.EINTR
 EROFS = errno.EROFS
 SHORT = -2
-"""No errno: a write takes only half of what it is given, as it may."""
+"""Not an errno: a write accepts only half of its bytes, which is allowed."""
 _FULL = (ENOSPC, EDQUOT, EIO)
 _MADE = (*_FULL, EMFILE, EINTR)
 _NAMED = (*_FULL, EROFS)
-"""A disk that becomes read-only (ext4 does so after an error of its own) refuses new names and removals."""
+"""A disk that becomes read-only (ext4 does so after an internal error) refuses new names and removals."""
 _CREATING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _FICLONE, _SET_LOCK = 0x40049409, 6
 
 
 @dataclass(frozen=True, slots=True)
 class Syscall:
-    """One system call that is watched."""
+    """One watched system call."""
 
     name: str
     x86_64: int | None
@@ -32,22 +32,22 @@ class Syscall:
     fd: int | None = None
     """The argument that is the descriptor of the file it works on."""
     path: int | None = None
-    """The argument that is its path; relative to the descriptor in the argument before it where `at` is set."""
+    """The argument that is its path; if `at` is set, relative to the descriptor in the argument before it."""
     at: bool = False
     goal: int | None = None
-    """The argument that is the path it becomes; of the same kind as `path`."""
+    """The argument that is the new path; of the same kind as `path`."""
     errnos: tuple[int, ...] = ()
-    """How it is made to fail."""
+    """The errors with which it is made to fail."""
     bits: tuple[int, int] | None = None
-    """(argument, mask): watched only where the argument has one of these bits."""
+    """(argument, mask): watched only if the argument has one of these bits."""
     equals: tuple[int, int] | None = None
-    """(argument, value): watched only where the argument is this."""
+    """(argument, value): watched only if the argument has this value."""
     reads: bool = False
-    """It changes nothing: no point to be killed at, but one to fail at."""
+    """It changes nothing: the process is not killed at it, but it is made to fail."""
 
     @property
     def number(self) -> int | None:
-        """Its number on this machine; None where there is no such call."""
+        """Its number on this machine; None if there is no such call."""
         return self.aarch64 if platform.machine() == "aarch64" else self.x86_64
 
 
@@ -95,21 +95,21 @@ SYSCALLS = (
     _on("pread64", 17, 67, (EIO, EINTR), reads=True),
     _on("getdents64", 217, 61, (EIO,), reads=True),
 )
-"""Where two rows have one number, the first whose condition holds is the call."""
+"""If two rows have the same number, the first whose condition holds is the call."""
 
 CHANGING = tuple(call for call in SYSCALLS if call.number is not None and not call.reads)
-"""Where a kill can make a difference."""
+"""Calls at which a kill can make a difference."""
 FAILING = tuple(call for call in SYSCALLS if call.number is not None)
-"""Where an error can come from."""
+"""Calls that can return an error."""
 REMOVING = frozenset({"unlink", "unlinkat", "rmdir"})
 PUBLISHING = frozenset({"rename", "renameat", "renameat2", "link", "linkat"})
 STORING = frozenset({"write", "writev", "pwrite64", "pwritev", "pwritev2", "ftruncate", "fsync", "fdatasync"})
-"""Data are lost where one of these failed and nobody told."""
+"""If one of these fails and that is not reported, data are lost."""
 SYNCING = frozenset({"fsync", "fdatasync"})
 
 
 def which(number: int, arguments: tuple[int, ...], watched: tuple[Syscall, ...]) -> Syscall | None:
-    """The row of a call that is being made; None for one that is not watched."""
+    """The row of a call; None if it is not watched."""
     return next((call for call in watched if call.number == number and _holds(call, arguments)), None)
 
 

@@ -1,6 +1,6 @@
-"""Publications that are ended, or fail, at any of their system calls: a sample of what `make crash` plays in full.
+"""Publications that are killed, or fail, at any of their system calls: a sample of the cases of `make crash`.
 
-Each batch is a process of its own (`python -m tests.crash`), because a tracer must have no threads.
+Each batch is a separate process (`python -m tests.crash`), because a tracer must have no threads.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tests.crash.syscalls import PUBLISHING, REMOVING, STORING, SYNCING
 ROOT = Path(__file__).parents[2]
 SEED = 4
 KILLS = 100
-"""In each of the four scenarios; with them come 20 errors and 6 kills of a recovery."""
+"""In each of the four scenarios, plus 20 errors and 6 kills of a recovery."""
 CANNOT_TRACE = 3
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-"""Each of the test processes keeps its campaigns on a processor of their own."""
+"""Each test process keeps its campaigns on a separate processor."""
 Verdicts = list[dict[str, object]]
 
 
@@ -38,21 +38,22 @@ def played(*asked: str) -> tuple[int, str, str]:
 
 
 def tally(found: Verdicts, name: str) -> Counter[str]:
-    """How often each value of a field came."""
+    """The number of cases with each value of a field."""
     return Counter(str(each[name]) for each in found)
 
 
 def number(verdict: dict[str, object]) -> int:
-    """The number of the call that a case befell."""
+    """The number of the call that a case hit."""
     return int(str(verdict["call"]).split()[0][1:])
 
 
 @pytest.mark.parametrize("start", ["nothing", "snapshot"])
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_whatever_befalls_a_publication_it_is_old_or_new_and_the_next_run_heals(sink: str, start: str) -> None:
-    """P2, P4, P5, P9, P10, P11, P12, P14, P27, S2, S9, S11, S12: killed, failed, and killed again while it recovers.
+    """P2, P4, P5, P9, P10, P11, P12, P14, P27, S2, S9, S11, S12: the target is old or new, and recovers.
 
-    Nothing is left over, and nothing is ever open to others. A failure names the seed, the call and its number.
+    Publications are killed, fail, and are killed again while the next run recovers. Nothing is left over, and nothing
+    is ever open to other users. A failure names the seed, the call and its number.
     """
     code, out, err = played("--sink", sink, "--start", start, "--sample", str(KILLS))
     assert code == 0, err
@@ -63,7 +64,7 @@ def test_whatever_befalls_a_publication_it_is_old_or_new_and_the_next_run_heals(
 
 
 def _hold_of_kills(found: Verdicts) -> None:
-    """The sample hit what it must; and exactly one system call publishes (P2)."""
+    """The sample hit all required calls, and exactly one system call publishes (P2)."""
     assert len(found) == KILLS
     assert tally(found, "code").keys() <= {"-9", "0"}
     assert tally(found, "code")["-9"] >= KILLS - 1
@@ -81,7 +82,7 @@ def _hold_of_kills(found: Verdicts) -> None:
 
 
 def _hold_of_errors(found: Verdicts) -> None:
-    """An error is told with 20 or 22 and the old state, or with 21 where it is published but perhaps not for good."""
+    """An error exits with 20 or 22 and the old state, or with 21 if the run is published but perhaps not durable."""
     assert len(found) == KILLS // 5
     assert {each["code"] for each in found if each["saw"] == "old"} <= {20, 22}
     assert {each["code"] for each in found if each["saw"] == "new"} <= {0, 21}
@@ -93,11 +94,11 @@ def _hold_of_errors(found: Verdicts) -> None:
     [("duckdb", "pwrite64"), ("duckdb", "fdatasync"), ("duckdb", "pread64"), ("parquet", "pwrite64")],
 )
 def test_an_interrupted_call_of_the_engine_is_got_over(sink: str, call: str) -> None:
-    """P11: the engine gives up where the system interrupts it; what it made is thrown away and made again, exit 0."""
+    """P11: if the system interrupts the engine, its result is discarded and made again, and the exit code is 0."""
     which = ("--kind=error", "--errno=EINTR", f"--call={call}", "--sample=40")
     code, out, err = played("--sink", sink, "--start", "snapshot", *which)
     assert code == 0, err
-    # Threads take turns, so that a number may stand for the call beside it.
+    # Threads take turns, so a number may denote the call next to it.
     found = [each for each in json.loads(out) if each["syscall"] == call]
     assert len(found) >= 2
     assert {(each["code"], each["saw"]) for each in found} == {(0, "new")}
@@ -112,7 +113,7 @@ def test_an_interrupted_call_of_the_engine_is_got_over(sink: str, call: str) -> 
     ],
 )
 def test_a_planted_bug_is_found(sink: str, which: str, shown: str) -> None:
-    """The harness bites: a publisher that writes in place, publishes too early, or passes over a failed sync."""
+    """The harness finds a publisher that writes in place, publishes too early, or ignores a failed sync."""
     code, _, err = played("--sink", sink, "--start", "snapshot", *which.split())
     assert code == 1, "the planted bug was not found"
     assert shown in err

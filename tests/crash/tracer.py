@@ -1,7 +1,7 @@
-"""A tracer in pure Python: it runs a function in a child, sees its watched calls, and ends it or fails one of them.
+"""A tracer in pure Python: it runs a function in a child, sees its watched calls, and kills it or fails one of them.
 
-ptrace(2) by way of ctypes; every thread and process that comes of the child is traced with it. Only calls that touch
-the folder `root` are told; the others (imports, pipes) pass unseen.
+It uses ptrace(2) through ctypes; all threads and processes of the child are traced, too. Only calls that touch the
+folder `root` are reported; the others (imports, pipes) are ignored.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tests.crash import seccomp
 from tests.crash.syscalls import SHORT, Syscall, which
 
 KILL = -1
-"""What `decide` answers to end the process; 0 lets the call be made, an errno makes it fail.
+"""The result of `decide` that kills the process; 0 lets the call proceed, an errno makes it fail.
 
-`SHORT` has a write (a descriptor, a buffer, a length) take only half of what it is given.
+`SHORT` makes a write (a descriptor, a buffer, a length) accept only half of its bytes.
 """
 
 _CONT, _GETREGSET, _SETREGSET, _SEIZE = 7, 0x4204, 0x4205, 0x4206
@@ -40,15 +40,15 @@ class Call:
     """A watched call, as the process is about to make it."""
 
     n: int
-    """Its number among the told ones, from 1."""
+    """Its number among the reported calls, from 1."""
     what: Syscall
     path: str
     """Relative to the root."""
     goal: str = ""
-    """What it is renamed or linked to, likewise."""
+    """The path to which it is renamed or linked, also relative."""
 
     def __str__(self) -> str:
-        """For people."""
+        """Readable form."""
         goal = f" -> {self.goal}" if self.goal else ""
         return f"#{self.n} {self.what.name}({self.path}{goal})"
 
@@ -58,11 +58,11 @@ Decide = Callable[[Call], int]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What came of a traced process."""
+    """The result of a traced process."""
 
     calls: tuple[Call, ...]
     code: int
-    """Its exit code; negative: the signal that ended it."""
+    """Its exit code; if negative, the signal that ended it."""
 
 
 class _Arm:
@@ -85,7 +85,7 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 def refusal() -> str:
-    """Why this machine cannot trace; empty where it can."""
+    """Why this machine cannot trace; empty if it can."""
     if sys.platform != "linux" or platform.machine() not in seccomp.ARCHITECTURES:
         return "the tracer knows Linux on x86_64 and aarch64"
     try:
@@ -98,7 +98,7 @@ def refusal() -> str:
 def trace(work: Callable[[], int], watched: tuple[Syscall, ...], root: Path, decide: Decide) -> Ended:
     """Run `work` in a traced child and ask `decide` before each watched call below `root`.
 
-    The caller must have no other children and no threads. Raises `OSError` where tracing is not possible.
+    The caller must have no other children and no threads. Raises `OSError` if tracing is not possible.
     """
     gate, opened = os.pipe()
     leader = os.fork()
@@ -124,7 +124,7 @@ def _obey(work: Callable[[], int], watched: tuple[Syscall, ...], gate: int) -> N
             os.close(gate)
             seccomp.install(watched)
             code = work()
-    except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as its parent
+    except BaseException:  # noqa: BLE001 - after any error, this process must not continue as its parent
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -182,7 +182,7 @@ class _Session:
 
 
 def _subject(task: int, what: Syscall, arguments: tuple[int, ...]) -> str:
-    """The absolute path of the file that a call works on; empty for what has none."""
+    """The absolute path of the file that a call works on; empty if it has none."""
     if what.fd is not None:
         return _link(f"/proc/{task}/fd/{_signed(arguments[what.fd])}")
     return "" if what.path is None else _path(task, arguments, what.path, at=what.at)
@@ -211,7 +211,7 @@ def _link(path: str) -> str:
 def _text(task: int, address: int) -> str:
     handle = os.open(f"/proc/{task}/mem", os.O_RDONLY)
     try:
-        # No further than the page: the next one may not be there.
+        # Only up to the end of the memory page: the next one may not be mapped.
         room = _PATH_BYTES - address % _PATH_BYTES
         found = os.pread(handle, room, address)
         if b"\0" not in found:
@@ -231,7 +231,7 @@ def _resume(task: int, number: int) -> None:
     try:
         _ptrace(_CONT, task, 0, number)
     except ProcessLookupError:
-        return  # it was killed; waitpid tells
+        return  # it was killed; waitpid reports it
 
 
 def _kill(task: int) -> None:
@@ -266,7 +266,7 @@ def _set(task: int, registers: list[int]) -> None:
 
 
 def _fail(task: int, registers: list[int], number: int) -> None:
-    """Have the call that a task stopped at not be made, and answer with an error."""
+    """Skip the call at which a task stopped, and make it return an error."""
     none = 2**64 - 1
     changed = list(registers)
     changed[_REGISTERS.result] = 2**64 - number

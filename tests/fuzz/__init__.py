@@ -1,4 +1,4 @@
-"""Fuzzing: bytes that nobody meant, for everything of ours that reads bytes, with a corpus that is kept.
+"""Fuzzing: arbitrary bytes for all product code that reads bytes, with a stored corpus.
 
-`python -m tests.fuzz --seconds N` goes on looking; what it finds is put into the corpus, which the tests replay.
+`python -m tests.fuzz --seconds N` searches for failures and adds them to the corpus, which the tests replay.
 """

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --seconds N` looks for new failures, and keeps the smallest input of each in the corpus."""
+"""`python -m tests.fuzz --seconds N` searches for new failures, and keeps the smallest input of each in the corpus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = 300
 
 
 def main() -> int:
-    """0 when nothing was found, 1 otherwise."""
+    """Return 0 if nothing was found, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**9)
@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def _sought(name: str, reader: Reader, number: int) -> bool:
-    """Whether a round found an input that the reader fails on; the smallest is kept."""
+    """Whether a round found an input on which the reader fails; the smallest is kept."""
     last = b""
 
     @seed(number)

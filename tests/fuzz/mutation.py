@@ -1,4 +1,4 @@
-"""Inputs: entries of the corpus, cut, flipped, doubled, crossed and sprinkled with tokens."""
+"""Fuzz inputs: corpus entries that are cut, flipped, doubled, crossed and mixed with tokens."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TOKENS = (
 
 
 def entries(reader: str) -> Sequence[bytes]:
-    """The corpus of a reader, in the order of the names of its files."""
+    """The corpus of a reader, in order of file names."""
     return [path.read_bytes() for path in sorted((CORPUS / reader).iterdir())]
 
 
 def keep(reader: str, data: bytes) -> Path:
-    """Put an input into the corpus."""
+    """Add an input to the corpus."""
     path = CORPUS / reader / f"found-{hashlib.sha256(data).hexdigest()[:12]}"
     path.write_bytes(data)
     return path
@@ -33,7 +33,7 @@ def keep(reader: str, data: bytes) -> Path:
 
 @st.composite
 def mutated(draw: st.DrawFn, reader: str) -> bytes:
-    """An entry of the corpus after a few changes."""
+    """A corpus entry after a few changes."""
     known = entries(reader)
     data = draw(st.sampled_from(known))
     for _ in range(draw(st.integers(0, 4))):

@@ -1,4 +1,4 @@
-"""What is fuzzed: each reader with what must hold whatever it is given."""
+"""The fuzzed readers, each with the properties that must hold for any input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ACCOUNT = "main"
 
 
 def answers(data: bytes) -> None:
-    """An answer is a page or a refusal, whatever its status; a page can be normalized, and no contact of it is lost."""
+    """A response with any status is a page or a failure; a page can be normalized, and none of its contacts is lost."""
     for status in (200, 204, 302, 400, 429, 500):
         for headers in HEADERS:
             found = parse_response(HttpResponse(status, headers, data, secret="5eed"))  # noqa: S106 - invented
@@ -45,12 +45,12 @@ def answers(data: bytes) -> None:
 
 
 def contacts(data: bytes) -> None:
-    """The same for a contact among others."""
+    """The same for one contact among others."""
     answers(b'{"success":true,"data":[{"_id":"before"},' + data + b',{"_id":"after"}]}')
 
 
 def normalized(body: bytes, rows: int) -> None:
-    """In bulk, again by what was learned, and one by one: the same rows, each contact kept or rejected."""
+    """In bulk, in bulk again, and one by one: the rows are the same, and each contact is kept or rejected."""
     page = RawPage(body, rows, 0)
     normalizer = Normalizer(ACCOUNT)
     first, again = normalizer([page]), normalizer([page])
@@ -68,12 +68,12 @@ def _one_by_one(page: RawPage) -> NormalizedBatch:
 
 
 def _told(batch: NormalizedBatch) -> tuple[list[str], list[str]]:
-    """As text: a NaN would not equal itself."""
+    """As text, because NaN is not equal to itself."""
     return sorted(map(repr, batch.contacts.to_pylist())), sorted(map(repr, batch.rejects.to_pylist()))
 
 
 def manifests(data: bytes) -> None:
-    """A manifest that is ours, and then it is written as it was read; else ValueError, and no other error."""
+    """A valid manifest is written as it was read; any other input raises ValueError and no other error."""
     try:
         found = manifest.decode(data)
     except ValueError:
@@ -83,7 +83,7 @@ def manifests(data: bytes) -> None:
 
 
 def configurations(data: bytes) -> None:
-    """A configuration, or one message that names its faults."""
+    """Any input is a configuration, or gives one message that names its faults."""
     with tempfile.NamedTemporaryFile(suffix=".toml") as file:
         file.write(data)
         file.flush()

@@ -1,4 +1,4 @@
-"""Whatever bytes come: the decoder of answers, the normalizer, and the readers of manifests and configurations hold."""
+"""Response parser, normalizer, and the readers of manifests and configurations handle arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FUZZED = settings(max_examples=300, deadline=None, derandomize=True, suppress_he
 
 @pytest.mark.parametrize("reader", READERS)
 def test_the_corpus(reader: str) -> None:
-    """A32, A33, A36, N7, N8, P25: every input that is kept, those that failed once among them."""
+    """A32, A33, A36, N7, N8, P25: every stored input passes, including those that failed once."""
     names = [name for home, name in CASES if home == reader]
     assert names
     for name in names:
@@ -27,26 +27,26 @@ def test_the_corpus(reader: str) -> None:
 @FUZZED
 @given(mutated("answers"))
 def test_no_answer_is_anything_but_a_page_or_a_refusal(data: bytes) -> None:
-    """A32, A33, A55, N7, N8, X12, X13: what is accepted can be normalized, a refusal never quotes the token."""
+    """A32, A33, A55, N7, N8, X12, X13: an accepted response can be normalized, and a failure never quotes the token."""
     READERS["answers"](data)
 
 
 @FUZZED
 @given(mutated("contacts"))
 def test_every_contact_is_kept_or_rejected(data: bytes) -> None:
-    """A30 to A36: by both paths alike, and nothing raises."""
+    """A30 to A36: both paths keep and reject the same contacts, and neither raises."""
     READERS["contacts"](data)
 
 
 @FUZZED
 @given(mutated("manifests"))
 def test_a_manifest_is_ours_or_a_value_error(data: bytes) -> None:
-    """P25: never another error, and never a manifest that was damaged."""
+    """P25: a damaged manifest raises ValueError, and no other error."""
     READERS["manifests"](data)
 
 
 @FUZZED
 @given(mutated("configurations"))
 def test_a_configuration_is_good_or_told_to_be_wrong(data: bytes) -> None:
-    """P12: a usage error with a hint, whatever the file holds."""
+    """P12: a file is a valid configuration, or raises a usage error with a hint."""
     READERS["configurations"](data)

@@ -1,4 +1,4 @@
-"""Faults of meaning: listings that lose their place, tokens that change, contacts that merge, hostile texts."""
+"""Semantic faults: listings that lose their position, tokens that change, contacts that merge, hostile text."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ SIZE = 20
 
 
 async def ignore(page: Page) -> None:
-    """A page that nobody keeps."""
+    """Discard a page."""
     del page
 
 
-# --- A10: a failure that loses the place in the listing --------------------------------------------------------------
+# --- A10: a failure that shifts the listing --------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Cursor:
-    """A server that keeps its place by counting: a failed page 2 counts as shown, and the next one takes its place."""
+    """A server with a cursor: a failed page 2 counts as delivered, and the page after it is returned in its place."""
 
     contacts: int
     fails: int
-    """In how many listings page 2 fails."""
+    """Number of listings in which page 2 fails."""
     shift: int = 0
 
     async def __call__(self, body: Body) -> HttpResponse:
@@ -69,19 +69,19 @@ class Cursor:
 
 @pytest.mark.parametrize("fails", [0, 1, 2])
 def test_a_failure_that_loses_the_place_hides_nobody(fails: int) -> None:
-    """A listing in which a page failed is begun anew: reads that lost the same contacts agree on nothing (A10)."""
+    """A listing in which a page failed is restarted; reads that lost the same contacts are no proof (A10)."""
     client = Client(Cursor(100, fails), account="main", concurrency=4, jitter=lambda: 0.0)
     indivisible = run(read_indivisible(client, EVERYTHING, SIZE, ignore))
     assert indivisible is None or indivisible.rows == 100
 
 
-# --- A13: what comes past the end -----------------------------------------------------------------------------------
+# --- A13: pages past the end ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beyond", ["first", "last", "nothing"])
 @pytest.mark.parametrize(("contacts", "alone"), [(SIZE - 1, False), (2 * SIZE + 1, False), (SIZE, True), (SIZE, False)])
 def test_a_page_again_after_a_short_one_is_the_end(beyond: str, contacts: int, *, alone: bool) -> None:
-    """Past the end page 1 or the last page is shown; after a full page that is no proof, unless none is known (A13)."""
+    """A page repeated after a short page is the end; after a full page it is no proof, except with `alone` (A13)."""
 
     async def answer(body: Body) -> HttpResponse:
         page, last = int(str(body["page"])), -(-contacts // SIZE)
@@ -95,11 +95,11 @@ def test_a_page_again_after_a_short_one_is_the_end(beyond: str, contacts: int, *
     assert (indivisible.rows if indivisible else 0) == (contacts if provable else 0)
 
 
-# --- A2, A3: another token in mid-run --------------------------------------------------------------------------------
+# --- A2, A3: a token that changes during a run -----------------------------------------------------------------------
 
 
 def test_a_token_file_that_changes_in_mid_run_is_read_again(tmp_path: Path) -> None:
-    """The token expires while four requests are under way: the new one is taken, and few requests are lost (A2, A3)."""
+    """If the token expires with four requests in flight, the run uses the new one and few requests fail (A2, A3)."""
     lapsing = {"token_expires_after": 40, "token_next": TOKEN, "latency": 0.02}
     with live(contacts=300, nasty_share=0, small=True, page_size=20, **lapsing) as server:
         job = Job(tmp_path, {"main": server.url}, settings="[extract]\nconcurrency = 4\n", sinks=("duckdb",))
@@ -127,7 +127,7 @@ def test_a_token_file_that_changes_in_mid_run_is_read_again(tmp_path: Path) -> N
     assert leaks({"out": ended.out.encode(), "err": ended.err.encode()}) == []
 
 
-# --- A4, A11: what a server says -------------------------------------------------------------------------------------
+# --- A4, A11: server messages ----------------------------------------------------------------------------------------
 
 ECHOES: dict[str, Callable[[str], str]] = {
     "raw": lambda token: token,
@@ -146,7 +146,7 @@ ECHOES: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("name", ECHOES)
 @pytest.mark.parametrize(("status", "fields"), [(422, {}), (500, {}), (200, {"success": False}), (200, {"code": 401})])
 def test_no_echo_of_the_token_is_repeated(name: str, status: int, fields: dict[str, Any]) -> None:
-    """A server that answers with the token, encoded or in part, does not bring it into our message (A4, A11, X1)."""
+    """A token that a server echoes, encoded or in part, does not appear in the error message (A4, A11, X1)."""
     message = f"not valid: {ECHOES[name](TOKEN)} (see the manual)"
     verdict = parse_response(
         HttpResponse(status, {}, json.dumps({"message": message, **fields}).encode(), secret=TOKEN)
@@ -182,15 +182,15 @@ WAITS = [
 
 @pytest.mark.parametrize(("header", "seconds"), WAITS)
 def test_every_spelling_of_a_wait_is_understood_or_left(header: str, seconds: float | None) -> None:
-    """Seconds in any notation, dates in all three forms of HTTP, the past as nothing, nonsense as no word (A5, A6)."""
+    """Seconds in any notation and all three HTTP date formats are parsed; a past date is 0, garbage None (A5, A6)."""
     assert retry_after(header, NOON) == seconds
 
 
-# --- A29, A46: contacts that merge, and ids that come again ----------------------------------------------------------
+# --- A29, A46: merged contacts and reused ids ------------------------------------------------------------------------
 
 
 def test_a_contact_merged_into_another_becomes_a_tombstone(tmp_path: Path) -> None:
-    """The source of a merge is deleted by its second strike, its last values kept; the target stays (A46)."""
+    """The source of a merge is deleted on its second strike with its last values kept; the target stays (A46)."""
     with live(contacts=50, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         assert job.run().exit_code == 0
@@ -208,7 +208,7 @@ def test_a_contact_merged_into_another_becomes_a_tombstone(tmp_path: Path) -> No
 
 
 def test_an_id_that_comes_again_is_the_newer_contact(tmp_path: Path) -> None:
-    """A contact under the id of a deleted one replaces it, creation time and all; the history has both (A29, A46)."""
+    """A contact with a reused id replaces the deleted one, creation time included; the history has both (A29, A46)."""
     born = b'{"_id":"again","name":"x","createdAt":"%s-03-01T00:00:00.000Z","lastSeenAt":"%s-03-01T00:00:00.000Z"}'
     with live(contacts=50, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
@@ -221,11 +221,11 @@ def test_an_id_that_comes_again_is_the_newer_contact(tmp_path: Path) -> None:
     assert job.rows(years.format("contact_versions")) == [(1, 2024), (2, 2025)]
 
 
-# --- N1: nobody answers for a while ----------------------------------------------------------------------------------
+# --- N1: a refused connection ----------------------------------------------------------------------------------------
 
 
 async def test_a_port_that_is_closed_for_a_while_is_asked_again() -> None:
-    """A server that restarts in mid-run costs attempts, not the run (N1)."""
+    """A server that restarts during a run costs retries and does not fail the run (N1)."""
     async with serve(says(answer())) as wire:
         port = int(wire.url.rpartition(":")[2])
     async with connect(wire.url, Credential(SecretStr(TOKEN)), Http(), concurrency=1) as send:
@@ -244,7 +244,7 @@ async def test_a_port_that_is_closed_for_a_while_is_asked_again() -> None:
     assert 1 <= client.statistics().retried < 5
 
 
-# --- X13: hostile texts ----------------------------------------------------------------------------------------------
+# --- X13: hostile text -----------------------------------------------------------------------------------------------
 
 HOSTILE = {
     "at signs": "@" * 200_000,
@@ -268,7 +268,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_no_text_of_a_server_takes_long_to_read(parser: str) -> None:
-    """A fifth of a megabyte of what regular expressions choke on is read in a blink (X13)."""
+    """200 kB of text that is slow for regular expressions is parsed within 0.5 s of CPU time (X13)."""
     for text in HOSTILE.values():
         started = time.process_time()
         PARSERS[parser](text)
@@ -276,7 +276,7 @@ def test_no_text_of_a_server_takes_long_to_read(parser: str) -> None:
 
 
 def test_a_date_of_the_server_is_the_only_clock_of_its_waits() -> None:
-    """A wait until a date counts from the answer's own `Date`, be that decades off (A6, N25)."""
+    """A `Retry-After` date counts from the response's own `Date`, even if that is decades off (A6, N25)."""
     header = formatdate(NOON + 5, usegmt=True)
     server = HttpResponse(429, {"Retry-After": header, "Date": formatdate(NOON, usegmt=True)}, b"")
     answers = [server, HttpResponse(200, {}, b'{"data":[]}')]
@@ -291,7 +291,7 @@ def test_a_date_of_the_server_is_the_only_clock_of_its_waits() -> None:
 
 
 def test_a_wait_beyond_the_bearable_ends_the_run_naming_it() -> None:
-    """Ten minutes are waited for; a second more ends the run with the value in the message (A6)."""
+    """A wait one second longer than the limit of ten minutes ends the run with the value in the message (A6)."""
 
     async def send(body: Body) -> HttpResponse:
         del body

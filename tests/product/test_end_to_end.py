@@ -1,8 +1,8 @@
-"""Every fault that a server can bring about, end to end: one account with a canary in it, one command, what it leaves.
+"""All server faults end to end: one account with a canary, one command, and the state it leaves.
 
-Each case is data. The target holds the state of a good run; then the server turns bad, and the command must end with
-the case's exit code, say what is wrong in one line, change no byte of the target (or publish the truth, where it got
-over the fault), and tell neither the token nor the contact, whatever the server babbles.
+Each case is data. The target holds the state of a good run; then the server fails, and the command must end with the
+case's exit code, report the problem in one line, change no byte of the target (or publish the correct data, if it
+recovered from the fault), and output neither the token nor the contact, whatever the server sends.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tests.support.canary import CONTACT_ID, EMAIL, PHONE, RAW, TOKEN, files, le
 from tests.support.live import Ended, Job, Live, live
 
 BABBLE = f"Bearer {TOKEN} of {EMAIL}, {PHONE} is not valid, {TOKEN}"
-"""What a server says that repeats what it was sent and knows."""
+"""A server message that repeats the token and a contact's data."""
 SHORT = '[http]\nattempt_timeout = "250ms"\n'
 SMALL_BODIES = '[http]\nmax_body = "1MiB"\n'
 
 
 @dataclass(frozen=True)
 class Case:
-    """What goes wrong: faults and settings of the server, the token shown, more TOML, and how it must end."""
+    """One case: server faults and settings, the token that is sent, additional TOML, and the expected exit code."""
 
     exit_code: int
     faults: tuple[Mapping[str, Any], ...] = ()
@@ -41,17 +41,17 @@ class Case:
 
 
 def always(exit_code: int, kind: str, settings: str = "", **spec: object) -> Case:
-    """This fault strikes every request; the server babbles where the fault lets it speak."""
+    """A case with this fault in every request, unless `spec` restricts it."""
     return Case(exit_code, ({"kind": kind, **spec},), settings=settings)
 
 
 def answers(exit_code: int, status: int, **spec: object) -> Case:
-    """Every answer has this status, and a message with all that must not be repeated."""
+    """Every response has this status and a message with the values that must not be repeated."""
     return always(exit_code, "status", status=status, message=BABBLE, **spec)
 
 
 def says(exit_code: int, code: int) -> Case:
-    """Status 200, and a failure inside."""
+    """Every response has status 200 and reports a failure in its body."""
     return always(exit_code, "success_false", code=code, message=BABBLE)
 
 
@@ -144,7 +144,7 @@ PASSING: Mapping[str, Case] = {
     "A23 rows twice": always(0, "duplicate_row"),
     "A55 the other envelope": always(0, "envelope", shape="status_message"),
 }
-"""Faults that a run gets over."""
+"""Faults from which a run recovers."""
 
 HIDING: Mapping[str, Case] = {
     "N24 one page for every question": Case(0, ({"kind": "duplicate_page", "from": 8},)),
@@ -154,7 +154,7 @@ HIDING: Mapping[str, Case] = {
     "A42 A43 nobody any more": Case(0, ({"kind": "empty_list"},)),
     "A43 nobody now and then": Case(0, ({"kind": "empty_list", "every": 5},)),
 }
-"""Faults behind which contacts may hide: the truth, or 12, 13 or 14 and nothing."""
+"""Faults that may hide contacts: a run publishes the correct data, or exits with 12, 13 or 14 and publishes nothing."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The state that every case begins with: sixty contacts and the canary."""
+    """The initial state of every case: 60 contacts and the canary."""
     with live(contacts=60, nasty_share=0, small=True, page_size=20) as server:
         people = (*server.truth().values(), RAW)
     job = Job(tmp_path_factory.mktemp("good"), {}, {"main": TOKEN})
@@ -181,7 +181,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @contextmanager
 def account(case: Case, people: tuple[bytes, ...]) -> Iterator[Live]:
-    """These people's account on a server with the case's faults."""
+    """An account with these contacts on a server with the case's faults."""
     settings = {"token": TOKEN, "page_size": 20, "faults": case.faults, **case.sandbox}
     with live(contacts=0, nasty_share=0, **settings) as server:
         server.change(lambda world, now: [world.adopt(raw, now) for raw in people])
@@ -190,14 +190,14 @@ def account(case: Case, people: tuple[bytes, ...]) -> Iterator[Live]:
 
 @contextmanager
 def disturbed(case: Case, exported: Exported, folder: Path) -> Iterator[tuple[Job, Live]]:
-    """The job of the case with the good state in its target, and its server."""
+    """The case's job with the good state in its target, and its server."""
     shutil.copytree(exported.folder, folder, dirs_exist_ok=True)
     with account(case, exported.contacts) as server:
         yield Job(folder, {"main": server.url}, {"main": case.token}, case.settings), server
 
 
 def assert_discreet(job: Job, ended: Ended) -> None:
-    """No trace of the canary in what was printed nor, but for data files, in what was written; all of it private."""
+    """No trace of the canary in the output or, except for data files, in the written files, which are all private."""
     assert leaks({"stdout": ended.out.encode(), "stderr": ended.err.encode()}) == []
     assert leaks(files(job.folder / "data")) == []
     assert_private(job.folder / "data")
@@ -210,7 +210,7 @@ def assert_private(folder: Path) -> None:
 
 
 def assert_failed(job: Job, ended: Ended, code: int) -> None:
-    """One line for a person, one error for a program, each with a next step; and no canary in what is new."""
+    """One error line on stderr and one error in the JSON document, each with a hint, and no canary in new files."""
     told = [line for line in ended.err.splitlines() if line.startswith(f"error {code}: ")]
     assert (ended.code, len(told)) == (code, 1), ended.err
     assert "Traceback" not in ended.err
@@ -220,7 +220,7 @@ def assert_failed(job: Job, ended: Ended, code: int) -> None:
         assert ended.document["error"]["hint"]
         assert ended.document["sinks"] == {}
     assert leaks({"stdout": ended.out.encode(), "stderr": ended.err.encode()}) == []
-    # The target is as it was, and was searched when it was made: what is left to search is what the run left behind.
+    # The target is unchanged and was searched after the good run; only temporary files are left to search.
     assert leaks(files(job.temporary)) == []
     assert_private(job.folder / "data")
 
@@ -231,14 +231,14 @@ def assert_failed(job: Job, ended: Ended, code: int) -> None:
         pytest.param(name, words, id=f"{name}, {words[0] if words else 'text'}")
         for name, case in FAILING.items()
         for words in ((), ("--json",))
-        # What is asked five times takes seconds: these end alike in both forms, so one will do.
+        # Five attempts take seconds; these cases end the same way in both forms, so one form is enough.
         if words or case.exit_code != 11 or "wait" in name
     ],
 )
 def test_a_fault_that_lasts_changes_nothing(
     name: str, words: tuple[str, ...], exported: Exported, tmp_path: Path
 ) -> None:
-    """The exit code is right, the target as it was to the byte, everything private, and no canary anywhere (X1-X3)."""
+    """A permanent fault gives the right exit code, an unchanged target, private files and no canary (X1-X3)."""
     case = FAILING[name]
     with disturbed(case, exported, tmp_path) as (job, _):
         before = job.fingerprint()
@@ -251,7 +251,7 @@ def test_a_fault_that_lasts_changes_nothing(
     "name", ["N15 HTML", "A2 token expires", "A20 filter lost on the way", "A25 too many rejects", "A32 NaN"]
 )
 def test_a_first_run_that_fails_leaves_no_target(name: str, exported: Exported, tmp_path: Path) -> None:
-    """Neither file nor folder of a target is there; what is beside it is private and tells nothing (X1-X3)."""
+    """A first run that fails creates no target; other files are private and free of the canary (X1-X3)."""
     case = FAILING[name]
     with account(case, exported.contacts) as server:
         job = Job(tmp_path, {"main": server.url}, {"main": case.token}, case.settings)
@@ -261,7 +261,7 @@ def test_a_first_run_that_fails_leaves_no_target(name: str, exported: Exported, 
 
 @pytest.mark.parametrize("name", PASSING)
 def test_a_fault_that_passes_costs_nobody(name: str, exported: Exported, tmp_path: Path) -> None:
-    """A full run and then an incremental one end with exit 0, the truth in both targets, and no canary (X1-X3)."""
+    """A full run and an incremental run exit with 0, correct data in both targets, and no canary (X1-X3)."""
     with disturbed(PASSING[name], exported, tmp_path) as (job, server):
         for words in (("--full",), ("--json",)):
             ended = job.call("run", "CONFIG", *words)
@@ -277,7 +277,7 @@ def test_a_fault_that_passes_costs_nobody(name: str, exported: Exported, tmp_pat
 
 @pytest.mark.parametrize("name", HIDING)
 def test_a_fault_that_hides_is_not_believed(name: str, exported: Exported, tmp_path: Path) -> None:
-    """The truth with exit 0, or exit 12, 13 or 14 with the target as it was; no canary either way (X1-X3)."""
+    """A run exits with 0 and correct data, or with 12, 13 or 14 and an unchanged target, without canary (X1-X3)."""
     with disturbed(HIDING[name], exported, tmp_path) as (job, server):
         before = job.fingerprint()
         ended = job.call("run", "CONFIG", "--full", "--json")
@@ -292,7 +292,7 @@ def test_a_fault_that_hides_is_not_believed(name: str, exported: Exported, tmp_p
 
 @pytest.mark.parametrize("words", [("plan",), ("status",), ("verify",), ("doctor",), ("run", "--full")])
 def test_no_command_tells_the_canary(words: tuple[str, ...], exported: Exported, tmp_path: Path) -> None:
-    """Where all is well no command shows the token, or a contact that was not asked for (X1, X2)."""
+    """Without faults, no command shows the token or a contact that was not requested (X1, X2)."""
     command, *options = words
     with disturbed(Case(0), exported, tmp_path) as (job, _):
         for form in ((), ("--json",)):
@@ -302,7 +302,7 @@ def test_no_command_tells_the_canary(words: tuple[str, ...], exported: Exported,
 
 
 def test_a_rejected_contact_is_kept_in_private(exported: Exported, tmp_path: Path) -> None:
-    """A contact without an id is published among the rejects with exit 40, and shown nowhere else (A25, X2, X20)."""
+    """A contact without an id is published in `rejects` with exit 40 and appears nowhere else (A25, X2, X20)."""
     nameless = json.dumps({name: value for name, value in json.loads(RAW).items() if name != "_id"}).encode()
     lenient = Case(40, settings="[guard]\nmax_reject_share = 1\n")
     with disturbed(lenient, exported, tmp_path) as (job, server):
@@ -315,7 +315,7 @@ def test_a_rejected_contact_is_kept_in_private(exported: Exported, tmp_path: Pat
 
 
 def test_a_wrong_label_is_counted(exported: Exported, tmp_path: Path) -> None:
-    """JSON under another Content-Type is taken, and the run's record tells how many pages came so (N16)."""
+    """JSON with a wrong Content-Type is accepted, and the run's record counts these pages (N16)."""
     with disturbed(PASSING["N16 JSON called a picture"], exported, tmp_path) as (job, _):
         assert job.call("run", "CONFIG", "--full").code == 0
     [[detail]] = job.rows("select detail from runs order by seq desc limit 1")
@@ -323,7 +323,7 @@ def test_a_wrong_label_is_counted(exported: Exported, tmp_path: Path) -> None:
 
 
 def test_a_window_that_fails_for_good_is_named(exported: Exported, tmp_path: Path) -> None:
-    """One moment of creation that always answers 500 ends the run with exit 12, naming a range around it (A9)."""
+    """If windows with one creation time always answer 500, the run exits with 12 and names a range around it (A9)."""
     moment = json.loads(exported.contacts[30])["createdAt"]
     poisoned = Case(12, ({"kind": "status", "status": 500, "message": BABBLE, "covers": moment},))
     with disturbed(poisoned, exported, tmp_path) as (job, _):
@@ -337,7 +337,7 @@ def test_a_window_that_fails_for_good_is_named(exported: Exported, tmp_path: Pat
 
 
 def test_a_closed_port_changes_nothing(exported: Exported, tmp_path: Path) -> None:
-    """Nobody listens: exit 11 with the address, and the target as it was (N1, X1-X3)."""
+    """A refused connection gives exit 11, the address in the message and an unchanged target (N1, X1-X3)."""
     shutil.copytree(exported.folder, tmp_path, dirs_exist_ok=True)
     with live(contacts=0) as server:
         gone = server.url
@@ -350,7 +350,7 @@ def test_a_closed_port_changes_nothing(exported: Exported, tmp_path: Path) -> No
 
 
 def test_what_a_stopped_run_leaves_is_private(exported: Exported, tmp_path: Path) -> None:
-    """SIGTERM in mid-run, where everybody may read new files: exit 143, the target as it was, no canary (P1, X1-X3)."""
+    """SIGTERM in a run with umask 0 gives exit 143, an unchanged target, private files and no canary (P1, X1-X3)."""
     slow = Case(143, sandbox={"latency": 0.1}, settings="[extract]\nconcurrency = 2\n")
     with disturbed(slow, exported, tmp_path) as (job, server):
         before, mask = job.fingerprint(), os.umask(0)
@@ -369,7 +369,7 @@ def test_what_a_stopped_run_leaves_is_private(exported: Exported, tmp_path: Path
 
 
 def test_an_account_that_was_empty_may_stay_so(tmp_path: Path) -> None:
-    """Nobody at all is a good first export, and a good second one (A42)."""
+    """An empty account is exported with exit 0, and so it is again (A42)."""
     with account(Case(0), ()) as server:
         job = Job(tmp_path, {"main": server.url}, {"main": TOKEN})
         assert [job.call("run", "CONFIG").code for _ in range(2)] == [0, 0]

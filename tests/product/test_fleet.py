@@ -1,4 +1,4 @@
-"""Many accounts in one run: what it takes does not grow with their number, and none of them holds up the others."""
+"""Many accounts in one run: resource use does not grow with their number, and no account blocks the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HANGING = ({"kind": "hang"},)
 
 
 def watched(process: Popen[bytes]) -> tuple[int, int, list[Row]]:
-    """The most threads and open files that the process had until it ended, and the events that it told."""
+    """The peak numbers of threads and open files until the process ended, and the events that it logged."""
     threads = files = 0
     home = Path(f"/proc/{process.pid}")
     while process.poll() is None:
@@ -30,7 +30,7 @@ def watched(process: Popen[bytes]) -> tuple[int, int, list[Row]]:
 
 
 def test_many_accounts_take_no_more_than_a_few(tmp_path: Path) -> None:
-    """40 accounts, four at once: few threads and files; one that hangs and one that fails cost nobody else anything."""
+    """40 accounts, four at a time, need few threads and files; one that hangs and one that fails do no harm."""
     with live(contacts=5, small=True, nasty_share=0) as server, live(faults=HANGING) as hanging:
         urls = {f"a{number:02}": server.url for number in range(40)} | {"a01": hanging.url}
         limits = '[extract]\naccounts_at_once = 4\ndeadline = "10s"\n'
@@ -51,7 +51,7 @@ def test_many_accounts_take_no_more_than_a_few(tmp_path: Path) -> None:
 
 
 def test_a_place_is_free_again_after_the_deadline_of_whoever_hangs_in_it(tmp_path: Path) -> None:
-    """With one account at a time the others wait for it, and have their whole deadline for themselves."""
+    """With one account at a time, the others wait for it, and each has its full deadline."""
     with live(contacts=5, small=True, nasty_share=0) as server, live(faults=HANGING) as hanging:
         urls = {"a": hanging.url, "b": server.url, "c": server.url}
         job = Job(tmp_path, urls, settings='[extract]\naccounts_at_once = 1\ndeadline = "5s"\n', sinks=("duckdb",))

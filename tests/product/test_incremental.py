@@ -1,4 +1,4 @@
-"""Runs after the first: what changes in `contacts`, in the history, in `runs`, and when contacts are deleted."""
+"""Runs after the first: changes to `contacts`, the history and `runs`, and when contacts are deleted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def server() -> Iterator[Live]:
 
 @pytest.fixture
 def job(server: Live, tmp_path: Path) -> Job:
-    """A job for that account into a DuckDB file, with the first run behind it."""
+    """A job that exports that account to a DuckDB file, after its first run."""
     first = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
     assert counted(first.run())["new"] == 300
     return first
@@ -51,7 +51,7 @@ def counted(report: RunResult) -> Row:
 
 
 def each(act: str, ids: list[str]) -> Callable[[Any, float], None]:
-    """One thing that happens to several contacts."""
+    """One change, applied to several contacts."""
 
     def happen(world: Any, now: float) -> None:
         for identity in ids:
@@ -66,7 +66,7 @@ def versions(job: Job, identity: str) -> list[tuple[int, str, str]]:
 
 
 def test_a_run_without_changes_adds_its_row_to_runs_and_nothing_else(job: Job) -> None:
-    """The contacts, their stamps and their history stay as they are."""
+    """A run without changes leaves contacts, their stamps and the history as they are."""
     before = job.rows("select contact_id, seq, observed_at, row_hash from contacts order by 1")
     found = counted(job.run())
     assert (found["mode"], found["new"], found["changed"], found["deleted"], found["contacts"]) == (
@@ -89,7 +89,7 @@ def test_the_second_run_asks_only_for_what_it_must(job: Job, server: Live) -> No
 
 
 def test_new_and_changed_contacts_get_one_version_each(job: Job, server: Live) -> None:
-    """Touched contacts are replaced, new ones inserted; everyone else keeps the row of the first run."""
+    """Touched contacts are replaced and new ones inserted; all others keep the row of the first run."""
     ids = server.ids()
     server.change(each("touch", ids[:10]))
     server.change(each("edit", ids[:5]))
@@ -105,7 +105,7 @@ PRESENCE = "select unread_messages, row_hash from contacts where contact_id = ?"
 
 
 def test_presence_alone_is_no_version(job: Job, server: Live) -> None:
-    """Unread messages move: `contacts` has the new number, the history has nothing, the run counts it as unchanged."""
+    """A new number of unread messages updates `contacts`, adds no version, and counts as unchanged."""
     [identity] = server.ids()[:1]
     before = job.rows(PRESENCE, identity)
     server.change(each("presence", [identity]))
@@ -117,7 +117,7 @@ def test_presence_alone_is_no_version(job: Job, server: Live) -> None:
 
 
 def test_an_edit_that_moves_no_time_is_found_by_a_full_run(job: Job, server: Live) -> None:
-    """M10: the sweep cannot see it; `--full` does."""
+    """M10: an edit that moves no time is invisible to the sweep and found by `--full`."""
     [identity] = server.ids()[:1]
     server.change(each("edit", [identity]))
     assert counted(job.run(full=True))["changed"] == 1
@@ -125,7 +125,7 @@ def test_an_edit_that_moves_no_time_is_found_by_a_full_run(job: Job, server: Liv
 
 
 def test_an_edit_that_moves_no_time_is_found_within_one_round_of_the_scrub(job: Job, server: Live) -> None:
-    """M10: with `scrub_runs = 3` three incremental runs have read every window again."""
+    """M10: with `scrub_runs = 3`, three incremental runs read every window again."""
     job.settings = "[extract]\nscrub_runs = 3\n"
     ids = server.ids()
     server.change(each("edit", ids[::10]))
@@ -135,7 +135,7 @@ def test_an_edit_that_moves_no_time_is_found_within_one_round_of_the_scrub(job: 
 
 
 def test_a_contact_is_deleted_by_its_second_strike(server: Live, tmp_path: Path) -> None:
-    """M2, A45: absent once it stays; absent twice it is gone, with a tombstone and its last values."""
+    """M2, A45: a contact stays after one absence; after two it is deleted, with a tombstone and its last values."""
     job = Job(tmp_path, {"main": server.url})
     job.run()
     gone = server.ids()[:3]
@@ -149,7 +149,7 @@ def test_a_contact_is_deleted_by_its_second_strike(server: Live, tmp_path: Path)
 
 
 def test_a_run_killed_between_two_sinks_strikes_once(tmp_path: Path) -> None:
-    """P4, A45: the next run goes on with the same reading, which is no second look, and both sinks hold the same."""
+    """P4, A45: a run resumed from a read that one sink has published adds no second strike; both sinks are equal."""
     with live(contacts=1500, nasty_share=0, small=True, latency=0.05) as server:
         job = Job(tmp_path, {"main": server.url})
         job.run()
@@ -161,7 +161,7 @@ def test_a_run_killed_between_two_sinks_strikes_once(tmp_path: Path) -> None:
                 time.sleep(0.005)
             process.kill()
         assert process.returncode == -9
-        # What a kill leaves when DuckDB is published and Parquet is not: the stage, the one new and the other old.
+        # The state after a kill between the sinks: the stage, the new DuckDB file and the old Parquet files.
         shutil.copytree(job.temporary, kept / "stage")
         shutil.copytree(job.parquet, kept / "parquet")
         assert counted(job.run(full=True))["deleted"] == 0
@@ -179,7 +179,7 @@ def test_a_run_killed_between_two_sinks_strikes_once(tmp_path: Path) -> None:
 
 
 def test_a_contact_that_comes_back_loses_its_strike(job: Job, server: Live) -> None:
-    """M9, A45: absent, there, absent is not twice absent."""
+    """M9, A45: a contact that is absent, present and absent again has one strike."""
     [flapping] = server.ids()[:1]
     for act in ("delete", "restore", "delete"):
         server.change(each(act, [flapping]))
@@ -188,7 +188,7 @@ def test_a_contact_that_comes_back_loses_its_strike(job: Job, server: Live) -> N
 
 
 def test_a_deleted_contact_that_comes_back_is_a_new_version(job: Job, server: Live) -> None:
-    """M9: it is in `contacts` again."""
+    """M9: a deleted contact that is restored is in `contacts` again, with a new version."""
     [undead] = server.ids()[:1]
     server.change(each("delete", [undead]))
     job.run(full=True)
@@ -199,7 +199,7 @@ def test_a_deleted_contact_that_comes_back_is_a_new_version(job: Job, server: Li
 
 
 def test_deletes_become_tombstones_within_two_rounds_of_the_scrub(job: Job, server: Live) -> None:
-    """M2: incremental runs alone find them, because a scrubbed window is an accepted one."""
+    """M2: incremental runs alone find deletions, because a scrubbed window is an accepted one."""
     job.settings = "[extract]\nscrub_runs = 2\n"
     gone = server.ids()[::30]
     server.change(each("delete", gone))
@@ -208,7 +208,7 @@ def test_deletes_become_tombstones_within_two_rounds_of_the_scrub(job: Job, serv
 
 @pytest.mark.parametrize("how", ["listed", "hidden"])
 def test_a_soft_delete_is_a_delete(how: str, tmp_path: Path) -> None:
-    """A54: status DELETED, still listed or hidden by default, strikes like absence."""
+    """A54: status DELETED, whether listed or hidden by default, gives a strike as absence does."""
     with live(contacts=100, nasty_share=0, small=True, soft_delete=how) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         job.run()
@@ -220,7 +220,7 @@ def test_a_soft_delete_is_a_delete(how: str, tmp_path: Path) -> None:
 
 
 def test_a_mass_shrink_publishes_nothing(tmp_path: Path) -> None:
-    """A41, S23: more than max(100, 5 %) gone is exit 14 and an unchanged target, unless it is allowed."""
+    """A41, S23: if more than max(100, 5 %) are gone, the run exits with 14 and an unchanged target, unless allowed."""
     with live(contacts=300, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
         job.run()
@@ -241,7 +241,7 @@ def test_up_to_a_hundred_may_go_at_once(job: Job, server: Live) -> None:
 
 @pytest.mark.parametrize("kind", ["empty_list", "short_page"])
 def test_a_sudden_nothing_is_not_believed(kind: str, job: Job) -> None:
-    """A42, A43: valid answers without (most) contacts strike so many that nothing is published."""
+    """A42, A43: a run whose valid responses suddenly lack most or all contacts publishes nothing."""
     before = job.fingerprint()
     with live(contacts=300, nasty_share=0, small=True, faults=({"kind": kind, "drop": 40},)) as server:
         job.urls = {"main": server.url}
@@ -250,7 +250,7 @@ def test_a_sudden_nothing_is_not_believed(kind: str, job: Job) -> None:
 
 
 def test_an_account_that_suddenly_shows_nobody_is_not_believed(job: Job) -> None:
-    """A42, A43: an incremental run does not move the watermark over it either."""
+    """A42, A43: an incremental run of a suddenly empty account moves no watermark and publishes nothing."""
     before = job.fingerprint()
     with live(contacts=300, nasty_share=0, small=True, faults=({"kind": "empty_list"},)) as server:
         job.urls = {"main": server.url}
@@ -259,7 +259,7 @@ def test_an_account_that_suddenly_shows_nobody_is_not_believed(job: Job) -> None
 
 
 def test_contacts_as_of_is_the_state_of_the_last_run_before(job: Job, server: Live) -> None:
-    """`observed_at` is the run's T0 by the server's clock, and time travel goes by it."""
+    """`contacts_as_of` uses `observed_at`, the run's T0 by the server's clock."""
     ids = server.ids()
     states = [{row["contact_id"]: row["updated_at"] for row in job.in_duckdb()}]
     for changed in (ids[:5], ids[3:8]):
@@ -291,7 +291,7 @@ def test_a_late_contact_is_found_by_the_next_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("skew", [-DAY, DAY, None])
 def test_a_wrong_date_header_loses_nobody(skew: float | None, tmp_path: Path) -> None:
-    """N25: a `Date` a day off, or none, moves no watermark beyond what was read."""
+    """N25: a `Date` that is missing or a day off moves no watermark beyond the data that was read."""
     wrong = {"kind": "date", "text": ""} if skew is None else {"kind": "date", "seconds": skew}
     with live(contacts=200, nasty_share=0, small=True, faults=(wrong,)) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
@@ -306,14 +306,14 @@ def test_a_wrong_date_header_loses_nobody(skew: float | None, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("ahead", "step"), [(0, -2 * HOUR), (0, -25 * MINUTE), (7 * HOUR, -7 * HOUR), (0, -40 * DAY)])
 def test_a_server_clock_that_goes_back_loses_nobody(ahead: float, step: float, tmp_path: Path) -> None:
-    """N25: what comes after bears times before the watermark; the sweep reaches as far back, and the step is told."""
+    """N25: later changes have times before the watermark; the sweep reaches as far back, and the step is reported."""
     with live(contacts=200, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         server.ahead = ahead
         job.run()
         assert counted(job.run())["mode"] == "incremental"
         server.ahead += step
-        server.change(lambda w, now: setattr(w, "now", now))  # By itself its time never goes back.
+        server.change(lambda w, now: setattr(w, "now", now))  # The world's own time never goes back.
         for back in (-step, None):
             touched = server.ids()[:5]
             server.change(each("touch", touched))
@@ -328,7 +328,7 @@ def test_a_server_clock_that_goes_back_loses_nobody(ahead: float, step: float, t
 
 
 def test_a_clock_of_ours_that_goes_forward_costs_requests_alone(job: Job) -> None:
-    """P19: the server's then seems to have gone back, so the sweep begins earlier; otherwise it stays where it was."""
+    """P19: if our clock goes forward, the server's seems to go back, so the sweep starts earlier; otherwise not."""
     [(document, watermark)] = job.rows("select detail, watermark from runs")
     record = replace(
         job.run().accounts[0].record, watermark=watermark, detail={**json.loads(document), "clock_ahead": 10}
@@ -339,7 +339,7 @@ def test_a_clock_of_ours_that_goes_forward_costs_requests_alone(job: Job) -> Non
 
 
 def test_a_run_goes_on_from_the_sink_that_was_published_first(job: Job) -> None:
-    """N25: by our own clock, because the watermark of a later run is earlier where the server's went back."""
+    """N25: runs are ordered by our clock; a later run has an earlier watermark if the server's clock went back."""
     first = job.run().accounts[0].record
     assert first is not None
     back = timedelta(hours=2)
@@ -356,7 +356,7 @@ def test_a_run_goes_on_from_the_sink_that_was_published_first(job: Job) -> None:
 
 
 def test_a_contact_of_the_future_does_not_move_the_watermark(job: Job, server: Live) -> None:
-    """A28: lastSeenAt in 2999 is kept as it is; what comes later is still found."""
+    """A28: a lastSeenAt in 2999 is kept as it is, and later contacts are still found."""
     raw = b'{"_id":"future","createdAt":"2025-01-01T00:00:00.000Z","lastSeenAt":"2999-01-01T00:00:00.000Z"}'
     server.change(lambda w, now: w.adopt(raw, now))
     assert counted(job.run())["new"] == 1
@@ -366,7 +366,7 @@ def test_a_contact_of_the_future_does_not_move_the_watermark(job: Job, server: L
 
 
 def test_a_sink_added_later_gets_everything(server: Live, tmp_path: Path) -> None:
-    """A target that never saw the account makes the next run a full one; both then hold the same."""
+    """A target without the account makes the next run a full one; both targets are then equal."""
     job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
     job.run()
     job.sinks = ("duckdb", "parquet")
@@ -375,7 +375,7 @@ def test_a_sink_added_later_gets_everything(server: Live, tmp_path: Path) -> Non
 
 
 def test_who_fails_or_is_left_out_keeps_the_last_state(server: Live, tmp_path: Path) -> None:
-    """A failing account, and one taken out of the configuration, stay in every later state as they were."""
+    """An account that fails or is removed from the configuration keeps its last state in every later run."""
     job = Job(tmp_path, {"one": server.url, "two": server.url})
     job.run()
     server.change(lambda w, now: [w.insert(now) for _ in range(3)])
@@ -392,14 +392,14 @@ def test_who_fails_or_is_left_out_keeps_the_last_state(server: Live, tmp_path: P
 
 
 def accounts(job: Job, seq: int) -> dict[str, int]:
-    """Contacts by account, on which both sinks agree."""
+    """Contacts by account; both sinks must agree."""
     found = Counter(row["account"] for row in job.in_duckdb())
     assert Counter(row["account"] for row in job.in_parquet(seq)) == found
     return dict(found)
 
 
 def test_parquet_keeps_three_states_and_the_whole_history(server: Live, tmp_path: Path) -> None:
-    """S22: older complete states go, versions and manifests stay, and each manifest's state can be read by itself."""
+    """S22: older complete states are removed, versions and manifests stay, and each kept state is readable alone."""
     job = Job(tmp_path, {"main": server.url}, sinks=("parquet",))
     job.run()
     for number in range(4):
@@ -412,7 +412,7 @@ def test_parquet_keeps_three_states_and_the_whole_history(server: Live, tmp_path
 
 
 def test_a_witness_walks_again_after_a_week(job: Job, server: Live) -> None:
-    """DESIGN "The flow" 7: the first full run has one, a full run the next day has none, after a week it has."""
+    """The first full run has a cross-check, a full run the next day has none, and one after a week has one."""
     server.ahead += DAY
     job.run(full=True)
     server.ahead += 7 * DAY
@@ -423,7 +423,7 @@ def test_a_witness_walks_again_after_a_week(job: Job, server: Live) -> None:
 
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_the_weekly_witness_of_a_nightly_job_finds_what_came_too_late(server: Live, tmp_path: Path, sink: str) -> None:
-    """A53, M6: what appears with old times is behind every sweep; the witness finds it before its scrub would."""
+    """A53, M6: a contact that appears with old times escapes every sweep; the cross-check finds it before its scrub."""
     # A scrub of all windows would find it as well.
     job = Job(tmp_path, {"main": server.url}, settings="[extract]\nscrub_runs = 300\n", sinks=(sink,))
     job.run()
@@ -440,7 +440,7 @@ def test_the_weekly_witness_of_a_nightly_job_finds_what_came_too_late(server: Li
 
 
 def test_a_target_that_is_behind_gets_what_the_other_has(server: Live, tmp_path: Path) -> None:
-    """What the witness finds is asked of the target that lacks it, also where the first one knows it (P4)."""
+    """A contact that the cross-check finds reaches a target that lacks it, even if the other target has it (P4)."""
     job = Job(tmp_path, {"main": server.url}, settings="[extract]\nwitness_every = '1s'\n")
     job.run()
     shutil.copytree(job.parquet, tmp_path / "backup")
@@ -448,7 +448,7 @@ def test_a_target_that_is_behind_gets_what_the_other_has(server: Live, tmp_path:
     late = max(json.loads(raw)["createdAt"] for raw in server.truth().values()).encode()
     server.change(lambda w, now: w.adopt(old % late, now))
     for restored in (False, True):
-        time.sleep(1.1)  # T0 is told to the second, and tells which target is behind.
+        time.sleep(1.1)  # T0 has whole seconds and decides which target is behind.
         if restored:
             shutil.rmtree(job.parquet)
             shutil.copytree(tmp_path / "backup", job.parquet)
@@ -457,7 +457,7 @@ def test_a_target_that_is_behind_gets_what_the_other_has(server: Live, tmp_path:
 
 
 def test_what_somebody_else_writes_during_a_run_is_not_lost(tmp_path: Path) -> None:
-    """S1, P17: the run is published on top of it, or it is refused with exit 21; nothing is overwritten unseen."""
+    """S1, P17: a run is published on top of another program's changes or refused with exit 21; none are overwritten."""
     with live(contacts=300, nasty_share=0, small=True, latency=0.05) as server:
         job = Job(tmp_path, {"main": server.url})
         job.run()
@@ -473,7 +473,7 @@ def test_what_somebody_else_writes_during_a_run_is_not_lost(tmp_path: Path) -> N
 
 
 def test_rejects_of_a_later_run_are_added_with_its_number(job: Job, server: Live) -> None:
-    """A25, exit 40: published, with the rejected contact kept apart."""
+    """A25: a run with a rejected contact exits with 40 and adds it to `rejects` under its own number."""
     job.settings = "[guard]\nmax_reject_share = 1\n"
     server.change(lambda w, now: w.adopt(b'{"_id":null,"createdAt":"2025-01-01T00:00:00.000Z"}', now))
     report = job.run(full=True)
@@ -482,7 +482,7 @@ def test_rejects_of_a_later_run_are_added_with_its_number(job: Job, server: Live
 
 
 def test_explain_names_the_run_that_last_read_a_contact(job: Job, server: Live) -> None:
-    """Not a window of later, which shows that the contact was gone."""
+    """`explain` names the last run that read a contact, not a later window that shows that it was gone."""
     [gone, *_] = server.ids()
     server.change(each("delete", [gone]))
     told = []
@@ -495,7 +495,7 @@ def test_explain_names_the_run_that_last_read_a_contact(job: Job, server: Live) 
 
 @pytest.mark.parametrize("field", ["createdAt", "lastSeenAt"])
 def test_a_time_that_means_never_is_kept(field: str, tmp_path: Path) -> None:
-    """A28, A30: the last millisecond of the year 9999 makes no server one that ignores its filters."""
+    """A28, A30: the last millisecond of the year 9999 is kept and is no sign that the server ignores its filters."""
     times = {"createdAt": "2025-01-01T00:00:00.000Z", "lastSeenAt": "2025-01-01T00:00:00.000Z"}
     raw = json.dumps({"_id": "never", "isContact": True, **times, field: "9999-12-31T23:59:59.999Z"}).encode()
     with live(contacts=60, nasty_share=0, small=True) as server:
@@ -505,7 +505,7 @@ def test_a_time_that_means_never_is_kept(field: str, tmp_path: Path) -> None:
 
 
 def test_a_reject_that_a_full_run_bore_stops_no_later_run(tmp_path: Path) -> None:
-    """A25: one of 600 is little, and stays little in the scrub that reads it again among the oldest few."""
+    """A25: one reject of 600 is below the limit, also in a scrub that reads it again among the oldest few."""
     with live(contacts=600, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         server.change(lambda w, now: w.adopt(b'{"_id":null,"createdAt":"2001-01-01T00:00:00.000Z"}', now))
@@ -520,7 +520,7 @@ CHURN = {"touches": 15.0, "inserts": 6.0, "deletes": 3.0, "flips": 3.0}
 
 
 def test_a_chain_of_runs_over_a_live_account_loses_nobody(tmp_path: Path) -> None:
-    """M1, M2, M3, M13: while 27 contacts a second change, whoever existed throughout is in the result, fresh enough."""
+    """M1, M2, M3, M13: at 27 changes a second, every contact that existed throughout is in the result, fresh enough."""
     settings = {"contacts": 600, "nasty_share": 0.02, "nasty_kinds": ("surrogate", "tags_mixed"), "latency": 0.01}
     with live(**settings, small=True, **CHURN) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
@@ -532,7 +532,7 @@ def test_a_chain_of_runs_over_a_live_account_loses_nobody(tmp_path: Path) -> Non
 
 
 def assert_nobody_is_missing(job: Job, server: Live, before: float, after: float) -> None:
-    """The promise "Complete", by the truth log: there, and as fresh as at T0 - H."""
+    """Check completeness by the truth log: every contact is present and at least as fresh as at T0 - H."""
     settled = before - 4  # T0 is floored to the second, H is two seconds
     there = server.change(lambda w, now: (w.advance(now), w.existed_throughout(settled, after))[1])
     rows = {row["contact_id"]: row for row in job.in_duckdb()}
@@ -543,7 +543,7 @@ def assert_nobody_is_missing(job: Job, server: Live, before: float, after: float
 
 
 def test_a_storm_on_one_contact_does_not_keep_the_sweep_from_ending(tmp_path: Path) -> None:
-    """M4: touched all the time, it is present, and the run ends."""
+    """M4: a contact that is touched all the time is exported, and the run ends."""
     with live(contacts=100, nasty_share=0, small=True, latency=0.01) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         [restless] = server.ids()[:1]

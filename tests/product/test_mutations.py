@@ -1,7 +1,7 @@
-"""The account changes while it is read, and the change is put between every two requests in turn (FAULTS.md, group M).
+"""The account changes while it is read: one change, placed between every two requests in turn (group M).
 
-One request is one instant here, and the world stands still but for the planted change, so every placement is tried and
-each is exact. What random worlds find beside it is in tests/simulation.
+A request is instantaneous here, and the world is constant except for the planted change, so every placement is tried
+and each is exact. Random worlds are in tests/simulation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Change = Callable[[World, float], object]
 
 
 class Memory:
-    """A witness log, and everything that arrived, in plain sets."""
+    """A cross-check log, and the contacts that arrived, in plain dictionaries."""
 
     def __init__(self) -> None:
         self.seen: dict[str, UnmatchedContact] = {}
@@ -43,39 +43,39 @@ class Memory:
     walk = 1
 
     def next_walk(self) -> None:
-        """One is enough where everybody has a creation time."""
+        """One scan is enough if every contact has a creation time."""
         raise NotImplementedError
 
     async def trail(self, is_contact: bool) -> SavedScan:  # noqa: ARG002 - of either list
-        """Nobody has walked before."""
+        """There was no scan before."""
         return SavedScan()
 
     async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
-        """There is nothing to go on with."""
+        """There is no scan to resume."""
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
-        """Note what the walk saw."""
+        """Note the contacts that the page scan saw."""
         for row in page.rows:
             created, name = milliseconds(row.created_at), id_text(bytes(row.contact_id))
             if created is not None and name is not None:
                 self.seen[name] = UnmatchedContact(created, is_contact)
 
     def end(self, is_contact: bool, end: int | None) -> None:
-        """Nobody will ask where."""
+        """The end is not needed here."""
 
     async def keep(self) -> None:
-        """It is kept anyway."""
+        """Nothing to do: the log is in memory."""
 
     def created(self, is_contact: bool) -> list[int]:
         """The creation times seen in one list."""
         return sorted(one.created for one in self.seen.values() if one.is_contact is is_contact)
 
     def without_created_at(self) -> dict[str, FirstSeen]:
-        """Everybody here has a creation time."""
+        """Every contact here has a creation time."""
         return {}
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> list[UnmatchedContact]:
-        """What was seen and did not arrive; there is no earlier snapshot here."""
+        """Contacts that were seen and did not arrive; there is no earlier snapshot here."""
         assert not beyond_snapshot
         return [one for name, one in self.seen.items() if name not in self.arrived and one.created < before]
 
@@ -88,7 +88,7 @@ class Memory:
 
 
 class Account:
-    """A small account whose requests take 10 ms each; `change` strikes just before request number `at`."""
+    """A small account whose requests take 10 ms each; `change` is applied just before request number `at`."""
 
     def __init__(self, change: Change | None = None, at: int = -1, **settings: object) -> None:
         self.world = World(Settings(**{"contacts": 30, "small": True, "page_size": 6, **settings}), START)  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ class Account:
 
 
 async def run(account: Account, **filters: object) -> tuple[Extraction, Memory, set[str]]:
-    """A first full run: what it says, what it brought, and who was there all the time."""
+    """A first full run: its result, the contacts that arrived, and the ids that existed throughout."""
     memory, begin = Memory(), account.now
     extraction = await account.read(memory, History(), filters)
     account.world.advance(account.now)
@@ -133,12 +133,12 @@ async def run(account: Account, **filters: object) -> tuple[Extraction, Memory, 
 
 
 def oldest(world: World, now: float) -> str:
-    """The contact created first: a deletion there moves every rank before it in no list, and all after it in one."""
+    """The contact created first: its deletion moves the rank of every contact after it in its list."""
     return min(world.contacts(now))
 
 
 def swap(world: World, now: float) -> None:
-    """One contact goes and another comes in its place, so that every count stays the same."""
+    """One contact is deleted and another inserted, so that every count stays the same."""
     world.delete(oldest(world, now), now)
     world.insert(now)
 
@@ -164,7 +164,7 @@ def returned(world: World, now: float) -> None:
 
 @pytest.mark.parametrize("change", [swap, backdated, flipped, returned], ids=lambda change: change.__name__)
 async def test_a_change_between_any_two_requests_loses_nobody(change: Change) -> None:
-    """M6, M7, M9, M13: whoever was there throughout arrives, wherever the change falls, or the run says otherwise."""
+    """M6, M7, M9, M13: wherever the change falls, every contact that existed throughout arrives, or proof is denied."""
     quiet = Account()
     await run(quiet)
     for at in range(len(quiet.sent) + 1):
@@ -175,12 +175,12 @@ async def test_a_change_between_any_two_requests_loses_nobody(change: Change) ->
 
 
 def replaced(world: World, now: float) -> None:
-    """A whole new page 1: an import that is larger than a page, of contacts that are seen just now."""
+    """An entirely new page 1: an import larger than a page, of contacts last seen just now."""
     world.import_many(20, now, now)
 
 
 async def test_a_page_that_is_ignored_is_not_taken_for_one_of_its_own_while_the_first_moves() -> None:
-    """M6, A16: page 1 replaced between two looks at it differs as page 2 would; believed, it would be a false proof."""
+    """M6, A16: a page 1 that is replaced between two requests is not taken for page 2, which would be a false proof."""
     quiet = Account(ignore_page=True)
     await run(quiet)
     for at in range(len(quiet.sent) + 1):
@@ -191,7 +191,7 @@ async def test_a_page_that_is_ignored_is_not_taken_for_one_of_its_own_while_the_
 
 
 async def test_contacts_imported_into_the_past_arrive_with_the_next_full_run() -> None:
-    """M6, M15: what an import puts into windows already accepted is found by the run after."""
+    """M6, M15: contacts that are imported into windows already accepted are found by the next run."""
     account = Account(backdated, at=30)
     await run(account)
     _, memory, throughout = await run(account)
@@ -201,14 +201,14 @@ async def test_contacts_imported_into_the_past_arrive_with_the_next_full_run() -
 
 @pytest.mark.parametrize("total", ["wrong", "capped", "zero", "negative", "null", "text", "per_page"])
 async def test_a_total_of_another_instant_is_never_relied_on(total: str) -> None:
-    """M8, A19: the count of a server that counts at another instant than it lists changes nothing."""
+    """M8, A19: a total that is counted at another instant than the listing changes nothing."""
     extraction, memory, throughout = await run(Account(total=total))
     assert not extraction.unproven
     assert memory.arrived.keys() == throughout
 
 
 async def test_no_field_that_can_change_is_used_to_part_the_account() -> None:
-    """M11, M14: a full run asks by list and time alone, sets no other filter, and starts no export on the server."""
+    """M11, M14: a full run filters by list and time only and starts no export on the server."""
     account = Account()
     await run(account)
     for body in account.sent:
@@ -219,13 +219,13 @@ async def test_no_field_that_can_change_is_used_to_part_the_account() -> None:
 
 
 async def test_a_filtered_run_claims_no_proof_and_no_coverage() -> None:
-    """M14: contacts leave a filtered list by any change, so a filtered export is never taken for the whole account."""
+    """M14: any change can remove a contact from a filtered list, so a filtered export never counts as complete."""
     extraction, _, _ = await run(Account(), status=["OPEN"])
     assert (extraction.mode, extraction.walked, extraction.coverage) == ("filtered", True, ())
 
 
 async def test_a_filter_that_is_ignored_later_voids_the_run() -> None:
-    """A20, A50: a server that stops honouring its time filter in mid-run is told from an answer outside the window."""
+    """A20, A50: a server that stops honouring its time filter is detected by a response outside the window."""
 
     class NullCheckpoint(Account):
         async def answer(self, body: Body) -> HttpResponse:
@@ -242,7 +242,7 @@ async def test_a_filter_that_is_ignored_later_voids_the_run() -> None:
 
 
 class Known(NoSnapshot):
-    """A snapshot of which the creation times (ms) and the lists are known."""
+    """A snapshot with known creation times (ms) and lists."""
 
     def __init__(self, contacts: Sequence[tuple[int, bool]]) -> None:
         self._contacts = contacts
@@ -253,7 +253,7 @@ class Known(NoSnapshot):
 
 
 class Grown(Account):
-    """An account of contacts and few leads, as an earlier run left it, with leads that came since then."""
+    """An account of contacts and few leads, and the leads that were created since an earlier run."""
 
     def __init__(self, leads: int, *, few: int = 2, **settings: object) -> None:
         super().__init__(**{"contacts": 60, "page_size": 12, **settings})
@@ -267,7 +267,7 @@ class Grown(Account):
         self.now += 60
 
     async def extracted(self, *, full: bool) -> set[str]:
-        """Read on from the earlier run; who did not arrive of those that must."""
+        """Read the account after the earlier run; the contacts that must arrive and did not."""
         memory, begin = Memory(), self.now
         rows = [json.loads(raw) for raw in self.world.contacts(self.now).values()]
         known = sorted((milliseconds(row["createdAt"]) or 0, row["isContact"]) for row in rows)
@@ -294,9 +294,9 @@ SERVERS: dict[str, dict[str, object]] = {
 async def test_leads_that_come_in_pages_of_their_own_size_are_all_read(
     server: str, leads_page_size: int, few: int, *, full: bool
 ) -> None:
-    """A52: what a page of leads holds was not to be seen while there were few, and that of contacts says nothing of it.
+    """A52: the page size of leads is unknown while there are few, and that of contacts does not imply it.
 
-    They cost a few requests at most, the first as well.
+    New leads cost a few requests at most, the first one included.
     """
     settings = {"leads_page_size": leads_page_size, **SERVERS[server]}
     quiet = Grown(0, few=few, **settings)
@@ -308,7 +308,7 @@ async def test_leads_that_come_in_pages_of_their_own_size_are_all_read(
 
 
 async def test_the_manifest_tells_the_page_size_of_each_list() -> None:
-    """A52: both sizes stand in `runs.detail`, and the larger one alone, as before there were two."""
+    """A52: `runs.detail` has both page sizes, and the larger one alone in its older field."""
     extraction, _, _ = await run(Account(contacts=60, page_size=12, leads_page_size=5))
     found = extraction.capabilities.document()
     sizes = {"contacts": 12, "leads": 5, "cut_contacts": 0, "cut_leads": 0}
@@ -317,7 +317,7 @@ async def test_the_manifest_tells_the_page_size_of_each_list() -> None:
 
 @pytest.mark.parametrize("past_end", ["empty", "repeat", "404"])
 async def test_leads_of_one_moment_are_a_page_of_unknown_size_and_still_proven(past_end: str) -> None:
-    """A52, M5: as many as were ever seen on a page, and not to be parted: their page 2 shows that they are all."""
+    """A52, M5: an indivisible window of leads that may fill a page is proven complete by its page 2."""
     account = Grown(0, few=0, past_end=past_end)
     for _ in range(2):
         account.world.insert(account.now, is_contact=False)
@@ -328,7 +328,7 @@ async def test_leads_of_one_moment_are_a_page_of_unknown_size_and_still_proven(p
 @pytest.mark.parametrize("contacts", [3, 30])
 @pytest.mark.parametrize("full", [False, True])
 async def test_an_account_that_is_empty_at_the_end_of_a_run_is_told(contacts: int, *, full: bool) -> None:
-    """A43: maintenance answers with valid empty lists, whatever is asked; that is no quiet hour."""
+    """A43: valid empty lists for every request, as in maintenance, are reported and not taken for a quiet account."""
 
     class Maintained(Grown):
         async def answer(self, body: Body) -> HttpResponse:
@@ -341,7 +341,7 @@ async def test_an_account_that_is_empty_at_the_end_of_a_run_is_told(contacts: in
 
 @pytest.mark.parametrize("full", [False, True])
 async def test_a_list_of_few_may_become_empty(*, full: bool) -> None:
-    """A43: the last leads become contacts while the account is read, and the run is as good as any."""
+    """A43: if the last leads become contacts while the account is read, the run is still proven."""
 
     def all_flipped(world: World, now: float) -> None:
         for name, raw in world.contacts(now).items():
@@ -354,7 +354,7 @@ async def test_a_list_of_few_may_become_empty(*, full: bool) -> None:
 
 
 def test_a_contact_whose_creation_time_was_rewritten_is_changed_and_not_struck(tmp_path: Path) -> None:
-    """A29: a vendor that moves `createdAt`, or `lastSeenAt` backwards, makes a new version and no deletion."""
+    """A29: a rewritten `createdAt`, or a `lastSeenAt` that moves backwards, gives a new version and no strike."""
     from etl.sinks import tables  # noqa: PLC0415
     from etl.storage import engine  # noqa: PLC0415
 
@@ -374,7 +374,7 @@ def test_a_contact_whose_creation_time_was_rewritten_is_changed_and_not_struck(t
 
 
 def test_the_sandbox_itself_sees_the_swap() -> None:
-    """The control: after the planted change another contact stands there, so the placements above mean something."""
+    """Control: the planted change replaces one contact, so the placements above do test a change."""
     account = Account()
     before = set(account.world.contacts(account.now))
     swap(account.world, account.now)

@@ -1,6 +1,6 @@
-"""A server that shares nothing with the sandbox: a few lines of the standard library, written from API.md alone.
+"""An independent server: a few lines of the standard library, written from the documented API alone.
 
-It guards against a misunderstanding that the sandbox and the exporter share.
+It guards against a misunderstanding of the API that the sandbox and the exporter share.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SAMPLE = (
     b'"unreadMessage":[],"lastSeenAt":"2025-01-05T10:00:00.000Z","__v":0,'
     b'"createdAt":"2025-01-01T00:00:00.000Z","updatedAt":"2025-01-05T10:00:00.000Z"}'
 )
-"""The invented contact of API.md, as written there."""
+"""An invented contact in the documented form."""
 KNOWN = {
     *("searchText", "tags", "tagsV2", "status", "isOnline", "userInteracted", "isLiveChatActive", "isSubscriber"),
     *("ctwaNewUsers", "ctwaOldUsers", "_botWebsite", "_botWhatsapp", "_botTelegram", "_botFacebook", "_botAutomation"),
     *("_agentAssigned", "segments", "applicableFilters", "lastSeenAt", "createdAt", "hasOrdered", "lastMessageBy"),
     *("page", "isExport", "isContact"),
 }
-"""Every field of a request that API.md names."""
+"""Every documented field of a request."""
 SPEAK: dict[str, Callable[[list[str]], str]] = {
     "as documented": lambda rows: f'{{"success":true,"message":"ok","code":200,"data":[{",".join(rows)}]}}',
     "data alone": lambda rows: f'{{"data":[{",".join(rows)}]}}',
@@ -44,14 +44,14 @@ SPEAK: dict[str, Callable[[list[str]], str]] = {
     "pretty": lambda rows: "\r\n" + json.dumps({"success": True, "data": [json.loads(row) for row in rows]}, indent=2),
     "escaped": lambda rows: json.dumps({"success": True, "message": "", "data": [json.loads(row) for row in rows]}),
 }
-"""Ways to spell one and the same answer."""
+"""Spellings of the same response."""
 
 
 @contextmanager
 def plain_server(
     contacts: list[bytes], speak: str = "as documented", *, protocol: str = "HTTP/1.1"
 ) -> Iterator[tuple[str, list[str]]]:
-    """Serve these contacts in pages of 20, with inclusive date filters; also what was wrong with the requests."""
+    """Serve these contacts in pages of 20, with inclusive date filters; also yields the errors in requests."""
     wrong: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ def plain_server(
             self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
@@ -84,7 +84,7 @@ def plain_server(
 
 
 def faults(request: BaseHTTPRequestHandler, body: dict[str, Any]) -> list[str]:
-    """What API.md does not allow in a request."""
+    """Deviations of a request from the documented API."""
     headers = {"authorization": f"Bearer {TOKEN}", "authtype": "Key", "content-type": "application/json"}
     found = [name for name, value in headers.items() if request.headers.get(name) != value]
     found += [f"{request.path} is no path"] * (request.path != "/inbox/users")
@@ -94,7 +94,7 @@ def faults(request: BaseHTTPRequestHandler, body: dict[str, Any]) -> list[str]:
 
 
 def matches(contact: dict[str, Any], body: dict[str, Any]) -> bool:
-    """In the list asked for, and in both ranges of time, bounds included; no time is in no range."""
+    """Whether a contact is in the requested list and both (inclusive) time ranges; a missing time is in no range."""
     in_list = bool(contact.get("isContact", True)) is body["isContact"]
     return in_list and all(within(contact.get(field), **body[field]) for field in ("createdAt", "lastSeenAt"))
 
@@ -107,7 +107,7 @@ def within(moment: str | None, startAt: str, endsAt: str) -> bool:  # noqa: N803
 
 
 def lead(number: int) -> bytes:
-    """A website visitor of its own second."""
+    """A website visitor with a distinct creation time."""
     at = f"2025-02-{number // 86400 + 1:02d}T00:{number // 60 % 60:02d}:{number % 60:02d}.{number:03d}Z"
     details = {"name": f"Visitor {number}", "city": "Göteborg", "gender": "", "picture": None}
     return json.dumps(
@@ -125,7 +125,7 @@ def lead(number: int) -> bytes:
 
 
 def test_the_sample_of_the_api_is_exported_as_it_is_written(tmp_path: Path) -> None:
-    """Every cell of API.md's own contact, by hand."""
+    """Every cell of a documented contact has the value that is written here by hand."""
     with plain_server([SAMPLE]) as (url, wrong):
         job = Job(tmp_path, {"main": url})
         assert job.run().exit_code == 0
@@ -177,7 +177,7 @@ def test_the_sample_of_the_api_is_exported_as_it_is_written(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("speak", SPEAK)
 def test_every_spelling_of_the_answer_gives_the_same_rows(speak: str, tmp_path: Path) -> None:
-    """A37, A55, N17: envelope, order of members, blanks and escapes do not matter; requests are as API.md says."""
+    """A37, A55, N17: envelope, member order, whitespace and escapes do not matter; requests are as documented."""
     contacts = [SAMPLE, *(lead(number) for number in range(130))]
     with plain_server(contacts, speak) as (url, wrong):
         job = Job(tmp_path, {"main": url}, sinks=("duckdb",))
@@ -198,7 +198,7 @@ def test_every_spelling_of_the_answer_gives_the_same_rows(speak: str, tmp_path: 
 
 
 def test_a_server_of_the_last_century_will_do(tmp_path: Path) -> None:
-    """N21: HTTP/1.0, one connection a request."""
+    """N21: a server that speaks HTTP/1.0 with one connection per request is supported."""
     with plain_server([lead(number) for number in range(70)], protocol="HTTP/1.0") as (url, _):
         job = Job(tmp_path, {"main": url}, sinks=("duckdb",))
         assert job.run().exit_code == 0
@@ -206,7 +206,7 @@ def test_a_server_of_the_last_century_will_do(tmp_path: Path) -> None:
 
 
 def test_ids_that_look_alike_are_different_contacts(tmp_path: Path) -> None:
-    """A24: ids are compared byte by byte; nothing is trimmed, folded or normalised."""
+    """A24: ids are compared byte by byte; nothing is trimmed, case-folded or normalised."""
     alike = [
         "65AA0000000000000000a001",
         "65aa0000000000000000a001",
@@ -227,7 +227,7 @@ def test_ids_that_look_alike_are_different_contacts(tmp_path: Path) -> None:
 
 
 def test_an_account_without_a_single_time_is_exported_but_not_proven_in_silence(tmp_path: Path) -> None:
-    """A26, A27, A51: only `_id` may be relied on; all rows are there, or the exit code says why not."""
+    """A26, A27, A51: contacts with nothing but `_id` are all exported if unproven results are allowed."""
     with plain_server([b'{"_id":"%d"}' % number for number in range(45)]) as (url, _):
         job = Job(tmp_path, {"main": url}, sinks=("duckdb",))
         report = job.run(allow_unproven=True)
@@ -236,7 +236,7 @@ def test_an_account_without_a_single_time_is_exported_but_not_proven_in_silence(
 
 
 def test_contacts_without_last_seen_are_found_by_their_creation(tmp_path: Path) -> None:
-    """A26: proven, because no window rests on the field that is missing."""
+    """A26: contacts without lastSeenAt are proven, because no window depends on it."""
     contacts = [{**json.loads(lead(number)), "lastSeenAt": ""} for number in range(45)]
     with plain_server([json.dumps(contact).encode() for contact in contacts]) as (url, _):
         job = Job(tmp_path, {"main": url}, sinks=("duckdb",))

@@ -1,4 +1,4 @@
-"""Secrets stay secret: when a server fails, echoes and babbles, neither token nor contact turns up in any output."""
+"""No output contains the token or contact data, however a server fails and whatever it echoes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def echo(status: str, *headers: str, **fields: object) -> bytes:
-    """A failure whose body and headers repeat the token, and tell of a contact's e-mail and phone."""
+    """A failure whose body and headers repeat the token and a contact's e-mail and phone."""
     message = f"Bearer {CANARY} of {PERSON[1]}, {PERSON[2]} is not valid, {CANARY}"
     document = {"success": False, "message": message, "data": [message], **fields}
     return answer(json.dumps(document).encode(), f"X-Token: {CANARY}", *headers, status=status)
@@ -63,7 +63,7 @@ FAILURES: dict[str, tuple[bytes, int]] = {
 
 
 def disguises(secret: str) -> list[str]:
-    """The ways in which a secret could turn up: as it is, encoded, reversed, in pieces of eight."""
+    """The forms in which a secret could appear: raw, encoded, reversed, in pieces of eight."""
     pieces = [secret[start : start + 8] for start in range(len(secret) - 7)]
     encoded = b64encode(secret.encode()).decode().rstrip("=")
     return [
@@ -78,13 +78,13 @@ def disguises(secret: str) -> list[str]:
 
 
 def assert_silent(text: str) -> None:
-    """Neither the token in any disguise nor anything of the contact is in the text."""
+    """Neither the token in any form nor a value of the contact is in the text."""
     assert [one for one in disguises(CANARY) if one in text] == []
     assert [one for one in PERSON if one in text] == []
 
 
 async def etl(folder: Path, *words: str) -> tuple[int, str, str]:
-    """One command in a process of its own, in `folder`: exit code, stdout, stderr."""
+    """Run a command in a separate process, in `folder`: exit code, stdout, stderr."""
     environ = {**os.environ, "ELEAPI_TOKEN": CANARY, "PYTHONPATH": str(REPOSITORY)}
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "etl", *words),
@@ -107,14 +107,14 @@ def configure(folder: Path, url: str) -> None:
 
 
 def contents(folder: Path) -> str:
-    """Everything that stands in a folder, names included."""
+    """The contents of all files in a folder, paths included."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return "\n".join(f"{path}\n{path.read_bytes().decode('utf-8', errors='replace')}" for path in files)
 
 
 @pytest.mark.parametrize(("content", "code"), FAILURES.values(), ids=FAILURES)
 async def test_no_error_tells_the_token(content: bytes, code: int) -> None:
-    """Neither an error nor its fields, causes or traceback hold token or contact, however the server fails (X1, X2)."""
+    """No error, field, cause or traceback contains the token or a contact, however the server fails (X1, X2)."""
     credential = Credential(SecretStr(CANARY))
     async with serve(says(content)) as wire, connect(wire.url, credential, Http(), concurrency=1) as send:
         client = Client(send, account="main", concurrency=1, jitter=lambda: 0.0)
@@ -139,7 +139,7 @@ async def test_no_failing_run_tells_the_token(tmp_path: Path, failure: str) -> N
 
 
 async def test_no_doctor_tells_the_token(tmp_path: Path) -> None:
-    """What the doctor finds out about a refused token does not contain it (X1)."""
+    """The doctor's report on a rejected token does not contain it (X1)."""
     async with serve(says(FAILURES["401"][0])) as wire:
         configure(tmp_path / "a", wire.url)
         code, out, err = await etl(tmp_path / "a", "doctor")
@@ -148,7 +148,7 @@ async def test_no_doctor_tells_the_token(tmp_path: Path) -> None:
 
 
 async def test_nothing_prints_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No value that carries the token shows it when it is printed (X1)."""
+    """Objects that hold the token do not show it when they are printed (X1)."""
     configure(tmp_path / "a", "https://x.example.com")
     monkeypatch.setenv("ELEAPI_TOKEN", CANARY)
     config = load(tmp_path / "a" / "etl.toml")
@@ -196,7 +196,7 @@ MISPLACED = [
 @pytest.mark.parametrize("kind", TOKENS)
 @pytest.mark.parametrize("words", MISPLACED, ids=" ".join)
 def test_a_token_in_the_wrong_place_is_not_repeated(words: tuple[str, ...], kind: str, tmp_path: Path) -> None:
-    """As the name of its variable or file, after `--set`, as a key, an option, a command, a path (X1)."""
+    """A token given as variable or file name, `--set` value, key, option, command or path is not repeated (X1)."""
     token = TOKENS[kind]
     job = Job(tmp_path, {"main": "https://api.example.com"}, {"main": CANARY})
     for form in ((), ("--json",)):
@@ -207,7 +207,7 @@ def test_a_token_in_the_wrong_place_is_not_repeated(words: tuple[str, ...], kind
 
 
 def test_a_token_in_the_configuration_file_is_not_repeated(tmp_path: Path) -> None:
-    """Neither as the name of its variable nor as a key; a mistyped name is told, so that it is found (X1)."""
+    """A token used as variable name or key is not repeated; a mistyped variable name is (X1)."""
     job = Job(tmp_path, {"main": "https://api.example.com"})
     config, text = tmp_path / "mine.toml", job.config().read_text()
     for token in TOKENS.values():
@@ -247,7 +247,7 @@ app.main()
 
 
 def test_a_crash_leaves_no_core(tmp_path: Path) -> None:
-    """Neither of a command nor of the processes it starts, also where cores are wanted: they hold the token (X1)."""
+    """Neither a command nor its children dump core, which would hold the token, even if cores are enabled (X1)."""
     wanted = ["/bin/sh", "-c", 'ulimit -c unlimited 2>/dev/null; exec "$@"', "sh", sys.executable, "-c"]
     ended = subprocess.run([*wanted, CHILD], cwd=REPOSITORY, capture_output=True, text=True, check=True)  # noqa: S603
     assert ended.stdout.splitlines()[-1] == str([["0", "0"]] * 2)
@@ -284,7 +284,7 @@ EVIL = "x\n\x1b[2J\r\x9b31m\u202e\u2028error 0: all is well\x07\u200b"
     ids=lambda words: " ".join(words).replace(EVIL, "EVIL"),
 )
 def test_nothing_steers_the_terminal(words: tuple[str, ...], tmp_path: Path) -> None:
-    """What was typed comes back in errors and answers, but as text of the line it stands in (X4)."""
+    """Arguments are repeated in errors and answers as printable text within one line (X4)."""
     job = Job(tmp_path, {"main": "https://127.0.0.1:1"}, {"main": CANARY})
     for form in ((), ("--json",)):
         ended = job.call(*words, *form)
@@ -296,7 +296,7 @@ def test_nothing_steers_the_terminal(words: tuple[str, ...], tmp_path: Path) -> 
 
 
 def test_a_log_line_on_a_terminal_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a server or a path put into its fields."""
+    """A log line is one printable line, whatever a server or a path puts into its fields."""
 
     class Terminal(StringIO):
         def isatty(self) -> bool:
@@ -314,7 +314,7 @@ def test_a_log_line_on_a_terminal_stays_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_broken_token_file_is_not_quoted(tmp_path: Path) -> None:
-    """A token that cannot be used is refused without being shown (X1)."""
+    """An unusable token file is refused without showing its content (X1)."""
     async with serve(says(FAILURES["401"][0])) as wire:
         configure(tmp_path / "a", wire.url)
         (tmp_path / "a" / "token").write_text(f"{CANARY}\n{CANARY}\n")

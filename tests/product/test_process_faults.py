@@ -1,6 +1,6 @@
-"""Faults of the process, the clock, the scheduler and the file system (FAULTS.md, group P).
+"""Faults of the process, the clock, the scheduler and the file system (group P).
 
-What ends a process at every system call is in tests/crash; here are the faults that need no such instrument.
+tests/crash kills a process at every system call; the faults here need no such instrument.
 """
 
 # ruff: noqa: S608 - SQL is made of numbers.
@@ -67,7 +67,7 @@ def start(warm: Nursery, job: Job, **options: object) -> int:
 
 
 def whole(job: Job, seq: int) -> bool:
-    """Whether both targets hold run `seq`, or one of them the run before it, each whole."""
+    """Whether each target holds run `seq` or the run before it, complete."""
     for query in (
         "select count(*) = (select contacts from runs order by seq desc limit 1) from contacts",
         f"select max(seq) in ({seq - 1}, {seq}) from runs",
@@ -80,7 +80,7 @@ def whole(job: Job, seq: int) -> bool:
 
 
 def healed(job: Job) -> None:
-    """A run that nothing disturbs ends well, leaves the account's contacts and nothing else."""
+    """An undisturbed run succeeds, exports all contacts and leaves no temporary files."""
     report = job.run()
     assert report.exit_code == 0, report.error
     assert len(job.in_duckdb()) == len(job.in_parquet(report.accounts[0].record.seq)) == CONTACTS
@@ -93,7 +93,7 @@ MOMENTS = 20
 
 
 def test_a_signal_at_any_moment_ends_the_run_in_order(warm: Nursery, job: Job) -> None:
-    """P1, P2: at 20 moments from the first line to the last; exit 143, old or new state, and the next run heals."""
+    """P1, P2: SIGTERM at any of 20 moments gives exit 143 or 0 and the old or new state, and the next run recovers."""
     assert job.run().exit_code == 0
     calls = run(warm, job, harm=Harm((), at=-1)).calls
     assert calls > 1000
@@ -114,7 +114,7 @@ def test_a_signal_at_any_moment_ends_the_run_in_order(warm: Nursery, job: Job) -
 
 
 def test_a_signal_before_publishing_changes_no_byte(warm: Nursery, job: Job) -> None:
-    """P1: what the run read and staged is not the target; the hint is to run again."""
+    """P1: SIGTERM while a run reads and stages changes no byte of the target; the hint is to run again."""
     assert job.run().exit_code == 0
     before = job.fingerprint()
     for function in ("Lock.__enter__", "DuckDBSink.open", "probe", "Stage.append"):
@@ -126,12 +126,12 @@ def test_a_signal_before_publishing_changes_no_byte(warm: Nursery, job: Job) -> 
 
 
 SOON = 0.3
-"""Seconds that the process is given to take notice of a signal."""
+"""Seconds for the process to notice a signal."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_after_the_work_changes_nothing(number: int, warm: Nursery, job: Job) -> None:
-    """P2: what is published is told, with the exit code that the document has, and to the end."""
+    """P2: after publishing, the whole document is printed and the exit code is the one in it."""
     for function in ("RunResult.document", "_print"):
         ended = run(warm, job, harm=Harm([("signal", number), ("sleep", SOON)], function=function))
         assert (ended.code, ended.document["exit"]) == (0, 0), function
@@ -143,7 +143,7 @@ def test_a_signal_after_the_work_changes_nothing(number: int, warm: Nursery, job
 def test_a_signal_before_the_first_sink_has_published_stops_the_run(
     function: str, number: int, code: int, warm: Nursery, job: Job
 ) -> None:
-    """P1, P2: also one in the middle of a merge; nothing is published, and what was read is not read again."""
+    """P1, P2: a signal before or during a merge publishes nothing, and the next run resumes from the windows read."""
     assert job.run().exit_code == 0
     before = job.fingerprint()
     ended = run(warm, job, harm=Harm([("signal", number), ("sleep", SOON)], function=function))
@@ -164,7 +164,7 @@ def test_a_signal_before_the_first_sink_has_published_stops_the_run(
 def test_a_signal_after_the_first_step_of_publishing_lets_the_others_follow(
     function: str, warm: Nursery, job: Job
 ) -> None:
-    """P2: both targets hold the run, so exit 0 and the document say that they do."""
+    """P2: both targets hold the run, and exit code 0 and the document say so."""
     assert job.run().exit_code == 0
     ended = run(warm, job, harm=Harm([("signal", signal.SIGTERM), ("sleep", SOON)], function=function))
     assert (ended.code, ended.document["error"]) == (0, None), ended.err
@@ -175,12 +175,12 @@ def test_a_signal_after_the_first_step_of_publishing_lets_the_others_follow(
 
 
 def test_publishing_that_does_not_end_tells_what_is_published(warm: Nursery, job: Job) -> None:
-    """P1, P2: a disk that hangs between two targets; 143 within 5 seconds, and the document names the first."""
+    """P1, P2: if the disk hangs between two targets, exit 143 comes within 5 s and the document names the first."""
     assert job.run().exit_code == 0
     hang = [("signal", signal.SIGTERM), ("sleep", 30.0)]
     ended = run(warm, job, harm=Harm(hang, function="ParquetSink.publish"))
     assert (ended.code, ended.document["exit"]) == (143, 143)
-    assert ended.seconds < 7  # of which a run needs some
+    assert ended.seconds < 7  # including the run itself
     assert {name: sink["seq"] for name, sink in ended.document["sinks"].items()} == {"duckdb": 2}
     assert job.rows("select max(seq) from runs") == [(2,)]
     assert whole(job, 2)
@@ -188,13 +188,13 @@ def test_publishing_that_does_not_end_tells_what_is_published(warm: Nursery, job
 
 
 def test_work_that_does_not_end_is_ended(warm: Nursery, job: Job) -> None:
-    """P1: a disk that hangs for half a minute in the middle of the merge; exit 143 within 5 seconds all the same."""
+    """P1: if the disk hangs for 30 s during the merge, SIGTERM still gives exit 143 within 5 s."""
     assert job.run().exit_code == 0
     before = job.fingerprint()
     hang = [("signal", signal.SIGTERM), ("sleep", 30.0)]
     ended = run(warm, job, harm=Harm(hang, function="DuckDBSink.prepare"))
     assert ended.code == 143
-    assert ended.seconds < 7  # of which a run needs some
+    assert ended.seconds < 7  # including the run itself
     assert "stopped by SIGTERM" in ended.err.strip().splitlines()[-1]
     assert (ended.document["exit"], ended.document["error"]["code"]) == (143, 143)
     assert job.fingerprint() == before
@@ -203,7 +203,7 @@ def test_work_that_does_not_end_is_ended(warm: Nursery, job: Job) -> None:
 
 @pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)])
 def test_the_second_signal_ends_the_run_at_once(first: int, second: int, warm: Nursery, job: Job) -> None:
-    """P3: also while a worker hangs in the disk, with the code of the second signal."""
+    """P3: a second signal ends the run at once with that signal's exit code, even if a worker hangs on the disk."""
     assert job.run().exit_code == 0
     before = job.fingerprint()
     hang = [("signal", first), ("sleep", 0.2), ("signal", second), ("sleep", 30.0)]
@@ -224,7 +224,7 @@ def test_the_second_signal_ends_the_run_at_once(first: int, second: int, warm: N
     ids=["our own", "another", "none", "zeros", "no number"],
 )
 def test_a_stale_lock_file_stops_nobody(text: str, job: Job) -> None:
-    """P7: the machine went down with the lock held, and its process id belongs to somebody else now."""
+    """P7: a lock file that a crash left does not block a run, even if its process id belongs to another process now."""
     job.temporary.mkdir(parents=True)
     locks = [job.temporary / name for name in ("contacts.duckdb.lock", "contacts.lock")]
     for lock in locks:
@@ -234,7 +234,7 @@ def test_a_stale_lock_file_stops_nobody(text: str, job: Job) -> None:
 
 
 def test_of_runs_that_begin_together_one_works(warm: Nursery, tmp_path: Path) -> None:
-    """P16: four at the same instant; one publishes, three are told who holds the target, in less than a second."""
+    """P16: of four runs that start together, one publishes and three report the lock holder in less than a second."""
     with live(contacts=CONTACTS, nasty_share=0, small=True, latency=0.1) as slow:
         job = Job(tmp_path, {"main": slow.url}, settings="[extract]\nconcurrency = 2\n")
         pids = [start(warm, job) for _ in range(4)]
@@ -260,7 +260,7 @@ INTERLEAVINGS = [
 @pytest.mark.parametrize("kind", ["duckdb", "parquet"])
 @pytest.mark.parametrize("steps", INTERLEAVINGS, ids=", ".join)
 def test_two_hosts_never_publish_the_same_number(steps: Sequence[str], kind: SinkKind, tmp_path: Path) -> None:
-    """P13, P17: where the lock does not reach the other host, the number decides: all interleavings, one winner."""
+    """P13, P17: if hosts do not share the lock, the run number decides, and every interleaving has one winner."""
     target = tmp_path / "data" / "contacts"
     for seq in (1, 2):
         runs = {who: publication(brought(tmp_path, "main", [contact(1, name=who + str(seq))], seq=seq)) for who in "ab"}
@@ -290,7 +290,7 @@ def duckdb_names(target: Path) -> list[object]:
 
 
 def parquet_names(target: Path, seq: int) -> list[object]:
-    """The same of the Parquet files."""
+    """The same from the Parquet files."""
     files = (target / "current" / f"seq={seq:08d}").glob("*.parquet")
     return [name for file in files for name in pq.ParquetFile(file).read(["name"])["name"].to_pylist()]
 
@@ -299,7 +299,7 @@ def parquet_names(target: Path, seq: int) -> list[object]:
 def test_a_holder_that_slept_while_another_host_published_loses(
     sink: SinkKind, warm: Nursery, server: Live, tmp_path: Path
 ) -> None:
-    """P18: stopped with everything prepared and woken an age later, it exits 21 and overwrites nothing."""
+    """P18: a run that is stopped before publishing and continued much later exits with 21 and overwrites nothing."""
     job = Job(tmp_path, {"main": server.url}, sinks=(sink,))
     assert job.run().exit_code == 0
     kind = "DuckDBSink" if sink == "duckdb" else "ParquetSink"
@@ -321,7 +321,7 @@ def test_a_holder_that_slept_while_another_host_published_loses(
 
 
 def test_a_lock_that_cannot_be_given_back_harms_nothing(tmp_path: Path) -> None:
-    """P10, P11: an error of that last call comes when everything is published, and the system has taken it back."""
+    """P10, P11: an error on unlocking does no harm: everything is published, and the system has released the lock."""
     with staging.Lock(tmp_path / "contacts") as held:
         os.close(held._handle)
     with staging.Lock(tmp_path / "contacts"):
@@ -332,12 +332,12 @@ def test_a_lock_that_cannot_be_given_back_harms_nothing(tmp_path: Path) -> None:
 
 
 CLEAN_OR_KILLED = {0, 2, 11, 20, 22, 127, 128 + signal.SIGABRT, 128 + signal.SIGSEGV}
-"""2 where a library could not be loaded, 11 where a socket found no memory, 22 where the process that reads the target
-died; 127 and signals where a library written in C found none."""
+"""If memory runs out: 2 if a library could not be loaded, 11 if a socket got none, 22 if the process that reads the
+target died; 127 and signals if a C library got none."""
 
 
 def test_memory_that_runs_out_never_leaves_half_a_state(warm: Nursery, job: Job) -> None:
-    """P8: with little to no room to grow, step by step, until it suffices; each failure is clean, and then it works."""
+    """P8: with memory raised in steps until it suffices, every failure is clean, and the last run succeeds."""
     assert job.run().exit_code == 0
     codes: dict[int, int] = {}
     for headroom in (4, 16, 48, 96, 144, 192, 256, 384, 512, 768, 1024, 2048, 4096):
@@ -358,7 +358,7 @@ def test_memory_that_runs_out_never_leaves_half_a_state(warm: Nursery, job: Job)
 def test_too_few_open_files_are_told_before_the_first_request(
     files: int, warm: Nursery, server: Live, job: Job
 ) -> None:
-    """P12: `ulimit -n`; also where the event loop itself could not be made."""
+    """P12: a low `ulimit -n` gives exit 20 before the first request, even if no event loop can be created."""
     assert job.run().exit_code == 0
     before, sent = job.fingerprint(), server.stats()["requests"]
     ended = run(warm, job, limits={"NOFILE": files})
@@ -372,7 +372,7 @@ def test_too_few_open_files_are_told_before_the_first_request(
 
 @pytest.mark.parametrize("files", [32, 36, 48])
 def test_open_files_that_run_out_on_the_way_are_told(files: int, warm: Nursery, tmp_path: Path) -> None:
-    """P12: more requests at once than files may be open; a clean failure or a good run, never anything between."""
+    """P12: with more requests at once than files allowed open, a run fails cleanly or succeeds."""
     with live(contacts=900, nasty_share=0, small=True, latency=0.05) as slow:
         job = Job(tmp_path, {"main": slow.url}, settings="[extract]\nconcurrency = 64\n")
         ended = run(warm, job, limits={"NOFILE": files})
@@ -385,14 +385,14 @@ def test_open_files_that_run_out_on_the_way_are_told(files: int, warm: Nursery, 
 def test_files_that_may_not_grow_are_refused_before_the_first_request(
     size: int, warm: Nursery, server: Live, job: Job
 ) -> None:
-    """P12: `ulimit -f`, for a first run and for one with a snapshot, which stays as it is."""
+    """P12: a low `ulimit -f` is refused for a first run and for one with a snapshot, which stays unchanged."""
     for first in (True, False):
         before = job.fingerprint() if not first else {}
         sent = server.stats()["requests"]
         ended = run(warm, job, limits={"FSIZE": size})
         assert server.stats()["requests"] == sent
         assert ended.code == 20
-        if size > 10_000:  # the limit is one of the answer, too
+        if size > 10_000:  # a smaller limit also truncates the output
             assert "again" in ended.document["error"]["hint"]
         if first:
             assert not job.duckdb.exists()
@@ -403,7 +403,7 @@ def test_files_that_may_not_grow_are_refused_before_the_first_request(
     healed(job)
 
 
-# --- where nothing can be written ------------------------------------------------------------------------------------
+# --- unwritable paths ------------------------------------------------------------------------------------------------
 
 UNREADABLE = {
     "the folder is read-only": ("data", 0o555, 20),
@@ -420,7 +420,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("what", UNREADABLE)
 def test_missing_rights_are_told_before_the_first_request(what: str, warm: Nursery, server: Live, job: Job) -> None:
-    """P12: as somebody who is not root, with the path and what to do; no byte changes and no request is sent."""
+    """P12: missing rights of a non-root user are reported with path and hint; no byte changes, no request is sent."""
     name, mode, code = UNREADABLE[what]
     assert job.run().exit_code == 0
     before, sent = job.fingerprint(), server.stats()["requests"]
@@ -441,7 +441,7 @@ def test_missing_rights_are_told_before_the_first_request(what: str, warm: Nurse
 
 @pytest.mark.parametrize("letters", [*range(228, 257, 4), 255, 300, 5000])
 def test_a_name_too_long_is_told_before_the_first_request(letters: int, server: Live, tmp_path: Path) -> None:
-    """P12: also one that fits itself and leaves no room for the names that the work beside it needs."""
+    """P12: a name is also too long if it fits but leaves no room for the names of temporary files."""
     for sink in ("duckdb", "parquet"):
         job = Job(tmp_path / sink, {"main": server.url}, sinks=(sink,))
         job.folder.mkdir()
@@ -456,41 +456,41 @@ def test_a_name_too_long_is_told_before_the_first_request(letters: int, server: 
 
 
 def in_the_way(job: Job) -> None:
-    """A file where the folder of the targets should be."""
+    """A file in place of the targets' folder."""
     (job.folder / "data").write_text("mine")
 
 
 def temporary_in_the_way(job: Job) -> None:
-    """A file where the temporary folder should be."""
+    """A file in place of the temporary folder."""
     (job.folder / "data").mkdir()
     job.temporary.write_text("mine")
 
 
 def lock_is_a_folder(job: Job) -> None:
-    """A folder where the lock should be."""
+    """A folder in place of the lock."""
     (job.temporary / "contacts.duckdb.lock").mkdir(parents=True)
 
 
 def lock_is_a_link(job: Job) -> None:
-    """A link, which somebody else could have laid, where the lock should be."""
+    """A link, possibly created by another user, in place of the lock."""
     job.temporary.mkdir(parents=True)
     (job.folder / "precious").write_text("mine")
     (job.temporary / "contacts.duckdb.lock").symlink_to(job.folder / "precious")
 
 
 def target_is_a_folder(job: Job) -> None:
-    """A folder where the database should be."""
+    """A folder in place of the database."""
     job.duckdb.mkdir(parents=True)
 
 
 def target_is_a_file(job: Job) -> None:
-    """A file where the Parquet folder should be."""
+    """A file in place of the Parquet folder."""
     job.parquet.parent.mkdir()
     job.parquet.write_text("mine")
 
 
 def link_to_nothing(job: Job) -> None:
-    """A link that leads nowhere in the database's place."""
+    """A dangling link in place of the database."""
     job.duckdb.parent.mkdir()
     job.duckdb.symlink_to(job.folder / "nowhere")
 
@@ -500,11 +500,11 @@ def link_in_a_circle(job: Job) -> None:
     (job.folder / "data").symlink_to(job.folder / "data")
 
 
-# A stranger's: somebody else could have written, or can still write, what a run would go on with.
+# Files that another user could have written, or can still write, and from which a run would resume.
 
 
 def staged(job: Job) -> Path:
-    """The folder of an account as a killed run leaves it, with a journal."""
+    """The stage folder of an account with a journal, as a killed run leaves it."""
     folder = job.temporary / "contacts.duckdb.stage" / "main"
     for made in (job.temporary, folder.parent, folder):
         made.mkdir(0o700, parents=True)
@@ -513,102 +513,102 @@ def staged(job: Job) -> Path:
 
 
 def linked(path: Path) -> None:
-    """Another folder or file of ours stands in for it, by a link."""
+    """Move a folder or file of ours and replace it by a link to it."""
     elsewhere = path.with_name(f"{path.name}-elsewhere")
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
 
 
 def temporary_is_a_link(job: Job) -> None:
-    """To a folder of ours on the same disk."""
+    """The temporary folder is a link to a folder of ours on the same disk."""
     staged(job)
     linked(job.temporary)
 
 
 def stage_is_a_link(job: Job) -> None:
-    """Laid where the parts of all accounts go."""
+    """The stage folder of all accounts is a link."""
     linked(staged(job).parent)
 
 
 def stage_of_an_account_is_a_link(job: Job) -> None:
-    """Laid where the parts of an account go."""
+    """The stage folder of an account is a link."""
     linked(staged(job))
 
 
 def journal_is_a_link(job: Job) -> None:
-    """Laid where a run looks for what was read."""
+    """The journal from which a run resumes is a link."""
     linked(staged(job) / "journal.jsonl")
 
 
 def journal_has_a_second_name(job: Job) -> None:
-    """By which others might reach it."""
+    """The journal has a hard link by which others might reach it."""
     (job.folder / "data" / "mine").hardlink_to(staged(job) / "journal.jsonl")
 
 
 def lock_has_a_second_name(job: Job) -> None:
-    """It would be emptied."""
+    """The lock is a hard link to another file, which would be emptied."""
     staged(job)
     (job.folder / "data" / "precious").write_text("mine")
     (job.temporary / "contacts.duckdb.lock").hardlink_to(job.folder / "data" / "precious")
 
 
 def journal_is_a_pipe(job: Job) -> None:
-    """Whoever opens it would wait."""
+    """A file of pages is a named pipe, and opening it would block."""
     os.mkfifo(staged(job) / "pages-000001.jsonl", 0o600)
 
 
 def temporary_is_open_to_the_group(job: Job) -> None:
-    """As another tool with umask 002 makes it."""
+    """The temporary folder is group-writable, as another tool with umask 002 creates it."""
     staged(job)
     job.temporary.chmod(0o770)
 
 
 def temporary_is_open_to_all(job: Job) -> None:
-    """As a shared scratch folder is, in which only the owner may delete."""
+    """The temporary folder is world-writable with the sticky bit, as a shared scratch folder is."""
     staged(job)
     job.temporary.chmod(0o1777)
 
 
 def stage_is_open_to_the_group(job: Job) -> None:
-    """One folder further down."""
+    """The stage folder of all accounts is group-writable."""
     staged(job).parent.chmod(0o770)
 
 
 def stage_of_an_account_is_open_to_all(job: Job) -> None:
-    """One more."""
+    """The stage folder of an account is world-writable."""
     staged(job).chmod(0o703)
 
 
 def journal_is_open_to_the_group(job: Job) -> None:
-    """One file."""
+    """The journal is group-writable."""
     (staged(job) / "journal.jsonl").chmod(0o620)
 
 
 def given_away(path: Path) -> None:
-    """Make it another user's, which root alone can do."""
+    """Change the owner to another user, which only root can do."""
     if os.geteuid():
         pytest.skip("needs root")
     os.chown(path, 4711, -1)
 
 
 def temporary_is_foreign(job: Job) -> None:
-    """Root runs the job of a folder that belongs to somebody."""
+    """The temporary folder belongs to another user, and root runs the job."""
     staged(job)
     given_away(job.temporary)
 
 
 def stage_of_an_account_is_foreign(job: Job) -> None:
-    """Somebody could make it before we did."""
+    """Another user created the stage folder of an account before we did."""
     given_away(staged(job))
 
 
 def journal_is_foreign(job: Job) -> None:
-    """A file alone."""
+    """The journal belongs to another user."""
     given_away(staged(job) / "journal.jsonl")
 
 
 def lock_is_foreign(job: Job) -> None:
-    """It would be made ours."""
+    """The lock belongs to another user and would be taken over."""
     staged(job)
     lock = job.temporary / "contacts.duckdb.lock"
     lock.write_text("")
@@ -639,7 +639,7 @@ STRANGERS = [
 def test_what_may_be_a_strangers_is_refused_until_the_hint_is_followed(
     stranger: Callable[[Job], None], server: Live, job: Job
 ) -> None:
-    """X4, P12: by run, plan and doctor, before any request of a run; to delete what is named is enough, and safe."""
+    """X4, P12: run (before any request), plan and doctor refuse such files; the hint's deletion is enough and safe."""
     stranger(job)
     sent = server.stats()["requests"]
     ended = job.call(*WORDS)
@@ -660,7 +660,7 @@ def test_what_may_be_a_strangers_is_refused_until_the_hint_is_followed(
 
 
 def test_a_temporary_folder_that_others_may_read_is_ours(job: Job) -> None:
-    """X3: what counts is who can write; the folder that holds it may be anybody's to write to, as /tmp is."""
+    """X3: only write access counts; the parent folder may be writable for all users, as /tmp is."""
     staged(job)
     job.temporary.chmod(0o755)
     job.temporary.parent.chmod(0o1777)
@@ -681,7 +681,7 @@ def test_a_temporary_folder_that_others_may_read_is_ours(job: Job) -> None:
     ],
 )
 def test_what_stands_in_the_way_is_told_before_the_first_request(obstacle: object, server: Live, job: Job) -> None:
-    """P12: exit 20, or 2 where the path names a folder, with the path and the hint; what stood there stays."""
+    """P12: an obstacle gives exit 20, or 2 if the path is a folder, with path and hint, and is left as it is."""
     obstacle(job)  # type: ignore[operator]
     mine = {path: path.read_text() for path in job.folder.rglob("*") if path.is_file()}
     sent = server.stats()["requests"]
@@ -694,7 +694,7 @@ def test_what_stands_in_the_way_is_told_before_the_first_request(obstacle: objec
 
 
 def test_missing_folders_are_made_and_private(server: Live, tmp_path: Path) -> None:
-    """P12: as deep as the path says."""
+    """P12: missing parent folders are created at any depth, with mode 0700."""
     job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
     path = tmp_path / "a" / "b" / "c" / "contacts.duckdb"
     assert job.call(*WORDS, "--set", f"sinks.duckdb.path={path}").code == 0
@@ -702,11 +702,11 @@ def test_missing_folders_are_made_and_private(server: Live, tmp_path: Path) -> N
     assert {folder.stat().st_mode & 0o777 for folder in (path.parent, path.parent.parent)} == {0o700}
 
 
-# --- file systems with other habits ----------------------------------------------------------------------------------
+# --- unusual file systems --------------------------------------------------------------------------------------------
 
 
 def test_what_is_renamed_into_place_was_made_on_the_same_disk(tmp_path: Path) -> None:
-    """P14: everything temporary stands beside its target."""
+    """P14: all temporary folders are next to their target and on the same disk."""
     for target in (tmp_path / "data" / "contacts.duckdb", tmp_path / "data" / "contacts"):
         for folder in (staging.temporary(target), staging.next_folder(target), staging.stage_folder(target)):
             assert disk.private_folder(folder).stat().st_dev == target.parent.stat().st_dev
@@ -714,7 +714,7 @@ def test_what_is_renamed_into_place_was_made_on_the_same_disk(tmp_path: Path) ->
 
 
 def test_a_temporary_folder_on_another_disk_is_refused_before_the_first_request(server: Live, job: Job) -> None:
-    """P14: where somebody has put a link in its place, which is refused in any case (see `STRANGERS`)."""
+    """P14: a link to another disk in place of the temporary folder is refused, as any link is (see `STRANGERS`)."""
     elsewhere = Path("/dev/shm")  # noqa: S108 - the one other file system that every Linux has
     if not elsewhere.is_dir() or elsewhere.stat().st_dev == job.folder.stat().st_dev:
         pytest.skip("needs two file systems")
@@ -733,7 +733,7 @@ def test_a_temporary_folder_on_another_disk_is_refused_before_the_first_request(
 
 
 def test_a_folder_that_cannot_be_synced_is_tolerated_and_a_file_is_not() -> None:
-    """P15: by what /proc answers; a file that may not have reached the disk is never taken for one that has."""
+    """P15: on /proc, a failed sync of a folder is ignored; for a file, which may not be on disk, it is an error."""
     handle = os.open("/proc", os.O_RDONLY)
     try:
         with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
@@ -754,7 +754,7 @@ def test_the_lock_locks_on_this_file_system(tmp_path: Path) -> None:
         os.close(handle)
 
 
-# --- clocks, zones, locales, chance ----------------------------------------------------------------------------------
+# --- clocks, time zones, locales, hash seeds -------------------------------------------------------------------------
 
 PUBLISH = """
 import hashlib, json, pathlib, sys
@@ -804,7 +804,7 @@ ENVIRONMENTS = [
 
 
 def test_the_environment_does_not_change_a_cell(tmp_path: Path) -> None:
-    """P20, P29: zones, locales, UTF-8 mode, hash seeds: odd contacts become the same rows in both sinks."""
+    """P20, P29: time zone, locale, UTF-8 mode and hash seed do not change the rows of unusual contacts in any sink."""
     told = set()
     for number, odd in enumerate(ENVIRONMENTS):
         home = tmp_path / str(number)
@@ -818,7 +818,7 @@ def test_the_environment_does_not_change_a_cell(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_jumps_between_runs_harms_nothing(tmp_path: Path) -> None:
-    """P19: ours and the server's differ, by up to decades; the watermark is behind both, and names carry numbers."""
+    """P19: if our clock and the server's differ, by up to decades, the watermark is behind both; no name has a time."""
     with live(contacts=CONTACTS, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
         for seq, ahead in enumerate((0.0, 240.0, -240.0, 0.0), start=1):
@@ -858,7 +858,7 @@ STREAMS = {
 
 @pytest.mark.parametrize("streams", STREAMS)
 def test_streams_that_take_nothing_do_not_harm_the_run(streams: str, job: Job) -> None:
-    """P21: the data are published, and the exit code is right, for a good run as for a bad one."""
+    """P21: with closed streams or a full disk behind them, data are published and exit codes are right."""
     config = job.config()
 
     def code(*words: str) -> int:
@@ -875,7 +875,7 @@ def test_streams_that_take_nothing_do_not_harm_the_run(streams: str, job: Job) -
 
 @pytest.mark.parametrize("module", ["duckdb", "pyarrow", "msgspec", "aiohttp", "pydantic"])
 def test_a_damaged_library_is_told(module: str, job: Job) -> None:
-    """P24: half of an installation is exit 2 with the library's name and the hint, and nothing is written."""
+    """P24: a library that cannot be imported gives exit 2 with its name and a hint, and nothing is written."""
     broken = job.folder / "broken"
     broken.mkdir()
     (broken / f"{module}.py").write_text("raise ImportError('libsomething.so.1: cannot open shared object file')\n")
@@ -890,7 +890,7 @@ def test_a_damaged_library_is_told(module: str, job: Job) -> None:
     ("version", "told"), [("1.4.2", "duckdb 1.4.2 is older than 2.0"), ("2.0.0rc1", ""), ("10.0", "")]
 )
 def test_a_library_that_is_too_old_is_found(version: str, told: str, job: Job) -> None:
-    """P24: `doctor` holds what is installed against what our own metadata ask for, and names the hint."""
+    """P24: `doctor` compares the installed versions with those that our metadata require, and gives a hint."""
     older = job.folder / "older"
     (older / "duckdb-0.dist-info").mkdir(parents=True)
     (older / "duckdb-0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: duckdb\nVersion: {version}\n")
@@ -906,7 +906,7 @@ def test_a_library_that_is_too_old_is_found(version: str, told: str, job: Job) -
 
 
 def test_the_leftovers_of_a_thousand_killed_runs_are_collected(job: Job) -> None:
-    """P27: with the next start; what is published, what people keep there and other targets' work stay."""
+    """P27: the next run removes leftovers; published data, users' files and other targets' files stay."""
     assert job.run().exit_code == 0
     ours = ("contacts.duckdb.next-{:08x}", "contacts.next-{:08x}")
     for number in range(1000):
@@ -925,7 +925,7 @@ def test_the_leftovers_of_a_thousand_killed_runs_are_collected(job: Job) -> None
 
 
 def test_a_schedule_tighter_than_a_run_skips_and_tells(warm: Nursery, tmp_path: Path) -> None:
-    """P28: what starts while a run works is exit 30 and changes nothing; what starts after it works."""
+    """P28: runs that start during another run exit with 30 and change nothing; a run after it succeeds."""
     with live(contacts=CONTACTS, nasty_share=0, small=True, latency=0.1) as slow:
         job = Job(tmp_path, {"main": slow.url}, settings="[extract]\nconcurrency = 1\n")
         pid = start(warm, job)
@@ -945,7 +945,7 @@ def test_a_schedule_tighter_than_a_run_skips_and_tells(warm: Nursery, tmp_path: 
 
 
 def test_a_shortage_tells_how_many_bytes_are_needed() -> None:
-    """P9: the decision on numbers, and at its borders."""
+    """P9: a shortage is reported in bytes, and space that just suffices is no shortage."""
     assert preflight.shortage(100, free=100, largest=None) is None
     assert preflight.shortage(100, free=100, largest=100) is None
     message, hint = preflight.shortage(5000, free=1000, largest=None) or ("", "")
@@ -956,7 +956,7 @@ def test_a_shortage_tells_how_many_bytes_are_needed() -> None:
 
 
 def test_a_disk_too_small_for_the_copy_is_refused_before_the_first_request(server: Live, job: Job) -> None:
-    """P9: exit 20 with the bytes needed; what fits is let through."""
+    """P9: a copy that does not fit is exit 20 with the bytes needed; one that fits is accepted."""
     assert job.run().exit_code == 0
     sent = server.stats()["requests"]
     with pytest.raises(SinkError, match="bytes left and a run needs"):

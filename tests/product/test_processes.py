@@ -1,4 +1,4 @@
-"""Runs beside other processes: the bound on requests, readers, a second run, signals, a closed pipe."""
+"""Runs next to other processes: the bound on requests, readers, a second run, signals, a closed pipe."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SLOW = {"contacts": 600, "nasty_share": 0.0, "small": True, "latency": 0.1}
 
 @pytest.fixture
 def slow() -> Iterator[Live]:
-    """A server that takes its time, so that there is a middle of a run."""
+    """A slow server, so that tests can act during a run."""
     with live(**SLOW) as server:
         yield server
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait until something is the case."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it never happened"
@@ -35,7 +35,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 5, 16])
 def test_requests_in_flight_never_exceed_the_bound(concurrency: int, tmp_path: Path) -> None:
-    """As the server counts them; and the bound is used."""
+    """The server never counts more requests in flight than the bound, and the bound is used."""
     with live(contacts=400, nasty_share=0, small=True, latency=0.02, page_size=20) as server:
         job = Job(tmp_path, {"main": server.url}, settings=f"[extract]\nconcurrency = {concurrency}\n")
         assert job.run().exit_code == 0
@@ -43,7 +43,7 @@ def test_requests_in_flight_never_exceed_the_bound(concurrency: int, tmp_path: P
 
 
 def test_the_bound_is_per_account(tmp_path: Path) -> None:
-    """Two accounts on one server side by side: twice the bound at most."""
+    """Two accounts that run in parallel on one server use at most twice the bound."""
     with live(contacts=400, nasty_share=0, small=True, latency=0.02, page_size=20) as server:
         job = Job(tmp_path, {"a": server.url, "b": server.url}, settings="[extract]\nconcurrency = 4\n")
         assert job.run().exit_code == 0
@@ -62,7 +62,7 @@ with duckdb.connect(sys.argv[1], read_only=True) as connection:
 
 
 def test_a_reader_neither_blocks_a_run_nor_sees_half_of_it(tmp_path: Path) -> None:
-    """S1: an open reader keeps yesterday's state; who opens the file later sees the new one, whole."""
+    """S1: an open reader keeps the old state; a reader that opens the file later sees the complete new state."""
     with live(contacts=300, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
         assert job.run().exit_code == 0
@@ -79,7 +79,7 @@ def test_a_reader_neither_blocks_a_run_nor_sees_half_of_it(tmp_path: Path) -> No
 
 
 def test_everyone_who_looks_during_a_run_sees_the_old_or_the_new_state(tmp_path: Path) -> None:
-    """S12: contacts, history and runs always belong together."""
+    """S12: contacts, history and runs always show the same state."""
     with live(contacts=300, nasty_share=0, small=True, inserts=30.0, latency=0.005) as server:
         job = Job(tmp_path, {"main": server.url})
         assert job.run().exit_code == 0
@@ -98,7 +98,7 @@ def test_everyone_who_looks_during_a_run_sees_the_old_or_the_new_state(tmp_path:
 
 
 def test_a_second_run_on_the_same_target_exits_30_at_once(slow: Live, tmp_path: Path) -> None:
-    """P16: in less than a second, without a request, and the first run is not disturbed."""
+    """P16: the second run exits in less than a second, sends no request and does not disturb the first."""
     job = Job(tmp_path, {"main": slow.url}, settings="[extract]\nconcurrency = 2\n")
     with job.start("run", "CONFIG", "--json") as first:
         eventually(lambda: slow.stats()["requests"] > 10)
@@ -112,7 +112,7 @@ def test_a_second_run_on_the_same_target_exits_30_at_once(slow: Live, tmp_path: 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_in_order(number: int, code: int, slow: Live, tmp_path: Path) -> None:
-    """P1: within 5 seconds, with the target unchanged, no traceback, and nothing that the next run cannot heal."""
+    """P1: a signal ends a run within 5 s with an unchanged target and no traceback, and the next run recovers."""
     job = Job(tmp_path, {"main": slow.url}, settings="[extract]\nconcurrency = 2\n")
     with job.start("run", "CONFIG", "--json") as running:
         eventually(lambda: slow.stats()["requests"] > 25)
@@ -133,7 +133,7 @@ def test_a_signal_ends_a_run_in_order(number: int, code: int, slow: Live, tmp_pa
 
 @pytest.mark.parametrize("after", [0.1, 0.3, 0.5])
 def test_a_kill_leaves_the_old_state_or_the_new(after: float, tmp_path: Path) -> None:
-    """P4: SIGKILL at any moment; the next run needs no human and ends with the truth."""
+    """P4: after SIGKILL at any moment, the next run needs no manual repair and exports the correct data."""
     with live(contacts=300, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
         assert job.run().exit_code == 0
@@ -156,7 +156,7 @@ def test_a_kill_leaves_the_old_state_or_the_new(after: float, tmp_path: Path) ->
 
 
 def test_a_closed_pipe_does_not_harm_the_run(tmp_path: Path) -> None:
-    """P21: whoever read our output is gone; the data are published and the exit code is right."""
+    """P21: if the reader of our output is gone, the data are published and the exit code is right."""
     with live(contacts=100, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
         with job.start("run", "CONFIG", "--json") as running:
@@ -167,7 +167,7 @@ def test_a_closed_pipe_does_not_harm_the_run(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_killed_runs_are_collected(tmp_path: Path) -> None:
-    """P27: with the next start, and nothing that is not ours."""
+    """P27: the next run removes leftovers of killed runs and nothing else."""
     with live(contacts=50, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
         job.temporary.mkdir(parents=True)
@@ -183,7 +183,7 @@ def test_leftovers_of_killed_runs_are_collected(tmp_path: Path) -> None:
 
 
 def test_the_database_can_be_attached_while_its_reader_holds_it(tmp_path: Path) -> None:
-    """S1: an analyst in this very process, too, neither blocks nor is disturbed."""
+    """S1: a reader in the same process neither blocks a run nor is disturbed by it."""
     with live(contacts=100, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         assert job.run().exit_code == 0
@@ -205,7 +205,7 @@ def test_hash_seeds_zones_and_locales_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_the_process_needs_no_home_and_no_terminal(tmp_path: Path) -> None:
-    """A cron job has neither; nothing is written but the target."""
+    """A run without home and terminal, as in a cron job, succeeds and writes only the target."""
     with live(contacts=20, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
         before = set(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Runs after one that was killed: they go on with what it had read, with the T0 that it had, and lose nothing."""
+"""Runs after a killed run: they resume from the windows it read, keep its T0, and lose nothing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.live import Job, Live, Row, live
 
 CONTACTS = 6_000
 CALM = "[extract]\nconcurrency = 8\n"
-"""What is under way when a process ends is asked again: with few at once it is little."""
+"""Requests in flight when a process ends are repeated; low concurrency keeps them few."""
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Live]:
-    """An account of some hundred requests, a little slow so that a process can be ended in the middle."""
+    """An account of some hundred requests, slow enough to end a process in the middle."""
     with live(contacts=CONTACTS, nasty_share=0.01, latency=0.01) as running:
         yield running
 
@@ -63,7 +63,7 @@ def whole(server: Live, tmp_path_factory: pytest.TempPathFactory) -> Row:
 def test_a_plan_knows_what_a_killed_run_left(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row
 ) -> None:
-    """P4: its windows are counted and not planned again, and nothing of them is touched."""
+    """P4: a plan counts the windows of a killed run, does not plan them again, and leaves them untouched."""
     job = Job(tmp_path_factory.mktemp("planned"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
     [clean] = job.call("plan", "CONFIG", "--json").document["accounts"]
     assert clean["resumes"] == 0
@@ -88,7 +88,7 @@ def test_a_plan_knows_what_a_killed_run_left(
 def test_a_run_killed_at_90_percent_is_gone_on_with(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row, number: signal.Signals, code: int
 ) -> None:
-    """P1, P4: at most 15 % of the requests of a clean run, the same contacts, the T0 of the run that was killed."""
+    """P1, P4: a resumed run sends at most 15 % of a clean run's requests and has the same contacts and the old T0."""
     job = Job(tmp_path_factory.mktemp("killed"), {"main": server.url}, settings=CALM)
     begun = server.clock()
     assert ended(job, server, int(whole["requests"]["sent"] * 0.9), number) == code
@@ -109,7 +109,7 @@ def test_a_run_killed_at_90_percent_is_gone_on_with(
 def test_a_run_killed_again_and_again_comes_to_its_end(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row
 ) -> None:
-    """P5: every process adds its share, whatever it was killed over."""
+    """P5: every killed process adds its share, so a run that is killed repeatedly still completes."""
     job = Job(tmp_path_factory.mktemp("again"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
     for share in (0.8, 0.08, 0.06, 0.02):
         ended(job, server, int(whole["requests"]["sent"] * share), signal.SIGKILL)
@@ -120,7 +120,7 @@ def test_a_run_killed_again_and_again_comes_to_its_end(
 
 
 def _begun(job: Job, change: Callable[[Row], Row]) -> None:
-    """Change the journal's first line, and write all checksums anew, as they would be if it had begun so."""
+    """Change the journal's first line, and recompute all checksums to match."""
     path, chain = next(job.temporary.rglob(NAME)), b""
     first, *rest = [{**json.loads(line)} for line in path.read_bytes().splitlines()]
     text = b""
@@ -169,7 +169,7 @@ def _reconfigured(job: Job) -> None:
 def test_what_does_not_fit_any_more_is_thrown_away(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row, spoil: Callable[[Job], None]
 ) -> None:
-    """P27, P25: leftovers that are too old, of another start of the machine, damaged, or of another configuration."""
+    """P27, P25: leftovers that are too old, damaged, or from another boot or configuration are discarded."""
     job = Job(tmp_path_factory.mktemp("spoilt"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
     ended(job, server, int(whole["requests"]["sent"] * 0.8), signal.SIGKILL)
     spoil(job)
@@ -183,7 +183,7 @@ def test_what_does_not_fit_any_more_is_thrown_away(
 def test_what_is_only_written_anew_is_gone_on_with(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row
 ) -> None:
-    """The spoilt journals above are refused for what was changed in them, not for their checksums."""
+    """Control: recomputed checksums alone spoil no journal; those above are refused for their changes."""
     job = Job(tmp_path_factory.mktemp("anew"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
     ended(job, server, int(whole["requests"]["sent"] * 0.8), signal.SIGKILL)
     _begun(job, lambda began: began)
@@ -195,7 +195,7 @@ def test_what_is_only_written_anew_is_gone_on_with(
 def test_a_torn_last_line_costs_that_line_alone(
     tmp_path_factory: pytest.TempPathFactory, server: Live, whole: Row
 ) -> None:
-    """P11: a process that was killed in the middle of a write."""
+    """P11: a kill in the middle of a write costs only the line that was being written."""
     job = Job(tmp_path_factory.mktemp("torn"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
     ended(job, server, int(whole["requests"]["sent"] * 0.8), signal.SIGKILL)
     journal = next(job.temporary.rglob(NAME))
@@ -208,7 +208,7 @@ def test_a_torn_last_line_costs_that_line_alone(
 
 
 def test_an_incremental_run_is_gone_on_with_as_well(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """M1, M3: what changes while nobody reads is in the sweep of the one that goes on."""
+    """M1, M3: changes between a killed run and the next one are in the sweep of the resumed run."""
     with live(contacts=600, nasty_share=0, small=True, latency=0.05) as server:
         job = Job(tmp_path_factory.mktemp("incremental"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
         account(job)
@@ -229,14 +229,14 @@ def test_an_incremental_run_is_gone_on_with_as_well(tmp_path_factory: pytest.Tem
         assert fresh in truth
 
 
-# --- killed in the middle of the walk ---------------------------------------------------------------------------------
+# --- killed during the page scan --------------------------------------------------------------------------------------
 
 MANY = 16_000
-"""Contacts of a walk that is longer than the chunk of the witness that SIGKILL may cost."""
+"""Contacts enough for a page scan longer than the chunk of the cross-check log that SIGKILL may cost."""
 
 
 def witnessed(job: Job) -> int:
-    """The requests that the last run spent on its witness."""
+    """The requests that the last run spent on its cross-check."""
     return job.rows("select (detail->'requests'->>'witness')::int from runs order by seq desc limit 1")[0][0]
 
 
@@ -246,7 +246,7 @@ def witnessed(job: Job) -> int:
 def test_a_walk_that_was_killed_is_gone_on_with(
     tmp_path_factory: pytest.TempPathFactory, number: signal.Signals, left: int
 ) -> None:
-    """P1, P4, M1: those without a creation time, one in three, are all read, though many moved up in the meantime."""
+    """P1, P4, M1: contacts without a creation time, one in three, are all read, although many moved up in between."""
     job = Job(tmp_path_factory.mktemp("walk"), {"main": ""}, settings=CALM, sinks=("duckdb",))
     with live(contacts=MANY, nasty_share=0, no_created_at_share=0.33, small=True, latency=0.01) as server:
         job.urls = {"main": server.url}
@@ -259,13 +259,13 @@ def test_a_walk_that_was_killed_is_gone_on_with(
         seen = {row["contact_id"] for row in job.in_duckdb()}
         assert set(server.ids()) <= seen <= {*server.ids(), *gone}
         assert (resumed, found["counts"]["rejected"]) == (0, 0)
-        # Of 320 pages the killed run took 250 at least, and knows of those in whole chunks or all of them. The second
-        # walk takes them all, and finds nobody else.
+        # The killed run read at least 250 of 320 pages, and whole chunks of them or all are saved. The second scan
+        # reads all pages and finds no further contact.
         assert witnessed(job) <= left + 330
 
 
 def test_a_server_that_fails_in_three_of_ten_is_read_run_by_run(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """N5, N17, P5: no retry budget is enough for so much, but every run adds its share until one comes to the end."""
+    """N5, N17, P5: no retry budget suffices for that rate, but every run adds its share until one completes."""
     settings = {"contacts": 4_000, "nasty_share": 0.01, "no_created_at_share": 0.01, "small": True}
     with live(**settings) as server:
         job = Job(tmp_path_factory.mktemp("clean"), {"main": server.url}, settings=CALM, sinks=("duckdb",))
@@ -282,5 +282,5 @@ def test_a_server_that_fails_in_three_of_ten_is_read_run_by_run(tmp_path_factory
         assert report.exit_code in (0, 40)
         assert report.accounts[0].record.counts.contacts == clean["counts"]["contacts"]
         assert {row["contact_id"] for row in job.in_duckdb()} == set(server.ids())
-        # Measured: 1.05 to 1.22. To begin anew with each of some ten runs would cost several times as much.
+        # Measured: 1.05 to 1.22. Starting over in each of some ten runs would cost several times as much.
         assert server.stats()["by_status"]["200"] <= 1.5 * clean["requests"]["sent"]

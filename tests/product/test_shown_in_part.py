@@ -1,4 +1,4 @@
-"""Sources that show a part of the account, another account, or pages of several sizes: never silently wrong."""
+"""Sources that show part of the account, another account, or pages of several sizes: never silently wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HIDDEN: dict[str, Callable[[Contact, int], bool]] = {
     "the older half": lambda contact, median: (contact.created or 0) < median,
     "one list": lambda contact, _: not contact.is_contact,
 }
-"""Who is hidden, by serial, by the creation time beside the median one, or by list."""
+"""Which contacts are hidden: by serial, by creation time compared with the median, or by list."""
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def server() -> Iterator[Live]:
 
 @pytest.fixture
 def job(server: Live, tmp_path: Path) -> Job:
-    """A job for that account into a DuckDB file, with the first run behind it."""
+    """A job that exports that account to a DuckDB file, after its first run."""
     first = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
     assert first.run().exit_code == 0
     return first
@@ -45,7 +45,7 @@ def held(job: Job) -> set[str]:
 
 
 def hide(who: str) -> Callable[[World, float], int]:
-    """Some contacts are listed no longer, as to a token that lost some of its rights; returns how many."""
+    """Hide some contacts, as from a token that lost some of its rights; returns their number."""
 
     def narrow(world: World, _: float) -> int:
         everyone = world.account.living().values()
@@ -58,7 +58,7 @@ def hide(who: str) -> Callable[[World, float], int]:
 
 @pytest.mark.parametrize("who", HIDDEN)
 def test_a_narrowed_listing_ends_every_run_with_14(who: str, job: Job, server: Live) -> None:
-    """A41: a scrub that misses many of those it looks for makes the run read everything, which trips the guard."""
+    """A41: a scrub that misses many of its contacts makes the run read everything, which trips the guard."""
     before = job.fingerprint()
     hidden = server.change(hide(who))
     assert hidden > 100
@@ -82,7 +82,7 @@ def test_a_mass_deletion_has_a_way_through(job: Job, server: Live) -> None:
 
 
 def test_a_few_deletions_cost_a_few_requests(job: Job, server: Live) -> None:
-    """M2: somebody who was deleted is found by the scrub, asked for directly by the next run, and gone."""
+    """M2: a deleted contact is found by the scrub, requested directly by the next run, and then removed."""
     job.settings = '[extract]\nscrub_every = "1s"\n'
     server.ahead += 5
     assert job.run().exit_code == 0
@@ -98,7 +98,7 @@ def test_a_few_deletions_cost_a_few_requests(job: Job, server: Live) -> None:
 
 @pytest.mark.parametrize(("every", "runs"), [("4h", 4), ("1h", 1)])
 def test_everything_is_read_again_within_the_time_of_the_scrub(every: str, runs: int, job: Job, server: Live) -> None:
-    """A deletion is found within `scrub_every` and one run, however often runs come: here every hour."""
+    """A deletion is found within `scrub_every` and one run, whatever the interval of runs: here an hour."""
     job.settings = f'[extract]\nscrub_every = "{every}"\n'
     gone = server.ids()[::50]
     server.change(lambda world, now: [world.delete(name, now) for name in gone])
@@ -110,14 +110,14 @@ def test_everything_is_read_again_within_the_time_of_the_scrub(every: str, runs:
 
 
 def test_the_number_of_runs_still_divides_the_scrub(job: Job) -> None:
-    """`scrub_runs`, the older form, is accepted, and told as deprecated."""
+    """`scrub_runs`, the older form, is accepted and reported as deprecated."""
     job.settings = "[extract]\nscrub_runs = 2\n"
     assert job.run().exit_code == 0
     assert "extract.scrub_runs is deprecated" in job.call("doctor", "CONFIG").out
 
 
 def test_another_account_under_the_old_name_is_refused(job: Job, tmp_path: Path) -> None:
-    """Nobody of before is there: exit 14 every time, and not one contact of the other account is published."""
+    """If no known contact is there, every run exits with 14 and publishes no contact of the other account."""
     before = job.fingerprint()
     with live(contacts=CONTACTS, nasty_share=0, small=True, seed=2) as other:
         moved = Job(tmp_path, {"main": other.url}, sinks=("duckdb",))
@@ -139,7 +139,7 @@ def adopted(customer: str) -> Callable[[World, float], None]:
 
 
 def test_contacts_of_another_customer_are_refused_though_few(tmp_path: Path) -> None:
-    """The owner of the contacts is kept with them and compared: nothing of another customer is published (14)."""
+    """The customer of the contacts is stored and compared: no contact of another customer is published (exit 14)."""
     with live(contacts=0) as one, live(contacts=0) as other, live(contacts=0) as host:
         one.change(adopted("c" * 24))
         host.change(adopted("c" * 24))
@@ -167,7 +167,7 @@ MIXED: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("sizes", MIXED)
 def test_pages_of_several_sizes_hide_nobody(sizes: str, tmp_path: Path) -> None:
-    """A17, A52: whatever server answers, a run that ends 0 has everybody, and nobody who lives gets a tombstone."""
+    """A17, A52: whatever server answers, a run that exits with 0 has every contact and deletes no existing one."""
     draw = random.Random(sizes)
     with live(contacts=CONTACTS, nasty_share=0, small=True, faults=tuple(MIXED[sizes])) as server:
         job = Job(tmp_path, {"main": server.url}, settings='[extract]\nscrub_every = "20s"\n', sinks=("duckdb",))

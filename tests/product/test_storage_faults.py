@@ -1,7 +1,7 @@
-"""File systems with other habits: no hard links, targets that are mounted, and readers who are somebody else.
+"""Unusual file systems: no hard links, mounted targets, and readers that are other users.
 
-What is refused is refused before the first request, and `doctor` finds the same. Mounts are made in a namespace of
-their own, which ends with the command.
+Unsupported setups are refused before the first request, and `doctor` finds the same. Mounts are made in a private
+namespace, which ends with the command.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 CONTACTS = 60
 WORDS = ("run", "CONFIG", "--json")
 GROUP = "54321"
-"""A group that nobody is in; root may give files to it."""
+"""A group without members; root may give files to it."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -94,9 +94,9 @@ print(json.dumps(told))
 def linkless(
     tmp_path: Path, sink: str, start: str, link: int, rename: int, *, kills: bool = False
 ) -> list[list[object]]:
-    """[exit code, state seen, problems] of a publication whose links and renames without replacing fail like this.
+    """[exit code, state seen, problems] of a publication in which links and no-replace renames fail with these errors.
 
-    With `kills` there is one for each call that gives a name, ended right before it, and a last one that is not ended.
+    With `kills`, there is one for each call that gives a name, killed right before it, and a last one without a kill.
     """
     command = [sys.executable, "-c", LINKLESS, sink, start, str(tmp_path), str(int(kills)), str(link), str(rename)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
@@ -109,13 +109,13 @@ def linkless(
 @pytest.mark.parametrize(("link", "rename"), [(errno.EOPNOTSUPP, 0), (errno.EPERM, errno.EINVAL)])
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_a_file_system_without_links_is_published_to(sink: str, link: int, rename: int, tmp_path: Path) -> None:
-    """P13: SMB, exFAT, FUSE; also where a rename cannot be told to replace nothing. The next run finds its state."""
+    """P13: a target on SMB, exFAT or FUSE, even without no-replace renames, is published and found by the next run."""
     assert linkless(tmp_path, sink, "nothing", link, rename) == [[0, "new", []]]
 
 
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_a_kill_without_links_leaves_the_old_state_or_the_new(sink: str, tmp_path: Path) -> None:
-    """P4, P13: at every rename, those that are tried before a run included; the next run heals and nothing is left."""
+    """P4, P13: a kill at any rename, trial ones included, leaves the old or new state; the next run cleans up."""
     *killed, last = linkless(tmp_path, sink, "nothing", errno.EPERM, 0, kills=True)
     assert len(killed) >= 4
     assert [told for told in killed if told[:2] not in ([-9, "old"], [-9, "new"]) or told[2]] == []
@@ -124,7 +124,7 @@ def test_a_kill_without_links_leaves_the_old_state_or_the_new(sink: str, tmp_pat
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
 def test_a_name_that_is_taken_is_never_replaced(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P17: whatever stands in for the link; and a file that stays as it is becomes a private copy."""
+    """P17: without hard links, no existing name is replaced, and an unchanged file becomes a private copy."""
 
     def refused(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -143,7 +143,7 @@ def test_a_name_that_is_taken_is_never_replaced(number: int, tmp_path: Path, mon
 
 
 def test_an_error_of_the_disk_is_no_missing_feature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P10: what fails for another reason is not tried in other ways."""
+    """P10: a link that fails for another reason is not retried in other ways."""
 
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -161,7 +161,7 @@ def test_an_error_of_the_disk_is_no_missing_feature(tmp_path: Path, monkeypatch:
 
 
 def mounted(job: Job, mounts: str, *words: str) -> Ended:
-    """A command while these mounts, a shell script in the job's folder, are there for it alone."""
+    """Run a command with private mounts, which a shell script makes in the job's folder."""
     if os.geteuid() or subprocess.run(["unshare", "-m", "true"], check=False).returncode:  # noqa: S607
         pytest.skip("needs the right to mount")
     script = f'{mounts} && exec "{sys.executable}" -m etl "$@"'
@@ -190,7 +190,7 @@ REFUSED = {
 def test_a_mount_that_cannot_be_published_to_is_refused_before_the_first_request(
     what: str, server: Live, job: Job
 ) -> None:
-    """P12, P14: a bind mount of the same disk is another disk to a rename; the doctor finds it, and the hint helps."""
+    """P12, P14: a bind mount of the same disk is another disk for a rename; run and doctor give the same hint."""
     assert job.run().exit_code == 0
     mounts, hint = REFUSED[what]
     before, sent = job.fingerprint(), server.stats()["requests"]
@@ -222,7 +222,7 @@ WORKING = {
 
 @pytest.mark.parametrize("how", WORKING)
 def test_a_parquet_target_that_is_mounted_is_staged_into_from_inside(how: str, server: Live, tmp_path: Path) -> None:
-    """P14: nothing crosses the mount; two runs, and what is temporary is a lock in the volume and nothing beside it."""
+    """P14: two runs move nothing across the mount, and leave only a lock in the volume and nothing next to it."""
     job = Job(tmp_path, {"main": server.url}, sinks=("parquet",))
     (tmp_path / "data" / "contacts").mkdir(parents=True)
     (tmp_path / "volume").mkdir()
@@ -238,7 +238,7 @@ def test_a_parquet_target_that_is_mounted_is_staged_into_from_inside(how: str, s
 def test_a_target_in_a_folder_that_is_closed_is_staged_into_from_inside(
     warm: Nursery, server: Live, tmp_path: Path
 ) -> None:
-    """P12: a user who may write the target and not what is around it; a later run with more rights stays with it."""
+    """P12: without write access to the target's parent, a run stages inside, as does a later run with more rights."""
     job = Job(tmp_path, {"main": server.url}, sinks=("parquet",))
     job.parquet.mkdir(parents=True)
     words = ("run", str(job.config()), "--json")
@@ -252,7 +252,7 @@ def test_a_target_in_a_folder_that_is_closed_is_staged_into_from_inside(
 
 
 def test_what_a_killed_probe_left_is_collected_and_nothing_else(tmp_path: Path) -> None:
-    """P27: it is ours only while the folder with the same letters stands; a name alone does not make it ours."""
+    """P27: a probe file is ours only if the folder with the same suffix exists; a matching name alone is not enough."""
     target = tmp_path / "contacts"
     folder = staging.next_folder(target)
     left, mine = tmp_path / f".etl-{folder.name[-8:]}", tmp_path / ".etl-abcd1234"
@@ -266,7 +266,7 @@ def test_what_a_killed_probe_left_is_collected_and_nothing_else(tmp_path: Path) 
 
 
 def rights(folder: Path) -> set[tuple[bool, int, int]]:
-    """(is a folder, mode, group) of everything published below a folder, and of the folder."""
+    """(is a folder, mode, group) of a folder and everything published below it."""
     paths = [folder, *(path for path in folder.rglob("*") if ".etl" not in path.parts)]
     found = [path.stat() for path in paths]
     return {(stat.S_ISDIR(one.st_mode), stat.S_IMODE(one.st_mode), one.st_gid) for one in found}
@@ -275,7 +275,7 @@ def rights(folder: Path) -> set[tuple[bool, int, int]]:
 @needs_root
 @pytest.mark.parametrize("kind", [DuckDBSink, ParquetSink])
 def test_what_is_published_is_for_its_readers(kind: type[DuckDBSink | ParquetSink], tmp_path: Path) -> None:
-    """X3: set after two runs, it holds for older files too, linked ones included; what is temporary stays private."""
+    """X3: access set after two runs applies to older files too, linked ones included; temporary files stay private."""
     path = tmp_path / "data" / "contacts"
 
     def publish(seq: int, access: Access | None) -> None:
@@ -303,7 +303,7 @@ def test_what_is_published_is_for_its_readers(kind: type[DuckDBSink | ParquetSin
 
 @needs_root
 def test_a_run_that_fails_leaves_the_rights_as_they_were(job: Job) -> None:
-    """X3: before the publishing step nobody gets anything."""
+    """X3: a run that fails before publishing changes no rights."""
     assert job.run().exit_code == 0
     before = rights(job.duckdb.parent)
     ended = job.call(*WORDS, "--set", 'sinks.parquet.mode="0644"', "--set", "extract.deadline=1ms")
@@ -312,7 +312,7 @@ def test_a_run_that_fails_leaves_the_rights_as_they_were(job: Job) -> None:
 
 
 def test_a_folder_that_is_not_ours_keeps_its_rights_and_is_told(server: Live, tmp_path: Path) -> None:
-    """X3: with something else in it, it may be anybody's; the log says what keeps readers out."""
+    """X3: a folder with other files may belong to others, so it keeps its rights, and the log names it as closed."""
     job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
     job.duckdb.parent.mkdir(mode=0o700)
     (job.duckdb.parent / "diary").write_text("mine")
@@ -325,7 +325,7 @@ def test_a_folder_that_is_not_ours_keeps_its_rights_and_is_told(server: Live, tm
 
 
 def test_a_group_that_does_not_exist_is_found_by_run_and_doctor(server: Live, job: Job) -> None:
-    """Exit 2 before the first request, with its name."""
+    """An unknown group gives exit 2 before the first request, with its name."""
     sent = server.stats()["requests"]
     words = ("--set", "sinks.duckdb.group=no-such-group", "--set", 'sinks.duckdb.mode="0640"')
     ended = job.call(*WORDS, *words)
@@ -359,7 +359,7 @@ for act, name in ((Access(0o640, "54321").give, "mine"), (Access(0o640).check, "
 
 @needs_root
 def test_a_group_that_files_cannot_be_given_to_is_told() -> None:
-    """Exit 20 with the group and what to do, for a user who is not in it; so are files of another user."""
+    """A group that the user is not in gives exit 20 with its name and a fix, and so do files of another user."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", AS_NOBODY, folder]
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603

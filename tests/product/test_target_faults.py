@@ -1,4 +1,4 @@
-"""Faults of the targets: what users, disks and other programs do to them (FAULTS.md, groups S and P25, P26)."""
+"""Faults of the targets, caused by users, disks and other programs (group S and P25, P26)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Target:
     parts: Path
 
     def sink(self, memory_limit: int = 500_000_000) -> Sink:
-        """As a new process would have it."""
+        """The sink as a new process would open it."""
         return sink_at(self.kind, self.path, memory_limit)
 
     def bring(self, seq: int, *rows: Row) -> Publication:
@@ -96,7 +96,7 @@ def server() -> Iterator[Live]:
 
 
 def sql(path: Path, *statements: str) -> None:
-    """What a user does to the file."""
+    """Run a user's statements on the file."""
     with duckdb.connect(str(path)) as connection:
         for statement in statements:
             connection.execute(statement)
@@ -106,7 +106,7 @@ def sql(path: Path, *statements: str) -> None:
 
 
 def test_no_byte_of_a_manifest_can_fall_over_unseen(folder: Target) -> None:
-    """P25: each byte of the newest and of an older manifest, flipped, is exit 22 with a hint; never a first run."""
+    """P25: a flipped bit in the newest or an older manifest is exit 22 with a hint, never a first run."""
     folder.publish(2)
     for path in sorted(folder.path.glob("manifests/*")):
         whole = path.read_bytes()
@@ -129,7 +129,7 @@ def cuts(document: bytes, theirs: bytes) -> Iterator[bytes]:
 
 
 def test_a_damaged_state_is_never_a_first_run_in_parquet(folder: Target, tmp_path: Path) -> None:
-    """P25: whatever stands in the manifest's place, exit 22 and a hint, and no byte changes."""
+    """P25: any damage to the manifest is exit 22 with a hint, and no byte changes."""
     other = Target("parquet", tmp_path / "other" / "contacts", tmp_path / "parts")
     other.publish(1, contact(99))
     [path] = folder.path.glob("manifests/*")
@@ -144,7 +144,7 @@ def test_a_damaged_state_is_never_a_first_run_in_parquet(folder: Target, tmp_pat
 
 
 def test_a_damaged_state_is_never_a_first_run_in_duckdb(database: Target) -> None:
-    """P25: the same of the document in the database, also where its digest was made to fit."""
+    """P25: any damage to the document in the database is exit 22 with a hint, even if its digest matches."""
     with duckdb.connect(str(database.path)) as connection:
         [(text,)] = connection.execute("select document from etl.manifests").fetchall()
     whole = database.path.read_bytes()
@@ -162,7 +162,7 @@ def test_a_damaged_state_is_never_a_first_run_in_duckdb(database: Target) -> Non
     assert database.sink().open().seq == 1
 
 
-# --- what verify tells: P26, S9, S11 ---------------------------------------------------------------------------------
+# --- damage found by verify: P26, S9, S11 ----------------------------------------------------------------------------
 
 
 def flip(path: Path) -> None:
@@ -183,7 +183,7 @@ def edit_history(job: Job) -> None:
 
 
 def rewrite_parquet(job: Job) -> None:
-    """A data file written again by another program, with a row less."""
+    """A data file rewritten by another program, with one row less."""
     path = next((job.parquet / "current").rglob("*.parquet"))
     pq.write_table(pq.ParquetFile(path).read().slice(1), path)
 
@@ -205,7 +205,7 @@ def delete_rows(job: Job) -> None:
 
 
 def edit_rows(job: Job) -> None:
-    """Rows edited by hand, their hashes with them."""
+    """Rows edited by hand, including their hashes."""
     sql(
         job.duckdb,
         "update contacts set name = 'x', row_hash = 'x' where contact_id = (select min(contact_id) from contacts)",
@@ -277,7 +277,7 @@ def published(server: Live, tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.mark.parametrize("tamper", TAMPERING)
 def test_verify_tells_what_was_done_to_the_data(tamper: Callable[[Job], None], published: Job, tmp_path: Path) -> None:
-    """P26, S9, S11: a file that was edited, rewritten, moved or deleted, and rows changed by hand: 22 and a hint."""
+    """P26, S9, S11: files edited, rewritten, moved or deleted, and rows changed by hand, are exit 22 with a hint."""
     job = Job(tmp_path, published.urls)
     shutil.copytree(published.folder / "data", tmp_path / "data")
     assert job.call("verify", "CONFIG").code == 0
@@ -329,7 +329,7 @@ print(json.dumps(codes))
 
 
 def test_a_bit_that_fell_over_is_told_or_harmless(database: Target) -> None:
-    """S4: in the headers and anywhere in the file; 22 (or 20), or exactly the right rows, and nobody dies of it."""
+    """S4: a flipped bit anywhere in the file gives 22 (or 20) or exactly the right rows, and never a crash."""
     count = int(os.environ.get("ETL_TEST_FLIPS", "25"))
     command = [sys.executable, "-c", FLIPS, str(database.path), str(count)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
@@ -339,7 +339,7 @@ def test_a_bit_that_fell_over_is_told_or_harmless(database: Target) -> None:
 
 
 def test_an_engine_that_dies_over_a_file_does_not_take_us_along() -> None:
-    """S2, S5: the reading happens in a process of its own; how that ended is the message."""
+    """S2, S5: a file is read in a separate process, and if that dies, the message states how it ended."""
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
     before = set(children.read_text().split())
     caught: list[Exception] = []
@@ -361,7 +361,7 @@ def test_an_engine_that_dies_over_a_file_does_not_take_us_along() -> None:
 
 @pytest.mark.parametrize("content", [b"\0" * 16, b"WAL", bytes(range(256)) * 64])
 def test_a_foreign_log_is_neither_replayed_nor_thrown_away(content: bytes, database: Target) -> None:
-    """S3, S5: a `.wal` beside the file stops a run before it begins, and reading it is left to the user."""
+    """S3, S5: a `.wal` next to the file stops a run before it begins, and replaying it is left to the user."""
     wal = database.path.with_name(database.path.name + ".wal")
     wal.write_bytes(content)
     before = database.path.read_bytes()
@@ -372,7 +372,7 @@ def test_a_foreign_log_is_neither_replayed_nor_thrown_away(content: bytes, datab
 
 
 def test_a_reader_in_another_process_keeps_what_it_opened(database: Target) -> None:
-    """S1: the run replaces the file beneath it, twice; the reader goes on in the old one until it opens it again."""
+    """S1: a reader keeps the old file while two runs replace it, until it opens the file again."""
     with duckdb.connect(str(database.path), read_only=True) as reader:
         for seq in (2, 3):
             database.publish(seq, *ROWS, contact(100 + seq))
@@ -395,7 +395,7 @@ KEPT = {
 
 @pytest.mark.parametrize("what", KEPT)
 def test_what_the_user_added_is_kept(what: str, database: Target) -> None:
-    """S6: beside our columns, on top of our tables; two more runs insert, change and delete around it."""
+    """S6: a user's objects next to our columns or on top of our tables survive runs that insert, change and delete."""
     sql(database.path, *KEPT[what])
     changed = [contact(1, name="changed"), *ROWS[1:-1], contact(50)]
     database.publish(2, *changed)
@@ -424,7 +424,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_the_user_changed_is_refused_with_a_mend(what: str, database: Target) -> None:
-    """S6: exit 22 before anything is read from the server; the file stays as the user made it."""
+    """S6: a changed schema is exit 22 before any request, and the file stays as the user made it."""
     sql(database.path, *REFUSED[what])
     before = database.path.read_bytes()
     with pytest.raises(TargetCorrupt) as caught:
@@ -434,7 +434,7 @@ def test_what_the_user_changed_is_refused_with_a_mend(what: str, database: Targe
 
 
 def test_too_little_memory_for_the_merge_is_told_and_nothing_is_left(target: Target) -> None:
-    """S8: exit 20 naming the limit; the folder for spilling was private and is gone; then the same run works."""
+    """S8: too little memory is exit 20 naming the limit; the private spill folder goes, and the same run then works."""
     target.publish(1)
     before = target.files()
     rows = [contact(number, extra=json.dumps({"a": "x" * 500, "n": number})) for number in range(6000)]
@@ -458,7 +458,7 @@ def test_too_little_memory_for_the_merge_is_told_and_nothing_is_left(target: Tar
 
 
 def test_a_contact_answered_many_times_is_one_row(target: Target) -> None:
-    """S7: with the newest of its contents, whatever their order, and one version."""
+    """S7: a contact that is returned many times, in any order, is one row with its newest content and one version."""
     answers = [contact(number, name=str(age), updated_at=day(age)) for number in range(5) for age in range(1, 30)]
     random.Random(3).shuffle(answers)
     target.publish(1, *answers)
@@ -490,7 +490,7 @@ ODD = (
 
 
 def test_odd_values_are_found_by_what_they_are(target: Target) -> None:
-    """S10: statistics and dictionaries of text cut, folded or ordered wrongly would hide rows from a filter."""
+    """S10: filters find all rows; truncated, case-folded or misordered statistics or dictionaries would hide some."""
     rows = [contact(number, name=text, website_visits=(-1) ** number * 2**62) for number, text in enumerate(ODD * 20)]
     target.publish(1, *rows)
     with open_readonly(target.kind, target.path) as connection:
@@ -504,7 +504,7 @@ def test_odd_values_are_found_by_what_they_are(target: Target) -> None:
 
 
 def test_whoever_polls_while_runs_are_published_sees_whole_states(target: Target) -> None:
-    """S12: three runs, and a reader that never stops looking; run N has N more contacts, in every table."""
+    """S12: a reader that polls during three runs sees only states whose tables have the same run and contacts."""
     target.publish(1)
     seen: list[int] = []
     failures: list[BaseException] = []
@@ -535,7 +535,7 @@ def test_whoever_polls_while_runs_are_published_sees_whole_states(target: Target
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_retention_never_touches_what_is_current(keep: int, tmp_path: Path) -> None:
-    """S22: as many complete states as asked, all of the history, and a target that opens after every run."""
+    """S22: the configured number of complete states and all history are kept, and the target opens after every run."""
     path = tmp_path / "data" / "contacts"
     for seq in range(1, 5):
         sink = ParquetSink(path, keep=keep)
@@ -550,7 +550,7 @@ def test_retention_never_touches_what_is_current(keep: int, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("share", [0.5])
 def test_a_target_that_would_shrink_is_left_alone(share: float, tmp_path: Path) -> None:
-    """S23: half of the account vanished at once: exit 14, no byte changes; with the flag it is published."""
+    """S23: if half of the account vanishes, the run exits with 14 and changes no byte; with the flag it publishes."""
     with live(contacts=400, nasty_share=0, small=True) as account:
         job = Job(tmp_path, {"main": account.url}, settings=f"[guard]\nmax_shrink_share = {share}\n")
         assert job.run().exit_code == 0
@@ -563,7 +563,7 @@ def test_a_target_that_would_shrink_is_left_alone(share: float, tmp_path: Path) 
 
 
 def test_both_sinks_say_no_to_a_number_that_is_taken(target: Target) -> None:
-    """P17: also to a smaller one, and to one of a run that was prepared twice."""
+    """P17: both sinks refuse a run number that is not above the published one."""
     target.publish(3)
     for seq in (1, 2, 3):
         with pytest.raises(PublishConflict):
@@ -571,7 +571,7 @@ def test_both_sinks_say_no_to_a_number_that_is_taken(target: Target) -> None:
 
 
 def test_a_bit_that_fell_over_does_not_get_into_the_next_state(folder: Target) -> None:
-    """S9, P26: its size is right and the engine may read it without a word; the SHA-256 tells, exit 22."""
+    """S9, P26: a flipped bit that keeps the size and may be readable is found by the SHA-256, exit 22."""
     [path] = (folder.path / "current").rglob("*.parquet")
     whole = path.read_bytes()
     for place in range(0, len(whole), len(whole) // 15):
@@ -585,7 +585,7 @@ def test_a_bit_that_fell_over_does_not_get_into_the_next_state(folder: Target) -
 
 
 def test_a_part_that_was_damaged_on_the_way_is_never_published(target: Target) -> None:
-    """S9, S11: cut, emptied or overwritten parts end the merge; the old snapshot and the next run are fine."""
+    """S9, S11: truncated, empty or overwritten parts abort the merge; the old snapshot and the next run are intact."""
     target.publish(1)
     before = target.files()
     for damage in (

@@ -1,4 +1,4 @@
-"""Cell by cell: what DESIGN.md ("Pinned down: Values") says about odd values, through the whole product over HTTP."""
+"""Cell by cell: how unusual values are exported, through the whole product over HTTP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def nested(path: str, value: Any) -> Any:
     return value
 
 
-# What stands at a path (JSON text) -> column, the cell, and what must be in `extra` at the same path (JSON text).
+# Path, value there (JSON text), column, expected cell, and expected value in `extra` at the same path (JSON text).
 CELLS: list[tuple[str, str, str, Any, str | None]] = [
     # text: verbatim, but for "", lone surrogates, NUL and invalid UTF-8
     (NAME, '"  Ada \\t"', "name", "  Ada \t", None),
@@ -96,7 +96,7 @@ CELLS: list[tuple[str, str, str, Any, str | None]] = [
         None,
     ),
     ("profile.notes", '"call back"', "notes", None, '"call back"'),
-    # containers that are none
+    # values in place of containers
     ("profile", '"none"', "name", None, '"none"'),
     ("profile", "null", "tags", None, None),
     ("lastMessage", "[1]", "last_message_text", None, "[1]"),
@@ -128,7 +128,7 @@ def contact(number: int, path: str, value: str) -> bytes:
 
 
 def adopt(server: Live, *contacts: bytes) -> None:
-    """The account has these contacts, exactly as they are written."""
+    """Add these contacts to the account, byte for byte."""
     server.change(lambda world, now: [world.adopt(raw, now) for raw in contacts])
 
 
@@ -152,7 +152,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[st
 def test_an_odd_value_is_kept_as_the_design_says(
     number: int, exported: tuple[dict[str, Row], dict[str, Row], Job]
 ) -> None:
-    """A30, A31, A32, A35, A37, A39, A40: the cell, and what `extra` keeps, in DuckDB and in Parquet."""
+    """A30, A31, A32, A35, A37, A39, A40: the cell and `extra` are as expected in DuckDB and in Parquet."""
     path, _, column, cell, kept = CELLS[number]
     for rows in exported[:2]:
         row = rows[f"{number + 1:024x}"]
@@ -177,14 +177,14 @@ def test_who_has_no_usable_id_is_rejected_once_with_its_raw_json(
 def test_what_was_coerced_nulled_replaced_or_repeated_is_counted(
     exported: tuple[dict[str, Row], dict[str, Row], Job],
 ) -> None:
-    """The run says how many cells were not as documented."""
+    """The run counts the cells that were coerced, nulled or replaced."""
     [(detail,)] = exported[2].rows("select detail from runs")
     cells = json.loads(detail)["cells"]
     assert all(cells[name] > 0 for name in ("coerced", "nulled", "replaced")), cells
 
 
 def test_a_contact_beyond_16_mib_is_rejected(tmp_path: Path) -> None:
-    """A34: it goes to `rejects`; the others of its page are kept."""
+    """A34: a contact beyond 16 MiB goes to `rejects`; the others of its page are kept."""
     huge = b'{"_id":"huge","createdAt":"2024-01-01T00:00:00.000Z","name":"' + b"x" * (16 * 2**20) + b'"}'
     with live(contacts=5, small=True) as server:
         adopt(server, huge)
@@ -204,7 +204,7 @@ PHONES = [
 
 
 def test_phone_e164_agrees_with_the_phonenumbers_library(tmp_path: Path) -> None:
-    """The one number that the library finds in prefix and number and calls valid, also in JSON numbers; else null."""
+    """The cell is the one valid number that the library finds in prefix and number, also in JSON numbers, else null."""
     with live(contacts=0) as server:
         phones = [json.dumps({"prefix": prefix, "number": national}) for prefix, national in PHONES]
         adopt(server, *(contact(number, f"{USER}.contact.phone", phone) for number, phone in enumerate(phones)))

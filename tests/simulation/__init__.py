@@ -1,5 +1,5 @@
-"""Simulated worlds: production code in virtual time against an oracle that knows the truth.
+"""Simulated worlds: production code in virtual time, checked by an oracle that knows the true state of the account.
 
-One seed is one schedule: a server personality, an account that changes while it is read, a full run and the runs after
-it. Everything follows from the seed, so a failure is reproduced by `python -m tests.simulation --seed N`.
+One seed is one schedule: a server personality, an account that changes while it is read, a full run and further runs.
+The seed determines everything, so a failure is reproduced by `python -m tests.simulation --seed N`.
 """

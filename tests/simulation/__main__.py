@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --count N` plays what failed before and N more; `--seed S` plays one and tells of it."""
+"""`python -m tests.simulation --count N` replays all earlier failures and N more; `--seed S` plays one in detail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.simulation.schedule import play
 
 
 def main() -> int:
-    """0 when every promise was kept, 1 when one was broken."""
+    """Return 0 if every promise was kept, 1 if one was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--count", type=int, default=1000, help="how many schedules")
     parser.add_argument("--start", type=int, default=0, help="the first seed")

@@ -1,4 +1,4 @@
-"""Many schedules: played in order or by several processes, counted, and the failing seeds kept."""
+"""Plays many schedules in order or in several processes, counts them and keeps the failing seeds."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests.simulation.personality import Personality, drawn, personality
 from tests.simulation.schedule import Report, play
 
 SEEDS = Path(__file__).with_name("seeds.txt")
-"""Schedules that ever failed, replayed before all others, for ever: seed, traits as JSON, what was broken, by tabs.
+"""Schedules that ever failed, always replayed first: seed, traits as JSON, broken promise, separated by tabs.
 
-With their traits, so that they stay what they were when the table of traits grows.
+The traits are stored so that a schedule stays the same when the table of traits grows.
 """
 CHUNK = 20
 
 
 @dataclass(slots=True)
 class Tally:
-    """What came of many schedules."""
+    """Totals over many schedules."""
 
     schedules: int = 0
     runs: int = 0
@@ -31,7 +31,7 @@ class Tally:
     requests: int = 0
     events: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    """Runs that claimed nothing, by the beginning of their reason."""
+    """Runs that did not claim success, by the beginning of their reason."""
     failures: list[Report] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
@@ -79,6 +79,6 @@ def keep(report: Report) -> None:
 
 
 def told(report: Report) -> str:
-    """A failure in words, with the command that shows it again."""
+    """Describe a failure, with the command that reproduces it."""
     lines = [f"seed {report.seed}: {len(report.broken)} promises broken", *report.broken[:10]]
     return "\n  ".join(lines) + f"\n  again: python -m tests.simulation --seed {report.seed}"

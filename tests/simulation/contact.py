@@ -1,4 +1,4 @@
-"""One version of one contact, as the oracle and the model of the fold read it from the server's own bytes."""
+"""One version of one contact, as the oracle and the merge model read it from the server's bytes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PRESENCE = ("isOnline", "unreadMessages", "websiteVisits")
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What a version says; times are microseconds since 1970."""
+    """The fields of a version; times are microseconds since 1970."""
 
     raw: bytes
     id: str | None
-    """None where nobody can be known by it: then it goes to the rejects."""
+    """None if it identifies no contact: the version is then rejected."""
     created: int | None
     seen: int | None
     updated: int | None
@@ -29,11 +29,11 @@ class Version:
     is_contact: bool
     unread: int
     content: str
-    """Everything but the fields of presence."""
+    """All fields except those of presence."""
 
     @property
     def deleted(self) -> bool:
-        """Whether it is what a soft deletion leaves."""
+        """Whether the contact is soft-deleted."""
         return self.status == "DELETED"
 
 
@@ -56,7 +56,7 @@ def version(raw: bytes) -> Version:
 
 
 def _time(value: object) -> int | None:
-    """A time in any of the spellings that the simulated server has."""
+    """A time in any format that the simulated server uses."""
     if isinstance(value, int):
         return value * (1000 if value > 10**11 else 1_000_000)
     try:

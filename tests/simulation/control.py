@@ -1,4 +1,4 @@
-"""The control arm: a plain page walk under the same schedules. It must lose contacts, or else the oracle is blind."""
+"""The control arm: plain paging under the same schedules, which must lose contacts (otherwise the oracle is blind)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.simulation.wire import START, Wire, let_pass, now
 
 @dataclass(slots=True)
 class Walked:
-    """What plain walks of both lists came to, one for every run of the schedule."""
+    """Results of plain page scans of both lists, one for every run of the schedule."""
 
     contacts: int = 0
-    """Contacts that existed throughout a walk, summed over the walks."""
+    """Contacts that existed throughout a scan, summed over the scans."""
     lost: int = 0
-    """Those of them that no page showed."""
+    """Those of them that were on no page."""
     changes: int = 0
-    """Changes while pages were walked that moved rows of the lists."""
+    """Changes during the scans that moved rows of the lists."""
     seconds: float = 0.0
 
     @property
@@ -36,7 +36,7 @@ class Walked:
 
 
 def control(personality: Personality) -> Walked:
-    """Export a personality's account as often as its schedule has runs, page by page."""
+    """Export a personality's account by plain paging, once for each run of its schedule."""
     shuffle = personality.draw("tasks") if personality["shuffled_tasks"] else None
     return loop.run(_schedule(peopled(personality, START), personality), shuffle=shuffle)
 
@@ -61,7 +61,7 @@ async def _schedule(world: World, personality: Personality) -> Walked:
 
 
 def _moving(personality: Personality) -> set[str]:
-    """The events that move rows of this server's lists: an edit does not, nor does a deletion that stays listed."""
+    """The events that move rows in this server's lists: not edits, nor deletions that stay listed."""
     kinds = {"insert"}
     if personality["soft_delete"] != "listed":
         kinds.add("delete")
@@ -73,7 +73,7 @@ def _moving(personality: Personality) -> set[str]:
 
 
 async def _walk(client: Client, *, repeats: bool) -> set[str | None]:
-    """The ids that a walk of both lists shows."""
+    """The ids that a page scan of both lists shows."""
     seen: set[str | None] = set()
 
     async def receive(page: Page) -> None:

@@ -1,6 +1,6 @@
-"""What becomes of what a run read: the snapshot and the strikes, in two ways that must come to the same.
+"""Merges a run into the snapshot and the strikes, in two implementations that must agree.
 
-`Model` says in a screen of Python what the production SQL does; on small accounts it is a hundred times as fast, so
+`Model` does in a page of Python the same as the production SQL; on small accounts it is a hundred times as fast, so
 that thousands of schedules fit into a test run. `warehouse.Warehouse` is the production SQL behind the same protocol.
 """
 
@@ -19,7 +19,7 @@ from tests.simulation.contact import Version, versions
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What folding a run would come to."""
+    """The result of merging a run, before it is published."""
 
     counts: Counts
     struck: int
@@ -30,10 +30,10 @@ class Fold(Protocol):
     """Keeps the snapshot of one account."""
 
     def prepare(self, pages: Sequence[Page], run: Extraction) -> Outcome:
-        """Fold the pages of a run without changing anything yet."""
+        """Merge the pages of a run without changing anything yet."""
 
     def publish(self) -> None:
-        """Make what was prepared the snapshot."""
+        """Make the prepared state the snapshot."""
 
     def contacts(self) -> Mapping[str, Version]:
         """The snapshot, by id."""
@@ -42,7 +42,7 @@ class Fold(Protocol):
         """The strikes against contacts, by id."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release its resources."""
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class State:
 
 
 class Model:
-    """The fold in plain Python."""
+    """The merge in plain Python."""
 
     def __init__(self) -> None:
         self._state = State()
@@ -94,10 +94,10 @@ class Model:
         return self._state.strikes
 
     def close(self) -> None:
-        """See `Fold`; it holds nothing."""
+        """See `Fold`; there is nothing to release."""
 
     def _received(self, key: str, row: Version) -> str:
-        """Take in what was received of a contact; the verdict on it."""
+        """Merge the received version of a contact; return the verdict."""
         old = self._state.contacts.get(key)
         self._next.strikes.pop(key, None)
         if row.deleted and key in self._state.strikes:
@@ -112,7 +112,7 @@ class Model:
         return verdict
 
     def _absent(self, key: str, run: Extraction) -> str:
-        """Strike a contact that was not received; the verdict on it."""
+        """Strike or delete a contact that was not received; return the verdict."""
         created = self._state.contacts[key].created
         if key not in self._state.strikes:
             if not covered(run, created):
@@ -126,25 +126,25 @@ class Model:
         return "deleted"
 
     def _missing(self, winners: Mapping[str, Version], run: Extraction) -> list[str]:
-        """The contacts that were not received where absence may count."""
+        """The contacts that were not received from ranges in which absence may count."""
         unseen = ((key, old.created) for key, old in self._state.contacts.items() if key not in winners)
         return [key for key, created in unseen if covered(run, created) or confirmed(run, created)]
 
 
 def covered(run: Extraction, created: int | None) -> bool:
-    """Whether a creation time (microseconds) lies where absence is a strike."""
+    """Whether a creation time (microseconds) is in a range in which absence is a strike."""
     return created is not None and any(
         (start is None or created >= start * 1000) and created < end * 1000 for start, end in run.coverage
     )
 
 
 def confirmed(run: Extraction, created: int | None) -> bool:
-    """Whether a creation time (microseconds) was asked for directly."""
+    """Whether a creation time (microseconds) was requested directly."""
     return created is not None and any(start * 1000 <= created < end * 1000 for start, end in run.confirmed)
 
 
 def _winners(rows: Sequence[Version]) -> dict[str, Version]:
-    """Of each contact the version that was changed last, of equals the one that came last."""
+    """The most recently updated version of each contact; of equal ones, the last received."""
     winners: dict[str, Version] = {}
     for row in rows:
         if row.id is not None:

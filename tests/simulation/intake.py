@@ -1,4 +1,4 @@
-"""What a run receives, and what its witness saw: in memory, as production keeps it on disk."""
+"""The received pages, the cross-check log and the checkpoint of a run, in memory; production keeps them on disk."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from etl.extract.windows import Accepted, milliseconds
 from tests.simulation.contact import versions
 
 CHUNK = 4
-"""Pages after which a witness keeps what it saw; production counts contacts."""
+"""Pages after which the cross-check log is saved; production counts contacts."""
 
 _PageKey = tuple[int, bool, int]
-"""Which walk, which list, number."""
+"""Number of the page scan, list, number of the page."""
 
 
 class Witness:
-    """A witness log in memory (see `crosscheck.CrossCheckLog`)."""
+    """A cross-check log in memory (see `crosscheck.CrossCheckLog`)."""
 
     def __init__(self, received: set[bytes], held: Collection[str] = (), *, sudden: bool = False) -> None:
-        """`received` grows as the run reads; `held` is what the last snapshot knows.
+        """`received` grows as the run reads; `held` are the ids in the last snapshot.
 
-        With `sudden` a process that is killed does not come to keep what it saw last.
+        With `sudden`, a killed process does not save its last pages.
         """
         self._received = received
         self._held = held
@@ -35,14 +35,14 @@ class Witness:
         self._walk = 1
         self._pages: dict[_PageKey, Sequence[Row]] = {}
         self._shown: list[tuple[_PageKey, Sequence[Row]]] = []
-        """Whatever was seen, also on pages that are taken again."""
+        """Every page seen, including pages that are read again."""
         self._lost: list[_PageKey] = []
-        """Pages of `_pages` that are not kept yet."""
+        """Pages of `_pages` that are not saved yet."""
         self._ends: dict[tuple[int, bool], int] = {}
         self._ends_kept: dict[tuple[int, bool], int] = {}
 
     def killed(self) -> None:
-        """Another process goes on, with what was kept."""
+        """Continue as another process, with the saved state."""
         for page in self._lost:
             self._pages.pop(page, None)
         del self._shown[len(self._shown) - len(self._lost) :]
@@ -53,15 +53,15 @@ class Witness:
 
     @property
     def walk(self) -> int:
-        """Which walk this is."""
+        """Number of the current page scan."""
         return self._walk
 
     def next_walk(self) -> None:
-        """Begin another."""
+        """Begin another scan."""
         self._walk += 1
 
     async def trail(self, is_contact: bool) -> SavedScan:
-        """How far a killed process had walked one of the lists."""
+        """The progress of a killed process in one of the lists."""
         place = (self._walk, is_contact)
         taken = {number: rows for (*where, number), rows in self._pages.items() if (*where,) == place}
         trail = SavedScan({number: len(rows) for number, rows in taken.items()}, self._ends.get(place))
@@ -69,7 +69,7 @@ class Witness:
         return replace(trail, ids=ids)
 
     async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
-        """Forget what does not hold any more."""
+        """Discard saved pages that are no longer valid."""
         place = (self._walk, is_contact)
         for *where, number in [*self._pages]:
             if (*where,) == place and number not in trail.sizes:
@@ -79,7 +79,7 @@ class Witness:
             self._ends_kept.pop(place, None)
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
-        """Note a page that the walk took."""
+        """Record a page of the scan."""
         key = (self._walk, is_contact, page.number)
         self._pages[key] = page.rows
         self._shown.append((key, page.rows))
@@ -92,12 +92,12 @@ class Witness:
                 self._seen[bytes(row.contact_id)] = UnmatchedContact(created, is_contact)
 
     def end(self, is_contact: bool, end: int | None) -> None:
-        """Where a list ends."""
+        """Record the end of a list."""
         if end is not None:
             self._ends[self._walk, is_contact] = end
 
     async def keep(self) -> None:
-        """What was seen outlives the process, unless that ended too suddenly to come to it."""
+        """Save the log; with `sudden`, only after a complete scan."""
         ended = [walk for walk, _ in self._ends].count(self._walk) == len(LEADS_FIRST)
         if ended or not self._sudden:
             self._keep()
@@ -107,13 +107,13 @@ class Witness:
         self._ends_kept |= self._ends
 
     def created(self, is_contact: bool) -> Sequence[int]:
-        """The sorted creation times (ms) that the first walk saw."""
+        """The sorted creation times (ms) seen by the first scan."""
         pages = (page for (*where, _), page in self._pages.items() if where == [1, is_contact])
         times = (milliseconds(row.created_at) for page in pages for row in page)
         return sorted(time for time in times if time is not None)
 
     def without_created_at(self) -> Mapping[str, FirstSeen]:
-        """Those without a creation time, as they were seen first."""
+        """Contacts without a creation time, as first seen."""
         found: dict[str, FirstSeen] = {}
         for (walk, _, _), rows in self._shown:
             for row in rows:
@@ -122,7 +122,7 @@ class Witness:
         return found
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
-        """Those created before `before` (ms) that were not received, nor are held by the snapshot."""
+        """Contacts created before `before` (ms) and not received; with `beyond_snapshot`, nor in the snapshot."""
         held = self._held if beyond_snapshot else ()
         missing = (
             suspect for key, suspect in self._seen.items() if key not in self._received and id_text(key) not in held
@@ -143,21 +143,21 @@ class Diary:
         self._accepted: list[Accepted] = []
 
     def begin(self, begun: ExtractionStart) -> None:
-        """Note what is fixed."""
+        """Record the fixed values."""
         self._begun = begun
 
     def accept(self, done: Accepted) -> None:
-        """Note a window."""
+        """Record a window."""
         self._accepted.append(done)
 
     def reopen(self) -> None:
-        """The process ended; another one goes on."""
+        """Resume in another process."""
         if self._begun:
             self.resumed = Resumption(self._begun, list(self._accepted))
 
 
 class Intake:
-    """Takes the accepted pages of one run."""
+    """Receives the accepted pages of one run."""
 
     def __init__(self) -> None:
         self.pages: list[Page] = []

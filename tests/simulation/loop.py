@@ -1,6 +1,6 @@
-"""An event loop whose time is virtual: when nothing is ready it jumps to the next timer, so an hour costs nothing.
+"""An event loop in virtual time: when nothing is ready it jumps to the next timer, so an hour costs nothing.
 
-It has no sockets and no threads; a task that waits for anything else than a timer or another task is a deadlock.
+It has no sockets and no threads; a task that waits for anything other than a timer or another task is a deadlock.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 class Deadlock(RuntimeError):
-    """Nothing is ready, no timer is set, and somebody waits."""
+    """Nothing is ready and no timer is set, but a task is waiting."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Starts at 0 seconds. With `shuffle`, callbacks that are ready at one moment run in an order drawn from it."""
+    """Starts at 0 seconds; with `shuffle`, callbacks that are ready at the same time run in an order drawn from it."""
 
     _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
-    """The base class's own: a heap of timers."""
+    """The timers, a heap of the base class."""
 
     def __init__(self, shuffle: Random | None = None) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def select(self, timeout: float | None) -> list[object]:
-        """What the base class asks before every round: stands in for waiting on sockets."""
+        """Called by the base class before every round, instead of waiting on sockets."""
         if timeout is None:
             raise Deadlock("nothing is ready and no timer is set")
         if timeout > 0:
@@ -47,10 +47,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return []
 
     def _process_events(self, events: list[object]) -> None:
-        """There are none."""
+        """There are no events."""
 
     def _write_to_self(self) -> None:
-        """Nobody sleeps in a selector, so nobody need be woken."""
+        """The loop never sleeps in a selector, so there is nothing to wake."""
 
 
 def run(main: Coroutine[Any, Any, T], *, shuffle: Random | None = None) -> T:

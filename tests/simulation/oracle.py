@@ -1,6 +1,6 @@
-"""The oracle: knows what really happened in the account, and holds every run that claims success to the promises.
+"""The oracle: knows the true history of the account and checks the promises in every run that claims success.
 
-It takes nothing from production code but what a run says of itself (T0, watermark, coverage, mode) and the snapshot.
+From production code it takes only the values that a run reports (T0, watermark, coverage, mode) and the snapshot.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tests.simulation.contact import Version, version
 from tests.simulation.fold import covered
 
 FEWEST_HIDDEN = 0.2
-"""The share of a snapshot that has to be hidden before a run must notice it: any account may lose a twentieth."""
+"""Share of a snapshot that must be hidden before a run has to notice: any account may lose a twentieth."""
 MOVES_SEEN = ("start", "insert", "touch")
-"""Events that an incremental run is bound to notice at once: they set `lastSeenAt` or `createdAt`."""
+"""Events that an incremental run must notice at once: they set `lastSeenAt` or `createdAt`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +50,23 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """Everything that became of one contact, in order."""
+    """The history of one contact, in order."""
 
     states: Sequence[tuple[float, bytes | None]]
     kinds: Sequence[str]
-    """What made each of the states."""
+    """The event that produced each state."""
 
     def at(self, moment: float) -> int:
-        """The place of the state that held at a moment."""
+        """The index of the state at a moment."""
         return max(place for place, (at, _) in enumerate(self.states) if at <= moment)
 
     def place(self, row: Version) -> int | None:
-        """The last place of a version, or of the absence that a soft deletion shows; None when it never was."""
+        """The last index of a version, or of the absence that a soft deletion shows; None if it never existed."""
         raw = None if row.deleted else row.raw
         return max((place for place, (_, shown) in enumerate(self.states) if shown == raw), default=None)
 
     def moved(self, last: int) -> int:
-        """The last place up to `last` where a time that the sweep reads was set; a restoration brings the old ones."""
+        """The last index up to `last` that set a time that the sweep reads; a restoration brings back the old times."""
         absent = max((place for place in range(last + 1) if self.states[place][1] is None), default=-1)
         moves = (place for place in range(absent + 1, last + 1) if self.kinds[place] in MOVES_SEEN)
         return max(moves, default=0)
@@ -79,24 +79,24 @@ class Oracle:
     world: World
     timing: Timing
     listed: Callable[[Contact | Version], bool] | None = None
-    """Which of the living are listed, where some are not."""
+    """Whether a living contact is listed; None if all are."""
     swapped: bool = False
-    """Whether another account answers."""
+    """Whether another account responds."""
     _hidden: set[str] | None = None
-    """Those of the snapshot who were not listed any more when that began."""
+    """Contacts of the snapshot that were no longer listed when the narrowing began."""
     _since: int = 0
-    """The earliest time (ms) the next incremental run reads from."""
+    """The time (ms) from which the next incremental run reads."""
     _without: Counter[str] = field(default_factory=Counter)
-    """In how many good runs a contact of the snapshot was gone, at least for a while."""
+    """Good runs during which a contact of the snapshot was deleted, at least for a while."""
     _chances: Counter[str] = field(default_factory=Counter)
-    """In how many good runs a contact that is gone was gone from the start, and its place was read."""
+    """Good runs that began after a contact was deleted and that read its range."""
     _shares: dict[str, float] = field(default_factory=dict)
-    """Since a contact is gone: the shares of the account that good runs had to scrub, together."""
+    """Sum of the shares of the account that good runs had to scrub since a contact was deleted."""
     _last: int | None = None
     """T0 of the last good run (ms)."""
 
     def check(self, run: Run) -> list[str]:
-        """Every broken promise, in words; empty for a good run."""
+        """Describe every broken promise; empty for a good run."""
         if self.swapped:
             return [
                 f"MIXED: the snapshot has {len(run.after)} contacts, {len(run.after.keys() - run.before.keys())} new"
@@ -121,13 +121,13 @@ class Oracle:
         return broken
 
     def _complete(self, run: Run) -> Iterator[str]:
-        """Every contact visible throughout [T0 - H, T1] has a row, at least as fresh as it must be."""
+        """Every contact visible throughout [T0 - H, T1] has a row that is fresh enough."""
         since = run.t0 - self.timing.visibility_lag / 1000
         kinds = self._kinds()
         for key in sorted(self.world.existed_throughout(since, run.t1)):
             states, row = self.world.truth.versions(key), run.after.get(key)
             if self.listed is not None and any(raw and not self.listed(version(raw)) for _, raw in states):
-                # Hidden at some time, it may come to light later than any sweep looks for it.
+                # A contact that was hidden may reappear later than any sweep reads.
                 if row is None and key in run.before and key not in self._gone_unnoticed(run):
                     yield f"LOST {key}: it lives, and is not listed any more"
                 continue
@@ -141,7 +141,7 @@ class Oracle:
             yield f"INVENTED {key}"
 
     def _gone_unnoticed(self, run: Run) -> set[str]:
-        """Who is hidden with so few others of the snapshot that it looks as if they had been deleted."""
+        """Hidden contacts, if their share of the snapshot is small enough to look like deletions."""
         if self.listed is None:
             return set()
         if self._hidden is None:
@@ -150,14 +150,14 @@ class Oracle:
         return self._hidden if few else set()
 
     def _kinds(self) -> dict[str, list[str]]:
-        """What happened to each contact after the start."""
+        """The events of each contact after the start."""
         kinds: dict[str, list[str]] = {}
         for event in self.world.truth.events:
             kinds.setdefault(event.id, []).append(event.kind)
         return kinds
 
     def _promised(self, run: Run, key: str, raw: bytes | None) -> bool:
-        """Whether a contact must be there: not if it has no id, nor if no time filter can find it."""
+        """Whether a contact must be in the snapshot: not if it has no id, nor if no time filter can find it."""
         if raw is None or version(raw).id is None:
             return False
         if key in run.before:
@@ -169,7 +169,7 @@ class Oracle:
         )
 
     def _fresh(self, run: Run, row: Version, life: Life, at_start: int) -> Iterator[str]:
-        """A row shows what was there before the run, or what an incremental run may still show."""
+        """A row shows a version that existed and is not older than the run allows."""
         known = life.place(row)
         if known is None:
             yield f"FOREIGN {row.id}: its row shows what never was"
@@ -177,33 +177,33 @@ class Oracle:
             yield f"STALE {row.id}: shows version {known} of {len(life.states)}, {at_start} was there before the run"
 
     def _needed(self, run: Run, row: Version, life: Life, at_start: int) -> int:
-        """The oldest version that the row may show: edits wait for the scrub, and nothing ever goes back."""
+        """The oldest version that the row may show: edits wait for the scrub, and a row never becomes older."""
         if row.created is not None and (run.full or covered(run.extraction, row.created)):
             return at_start
         old = run.before.get(row.id or "")
         return max(life.moved(at_start), (life.place(old) or 0) if old else 0)
 
     def _deleted_too_soon(self, run: Run) -> Iterator[str]:
-        """Nobody leaves the snapshot before two good runs were without them."""
+        """A contact leaves the snapshot only after two good runs without it."""
         for key in run.before.keys() - run.after.keys():
             if self._without[key] < 2:
                 yield f"DELETED {key}: after {self._without[key]} runs without it"
 
     def _not_deleted(self, run: Run, gone: Mapping[str, float]) -> Iterator[str]:
-        """Whoever is gone leaves the snapshot in the run after the first that read their place, and that comes soon."""
+        """A deleted contact leaves the snapshot one run after the first run that read its range, which is soon."""
         elapsed = run.extraction.capabilities.t0 - (self._last or 0)
         share = 1.0 if run.full else self.timing.scrub_share(elapsed)
         for key, row in run.after.items():
             if row.created is None:
                 continue
             if gone.get(key, run.t1) > run.t0:
-                # It was there when the run began, perhaps once more: what was counted before is over.
+                # It existed when the run began, perhaps restored: its counts start again.
                 self._shares.pop(key, None)
                 self._chances.pop(key, None)
                 continue
             if self._chances[key]:
                 yield f"UNDEAD {key}: gone for more than a run that read its place"
-            # A round may take half a share more; then comes the run that asks for it directly.
+            # A round may take half a share more; the run after it requests the contact directly.
             elif self._shares.get(key, 0.0) > 1.0 + share:
                 yield f"UNDEAD {key}: gone for a round of the scrub and longer"
             self._shares[key] = self._shares.get(key, 0.0) + share
@@ -220,14 +220,14 @@ def _conserved(run: Run) -> Iterator[str]:
 
 
 def _struck(run: Run) -> Iterator[str]:
-    """Two strikes and somebody is out, one and they are in."""
+    """A contact with two strikes is not in the snapshot, one with a single strike is."""
     for key, strikes in run.strikes.items():
         if (strikes < 2) is not (key in run.after):
             yield f"STRIKES {key}: {strikes}, and {'in' if key in run.after else 'not in'} the snapshot"
 
 
 def _freshest(run: Run) -> Iterator[str]:
-    """Of several answers for a contact the one that was changed last is kept."""
+    """Of several versions received of a contact, the most recently updated one is kept."""
     for key, updated in run.received.items():
         row = run.after.get(key)
         if row is not None and (row.updated or 0) < updated:

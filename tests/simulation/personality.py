@@ -1,7 +1,6 @@
-"""Who is simulated: one server, one account, one way of changing, one way of being read; all of it drawn from a seed.
+"""Draws a personality from a seed: one server, one account, the way it changes and the way it is read.
 
-Every trait is drawn by a generator of its own, so that a new trait, or a new value of one, leaves the others of a seed
-alone.
+Every trait has a separate generator, so a new trait, or a new value of one, does not change the others of a seed.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ NARROWINGS: Mapping[str, Callable[[Contact | Version, float], bool]] = MappingPr
         "one list": lambda contact, _: contact.is_contact,
     }
 )
-"""Who is still listed when the rights of a token are narrowed, by their creation time beside the median one."""
+"""Whether a contact stays listed when a token's permissions are narrowed, given the median creation time."""
 
 TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
     {
         # the account
         "pages": ((1, 1), (1, 3), (3, 6), (5, 10), (1, 20)),
         "page_size": ((2, 3), (3, 4), (4, 5), (4, 7), (3, 10), (1, 14), (1, 20), (1, 50)),
-        # how large a page of leads is beside one of contacts
+        # size of a page of leads relative to a page of contacts
         "leads_page": ((6, 1.0), (1, 0.4), (1, 0.7), (1, 1.5), (1, 3.0)),
         "ties": ((8, 0.0), (2, 0.8), (1, 2.5)),
         "leads": ((3, 0.0), (3, 0.4)),
@@ -58,10 +57,10 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "ignore_page": ((15, False), (1, True)),
         "total": ((4, "none"), (2, "exact"), (1, "wrong"), (1, "zero"), (1, "null"), (1, "per_page"), (1, "text")),
         "soft_delete": ((4, "none"), (2, "listed"), (1, "hidden")),
-        # what becomes visible late, as shares of the margins that the reader keeps
+        # how late changes become visible, as shares of the reader's margins
         "lateness": ((6, 0.0), (2, 0.3), (2, 0.9)),
         "slowness": ((6, 0.0), (2, 0.3), (2, 0.9)),
-        # how it changes: the share of it that changes every second while it is read, events between runs, and which
+        # how it changes: share that changes per second of a run; events and seconds between runs; kinds of events
         "churn": ((2, 0.0), (3, 0.01), (4, 0.03), (6, 0.08), (1, 0.3)),
         "gap_events": ((2, 0), (3, 8), (3, 30), (1, 80)),
         "gap_seconds": ((2, 5.0), (3, 120.0), (2, 3600.0), (1, 86_400.0)),
@@ -85,11 +84,11 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         # by time; 0: by the number of runs
         "scrub_every": ((4, 0), (1, 60 * SECOND), (1, 600 * SECOND), (2, 86_400 * SECOND)),
         "shuffled_tasks": ((1, False), (1, True)),
-        # the request at which a run is killed, to be resumed by the next
+        # the request at which a run is killed, to be resumed by the next process
         "killed": ((12, None), (1, 12), (1, 25), (1, 60), (1, 120)),
         # the runs after the first: i an incremental one, f a full one
         "chain": (*((4, ""), (5, "i"), (3, "ii"), (1, "f"), (1, "if"), (1, "iif"), (1, "iii"), (1, "iiii")),),
-        # what goes wrong
+        # faults
         "faults": (
             (10, ()),
             (1, ({"kind": "status", "status": 503, "rate": 0.02},)),
@@ -98,14 +97,14 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
             (1, ({"kind": "status", "status": 500, "rate": 0.02}, {"kind": "truncated_json", "rate": 0.01})),
             (1, ({"kind": "delay", "seconds": 20.0, "rate": 0.02},)),
         ),
-        # who is no longer listed, though alive: who, from which run and request on
+        # living contacts that are no longer listed: which stay listed, from which run and request on
         "narrowed": (
             (60, None),
             *((1, (who, run, request)) for who in NARROWINGS for run, request in ((1, 0), (1, 30), (2, 10), (0, 40))),
         ),
-        # the run from which on another account answers under the same name
+        # the run from which on another account responds under the same name
         "swapped": ((60, None), (1, 1), (1, 2), (1, 3)),
-        # some answers are cut at a smaller page: the share of a page, of the requests, and from which request on
+        # some responses have a smaller page: share of a page, share of the requests, from which request on
         "mixed_pages": ((40, None), (1, (0.4, 0.5, 0)), (1, (0.4, 0.5, 150)), (1, (0.7, 0.2, 60)), (1, (0.3, 0.8, 90))),
         "page_size_drop": ((20, None), (1, (0.8, 60)), (1, (0.5, 40)), (1, (0.7, 150))),
     }
@@ -133,18 +132,18 @@ MIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "imports": {"import": 3, "backdated": 3, "delete": 8, "touch": 6},
     }
 )
-"""How often which event happens, by the name of the mix."""
+"""Relative frequency of each event, by the name of the mix."""
 
 ODDITIES = (
     *("seen_blank", "seen_null", "seen_garbage", "seen_epoch_s", "seen_future", "times_microseconds"),
     *("times_zoneless", "times_offset", "times_epoch_ms", "id_number", "id_upper", "id_null"),
 )
-"""Odd contacts whose oddity the protocol can feel: in their times and ids."""
+"""Kinds of odd contacts that can affect the protocol: by their times and ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Personality:
-    """Everything that a schedule follows from."""
+    """Everything that determines a schedule."""
 
     seed: int
     traits: Mapping[str, Value]
@@ -157,16 +156,16 @@ class Personality:
 
     @property
     def rate(self) -> float:
-        """Changes a second while it is read."""
+        """Changes per second while the account is read."""
         return max(0.3, self["churn"] * self.settings.contacts) if self["churn"] else 0.0
 
     @property
     def most(self) -> int:
-        """Changes of one run, after which the account holds still."""
+        """Maximum changes during one run; then the account stops changing."""
         return 50 + self.settings.contacts
 
     def draw(self, name: str) -> Random:
-        """A generator for one purpose, the same for the same seed."""
+        """A generator for one purpose, determined by the seed."""
         return Random(f"{self.seed} {name}")
 
 
@@ -178,11 +177,11 @@ def drawn(seed: int) -> dict[str, Value]:
 def personality(
     seed: int, traits: Mapping[str, Value] | None = None, *, unsparing: bool = False, **overrides: Value
 ) -> Personality:
-    """The personality of a seed, with its own traits or the given ones, some of them set on top.
+    """The personality of a seed, with its drawn traits or the given ones, changed by `overrides`.
 
-    `unsparing` shows the faults that are known and open, too.
+    `unsparing` also shows faults that are known and open.
     """
-    # What a schedule was kept without is as it was when there was no such trait.
+    # Traits that were added after a schedule was kept have their first value, the behaviour before they existed.
     found = ({name: options[0][1] for name, options in TRAITS.items()} | dict(traits)) if traits else drawn(seed)
     found = (found if unsparing else spared(found)) | overrides
     timing = Timing(
@@ -225,7 +224,7 @@ def _settings(seed: int, traits: Mapping[str, Value], timing: Timing) -> Setting
 
 
 def _mixed(size: int, mixed: tuple[float, float, int] | None) -> tuple[dict[str, Any], ...]:
-    """Another server answers some of the requests, with smaller pages."""
+    """Another server responds to some of the requests, with smaller pages."""
     if mixed is None:
         return ()
     share, rate, request = mixed
@@ -233,7 +232,7 @@ def _mixed(size: int, mixed: tuple[float, float, int] | None) -> tuple[dict[str,
 
 
 def _drop(size: int, drop: tuple[float, int] | None) -> tuple[dict[str, Any], ...]:
-    """The server lowers its page size for good, from a certain request on."""
+    """The server lowers its page size permanently, from a certain request on."""
     if drop is None:
         return ()
     share, request = drop

@@ -1,7 +1,7 @@
-"""Planted bugs: ways to get the protocol wrong, each of which the oracle must catch.
+"""Planted bugs: errors in the protocol, each of which the oracle must catch.
 
-A plant puts something else in the place of an attribute of production code, here and nowhere else in the tests, and
-names the traits under which it does harm. It is caught when a schedule breaks a promise that the sound code keeps.
+A plant replaces an attribute of production code (nothing else in the tests does) and names the traits under which the
+bug has an effect. It is caught when a schedule breaks a promise that the sound code keeps.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Plant:
     name: str
     changes: tuple[Change, ...]
     traits: Mapping[str, Any] = field(default_factory=dict)
-    """Where it does harm; the other traits are drawn as ever."""
+    """Traits under which it has an effect; the others are drawn as usual."""
     fold: Callable[[], Fold] = Model
 
     @contextmanager
     def grown(self) -> Iterator[None]:
-        """While the context lasts, production code has the bug."""
+        """Production code has the bug inside the context."""
         with ExitStack() as held:
             for owner, name, spoil in self.changes:
                 sound = getattr(owner, name)
@@ -45,7 +45,7 @@ class Plant:
             yield
 
     def catch(self, most: int) -> Report | None:
-        """The first schedule that breaks a promise by this bug; None when `most` of them let it pass."""
+        """The first schedule that breaks a promise because of this bug; None if none of `most` schedules does."""
         for seed in range(most):
             who = personality(seed, **self.traits)
             with self.grown():
@@ -56,7 +56,7 @@ class Plant:
 
 
 def _is_harm(broken: str) -> bool:
-    """Whether it is the oracle that complains, and not the program that stumbles over its own bug."""
+    """Whether the oracle reports it, not a crash caused by the bug."""
     return not broken.startswith(("CRASH", "ENDLESS"))
 
 
@@ -106,7 +106,7 @@ PLANTS = (
     ),
     Plant(
         "a full page is accepted",
-        # At the end of a run such windows would be read again, for ever.
+        # Otherwise such windows would be read again at the end of a run, forever.
         (settling(spoilt.accept_full), instead(WindowReader, "doubtful", spoilt.nobody_doubtful)),
         _LIVELY,
     ),
@@ -216,7 +216,7 @@ PLANTS = (
     Plant(
         "the scrub never goes on",
         (results(spoilt.never_onwards),),
-        # So few deletions that no scrub becomes suspicious, and reads everything.
+        # Few deletions, so that no scrub becomes suspicious and reads everything.
         {
             **_CHAIN,
             "chain": "iiiiiiii",

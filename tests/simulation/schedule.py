@@ -1,4 +1,4 @@
-"""One schedule: a world, a full run, the runs after it, and what the oracle says of each."""
+"""One schedule: a world, a full run, further runs, and the oracle's verdict on each."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ from tests.simulation.weather import Weather, peopled
 from tests.simulation.wire import START, Endless, Killed, Wire, let_pass, now
 
 BETWEEN_PROCESSES = 20.0
-"""Seconds from the end of a process that is killed to the next one, which goes on with its run."""
+"""Seconds from the end of a killed process to the start of the next, which resumes its run."""
 SHRINK_SHARE = 0.05
 """The default of `guard.max_shrink_share`."""
 NARROWED_FEWEST = 0
-"""What stands for the hundred that any account may lose, in accounts of about a hundred of which many are hidden."""
+"""Replaces the hundred contacts that any account may lose: these accounts have about a hundred, many of them hidden."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What came of a schedule."""
+    """The result of a schedule."""
 
     seed: int
     broken: list[str] = field(default_factory=list)
     """Promises broken by runs that claimed success, and rules broken by any run."""
     proven: int = 0
     unproven: list[str] = field(default_factory=list)
-    """The first reason of every run that could not prove itself."""
+    """The first reason of every run that could not prove completeness."""
     failed: list[str] = field(default_factory=list)
-    """The error of every run that ended with one."""
+    """The error of every run that failed."""
     events: int = 0
     requests: int = 0
 
 
 @dataclass(slots=True)
 class Reading:
-    """One run: what it has in memory here, as production has it on disk, so that it outlives a process."""
+    """The state of one run, which outlives a process: in memory here, on disk in production."""
 
     intake: Intake
     witness: Witness
     diary: Diary
     full: bool
     changes: Mapping[int, Callable[[], None]]
-    """What changes at the server, by the number of the request."""
+    """Changes to the server, by the number of the request."""
 
 
 class Schedule:
@@ -77,7 +77,7 @@ class Schedule:
         self._last: Extraction | None = None
 
     async def play(self) -> None:
-        """Every run of the chain, with time passing between them."""
+        """Play every run of the chain, with time passing between them."""
         for number, kind in enumerate("f" + self.personality["chain"]):
             if number == self.personality["swapped"] and self._last is not None:
                 self._swap()
@@ -86,14 +86,14 @@ class Schedule:
         self.report.events = self.weather.happened
 
     def _swap(self) -> None:
-        """From now on another account answers: no run that claims success may follow."""
+        """From now on another account responds: no later run may claim success."""
         other = replace(self.personality, settings=replace(self.personality.settings, seed=self.personality.seed + 1))
         self.weather = Weather(peopled(other, now()), other)
         self.service = Service(self.weather.world)
         self.oracle.swapped = True
 
     def _narrow(self) -> None:
-        """From now on some of the living are listed no longer; a process that goes on finds it so."""
+        """From now on some living contacts are no longer listed; a resuming process finds them hidden, too."""
         if self.oracle.listed is not None:
             return
         account, (who, *_) = self.world.account, self.personality["narrowed"]
@@ -106,7 +106,7 @@ class Schedule:
         account.narrow(self.oracle.listed)
 
     def _changes(self, number: int) -> dict[int, Callable[[], None]]:
-        """What changes at which request of a run."""
+        """The changes of a run, by the number of the request."""
         narrowed = self.personality["narrowed"]
         return {narrowed[2]: self._narrow} if narrowed and narrowed[1] == number else {}
 
@@ -121,7 +121,7 @@ class Schedule:
             await self._process(reading, killed=None)
 
     async def _process(self, reading: Reading, *, killed: int | None) -> bool:
-        """One process, which reads until it is done or killed; whether it was killed."""
+        """Read in one process until it is done or killed; return whether it was killed."""
         wire = Wire(
             self.service,
             self.weather,
@@ -166,7 +166,7 @@ class Schedule:
         )
 
     def _history(self, intake: Intake) -> History:
-        """What the last good run left, as `account.history_of` tells it from the snapshot."""
+        """The history that `account.history_of` takes from the snapshot of the last good run."""
         if self._last is None:
             return History()
         return History(
@@ -186,7 +186,7 @@ class Schedule:
         return {*self.fold.contacts(), *(key for key, strikes in self.fold.strikes().items() if strikes > 1)}
 
     def _judge(self, extraction: Extraction, intake: Intake) -> None:
-        """Publish what a run brought, as production does and unless production would not, and ask the oracle."""
+        """Publish a run unless the production guards refuse it, and check it with the oracle."""
         if extraction.unproven:
             self.report.unproven.append(extraction.unproven[0])
             return
@@ -206,12 +206,12 @@ class Schedule:
         self.report.broken += self.oracle.check(run)
 
     def _late(self, error: BaseException) -> None:
-        """A run that outlasts any deadline fails, which is no lie; one that no stillness would end is broken."""
+        """A run that outlasts any deadline fails; one that does not end in an unchanging account breaks a promise."""
         still = isinstance(error, Endless) and error.still
         (self.report.broken if still else self.report.failed).append(f"ENDLESS {error}")
 
     def _pace(self, client: Client, wire: Wire) -> None:
-        """The rules that hold for every run, good or bad."""
+        """Check the rules that hold for every run, good or bad."""
         seen, broken = client.statistics(), self.report.broken
         self.report.requests += seen.sent
         if wire.peak > self.personality["concurrency"]:
@@ -233,7 +233,7 @@ class Held:
     _created: dict[bool | None, Sequence[int]] = field(default_factory=dict)
 
     def created(self, is_contact: bool | None) -> Sequence[int]:
-        """The sorted creation times of a list or of both; nothing is published while it is in use."""
+        """The sorted creation times (ms) of one list or both; nothing is published while they are in use."""
         if is_contact not in self._created:
             rows = self.fold.contacts().values()
             listed = (row for row in rows if is_contact is None or row.is_contact is is_contact)
@@ -241,13 +241,13 @@ class Held:
         return self._created[is_contact]
 
     def struck(self) -> Sequence[int]:
-        """Those of the contacts that have one strike."""
+        """The sorted creation times (ms) of the contacts with one strike."""
         contacts = self.fold.contacts()
         struck = (contacts[key].created for key, strikes in self.fold.strikes().items() if strikes == 1)
         return sorted(created // 1000 for created in struck if created is not None)
 
     async def look(self, start: int | None, end: int) -> Look:
-        """Who of a range was not received, or as deleted only."""
+        """The number of contacts in a range, and of those not received or received only as deleted."""
         here = {row.id for page in self.intake.pages for row in versions(page) if not row.deleted}
         known = [
             key
@@ -258,7 +258,7 @@ class Held:
 
 
 def _record(extraction: Extraction) -> RunRecord:
-    """As much of a run's record as the guards look at."""
+    """The part of a run's record that the guards read."""
     moment = datetime.fromtimestamp(extraction.watermark / 1000, UTC)
     proof = Proof("windows", len(extraction.accepted))
     detail = {"escalated": extraction.escalated and asdict(extraction.escalated)}
@@ -266,7 +266,7 @@ def _record(extraction: Extraction) -> RunRecord:
 
 
 def play(personality: Personality, fold: Callable[[], Fold] = Model) -> Report:
-    """Play the schedule of a personality; whatever stops it is a broken promise."""
+    """Play the schedule of a personality; an exception counts as a broken promise."""
     schedule = Schedule(personality, fold)
     shuffle = personality.draw("tasks") if personality["shuffled_tasks"] else None
     try:
@@ -286,5 +286,5 @@ def first(error: BaseException) -> BaseException:
 
 
 def told(error: BaseException) -> str:
-    """An error in a line."""
+    """An error in one line."""
     return f"{type(first(error)).__name__}: {first(error)}"

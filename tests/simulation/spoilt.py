@@ -1,6 +1,6 @@
-"""What a planted bug puts in the place of sound code: each function here makes the false one from the sound one.
+"""The faulty code of the planted bugs: each function here makes a faulty function from a sound one.
 
-`Any` stands for what is handed through unseen: that is the nature of a wrapper around code it must not know too well.
+`Any` is the type of values that are passed through: a wrapper must not depend on the code it wraps.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from etl.extract.windows import Window, milliseconds
 from tests.simulation import schedule
 
 Change = tuple[Any, str, Callable[[Any], Any]]
-"""A module or class, one of its attributes, and what makes the false one from the sound one."""
+"""A module or class, the name of an attribute, and a function that makes the faulty value from the sound one."""
 Settle = Callable[[Any, Any, Window], Awaitable[Sequence[Window]]]
-"""The sound way to settle a window, the reader, the window."""
+"""The sound `settle`, the reader, the window."""
 
 
 def instead(owner: Any, name: str, other: Any) -> Change:
-    """Something else altogether."""
+    """Replace the attribute by `other`."""
     return owner, name, lambda _: other
 
 
@@ -42,7 +42,7 @@ def instead(owner: Any, name: str, other: Any) -> Change:
 
 
 def arguments(change: Callable[[History, Timing], tuple[History, Timing]]) -> Change:
-    """`extract` with another history or other margins."""
+    """`extract` with a changed history or changed margins."""
 
     def spoil(sound: Any) -> Any:
         async def extract(client: Client, history: History, timing: Timing, *rest: Any, **more: Any) -> Extraction:
@@ -55,7 +55,7 @@ def arguments(change: Callable[[History, Timing], tuple[History, Timing]]) -> Ch
 
 
 def results(change: Callable[[Extraction, Client, Sequence[Page]], None]) -> Change:
-    """`extract` with an extraction that was tampered with, in the light of the pages received."""
+    """`extract` with a changed result; the change also gets the pages received."""
 
     def spoil(sound: Any) -> Any:
         async def extract(
@@ -77,7 +77,7 @@ def results(change: Callable[[Extraction, Client, Sequence[Page]], None]) -> Cha
 
 
 def findings(**found: Any) -> Change:
-    """The probe with other findings; a callable makes one from the sound one."""
+    """The probe with changed findings; a callable computes one from the sound one."""
 
     def spoil(sound: Any) -> Any:
         async def probe(*args: Any, **more: Any) -> Any:
@@ -94,33 +94,33 @@ def findings(**found: Any) -> Change:
 
 
 def unpadded(**pads: int) -> Change:
-    """Windows that ask without the padding that the probe found to be needed."""
+    """Windows requested without the padding that the probe found necessary."""
     return findings(created=lambda bounds: replace(bounds, **pads), seen=lambda bounds: replace(bounds, **pads))
 
 
 def shorter_lookback(share: float) -> Change:
-    """A share of the lookback."""
+    """Only a share of the lookback."""
     return arguments(lambda history, timing: (history, replace(timing, lookback=int(timing.lookback * share))))
 
 
 def latest_seen(run: Extraction, _: Client, pages: Sequence[Page]) -> None:
-    """The watermark as many make it."""
+    """The largest `lastSeenAt` as the watermark, a common mistake."""
     seen = [at for page in pages for row in page.rows if (at := milliseconds(row.last_seen_at)) is not None]
     run.watermark = max(seen, default=run.watermark)
 
 
 def end_of_run(run: Extraction, client: Client, _: Sequence[Page]) -> None:
-    """The watermark of a run that does not think of what happens while it reads."""
+    """The end of the run as the watermark, which ignores changes while it reads."""
     run.watermark = client.server_now or run.watermark
 
 
 def read_everywhere(run: Extraction, *_: object) -> None:
-    """Coverage of what was not read."""
+    """Coverage of ranges that were not read."""
     run.coverage = ((None, run.watermark),)
 
 
 def never_onwards(run: Extraction, *_: object) -> None:
-    """A scrub that begins at the beginning every time."""
+    """A scrub that starts from the beginning every time."""
     run.scrub_after = None
 
 
@@ -129,11 +129,11 @@ def _never(_: Any) -> Any:
 
 
 NO_WITNESS: Change = (etl.extract.strategy._Reading, "_witness_is_due", _never)
-"""Without the witness, which brings most losses of a first run to light before the oracle has to."""
+"""Disables the cross-check, which detects most losses of a first run before the oracle does."""
 
 
 def begins_now(sound: Any) -> Any:
-    """A run that is resumed takes the time of its own beginning for its watermark."""
+    """A resumed run takes the time of its resumption as the watermark."""
 
     async def go_on(client: Client, begun: ExtractionStart) -> ExtractionStart:
         begun = await sound(client, begun)
@@ -143,7 +143,7 @@ def begins_now(sound: Any) -> Any:
 
 
 def untouched_alone(windows: Iterable[Window], done: Sequence[Window]) -> Iterator[Window]:
-    """Of the windows only those of which a killed run has read nothing."""
+    """Only the windows of which a killed run has read nothing."""
     for window in windows:
         if list(remaining([window], done)) == [window]:
             yield window
@@ -153,19 +153,19 @@ def untouched_alone(windows: Iterable[Window], done: Sequence[Window]) -> Iterat
 
 
 def settling(settle: Settle) -> Change:
-    """A window reader that settles windows in another way."""
+    """A window reader with a different `settle`."""
     return WindowReader, "settle", lambda sound: lambda reader, window, **_: settle(sound, reader, window)
 
 
 async def accept_full(_: Any, reader: Any, window: Window) -> Sequence[Window]:
-    """Whatever page 1 shows is the window."""
+    """Page 1 is accepted as the whole window."""
     page = await reader._client.read(window.query(reader._bounds[window.field]))
     await reader._accept(window, page)
     return ()
 
 
 async def resume(_: Any, reader: Any, window: Window) -> Sequence[Window]:
-    """A full window is continued with its next pages instead of being cut."""
+    """A full window is continued on its next pages instead of being split."""
     for number in itertools.count(1):
         page = await reader._client.read(window.query(reader._bounds[window.field]), number)
         await reader._accept(window, page)
@@ -175,7 +175,7 @@ async def resume(_: Any, reader: Any, window: Window) -> Sequence[Window]:
 
 
 async def swallow(sound: Any, reader: Any, window: Window) -> Sequence[Window]:
-    """A window that cannot be read is left out."""
+    """A window that cannot be read is skipped."""
     try:
         parts: Sequence[Window] = await sound(reader, window)
     except EtlError:
@@ -184,7 +184,7 @@ async def swallow(sound: Any, reader: Any, window: Window) -> Sequence[Window]:
 
 
 async def last_part(sound: Any, reader: Any, window: Window) -> Sequence[Window]:
-    """Of a full window only the newest part is read again."""
+    """Only the newest part of a full window is read again."""
     parts: Sequence[Window] = await sound(reader, window)
     return parts[-1:]
 
@@ -195,7 +195,7 @@ def _later(window: Window) -> Window:
 
 
 def split_with_gaps(sound: Callable[..., Sequence[Window]]) -> Callable[..., Sequence[Window]]:
-    """Parts that do not meet."""
+    """Parts with gaps between them."""
 
     def split(*args: Any, **more: Any) -> Sequence[Window]:
         parts = sound(*args, **more)
@@ -205,12 +205,12 @@ def split_with_gaps(sound: Callable[..., Sequence[Window]]) -> Callable[..., Seq
 
 
 def plan_with_gaps(sound: Callable[..., Iterator[Window]]) -> Callable[..., Iterator[Window]]:
-    """Planned windows that do not meet."""
+    """Planned windows with gaps between them."""
     return lambda *args, **more: map(_later, sound(*args, **more))
 
 
 def plan_of_the_known(sound: Callable[..., Iterator[Window]]) -> Callable[..., Iterator[Window]]:
-    """A plan that ends where the last contact known beforehand was created."""
+    """A plan that ends at the creation time of the last contact known beforehand."""
 
     def plan(times: Sequence[int], **more: Any) -> Iterator[Window]:
         return sound(times, **more | {"end": min(more["end"], (times[-1] if times else more["end"]) + 1)})
@@ -219,12 +219,12 @@ def plan_of_the_known(sound: Callable[..., Iterator[Window]]) -> Callable[..., I
 
 
 def repeats_end(sound: Any) -> Any:
-    """An indivisible window that ends with any page that is repeated, a full one too."""
+    """An indivisible window that ends at any repeated page, even a full one."""
     return lambda client, query, page_size, **more: sound(client, query, page_size + 1, **more)
 
 
 async def one_read(client: Client, query: Query, page_size: int, receive: Any, *, alone: bool) -> IndivisibleRead:
-    """An indivisible window is believed after one read."""
+    """An indivisible window is accepted after one read."""
     pages = await etl.extract.fetch.read_in_order(client, query, page_size, alone=alone) or []
     for page in pages:
         await receive(page)
@@ -237,16 +237,16 @@ def largest_of_both(sizes: PageSizes, _: bool) -> int:
 
 
 async def nobody_doubtful(_: WindowReader) -> list[Window]:
-    """Nobody looks whether the page size is still what it was."""
+    """The page size is never checked again."""
     return []
 
 
 def unchecked(*_: object) -> None:
-    """Whatever comes is taken."""
+    """Every row is accepted."""
 
 
 def generous(sound: Any) -> Any:
-    """A client that sends two requests more at a time than it was told."""
+    """A client that sends two more concurrent requests than configured."""
     return lambda wire, *, concurrency, **more: sound(wire, concurrency=concurrency + 2, **more)
 
 
@@ -259,7 +259,7 @@ def without_budget(_: object) -> bool:
 
 
 async def open_first(reader: Any, name: Any, *, since: int, until: int, lists: Sequence[bool]) -> None:
-    """The open rest before the closed past."""
+    """Read the open rest before the closed past."""
     for is_contact in lists:
         await etl.extract.sweep._open_rest(reader, Window(name, is_contact, max(since, until), None))
     for is_contact in lists:
@@ -267,7 +267,7 @@ async def open_first(reader: Any, name: Any, *, since: int, until: int, lists: S
 
 
 def into_the_future(sound: Any) -> Any:
-    """A closed part that ends a minute from now."""
+    """A closed part that ends a minute in the future."""
 
     async def sweep(reader: Any, name: Any, *, until: int, **more: Any) -> None:
         await sound(reader, name, until=until + 60_000, **more)
@@ -276,7 +276,7 @@ def into_the_future(sound: Any) -> Any:
 
 
 def only(leg: str) -> Callable[[Any], Any]:
-    """The sweep over one of the two times alone."""
+    """The sweep over only one of the two time fields."""
 
     def spoil(sound: Any) -> Any:
         async def sweep(reader: Any, name: str, **more: Any) -> None:
@@ -293,20 +293,20 @@ async def no_sweep(*_: Any, **__: Any) -> None:
 
 
 async def one_pass(reader: Any, window: Window) -> None:
-    """What does not fit the first open slice is not read."""
+    """Contacts that do not fit the first open slice are not read."""
     await reader.settle(window)
 
 
 async def side_by_side(reader: Any, window: Window) -> None:
-    """The slices of the open rest are read at once."""
+    """The slices of the open rest are read concurrently."""
     await reader.read([window])
 
 
-# --- the fold ------------------------------------------------------------------------------------------------------
+# --- the merge -----------------------------------------------------------------------------------------------------
 
 
 def sql(old: str, new: str) -> Change:
-    """The merge with some of its SQL replaced; raises LookupError where it does not say that."""
+    """The merge with part of its SQL replaced; raises LookupError if the SQL does not contain `old`."""
 
     def spoil(steps: Sequence[str]) -> tuple[str, ...]:
         if not any(old in step for step in steps):

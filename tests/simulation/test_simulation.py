@@ -1,6 +1,6 @@
-"""The promises in simulated worlds: production code in virtual time, against an oracle that knows what really happened.
+"""The promises in simulated worlds: production code in virtual time, checked by an oracle that knows the true history.
 
-`make simulate N=25000` plays more schedules; `python -m tests.simulation --seed S` plays one again and tells about it.
+`make simulate N=25000` plays more schedules; `python -m tests.simulation --seed S` replays one in detail.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from tests.simulation.schedule import play
 from tests.simulation.warehouse import Both
 
 BATCHES, BATCH = 20, 50
-"""1,000 schedules, in batches that two processes share; `.ci/run` plays others, too."""
+"""1,000 schedules, in batches for two processes; `.ci/run` plays others, too."""
 FOLDED = 100
-"""Schedules that go through the production fold."""
+"""Schedules that use the production merge."""
 WALKED = 400
 """Schedules of the control arm."""
 MOST_SEEDS = 60
-"""Schedules within which a planted bug must show."""
+"""Schedules within which a planted bug must be caught."""
 
 
 def _hold(tally: Tally) -> None:
@@ -36,7 +36,7 @@ def _played(seeds: list[int]) -> Tally:
 
 
 def test_what_ever_failed_does_not_fail_again() -> None:
-    """Every seed that once broke a promise keeps it now (FAULTS.md groups A and M)."""
+    """Every seed that once broke a promise keeps it now (fault groups A and M)."""
     for who in kept():
         report = play(who)
         assert not report.broken, told(report)
@@ -44,7 +44,7 @@ def test_what_ever_failed_does_not_fail_again() -> None:
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_no_promise_is_broken_in_silence(batch: int) -> None:
-    """Complete, fresh, conserved, deletions only after two strikes, bounded: in every run that claims success.
+    """Every run that claims success is complete, fresh, conserved and bounded, and deletes only after two strikes.
 
     Drawn per seed: A13-A22 (pages, page size, totals, filters, bounds, order), A26-A30 (times), A44, A50-A54 (spelling,
     page size, lateness, soft deletion), M1-M6, M10, M12-M15 (inserts, deletes, touches, imports, edits, flips).
@@ -56,7 +56,7 @@ def test_no_promise_is_broken_in_silence(batch: int) -> None:
 
 @pytest.mark.parametrize("batch", range(10))
 def test_the_production_fold_keeps_the_promises_too(batch: int) -> None:
-    """Normalizer and merge SQL come to the same snapshot, strikes and counts as the model that stands in for them."""
+    """Normalizer and merge SQL produce the same snapshot, strikes and counts as the model that replaces them."""
     share = FOLDED // 10
     for seed in range(batch * share, (batch + 1) * share):
         report = play(personality(seed), Both)
@@ -64,7 +64,7 @@ def test_the_production_fold_keeps_the_promises_too(batch: int) -> None:
 
 
 def test_plain_paging_loses_contacts_under_the_same_schedules() -> None:
-    """The control arm: of the schedules whose rows move more than once a second, a page walk is lossy in most (M1)."""
+    """A plain page scan is lossy in most of the schedules whose rows move more than once a second (M1)."""
     walks = [control(personality(seed, faults=(), past_end="empty", ignore_page=False)) for seed in range(WALKED)]
     lively = [walked for walked in walks if walked.lively]
     lossy = sum(walked.lost > 0 for walked in lively)
@@ -75,7 +75,7 @@ def test_plain_paging_loses_contacts_under_the_same_schedules() -> None:
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
 def test_a_planted_bug_is_caught(plant: Plant) -> None:
-    """A wrong protocol breaks a promise in a schedule that the right one passes."""
+    """A wrong protocol breaks a promise in a schedule that the sound one passes."""
     assert plant.catch(MOST_SEEDS) is not None
 
 
@@ -87,7 +87,7 @@ def test_a_schedule_follows_from_its_seed() -> None:
 
 
 def test_every_value_of_every_trait_is_drawn() -> None:
-    """1,000 seeds leave no value out, so that none of the servers above is there in name only."""
+    """1,000 seeds draw every value of every trait."""
     drawn: dict[str, set[object]] = {name: set() for name in TRAITS}
     for seed in range(BATCHES * BATCH):
         for name, value in personality(seed, unsparing=True).traits.items():

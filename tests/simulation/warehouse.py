@@ -1,7 +1,7 @@
-"""The production fold behind the simulation's protocol: normalizer, parts and merge SQL on a DuckDB in memory.
+"""The production merge behind the simulation's protocol: normalizer, parts and merge SQL on a DuckDB in memory.
 
-A hundred times as slow as the model on accounts this small, so it serves a share of the schedules. `Both` plays the
-model along and holds the two to the same result, which is what entitles the model to stand in for it in all the others.
+On accounts this small it is a hundred times slower than the model, so only a share of the schedules use it. `Both` runs
+it next to the model and requires equal results, which justifies the use of the model in all other schedules.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ SELECT contact_id, status, is_contact, epoch_us(created_at), epoch_us(updated_at
 
 
 class Disagreement(Exception):
-    """The model of the fold and the production fold came to different results."""
+    """The merge model and the production merge have different results."""
 
 
 class Warehouse:
-    """The fold of `etl.sinks.merge`."""
+    """The production merge (`etl.sinks.merge`)."""
 
     def __init__(self) -> None:
         self._seq = 0
         self._contacts: dict[str, Version] = {}
         self._strikes: dict[str, int] = {}
         self._versions: dict[tuple[object, ...], Version] = {}
-        """Every version that was ever received, by what a row of it shows."""
+        """Every version ever received, by the values in its row."""
         self._database = duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": "false"})
         self._database.execute("SET TimeZone = 'UTC'; ATTACH ':memory:' AS target")
         self._merging: duckdb.DuckDBPyConnection | None = None
@@ -82,7 +82,7 @@ class Warehouse:
         return self._strikes
 
     def close(self) -> None:
-        """Give back memory and disk."""
+        """Release memory and disk."""
         self._drop()
         self._database.close()
         self._home.cleanup()
@@ -107,14 +107,14 @@ class Warehouse:
         return Publication(self._seq, record.run_id, (brought,))
 
     def _drop(self) -> None:
-        """Forget a merge: published, or refused by a guard."""
+        """Discard a merge that was published, or refused by a guard."""
         if self._merging is not None:
             self._merging.close()
             self._merging = None
 
 
 def _staged(pages: Sequence[Page], stage: Stage) -> Counts:
-    """Normalize the pages into the stage as the production pipeline does, here without its thread."""
+    """Normalize the pages into the stage as the production pipeline does, but without its thread."""
     pipeline = Pipeline(ACCOUNT, stage, Journal(stage.folder, "", 0.0))
     starts = accumulate((len(page.rows) for page in pages), initial=0)
     raw = [RawPage(page.body, len(page.rows), start) for page, start in zip(pages, starts, strict=False)]
@@ -127,7 +127,7 @@ def _staged(pages: Sequence[Page], stage: Stage) -> Counts:
 
 
 class Both:
-    """The model and the warehouse side by side; raises Disagreement where they differ."""
+    """The model and the warehouse side by side; raises Disagreement if they differ."""
 
     def __init__(self) -> None:
         self._model, self._warehouse = Model(), Warehouse()

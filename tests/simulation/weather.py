@@ -1,6 +1,6 @@
-"""What happens in the account while it is read and between runs: events at virtual times, drawn from the seed.
+"""Changes in the account while it is read and between runs: events at virtual times, drawn from the seed.
 
-A lead becomes a contact and never the other way round, which is what the exporter promises to cope with.
+A lead becomes a contact and never the other way round; the exporter promises to handle that direction.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from etl.sandbox.world import World
 from tests.simulation.personality import MIXES, Personality
 
 BACKDATED = 40 * 86_400.0
-"""Seconds by which the `createdAt` of a backdated import lies in the past at most."""
+"""Maximum age in seconds of the `createdAt` of a backdated import."""
 MORTALS = 2
-"""One contact in so many can be deleted: the others stay, and whatever the oracle can miss is among them."""
+"""One contact in this many can be deleted; the others stay, and the oracle detects losses among them."""
 CHANGES = ("touch", "edit", "delete", "presence")
-"""Events that happen to one contact of the living; most others bring contacts."""
+"""Events that change one living contact; most others add contacts."""
 
 
 def peopled(personality: Personality, start: float) -> World:
-    """The account at the start; one contact in five is a lead, and so are as many more as the personality says."""
+    """The account at the start: one contact in five is a lead, plus the share that the personality adds."""
     world, draw = World(personality.settings, start), personality.draw("leads")
     for contact in world.account.living().values():
         if draw.random() < personality["leads"]:
@@ -30,7 +30,7 @@ def peopled(personality: Personality, start: float) -> World:
 
 
 class Weather:
-    """Makes events happen in a world; times are seconds since 1970 and never go back."""
+    """Creates events in a world; times are seconds since 1970 and never go back."""
 
     def __init__(self, world: World, personality: Personality) -> None:
         self.world = world
@@ -47,14 +47,14 @@ class Weather:
         self._lull = 0
 
     def blow(self, rate: float, now: float, most: int) -> None:
-        """From `now` on, `rate` events a second, and after `most` of them a lull."""
+        """From `now` on, create `rate` events a second, and none after `most` of them."""
         self.advance(now)
         self._rate = rate
         self._lull = self.happened + most
         self._next = now + self._pause()
 
     def advance(self, now: float) -> None:
-        """Let everything happen that is due."""
+        """Create all events that are due."""
         while self._next <= now:
             at = self._next
             self._next += self._pause()
@@ -62,7 +62,7 @@ class Weather:
         self.world.advance(now)
 
     def strike(self, body: bytes, now: float) -> None:
-        """With the chance of the personality's malice, change somebody whom the answer shows, at that very moment."""
+        """With the personality's probability of malice, change a contact shown in the response, at that very moment."""
         if self.happened < self._lull and self._draw.random() < self._malice:
             start = body.find(b'"_id":"', self._draw.randrange(max(1, len(body))))
             if start > 0:
@@ -87,7 +87,7 @@ class Weather:
             self._change(kind, whom, at)
 
     def _change(self, kind: str, whom: Contact, at: float) -> None:
-        """Whoever is to be deleted and may not, and whoever is there when the account is crowded, is active instead."""
+        """Change a contact; touch it if it must not be deleted, or if the account is too crowded for a new one."""
         if kind == "delete" and whom.serial % MORTALS == 0:
             self.world.delete(whom.id, at)
         elif kind in ("edit", "presence"):

@@ -1,4 +1,4 @@
-"""The transport of a simulated world: every request is under way for a while and is answered at one instant of it."""
+"""The transport of a simulated world: requests take time, and the server answers each at one instant in between."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tests.simulation.personality import Personality
 from tests.simulation.weather import Weather
 
 START = 1_760_000_000.0
-"""When the virtual clock begins, in seconds since 1970."""
+"""Start of the virtual clock, in seconds since 1970."""
 MOST_REQUESTS = 5000
-"""Requests of one run, after which it counts as endless."""
+"""Requests of one run after which it counts as endless."""
 _HEADERS = {"Authorization": f"Bearer {Settings.token}", "authtype": "Key", "Content-Type": "application/json"}
 _encode = msgspec.json.Encoder().encode
 
 
 class Endless(Exception):
-    """A run asked more often than any deadline would let it."""
+    """A run sent more requests than any deadline would allow."""
 
     def __init__(self, *, still: bool) -> None:
         self.still = still
-        """Whether nothing happened in the account meanwhile: then the run would never end by itself."""
+        """Whether the account did not change during the second half of them: the run would never end by itself."""
         super().__init__(
             f"more than {MOST_REQUESTS} requests in one run" + (", though nothing happens any more" if still else "")
         )
@@ -53,7 +53,7 @@ def now() -> float:
 
 
 async def let_pass(personality: Personality, weather: Weather) -> None:
-    """The time between two runs, with the changes that it brings."""
+    """Let the time between two runs pass, with its changes."""
     seconds = personality["gap_seconds"]
     weather.blow(personality["gap_events"] / seconds, now(), 2 * personality["gap_events"])
     await anyio.sleep(seconds)
@@ -61,7 +61,7 @@ async def let_pass(personality: Personality, weather: Weather) -> None:
 
 
 class Wire:
-    """Carries requests of one run to the simulated server, and counts what a client must keep."""
+    """Carries the requests of one run to the simulated server, and counts the quantities that a client must limit."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Wire:
         killed: int | None = None,
         changes: Mapping[int, Callable[[], None]] = MappingProxyType({}),
     ) -> None:
-        """`killed` is the request at which the process ends; `changes` are made to the server at a request."""
+        """`killed` is the request at which the process ends; `changes` are made to the server, each at one request."""
         self.in_flight = self.peak = self.sent = 0
         self.most_attempts = 0
         self._service = service
@@ -85,7 +85,7 @@ class Wire:
         self._happened = weather.happened
 
     async def __call__(self, body: Body) -> HttpResponse:
-        """Send one request. Raises `TransportError` where the simulated connection breaks, `Killed`."""
+        """Send one request; raises `TransportError` if the simulated connection breaks, and `Killed`."""
         self._count_request()
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[Answer] = loop.create_future()
@@ -101,7 +101,7 @@ class Wire:
         return HttpResponse(answer.status, answer.headers, answer.body)
 
     def _arrive(self, body: Body, arrived: asyncio.Future[Answer]) -> None:
-        """The one instant at which the server reads the account; the answer needs its time to come back."""
+        """The instant at which the server reads the account; the response then takes time to arrive."""
         at = now()
         try:
             self._weather.advance(at)
@@ -113,7 +113,7 @@ class Wire:
         asyncio.get_running_loop().call_later(self._pause() + answer.wire.delay, _deliver, arrived, answer)
 
     def _answered(self, body: Body, at: float) -> Answer:
-        """The server's answer; where nothing goes wrong, without the checks that take it half of its time."""
+        """The server's response; if no faults are set, without the checks that take half of its time."""
         if self._service.settings.faults or body["isExport"] != "none":
             return self._service.handle(Request("POST", PATH, _HEADERS, _encode(body)), at, self.in_flight)
         found = self._service.world.select(body, at)
@@ -121,7 +121,7 @@ class Wire:
         return replace(answer, headers=_dated(int(at)))
 
     def _pause(self) -> float:
-        """Half of a latency: mostly alike, sometimes ten times as long, so that answers overtake each other."""
+        """Half of a latency: mostly similar, sometimes ten times as long, so that responses overtake each other."""
         return self._latency * self._draw.uniform(0.2, 1.0) * (10 if self._draw.random() < 0.07 else 1)
 
     def _count_request(self) -> None:
@@ -149,7 +149,7 @@ class Wire:
 
 @lru_cache
 def _dated(second: int) -> Mapping[str, str]:
-    """The headers of an answer."""
+    """The headers of a response."""
     return {"Content-Type": JSON_TYPE, "Date": formatdate(second, usegmt=True)}
 
 

@@ -1,7 +1,7 @@
-"""One token and one contact that nobody could miss, and a search for them in everything that a command leaves behind.
+"""A canary token and a canary contact, and a search for them in everything that a command leaves behind.
 
-The token has a character for every encoding to change; the contact's name one for JSON to escape. A token is looked for
-as it is, encoded, reversed and in pieces, a contact's values as they are and encoded: none of it may be found.
+Every encoding changes a character of the token, and JSON escapes one of the contact's name. The search covers the token
+raw, encoded, reversed and in pieces, and the contact's values raw and encoded: none may be found.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ RAW = json.dumps(CONTACT).encode()
 """The contact as the server shows it."""
 
 PIECE = 8
-"""Characters of a token that are already too many to be told."""
+"""Length of the pieces of a token that must not be shown."""
 DATA = ("*.duckdb", "*.wal", "*.parquet", "pages-*.jsonl")
-"""What contacts are kept in, in a target or on the way to it."""
+"""Files that hold contacts, in a target or on the way to it."""
 
 
 def encodings(text: str) -> Iterator[bytes]:
-    """The ways to write a text: as it is, escaped for JSON and for addresses, in hex, in base64 of any alignment."""
+    """The encodings of a text: raw, escaped for JSON and for URLs, in hex, in base64 at any alignment."""
     raw = text.encode()
     for spelled in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1]):
         yield spelled.encode()
@@ -56,25 +56,25 @@ def encodings(text: str) -> Iterator[bytes]:
     yield raw.hex().upper().encode()
     for encode in (b64encode, urlsafe_b64encode):
         for shift in range(3):
-            # Letters that also hold bits of what stands before or behind are left out.
+            # Characters that share bits with the text before or after are left out.
             yield encode(bytes(shift) + raw)[4 if shift else 0 : (shift + len(raw)) // 3 * 4]
 
 
 def pieces(text: bytes, size: int) -> Iterator[bytes]:
-    """Every part of a text of this length, the whole text where it is shorter."""
+    """Every part of this length of a text, or the whole text if it is shorter."""
     yield from (text[start : start + size] for start in range(max(1, len(text) - size + 1)))
 
 
 @cache
 def token_traces(token: str = TOKEN) -> frozenset[bytes]:
-    """What must be found nowhere at all."""
+    """Traces of the token, which must not appear anywhere."""
     found = {piece for spelled in encodings(token) for piece in pieces(spelled, 2 * PIECE)}
     return frozenset(found | set(pieces(token.encode(), PIECE)) | set(pieces(token[::-1].encode(), PIECE)))
 
 
 @cache
 def contact_traces() -> frozenset[bytes]:
-    """What must be found nowhere but in data files."""
+    """Traces of the contact, which may appear only in data files."""
     surname, mailbox, national = NAME.split()[1], EMAIL.split("@", maxsplit=1)[0], NUMBER.lstrip("0")
     return frozenset(e for text in (NAME, surname, EMAIL, mailbox, NUMBER, national) for e in encodings(text))
 
@@ -85,7 +85,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def leaks(outputs: Mapping[str, bytes]) -> list[str]:
-    """Where the canary was found: the output and what stands in it. File names are outputs, too."""
+    """The outputs that contain the canary, each with the trace found; file names count as output."""
     found = []
     for name, content in outputs.items():
         text = name.encode() + b"\n" + content

@@ -19,7 +19,7 @@ class Identity:
     certificate: Path
 
     def context(self) -> ssl.SSLContext:
-        """What a server that shows this certificate speaks TLS with."""
+        """The TLS context of a server with this certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate, self.key)
         return context
@@ -27,13 +27,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A certificate authority that lives in a folder."""
+    """A certificate authority with its files in a folder."""
 
     folder: Path
 
     @classmethod
     def found(cls, folder: Path, *, lax: bool = False) -> Authority:
-        """A new authority in `folder`; a `lax` one does not say what its key is for, as many private ones do."""
+        """A new authority in `folder`; a `lax` one omits keyUsage, as many private ones do."""
         extensions = ["basicConstraints=critical,CA:true"] + ([] if lax else ["keyUsage=critical,keyCertSign,cRLSign"])
         settings = folder / "ca.cnf"
         settings.write_text("[req]\ndistinguished_name = name\n[name]\n")
@@ -46,7 +46,7 @@ class Authority:
 
     @property
     def bundle(self) -> Path:
-        """The file to trust it by."""
+        """The file with which clients trust it."""
         return self.folder / "ca.pem"
 
     def issue(self, name: str, alternative: str, *, until: str = "20991231235959Z") -> Identity:

@@ -1,7 +1,7 @@
-"""What `contacts` must hold for a contact, written from DESIGN.md ("Pinned down: Values") and API.md alone.
+"""The expected row of `contacts` for a contact, computed from the documented rules alone.
 
-It shares no code with `etl`: one plain recursive reader, cell by cell, slow and obvious. Numbers keep their text
-(`Number`), so that nothing is rounded on the way.
+This module shares no code with `etl`: one plain recursive reader, cell by cell, slow and obvious. Numbers keep their
+text (`Number`), so that nothing is rounded on the way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Number(str):
 
 
 class Unusable(Exception):
-    """The contact cannot be kept: it belongs into `rejects`."""
+    """The contact cannot be kept: it belongs in `rejects`."""
 
 
 class _Twice:
@@ -56,7 +56,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def row(raw: bytes, account: str) -> dict[str, Any]:
-    """The expected row without what only a run knows (`row_hash`, `observed_at`, `seq`); raises `Unusable`."""
+    """The expected row without the run's own columns (`row_hash`, `observed_at`, `seq`); raises `Unusable`."""
     contact = parse(raw)
     cells: dict[str, Any] = {"account": account, "contact_id": _identity(contact)}
     extra = _clean(contact)
@@ -98,7 +98,7 @@ def _clean(value: Any) -> Any:
 
 
 def _without_empty(value: Any) -> Any:
-    """`value` without the fields that say nothing, down through all objects."""
+    """`value` without empty fields, in all nested objects."""
     if not isinstance(value, dict):
         return value
     kept = {key: _without_empty(item) for key, item in value.items()}
@@ -145,7 +145,7 @@ def boolean(value: Any) -> Any:
 
 
 def time(value: Any) -> Any:
-    """ISO 8601, UTC where no zone is named; or seconds or milliseconds since 1970, told apart by their size."""
+    """ISO 8601, UTC if no zone is given; or seconds or milliseconds since 1970, distinguished by their size."""
     if not isinstance(value, str):
         return UNSAFE
     if re.fullmatch(r"\d+", value):
@@ -166,7 +166,7 @@ def texts(value: Any) -> Any:
 
 
 def attributes(value: Any) -> Any:
-    """Key and value; of a repeated key the last."""
+    """Key and value; the last of a repeated key wins."""
     if not isinstance(value, list):
         return UNSAFE
     keyed = [item for item in value if isinstance(item, dict) and isinstance(item.get("key"), str)]
@@ -174,7 +174,7 @@ def attributes(value: Any) -> Any:
 
 
 def _loses(value: Any) -> bool:
-    """Whether the map cannot hold everything the list says: a repeated key, or an item without one."""
+    """Whether the map cannot hold everything in the list: a repeated key, or an item without one."""
     keys = [item.get("key") if isinstance(item, dict) else None for item in value] if isinstance(value, list) else []
     return len(set(keys) - {None}) < len(keys)
 
@@ -264,4 +264,4 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "updated_at": ("updatedAt", time),
     "document_version": ("__v", integer),
 }
-"""Where each column stands in the API's contact, and how it is read."""
+"""The path of each column in the API's contact, and how it is read."""

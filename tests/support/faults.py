@@ -1,7 +1,7 @@
-"""The catalogue of faults, and which test covers which: `make faults` prints it.
+"""The catalogue of faults and the tests that cover each of them; `make faults` prints it.
 
 A test covers a case by naming its id (`N5`, `A25 to A40`) in its docstring, or at the start of the name of one of the
-cases of a module's table that it is parametrized over. `tests/project/test_faults_coverage.py` finds what is missing.
+cases of a module's table that it is parametrized over. `tests/project/test_faults_coverage.py` finds uncovered cases.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ NOT_APPLICABLE: Mapping[str, str] = {
     "X17": "no such sink: nothing is encrypted, so no key can be shredded",
     "X18": "no such sink: nothing is encrypted at rest",
 }
-"""Cases of what this product does not have, with what that is."""
+"""Cases that do not apply to this product, with the reason."""
 
 _CASE = re.compile(r"\b([NAMPSX])(\d{1,2})\b(?:\s*(?:-|to)\s*\1(\d{1,2})\b)?")
 
@@ -249,7 +249,7 @@ def named(module: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def _tables(module: ast.Module) -> Iterator[tuple[str, list[str]]]:
-    """The module's dictionaries of cases by name: of each key, the ids that it starts with."""
+    """The module's dictionaries of cases by name: for each key, the ids that it starts with."""
     for node in module.body:
         value = getattr(node, "value", None)
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
@@ -266,7 +266,7 @@ def _lead(key: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print the table, a line for each group, and what no test names."""
+    """Print the table, a line for each group, and the ids that no test names."""
     found = coverage()
     for case, title in CATALOGUE.items():
         reason = NOT_APPLICABLE.get(case)

@@ -1,8 +1,8 @@
-"""Commands in forked children of one warm process, which saves the second that an interpreter needs to start.
+"""Commands in forked children of one warm process, which saves the second that an interpreter takes to start.
 
-A child can be told to harm itself at a chosen moment: its functions are counted as they are entered (a coroutine also
-when it goes on after an await), so the moments of a run are numbered, and any of them can be hit again. Signals are
-real, limits are the system's own, and nothing of the product is replaced.
+A child can harm itself at a chosen moment: its functions are counted as they are entered (a coroutine also when it
+resumes after an await), so the moments of a run are numbered, and any of them can be hit again. Signals are real,
+limits are the system's, and no part of the product is replaced.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from etl.cli.app import main
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
-"""Seconds after which a child is killed (code 137): none of these runs takes two."""
+"""Seconds after which a child is killed (code 137): none of these runs takes 2 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """What a child does to itself, and when: at call number `at` of the product, or when it enters `function`."""
+    """Acts of a child against itself, at call number `at` of the product or when it enters `function`."""
 
     acts: Sequence[tuple[str, float]]
     """In this order: ("signal", number) or ("sleep", seconds)."""
     at: int = 0
     function: str = ""
-    """As the interpreter calls it, for example `DuckDBSink.publish`."""
+    """Its qualified name, for example `DuckDBSink.publish`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Ended:
     """How a child ended."""
 
     code: int
-    """As a shell tells it: 128 + the number of the signal that killed it."""
+    """As a shell reports it: 128 + the number of the signal that killed it."""
     seconds: float
     out: str
     err: str
     calls: int
-    """Calls into the product; 0 where they were not counted or the child was killed."""
+    """Calls into the product; 0 if they were not counted or the child was killed."""
 
     @property
     def document(self) -> Any:
@@ -66,7 +66,7 @@ class Nursery:
 
     process: subprocess.Popen[str]
     folder: Path
-    """Where the children's output goes."""
+    """The folder of the children's output."""
     _number: int = field(default=0)
 
     def start(
@@ -79,10 +79,10 @@ class Nursery:
         headroom: int = 0,
         unprivileged: bool = False,
     ) -> int:
-        """Start `etl WORDS` and tell its process id.
+        """Start `etl WORDS` and return its process id.
 
-        `limits` are those of the system by their names (FSIZE, NOFILE); `headroom` is how much memory (bytes) it may
-        take beyond what the warm process has; `unprivileged` makes it obey the rights of files where we are root.
+        `limits` are system limits by name (FSIZE, NOFILE); `headroom` is the memory (bytes) it may use beyond that of
+        the warm process; `unprivileged` makes it obey file permissions even if we are root.
         """
         self._number += 1
         order = {
@@ -101,7 +101,7 @@ class Nursery:
         return int(self._ask(order)["pid"])
 
     def wait(self, pid: int) -> Ended:
-        """Until the child has ended."""
+        """Wait until the child has ended."""
         told = self._ask({"wait": pid})
         out, err, calls = (Path(f"{told['told']}.{name}") for name in ("out", "err", "calls"))
         counted = int(calls.read_text() or 0)
@@ -135,7 +135,7 @@ def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-# What follows runs in the warm process and its children.
+# The code below runs in the warm process and its children.
 
 
 def _serve() -> None:
@@ -162,7 +162,7 @@ def _waited(pid: int) -> int:
         if ended:
             return status
         time.sleep(0.002)
-    os.kill(pid, signal.SIGUSR1)  # tells on stderr where it hangs
+    os.kill(pid, signal.SIGUSR1)  # shows on stderr the point at which it hangs
     time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
     return os.waitpid(pid, 0)[1]
@@ -208,7 +208,7 @@ def _confine(order: dict[str, Any]) -> None:
 
 
 def _drop_privileges() -> None:
-    """Make root obey the rights of files (Linux): without two capabilities, in this process and those it starts."""
+    """Make root obey file permissions (Linux): drop two capabilities in this process and its children."""
     libc = ctypes.CDLL(None, use_errno=True)
     header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     libc.capget(header, data)

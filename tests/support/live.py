@@ -1,4 +1,4 @@
-"""The product against a live sandbox: a server in a thread of its own, a configuration with targets, the commands."""
+"""The product against a live sandbox: a server in a separate thread, a configuration with targets, the commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOKEN = Settings().token
 
 @dataclass(slots=True)
 class Live:
-    """A sandbox that answers real HTTP from another thread, by a clock that tests can set forward."""
+    """A sandbox that serves real HTTP from another thread, with a clock that tests can move."""
 
     ahead: float = 0.0
     """Seconds by which its clock is ahead of ours."""
@@ -52,7 +52,7 @@ class Live:
         return time.time() + self.ahead
 
     def change(self, act: Callable[[World, float], T]) -> T:
-        """Let something happen in the account now, between two requests."""
+        """Apply a change to the account now, between two requests."""
         done: Future[T] = Future()
 
         def happen() -> None:
@@ -65,16 +65,16 @@ class Live:
         return done.result(10)
 
     def stats(self) -> Row:
-        """What the server has seen: `GET /_stats`."""
+        """The server's counters from `GET /_stats`."""
         return json.loads(self._get("/_stats"))
 
     def truth(self) -> dict[str, bytes]:
-        """The living contacts as raw JSON by id, from `GET /_truth`; who has no usable id is under `#...`."""
+        """The existing contacts as raw JSON by id, from `GET /_truth`; those without a usable id are under `#...`."""
         lines = self._get("/_truth").splitlines()
         return dict(_told(line) for line in lines if b'"contact":' in line)
 
     def ids(self) -> list[str]:
-        """The usable ids of the living, in the order of their birth."""
+        """The usable ids of existing contacts, in order of creation."""
         return [identity for identity in self.truth() if not identity.startswith("#")]
 
     def _get(self, path: str) -> bytes:
@@ -120,19 +120,19 @@ class Ended:
 
     @property
     def document(self) -> Any:
-        """The one JSON document on stdout; anything else beside it is an error."""
+        """The one JSON document on stdout; any other output there is an error."""
         return json.loads(self.out)
 
 
 @dataclass(slots=True)
 class Job:
-    """A configuration with its targets in a folder of its own, run in this process or by the command line."""
+    """A configuration with its targets in a separate folder, run in this process or by the command line."""
 
     folder: Path
     urls: Mapping[str, str]
     """Address by account."""
     tokens: dict[str, str] = field(default_factory=dict)
-    """Token by account, where it is not the good one."""
+    """Token by account, if it is not the valid one."""
     settings: str = ""
     """More TOML."""
     sinks: tuple[str, ...] = ("duckdb", "parquet")
@@ -149,11 +149,11 @@ class Job:
 
     @property
     def temporary(self) -> Path:
-        """Where everything temporary of both targets lives."""
+        """The folder of all temporary files of both targets."""
         return self.folder / "data" / ".etl"
 
     def config(self) -> Path:
-        """Write the configuration file and tell where it is."""
+        """Write the configuration file and return its path."""
         accounts = "".join(
             f'[[accounts]]\nname = "{name}"\nbase_url = "{url}"\ntoken_env = "{_variable(name)}"\n'
             for name, url in self.urls.items()
@@ -162,7 +162,7 @@ class Job:
         sinks = "".join(f'[sinks.{name}]\npath = "{paths[name]}"\n' for name in self.sinks)
         path = self.folder / "job.toml"
         text = accounts + sinks + self.settings
-        # Written once: somebody who starts at the same moment may be reading it.
+        # Written once: a command that starts at the same moment may be reading it.
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
         return path
@@ -178,7 +178,7 @@ class Job:
         return anyio.run(execute, config, Options(**options))
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
-        """A command in a process of its own; `CONFIG` among the words stands for the configuration's path."""
+        """A command in a separate process; `CONFIG` among the words is replaced by the configuration's path."""
         config = str(self.config())
         return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "etl", *(config if word == "CONFIG" else word for word in words)],
@@ -189,13 +189,13 @@ class Job:
         )
 
     def command(self, *words: str, **environment: str) -> Ended:
-        """The same, to its end."""
+        """The same, run to its end."""
         with self.start(*words, **environment) as process:
             out, err = process.communicate(timeout=60)
         return Ended(process.returncode, out.decode(), err.decode())
 
     def call(self, *words: str, **environment: str) -> Ended:
-        """The same in this process, which saves a second; for commands that need no process of their own."""
+        """The same in this process, which saves a second; for commands that need no separate process."""
         config, kept = str(self.config()), (sys.argv, os.environ.copy(), Path.cwd())
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         sys.argv = ["etl", *(config if word == "CONFIG" else word for word in words)]
@@ -218,7 +218,7 @@ class Job:
         return Ended(code, out.getvalue(), err.getvalue())
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """The rows of a query to the DuckDB file, asked of the engine itself."""
+        """The rows of a query on the DuckDB file, run by the engine directly."""
         with duckdb.connect(str(self.duckdb), read_only=True) as connection:
             table = connection.sql(query, params=parameters).to_arrow_table()
         return list(zip(*table.to_pydict().values(), strict=True))

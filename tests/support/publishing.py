@@ -23,7 +23,7 @@ Row = Mapping[str, object]
 
 
 def day(number: float) -> datetime:
-    """Midnight of a day in January 2026, which the tests count in."""
+    """Midnight `number` days after 1 January 2026; tests count in days."""
     return DAY0 + timedelta(days=number)
 
 
@@ -33,7 +33,7 @@ def contact(number: int, **values: object) -> dict[str, object]:
 
 
 def batch(account: str, rows: Sequence[Row], rejects: Sequence[Row] = (), read_no: int = 0) -> NormalizedBatch:
-    """The rows as the normalizer would hand them over, numbered from `read_no`."""
+    """The rows as the normalizer would return them, numbered from `read_no`."""
     numbered = [{**row, "account": account, "read_no": read_no + i} for i, row in enumerate(rows)]
     return NormalizedBatch(
         pa.Table.from_pylist(numbered, schema=schema.NORMALIZED_SCHEMA),
@@ -53,7 +53,7 @@ def brought(
     rejects: Sequence[Row] = (),
     windows: Sequence[Row] = (),
 ) -> AccountYield:
-    """What an account brought into run `seq`, whose T0 is day `seq`; its parts are written below `folder`."""
+    """The yield of an account in run `seq`, whose T0 is day `seq`; its parts are written below `folder`."""
     stage = Stage(folder / f"{next(_folders)}" / account)
     stage.append(batch(account, rows, rejects))
     stage.close()

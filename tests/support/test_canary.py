@@ -1,4 +1,4 @@
-"""The search for the canary finds it, in every disguise and every place where it must not be."""
+"""The search finds the canary in every encoding and in every place that must not contain it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OF_A_TOKEN: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("name", DISGUISES | OF_A_TOKEN)
 @pytest.mark.parametrize("place", ["stdout", ".etl/journal.jsonl", "contacts.duckdb", "part-000001.parquet"])
 def test_a_token_is_found_everywhere(name: str, place: str) -> None:
-    """Whatever it was made into and wherever it stands (X1)."""
+    """A token is found in any encoding and in any output (X1)."""
     text = f"at 12:00 {(DISGUISES | OF_A_TOKEN)[name](TOKEN)}, 200 OK"
     assert leaks({place: text.encode()}) != []
 
@@ -46,14 +46,14 @@ def test_a_token_is_found_everywhere(name: str, place: str) -> None:
 @pytest.mark.parametrize("name", DISGUISES)
 @pytest.mark.parametrize("value", [NAME, EMAIL, NUMBER])
 def test_a_contact_is_found_outside_of_data(name: str, value: str) -> None:
-    """A value of a contact may stand in data files and nowhere else (X2)."""
+    """A value of a contact is accepted in data files and found anywhere else (X2)."""
     text = f"<{DISGUISES[name](value)}>".encode()
     assert leaks({"manifests/00000001.json": text}) != []
     assert leaks({"current/part-000001.parquet": text, "main/pages-000001.jsonl": text}) == []
 
 
 def test_a_name_of_a_file_is_an_output(tmp_path: Path) -> None:
-    """Files of all folders are searched, hidden ones too, and their names with them (X1, X2)."""
+    """The search covers the files of all folders, hidden ones too, and their names (X1, X2)."""
     (tmp_path / ".etl" / "main").mkdir(parents=True)
     (tmp_path / ".etl" / "main" / EMAIL).write_bytes(b"")
     (tmp_path / ".etl" / "note").write_bytes(RAW)

@@ -1,4 +1,4 @@
-"""A loopback server scripted byte by byte: what it says on the wire, and when it falls silent or breaks off."""
+"""A loopback server scripted byte by byte: the bytes that it sends, and when it falls silent or disconnects."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 PAGE = b'{"success":true,"message":"ok","code":200,"data":[{"_id":"65aa0000000000000000a001"}]}'
 
 Turn = Callable[[asyncio.StreamWriter], Awaitable[None]]
-"""What the server does about one request; it may leave the connection open, close it or break it."""
+"""The server's reaction to one request; it may leave the connection open, close it or break it."""
 
 
 @dataclass(slots=True)
 class Wire:
-    """What a scripted server has seen."""
+    """The connections and requests that a scripted server has seen."""
 
     url: str = ""
     connections: int = 0
@@ -27,7 +27,7 @@ class Wire:
 
 
 def answer(body: bytes = PAGE, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
-    """A whole HTTP answer as bytes; `length` is what `Content-Length` claims, where that is not the truth."""
+    """A whole HTTP response as bytes; `length` is the value of `Content-Length`, if it is to be wrong."""
     head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
     return "\r\n".join([*head, "", ""]).encode() + body
 
@@ -99,7 +99,7 @@ def repeats(data: bytes, *, first: bytes = b"", pause: float = 0.0) -> Turn:
 
 @asynccontextmanager
 async def serve(*turns: Turn, tls: ssl.SSLContext | None = None) -> AsyncIterator[Wire]:
-    """A server on a free loopback port that takes these turns, one a request; the last one is repeated."""
+    """A server on a free loopback port that takes these turns, one per request, and repeats the last one."""
     wire, tasks = Wire(), set[asyncio.Task[None]]()
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
