@@ -1,0 +1,43 @@
+"""The documentation pages that come with the package (`etl docs`): Markdown files whose heading says what they cover."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+
+from etl.display import discreet
+from etl.errors import UsageError
+
+Document = dict[str, object]
+_SUFFIX = ".md"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A page of the documentation."""
+
+    topic: str
+    title: str
+    """Its heading: one line on what it covers."""
+    text: str
+
+
+def topics() -> list[Topic]:
+    """All pages, by name."""
+    pages = sorted(page for page in (files("etl") / "docs").iterdir() if page.name.endswith(_SUFFIX))
+    texts = {page.name.removesuffix(_SUFFIX): page.read_text(encoding="utf-8") for page in pages}
+    return [Topic(name, text.partition("\n")[0].removeprefix("# "), text) for name, text in texts.items()]
+
+
+def read_docs(name: str | None) -> tuple[Document, str]:
+    """The page `name`, or the list of topics, as the `--json` document and as text. Raises UsageError."""
+    found = {page.topic: page for page in topics()}
+    if name is None:
+        listed = [{"topic": page.topic, "title": page.title} for page in found.values()]
+        return {"topics": listed}, "\n".join(f"{page.topic:<15}{page.title}" for page in found.values())
+    if name in found:
+        return asdict(found[name]), found[name].text.rstrip()
+    nearest = difflib.get_close_matches(name, found, n=1)
+    hint = f"Did you mean {nearest[0]}? " * len(nearest) + f"There are: {', '.join(found)}."
+    raise UsageError(f"no documentation page has this name ({discreet(name)})", where="docs", hint=hint)
