@@ -1,4 +1,4 @@
-"""The documentation pages that come with the package (`etl docs`): Markdown files whose heading says what they cover."""
+"""The pages of `etl docs`: Markdown files in the package; the heading of each says what it covers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Topic:
 
     topic: str
     title: str
-    """Its heading: one line on what it covers."""
+    """What it covers: its heading after the colon."""
     text: str
 
 
@@ -27,7 +27,7 @@ def topics() -> list[Topic]:
     """All pages, by name."""
     pages = sorted(page for page in (files("etl") / "docs").iterdir() if page.name.endswith(_SUFFIX))
     texts = {page.name.removesuffix(_SUFFIX): page.read_text(encoding="utf-8") for page in pages}
-    return [Topic(name, text.partition("\n")[0].removeprefix("# "), text) for name, text in texts.items()]
+    return [Topic(name, text.partition("\n")[0].partition(": ")[2], text) for name, text in texts.items()]
 
 
 def read_docs(name: str | None) -> tuple[Document, str]:
@@ -38,6 +38,6 @@ def read_docs(name: str | None) -> tuple[Document, str]:
         return {"topics": listed}, "\n".join(f"{page.topic:<15}{page.title}" for page in found.values())
     if name in found:
         return asdict(found[name]), found[name].text.rstrip()
-    nearest = difflib.get_close_matches(name, found, n=1)
-    hint = f"Did you mean {nearest[0]}? " * len(nearest) + f"There are: {', '.join(found)}."
+    nearest = "".join(f"Did you mean {page}? " for page in difflib.get_close_matches(name, found, n=1))
+    hint = f"{nearest}There are: {', '.join(found)}."
     raise UsageError(f"no documentation page has this name ({discreet(name)})", where="docs", hint=hint)
