@@ -1,4 +1,4 @@
-"""The account changes while it is read, and the change is put between every two requests in turn (FAULTS.md, group M).
+"""The account changes while it is read, the change being put between every two requests (docs/faults.md, group M).
 
 One request is one instant here, and the world stands still but for the planted change, so every placement is tried and
 each is exact. What random worlds find beside it is in tests/simulation.

@@ -1,4 +1,4 @@
-"""A server that shares nothing with the sandbox: a few lines of the standard library, written from API.md alone.
+"""A server that shares nothing with the sandbox: a few lines of the standard library, written from docs/api.md alone.
 
 It guards against a misunderstanding that the sandbox and the exporter share.
 """
@@ -29,14 +29,14 @@ SAMPLE = (
     b'"unreadMessage":[],"lastSeenAt":"2025-01-05T10:00:00.000Z","__v":0,'
     b'"createdAt":"2025-01-01T00:00:00.000Z","updatedAt":"2025-01-05T10:00:00.000Z"}'
 )
-"""The invented contact of API.md, as written there."""
+"""The invented contact of docs/api.md, as written there."""
 KNOWN = {
     *("searchText", "tags", "tagsV2", "status", "isOnline", "userInteracted", "isLiveChatActive", "isSubscriber"),
     *("ctwaNewUsers", "ctwaOldUsers", "_botWebsite", "_botWhatsapp", "_botTelegram", "_botFacebook", "_botAutomation"),
     *("_agentAssigned", "segments", "applicableFilters", "lastSeenAt", "createdAt", "hasOrdered", "lastMessageBy"),
     *("page", "isExport", "isContact"),
 }
-"""Every field of a request that API.md names."""
+"""Every field of a request that docs/api.md names."""
 SPEAK: dict[str, Callable[[list[str]], str]] = {
     "as documented": lambda rows: f'{{"success":true,"message":"ok","code":200,"data":[{",".join(rows)}]}}',
     "data alone": lambda rows: f'{{"data":[{",".join(rows)}]}}',
@@ -84,7 +84,7 @@ def plain_server(
 
 
 def faults(request: BaseHTTPRequestHandler, body: dict[str, Any]) -> list[str]:
-    """What API.md does not allow in a request."""
+    """What docs/api.md does not allow in a request."""
     headers = {"authorization": f"Bearer {TOKEN}", "authtype": "Key", "content-type": "application/json"}
     found = [name for name, value in headers.items() if request.headers.get(name) != value]
     found += [f"{request.path} is no path"] * (request.path != "/inbox/users")
@@ -125,7 +125,7 @@ def lead(number: int) -> bytes:
 
 
 def test_the_sample_of_the_api_is_exported_as_it_is_written(tmp_path: Path) -> None:
-    """Every cell of API.md's own contact, by hand."""
+    """Every cell of docs/api.md's own contact, by hand."""
     with plain_server([SAMPLE]) as (url, wrong):
         job = Job(tmp_path, {"main": url})
         assert job.run().exit_code == 0
@@ -177,7 +177,7 @@ def test_the_sample_of_the_api_is_exported_as_it_is_written(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("speak", SPEAK)
 def test_every_spelling_of_the_answer_gives_the_same_rows(speak: str, tmp_path: Path) -> None:
-    """A37, A55, N17: envelope, order of members, blanks and escapes do not matter; requests are as API.md says."""
+    """A37, A55, N17: envelope, order of members, blanks and escapes do not matter; requests are as docs/api.md says."""
     contacts = [SAMPLE, *(lead(number) for number in range(130))]
     with plain_server(contacts, speak) as (url, wrong):
         job = Job(tmp_path, {"main": url}, sinks=("duckdb",))

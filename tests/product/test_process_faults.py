@@ -1,4 +1,4 @@
-"""Faults of the process, the clock, the scheduler and the file system (FAULTS.md, group P).
+"""Faults of the process, the clock, the scheduler and the file system (docs/faults.md, group P).
 
 What ends a process at every system call is in tests/crash; here are the faults that need no such instrument.
 """

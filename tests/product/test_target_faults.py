@@ -1,4 +1,4 @@
-"""Faults of the targets: what users, disks and other programs do to them (FAULTS.md, groups S and P25, P26)."""
+"""Faults of the targets: what users, disks and other programs do to them (docs/faults.md, groups S and P25, P26)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cell by cell: what DESIGN.md ("Pinned down: Values") says about odd values, through the whole product over HTTP."""
+"""Cell by cell: what docs/tables.md ("Values") says about odd values, through the whole product over HTTP."""
 
 from __future__ import annotations
 

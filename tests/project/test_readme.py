@@ -78,7 +78,7 @@ def test_a_page_does_what_it_shows(page: str, reader: Reader) -> None:
     done = [reader.program(program) for program in blocks("python", text)]
     assert [one.stderr for one in done if one.returncode] == []
     for one, last in zip(done, LAST_LINES.get(page, ()), strict=True):
-        assert re.match(last, one.stdout.splitlines()[-1])
+        assert re.match(last, one.stdout.strip().splitlines()[-1])
 
 
 def test_the_readme_is_one_page() -> None:
@@ -98,7 +98,7 @@ def test_pages_are_shipped(tmp_path: Path) -> None:
 def test_pages_name_no_machine() -> None:
     """A page begins with its name and what it covers, and holds no path of a developer's machine."""
     for name, text in PAGES.items():
-        assert re.match(rf"# {name}: [a-z].+[^.]\n\n", text, re.IGNORECASE), name
+        assert re.match(rf"# {name}( API)?: [a-z].+[^.]\n\n", text, re.IGNORECASE), name
         assert not re.search(r"/root/|/home/|/work/|/tmp/", text), name
         prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
         assert max(len(line) for line in prose.splitlines() if line[:1] != "|") <= 80, name
@@ -178,6 +178,8 @@ def test_the_api_is_that_of_the_code() -> None:
     fields = {name for cells in rows(requests) for name in re.findall(r"`(\w+)`", cells[0])}
     assert fields == FILTERS.keys() | {"page", "isExport"}
     named = set(re.findall(r"`([\w.]+)`", section("The contact", PAGES["api"])))
+    [example] = map(json.loads, blocks("json", PAGES["api"]))
+    assert example.keys() <= named | {name.partition(".")[0] for name in named}
     leaves = {name.rpartition(".")[2] for name in named}
     assert {column.path[-1] for column in READ} <= leaves
 

@@ -1,4 +1,4 @@
-"""What lies beyond the contract: combinations of traits that API.md rules out, and what stands in for them.
+"""What lies beyond the contract: combinations of traits that docs/api.md rules out, and what stands in for them.
 
 `python -m tests.simulation --unsparing` plays schedules as they were drawn.
 """
@@ -21,13 +21,13 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         {"page_base": 1},
     ),
     (
-        # API.md: a page holds 14 at least. With one on each every contact is an indivisible window, read page by page.
+        # docs/api.md: a page holds at least 14. With one on each, a contact is an indivisible window, read page by page.
         "a server that comes down to one contact on a page",
         lambda traits: traits["page_size_drop"] is not None and traits["page_size_drop"][0] * traits["page_size"] < 2,
         {"page_size_drop": None},
     ),
     (
-        # API.md: a page holds 14 at least, and so does the smallest of several.
+        # docs/api.md: a page holds 14 at least, and so does the smallest of several.
         "pages of several sizes on a server whose largest is as small as the smallest may be",
         lambda traits: traits["mixed_pages"] is not None,
         {"page_size": 50, "page_size_drop": None, "leads_page": 1.0},

@@ -36,7 +36,7 @@ def _played(seeds: list[int]) -> Tally:
 
 
 def test_what_ever_failed_does_not_fail_again() -> None:
-    """Every seed that once broke a promise keeps it now (FAULTS.md groups A and M)."""
+    """Every seed that once broke a promise keeps it now (docs/faults.md groups A and M)."""
     for who in kept():
         report = play(who)
         assert not report.broken, told(report)

@@ -1,4 +1,4 @@
-"""What `contacts` must hold for a contact, written from DESIGN.md ("Pinned down: Values") and API.md alone.
+"""What `contacts` must hold for a contact, written from docs/tables.md ("Values") and docs/api.md alone.
 
 It shares no code with `etl`: one plain recursive reader, cell by cell, slow and obvious. Numbers keep their text
 (`Number`), so that nothing is rounded on the way.

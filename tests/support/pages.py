@@ -1,4 +1,4 @@
-"""The README and the pages of `etl docs` as data: their code blocks, and a reader who does what they say."""
+"""The README and the pages of `etl docs` as data: their code blocks, and a folder in which they are followed."""
 
 from __future__ import annotations
 
