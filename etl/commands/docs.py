@@ -25,8 +25,9 @@ class Topic:
 
 def topics() -> list[Topic]:
     """All pages, by name."""
-    pages = {page.name: page.read_text(encoding="utf-8") for page in (files("etl") / "docs").iterdir()}
-    texts = {name.removesuffix(_SUFFIX): text for name, text in sorted(pages.items()) if name.endswith(_SUFFIX)}
+    folder = files("etl") / "docs"
+    pages = {page.name: page.read_text(encoding="utf-8") for page in folder.iterdir() if page.name.endswith(_SUFFIX)}
+    texts = {name.removesuffix(_SUFFIX): text for name, text in sorted(pages.items())}
     return [Topic(name, text.partition("\n")[0].partition(": ")[2], text) for name, text in texts.items()]
 
 

@@ -21,7 +21,7 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         {"page_base": 1},
     ),
     (
-        # docs/api.md: a page holds at least 14. With one on each, a contact is an indivisible window, read page by page.
+        # docs/api.md: a page holds at least 14. With one on each a contact is an indivisible window, read page by page.
         "a server that comes down to one contact on a page",
         lambda traits: traits["page_size_drop"] is not None and traits["page_size_drop"][0] * traits["page_size"] < 2,
         {"page_size_drop": None},
