@@ -3,6 +3,7 @@
 #   docker build -t etl .
 #   docker run --rm -v etl-data:/data etl run configs/sandbox.toml
 #   docker run --rm -v etl-data:/data -e ELEAPI_TOKEN etl run configs/eleapi.toml
+#   docker run --rm etl docs operations
 
 ARG BASE=python:3.11.14-slim-bookworm
 

@@ -232,6 +232,19 @@ def columns(as_json: AsJson = False) -> int:
 
 
 @app.command()
+def docs(
+    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="A page; left out: the list of pages.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Read the documentation: the list of topics, or the page on one of them."""
+    from etl.commands.docs import read_docs  # noqa: PLC0415
+
+    document, text = read_docs(topic)
+    _print(document, text, as_json=as_json)
+    return OK
+
+
+@app.command()
 def sandbox(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; 0 takes a free one.")] = 8080,
     contacts: Annotated[int, typer.Option(help="Contacts at the start.")] = 2000,

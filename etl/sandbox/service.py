@@ -29,7 +29,7 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
-    """Found whatever the case of the name, as real header maps do; plain dicts must use the spelling of API.md."""
+    """Found whatever the case of the name, as real header maps do; plain dicts must use the spelling of docs/api.md."""
     body: bytes = b""
 
 

@@ -12,7 +12,7 @@ from etl.api.request import FILTERS, Query, checked_filters, iso
 from etl.errors import UsageError
 from etl.extract.windows import milliseconds
 
-# The request of API.md, "Requests", with the empty value of each field: "all fields are required".
+# The request of docs/api.md, "Requests", with the empty value of each field: "all fields are required".
 EMPTY = {
     "searchText": "",
     "tags": [],
@@ -51,7 +51,7 @@ some_filters = st.fixed_dictionaries({}, optional={name: VALUES[kind] for name, 
 
 
 def test_an_empty_query_names_every_documented_field() -> None:
-    """A query without filters sends every field that API.md lists, each with its empty value."""
+    """A query without filters sends every field that docs/api.md lists, each with its empty value."""
     assert Query(is_contact=True).body(1) == EMPTY
 
 
