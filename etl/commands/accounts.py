@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import time
@@ -23,9 +23,9 @@ from structlog.contextvars import bound_contextvars
 from etl import schema
 from etl.api.request import checked_filters
 from etl.commands.publish import publish
-from etl.commands.result import Document, SinkReport, sink_documents, sink_lines
+from etl.commands.result import ChangeResult, SinkReport
 from etl.config import ACCOUNT_NAME, Config
-from etl.errors import OK, EtlError, UsageError
+from etl.errors import EtlError, UsageError
 from etl.log import log
 from etl.model import AccountYield, Counts, Proof, Publication, Requests, RunRecord, SinkState
 from etl.sinks import Sink, Unpublished
@@ -36,46 +36,6 @@ from etl.storage.staging import Lock, next_folder, stage_folder
 
 States = Mapping[Sink, SinkState]
 Records = Mapping[Sink, RunRecord]
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeResult:
-    """The result of renaming or dropping an account."""
-
-    account: str
-    renamed_to: str | None
-    """None for a drop."""
-    contacts: int = 0
-    seq: int | None = None
-    sinks: Mapping[str, SinkReport] = field(default_factory=dict)
-    """The targets in which the change is done."""
-    error: EtlError | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code."""
-        return self.error.exit_code if self.error else OK
-
-    def document(self) -> Document:
-        """The `--json` document of `account rename` and `account drop`."""
-        return {
-            "exit": self.exit_code,
-            "account": self.account,
-            "renamed_to": self.renamed_to,
-            "contacts": self.contacts,
-            "seq": self.seq,
-            "sinks": sink_documents(self.sinks),
-            "error": self.error.document() if self.error else None,
-        }
-
-
-def render_change(report: ChangeResult) -> str:
-    """The report as lines for a person."""
-    lines = sink_lines(report.sinks)
-    if report.error is None:
-        came = f"renamed to {report.renamed_to}" if report.renamed_to else "dropped"
-        lines.append(f"{came}: account {report.account} with {report.contacts:,} contacts")
-    return "\n".join(lines)
 
 
 class Change:

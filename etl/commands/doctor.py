@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from importlib import metadata
 from time import time
 
@@ -13,7 +13,6 @@ from etl.commands.checks import Finding, failure
 from etl.commands.result import unconfigured_hint, unconfigured_line
 from etl.config import Config
 from etl.errors import EtlError, TargetLocked, UnprovenError, UsageError
-from etl.extract.capabilities import Capabilities
 from etl.extract.probe import probe
 from etl.sinks import Sink
 from etl.sinks.targets import refuse_other_filters, sinks, unconfigured
@@ -46,22 +45,20 @@ def _libraries() -> Finding:
     try:
         floors = [found.groups() for line in metadata.requires(PACKAGE) or () if (found := _FLOOR.match(line))]
     except metadata.PackageNotFoundError:
-        return Finding("packages", PACKAGE, "it is not installed, so what it needs is not known")
-    if outdated := list(_outdated(floors)):
-        hint = "Install them anew (make setup)."
-        return Finding("packages", PACKAGE, "; ".join(outdated), hint, UsageError.exit_code)
-    return Finding("packages", PACKAGE, f"{len(floors)} libraries are installed, and none is too old")
-
-
-def _outdated(floors: Sequence[tuple[str, ...]]) -> Iterator[str]:
+        return Finding("packages", PACKAGE, "it is not installed, so its requirements are not known")
+    outdated = []
     for name, floor in floors:
         try:
-            found = metadata.version(name)
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield f"{name} is not installed"
+            outdated.append(f"{name} is not installed")
             continue
-        if _numbers(found) < _numbers(floor.removesuffix(".0")):
-            yield f"{name} {found} is older than {floor}"
+        if _numbers(version) < _numbers(floor.removesuffix(".0")):
+            outdated.append(f"{name} {version} is older than {floor}")
+    if outdated:
+        hint = "Install them again (make setup)."
+        return Finding("packages", PACKAGE, "; ".join(outdated), hint, UsageError.exit_code)
+    return Finding("packages", PACKAGE, f"{len(floors)} libraries are installed, and none is too old")
 
 
 def _numbers(version: str) -> list[int]:
@@ -89,6 +86,7 @@ def _sink(config: Config, sink: Sink) -> Iterator[Finding]:
 
 
 async def _server(config: Config, source: Source) -> AsyncIterator[Finding]:
+    """Check that the server answers, and that it honours its time filters."""
     try:
         async with reach(source, config.extract, config.http) as client:
             found = await probe(client, local_now=int(time() * 1000))
@@ -96,18 +94,11 @@ async def _server(config: Config, source: Source) -> AsyncIterator[Finding]:
         yield failure("server", error, where=source.base_url)
         return
     yield Finding("server", source.base_url, f"answers; {client.sent} requests sent")
-    yield _filters(source, found)
-
-
-def _filters(source: Source, found: Capabilities) -> Finding:
     where = f"account {source.account}"
     if not found.windows:
-        return Finding(
-            "filters",
-            where,
-            "the server does not honour its time filters: a run cannot prove that nothing is missing",
-            "Ask the vendor, or accept runs without proof with --allow-unproven.",
-            UnprovenError.exit_code,
-        )
+        detail = "the server does not honour its time filters: a run cannot prove that nothing is missing"
+        hint = "Ask the vendor, or accept runs without proof with --allow-unproven."
+        yield Finding("filters", where, detail, hint, UnprovenError.exit_code)
+        return
     size = f"pages of {'' if found.page_size_agreed else 'at least '}{found.page_size}"
-    return Finding("filters", where, f"time filters are honoured; {size}; the two lists: {found.lists}")
+    yield Finding("filters", where, f"time filters are honoured; {size}; the two lists: {found.lists}")

@@ -89,19 +89,15 @@ def check_shrink(
                 f" a name of its own; if this is right, `etl account drop {account}` gives the old contacts up.",
             )
         elif losing > max(fewest, share * previous):
+            look, why = record.detail.get("escalated"), ""
+            if isinstance(look, Mapping):
+                why = (
+                    f"; everything was read, because {look['absent']} of {look['looked']} checked contacts were missing"
+                )
             errors[account] = GuardError(
-                f"{losing} of {previous} contacts are gone, more than guard.max_shrink_share ({share:g}) allows"
-                + _looked(record),
+                f"{losing} of {previous} contacts are gone, more than guard.max_shrink_share ({share:g}) allows{why}",
                 where=f"account {account}",
                 hint="Nothing of this account was published. If the token, its rights or the plan changed, restore"
                 " them; if the contacts were really deleted, run with --allow-shrink.",
             )
     return errors
-
-
-def _looked(record: RunRecord) -> str:
-    """Why an incremental run read everything, for a message."""
-    look = record.detail.get("escalated")
-    if not isinstance(look, Mapping):
-        return ""
-    return f"; everything was read, because {look['absent']} of the {look['looked']} that were looked at were missing"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from time import time
 
@@ -88,7 +88,11 @@ def verify_targets(config: Config) -> list[Finding]:
         try:
             with open_readonly(kind, path) as connection:
                 findings.append(_folder_manifests(path) if kind == "parquet" else _manifests(connection, path))
-                findings += [_counted(connection, path, check, query) for check, query in _CHECKS.items()]
+                for check, query in _CHECKS.items():
+                    wrong, *_ = connection.execute(query).fetchone() or (0,)
+                    hint, detail = _HINTS.get(check, TargetCorrupt.default_hint), f"{wrong} {_DIFFERING[check]}"
+                    failed = Finding(check, str(path), detail, hint, TargetCorrupt.exit_code)
+                    findings.append(failed if wrong else Finding(check, str(path), "in order"))
         except Unpublished:
             findings.append(Finding("target", str(path), "nothing was published yet"))
         except EtlError as error:
@@ -96,21 +100,16 @@ def verify_targets(config: Config) -> list[Finding]:
     return findings
 
 
-def _counted(connection: duckdb.DuckDBPyConnection, path: Path, check: str, query: str) -> Finding:
-    wrong, *_ = connection.execute(query).fetchone() or (0,)
-    if not wrong:
-        return Finding(check, str(path), "in order")
-    hint = _HINTS.get(check, TargetCorrupt.default_hint)
-    return Finding(check, str(path), f"{wrong} {_DIFFERING[check]}", hint, TargetCorrupt.exit_code)
-
-
 def _folder_manifests(path: Path) -> Finding:
     chain = parquet_layout.read(path)
     parquet_layout.leftovers(chain)
     files = [file for name in parquet_layout.CONTENTS for file in chain.entries(name)]
     for file in files:
-        if _sha256(path / file.path) != file.sha256:
-            raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(path / file.path))
+        name = path / file.path
+        with disk.translate_os_errors("read", name), name.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != file.sha256:
+            raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(name))
     return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {len(files)} files as published")
 
 
@@ -125,11 +124,6 @@ def _manifests(connection: duckdb.DuckDBPyConnection, path: Path) -> Finding:
     if runs != set(connection.execute("select seq, account, contacts from runs").fetchall()):
         raise TargetCorrupt("`runs` does not hold the runs of the manifests", where=str(path))
     return Finding("manifests", str(path), f"{len(rows)} in a chain")
-
-
-def _sha256(path: Path) -> str:
-    with disk.translate_os_errors("read", path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def verify_live(config: Config, count: int) -> list[Finding]:
@@ -169,9 +163,11 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
             yield failure("live", UnprovenError("the server does not honour its time filters", where=where))
             return
         reader = WindowReader(client, found, receive, NullCheckpoint())
-        windows = _chosen(
-            Published(made[0], source.account).created(None), until, max(map(found.capacity, LEADS_FIRST)), count
+        times, capacity = Published(made[0], source.account).created(None), max(map(found.capacity, LEADS_FIRST))
+        windows = list(
+            plan_windows(times, field="createdAt", is_contact=False, start=None, end=until, capacity=capacity)
         )
+        windows = random.sample(windows, min(count, len(windows)))
         for is_contact in LEADS_FIRST:
             await reader.read(Window("createdAt", is_contact, window.start, window.end) for window in windows)
     missing = _unknown(made[0], source.account, seen)
@@ -182,12 +178,6 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
         yield Finding("live", where, detail)
         return
     yield Finding("live", where, detail, "Run `etl run --full`, then verify again.", UnprovenError.exit_code)
-
-
-def _chosen(times: Sequence[int], until: int, capacity: int, count: int) -> list[Window]:
-    planned = plan_windows(times, field="createdAt", is_contact=False, start=None, end=until, capacity=capacity)
-    windows = list(planned)
-    return random.sample(windows, min(count, len(windows)))
 
 
 def _unknown(sink: Sink, account: str, seen: set[str]) -> set[str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from etl.commands.result import RunResult, render_run
+from etl.cli.render import render_run
+from etl.commands.result import RunResult
 from etl.storage.staging import Lock
 from tests.support.live import Ended, Job, Live, Row, live
 

@@ -16,7 +16,7 @@ import duckdb
 import pytest
 
 from etl.api.rate import Pace
-from etl.commands.result import render_run
+from etl.cli.render import render_run
 from etl.extract.account import pace_of
 from tests.support import expected_rows
 from tests.support.live import TOKEN, Job, Live, Row, live
