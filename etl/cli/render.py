@@ -146,14 +146,14 @@ def render_status(status: Status) -> str:
         return lines([*shown, "no run has published yet"])
     runs = [
         (
-            *(f"{run.seq:,}", run.account, run.mode, _span((status.at - run.observed_at).total_seconds())),
-            *(f"{number:,}" for number in (run.contacts, run.new, run.changed, run.deleted, run.rejected)),
-            "unproven" if run.unproven else run.proof_level,
+            *(f"{run.seq}", _cut(run.account, 12), run.mode, _span((status.at - run.observed_at).total_seconds())),
+            *(f"{number:,}" for number in (run.contacts, run.new, run.changed, run.deleted)),
+            ("unproven" if run.unproven else run.proof_level) + f", {run.rejected:,} rejected" * (run.rejected > 0),
         )
         for run in status.runs
     ]
-    headings = ("seq", "account", "mode", "age", "contacts", "new", "changed", "deleted", "rejected", "proof")
-    shown += ["", *_table(headings, runs, left={"account", "mode", "proof"}, flexible="account")]
+    headings = ("seq", "account", "mode", "age", "contacts", "new", "changed", "deleted", "proof")
+    shown += ["", *_table(headings, runs, left={"account", "mode", "proof"}, flexible="proof")]
     if status.attempts:
         tries = [
             (
@@ -181,10 +181,15 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: set[str
     for row in cells:
         line = []
         for (name, width), cell in zip(widths.items(), row, strict=True):
-            text = cell if len(cell) <= width else f"{cell[: width - 1]}…"
+            text = _cut(cell, width)
             line.append(text.ljust(width) if name in left else text.rjust(width))
         shown.append(gap.join(line).rstrip())
     return shown
+
+
+def _cut(text: str, width: int) -> str:
+    """The text in at most `width` columns."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _span(seconds: float, *, up: bool = False) -> str:

@@ -36,6 +36,7 @@ class AccountRows(Rows):
 
     def __init__(self, console: Console, clock: Callable[[], float] | None = None) -> None:
         """`clock` replaces the monotonic clock of the console."""
+        self._screen = console  # Rich asks for the table before it has stored the console.
         super().__init__(
             console=console,
             auto_refresh=False,
@@ -59,7 +60,7 @@ class AccountRows(Rows):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The table, with the columns for which there is room."""
-        width = self.console.width
+        width = self._screen.width
         self.columns = (
             Cell(account_cell),
             Cell(phase_cell),
