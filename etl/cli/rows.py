@@ -6,29 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TextIO
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, ProgressColumn, Task, TaskID
+from rich.progress import BarColumn, TaskID
 from rich.progress import Progress as Rows
-from rich.table import Column
+from rich.table import Table
 from rich.text import Text
 
 from etl.model import Progress
 
 RATE_SECONDS = 5.0
 """The rate, and the time left, are those of the last seconds."""
+LONGEST_NAME = 16
 LEAST_FOR_BAR, LEAST_FOR_RATE = 70, 56
 """Columns that a terminal must have for them."""
-
-
-class Cell(ProgressColumn):
-    """A cell with plain text, cut if the terminal is too narrow for it."""
-
-    def __init__(self, text: Callable[[Task], str], *, right: bool = False) -> None:
-        super().__init__(Column(no_wrap=True, overflow="ellipsis", justify="right" if right else "left"))
-        self._text = text
-
-    def render(self, task: Task) -> Text:
-        """The text for one account."""
-        return Text(self._text(task))
 
 
 class AccountRows(Rows):
@@ -60,52 +49,35 @@ class AccountRows(Rows):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The table, with the columns for which there is room."""
-        width = self._screen.width
-        self.columns = (
-            Cell(account_cell),
-            Cell(phase_cell),
-            *([BarColumn(bar_width=width // 5)] if width >= LEAST_FOR_BAR else []),
-            Cell(count_cell, right=True),
-            *([Cell(rate_cell, right=True)] if width >= LEAST_FOR_RATE else []),
-            Cell(left_cell, right=True),
-        )
-        return super().get_renderables()
+        width, table = self._screen.width, Table.grid(padding=(0, 1))
+        for name in ("account", "phase"):
+            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        for name in (
+            ("bar",) * (width >= LEAST_FOR_BAR) + ("count",) + ("rate",) * (width >= LEAST_FOR_RATE) + ("left",)
+        ):
+            table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right")
+        for task in self.tasks:
+            now: Progress = task.fields["now"]
+            name = now.account if len(now.account) <= LONGEST_NAME else f"{now.account[: LONGEST_NAME - 1]}…"
+            speed = (now.is_reading and task.speed) or 0.0
+            known = now.expected is not None and now.contacts <= now.expected
+            left = ""
+            if known and speed and now.phase == "windows":
+                minutes, seconds = divmod(round(((now.expected or 0) - now.contacts) / speed), 60)
+                left = f"{minutes}:{seconds:02} left"
+            cells: dict[str, RenderableType] = {
+                "account": Text(name),
+                "phase": "failed" if now.failed else now.phase,
+                "bar": BarColumn(bar_width=width // 5).render(task),
+                "count": f"{now.contacts:,} of {now.expected:,}" if known else f"{now.contacts:,}",
+                "rate": f"{speed:,.0f}/s" if speed else "",
+                "left": left,
+            }
+            if task.visible:
+                table.add_row(*(cells[str(column.header)] for column in table.columns))
+        yield table
 
 
 def account_rows(stream: TextIO) -> AccountRows:
     """Rows on the terminal that `stream` writes to."""
     return AccountRows(Console(file=stream, highlight=False))
-
-
-def account_cell(task: Task) -> str:
-    """The name of the account, at most as long as the narrowest terminal can show."""
-    name: str = task.fields["now"].account
-    return name if len(name) <= 16 else f"{name[:15]}…"
-
-
-def phase_cell(task: Task) -> str:
-    """What is being done for the account."""
-    now: Progress = task.fields["now"]
-    return "failed" if now.failed else now.phase
-
-
-def count_cell(task: Task) -> str:
-    """Contacts received, of how many if that is known."""
-    now: Progress = task.fields["now"]
-    known = now.expected is not None and now.contacts <= now.expected
-    return f"{now.contacts:,} of {now.expected:,}" if known else f"{now.contacts:,}"
-
-
-def rate_cell(task: Task) -> str:
-    """Contacts a second, while they are received."""
-    now: Progress = task.fields["now"]
-    return f"{task.speed:,.0f}/s" if task.speed and now.is_reading else ""
-
-
-def left_cell(task: Task) -> str:
-    """The time left, if the number of contacts is known and their windows are being read."""
-    now: Progress = task.fields["now"]
-    if not task.speed or now.expected is None or now.contacts > now.expected or now.phase != "windows" or now.failed:
-        return ""
-    minutes, seconds = divmod(round((now.expected - now.contacts) / task.speed), 60)
-    return f"{minutes}:{seconds:02} left"

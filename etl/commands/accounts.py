@@ -63,6 +63,11 @@ class Change:
 
     def _execute(self) -> None:
         """Lock and open the targets, find those in which the change is not done yet, publish there."""
+
+        def published(sink: Sink) -> None:
+            self._note(sink, publication.seq)
+            log.info("sink.published", sink=sink.name, seq=publication.seq)
+
         account, new = self._report.account, self._report.renamed_to
         if new is not None and (new == account or not re.fullmatch(ACCOUNT_NAME.removesuffix("$"), new)):
             hint = "Choose another one: letters, digits, '.', '_' and '-', at most 64."
@@ -77,7 +82,8 @@ class Change:
             states = {sink: sink.open() for sink in sinks}
             for sink, state in states.items():
                 refuse_other_filters(sink, state, filters)
-            from_thread.check_cancelled()
+            go_on = from_thread.check_cancelled
+            go_on()
             done, undone = _divided(states, account, new)
             for sink, record in done.items():
                 self._note(sink, record.seq)
@@ -85,7 +91,11 @@ class Change:
             if undone:
                 folder = next_folder(sinks[0].path)
                 try:
-                    self._publish(self._publication(folder, filters, states, done, undone), tuple(undone))
+                    publication = self._publication(folder, filters, states, done, undone)
+                    go_on()
+                    outcome = publish(tuple(undone), publication, shrink_share=None, published=published, go_on=go_on)
+                    if outcome.merged is not None:
+                        self._report = replace(self._report, contacts=outcome.merged.counts[account].deleted)
                 finally:
                     disk.remove_quietly(folder)
             # Killed runs of either name can no longer be resumed.
@@ -133,18 +143,6 @@ class Change:
             )
             yields.append(AccountYield(begun, (part,), (), (), windows))
         return Publication(ended.seq, ended.run_id, tuple(yields), filters)
-
-    def _publish(self, publication: Publication, sinks: tuple[Sink, ...]) -> None:
-        def published(sink: Sink) -> None:
-            self._note(sink, publication.seq)
-            log.info("sink.published", sink=sink.name, seq=publication.seq)
-
-        go_on = from_thread.check_cancelled
-        go_on()
-        outcome = publish(sinks, publication, shrink_share=None, published=published, go_on=go_on)
-        if outcome.merged is not None:
-            gone = outcome.merged.counts[self._report.account].deleted
-            self._report = replace(self._report, contacts=gone)
 
     def _note(self, sink: Sink, seq: int) -> None:
         """Record one more target in which the change is done."""

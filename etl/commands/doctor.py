@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from time import time
 
 from etl.api.request import checked_filters
-from etl.api.sources import Source, reach, sources
+from etl.api.sources import reach, sources
 from etl.commands.checks import Finding, failure
 from etl.commands.result import unconfigured_hint, unconfigured_line
 from etl.config import Config
@@ -34,7 +34,22 @@ async def examine(config: Config) -> list[Finding]:
         async with sources(config) as found:
             findings.append(Finding("token", "configuration", f"{len(found)} account(s) with a token"))
             for source in found:
-                findings.extend([finding async for finding in _server(config, source)])
+                try:
+                    async with reach(source, config.extract, config.http) as client:
+                        server = await probe(client, local_now=int(time() * 1000))
+                except EtlError as error:
+                    findings.append(failure("server", error, where=source.base_url))
+                    continue
+                findings.append(Finding("server", source.base_url, f"answers; {client.sent} requests sent"))
+                where = f"account {source.account}"
+                if server.windows:
+                    size = f"pages of {'' if server.page_size_agreed else 'at least '}{server.page_size}"
+                    detail = f"time filters are honoured; {size}; the two lists: {server.lists}"
+                    findings.append(Finding("filters", where, detail))
+                else:
+                    detail = "the server does not honour its time filters: a run cannot prove that nothing is missing"
+                    hint = "Ask the vendor, or accept runs without proof with --allow-unproven."
+                    findings.append(Finding("filters", where, detail, hint, UnprovenError.exit_code))
     except EtlError as error:
         findings.append(failure("token", error))
     return findings
@@ -83,22 +98,3 @@ def _sink(config: Config, sink: Sink) -> Iterator[Finding]:
     yield Finding("sink", str(sink.path), held)
     for name, contacts in unconfigured(config, [state]).items():
         yield Finding("account", str(sink.path), unconfigured_line(name, contacts), unconfigured_hint(name))
-
-
-async def _server(config: Config, source: Source) -> AsyncIterator[Finding]:
-    """Check that the server answers, and that it honours its time filters."""
-    try:
-        async with reach(source, config.extract, config.http) as client:
-            found = await probe(client, local_now=int(time() * 1000))
-    except EtlError as error:
-        yield failure("server", error, where=source.base_url)
-        return
-    yield Finding("server", source.base_url, f"answers; {client.sent} requests sent")
-    where = f"account {source.account}"
-    if not found.windows:
-        detail = "the server does not honour its time filters: a run cannot prove that nothing is missing"
-        hint = "Ask the vendor, or accept runs without proof with --allow-unproven."
-        yield Finding("filters", where, detail, hint, UnprovenError.exit_code)
-        return
-    size = f"pages of {'' if found.page_size_agreed else 'at least '}{found.page_size}"
-    yield Finding("filters", where, f"time filters are honoured; {size}; the two lists: {found.lists}")

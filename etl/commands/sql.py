@@ -58,24 +58,20 @@ def rows_of(table: pa.Table) -> list[dict[str, object]]:
     for name in table.column_names:
         spellings = (f"{name}_{number}" if number else name for number in count())
         taken[next(spelling for spelling in spellings if spelling not in taken)] = None
-    columns = {
-        name: [_plain(value, column.type) for value in _values(column)]
-        for name, column in zip(taken, table.columns, strict=True)
-    }
+    columns: dict[str, list[object]] = {}
+    for name, column in zip(taken, table.columns, strict=True):
+        try:
+            values = list(column.to_pylist())
+        except (OverflowError, ValueError):
+            # Times that Python lacks (infinity, before year 1, nanoseconds) are shown as text.
+            with in_order() as connection:
+                named = connection.from_arrow(pa.table({"value": column}))
+                values = named.project("value::VARCHAR AS value").to_arrow_table()["value"].to_pylist()
+            for number, value in enumerate(column):
+                with suppress(OverflowError, ValueError):
+                    values[number] = value.as_py()
+        columns[name] = [_plain(value, column.type) for value in values]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _values(column: pa.ChunkedArray) -> list[object]:
-    """The values as Python objects; times that Python lacks (infinity, before year 1, nanoseconds) as text."""
-    with suppress(OverflowError, ValueError):
-        return list(column.to_pylist())
-    with in_order() as connection:
-        named = connection.from_arrow(pa.table({"value": column}))
-        values: list[object] = named.project("value::VARCHAR AS value").to_arrow_table()["value"].to_pylist()
-    for number, value in enumerate(column):
-        with suppress(OverflowError, ValueError):
-            values[number] = value.as_py()
-    return values
 
 
 def _plain(value: object, kind: pa.DataType) -> object:

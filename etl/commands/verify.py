@@ -30,7 +30,7 @@ from etl.extract.plan import plan_windows
 from etl.extract.probe import probe
 from etl.extract.strategy import LEADS_FIRST
 from etl.extract.windows import Window, milliseconds
-from etl.sinks import Sink, Unpublished, open_readonly, parquet_layout
+from etl.sinks import Sink, SinkKind, Unpublished, open_readonly, parquet_layout
 from etl.sinks.manifest import decode, digest
 from etl.sinks.snapshot import Published
 from etl.sinks.targets import sinks, targets
@@ -87,7 +87,7 @@ def verify_targets(config: Config) -> list[Finding]:
     for kind, path in targets(config):
         try:
             with open_readonly(kind, path) as connection:
-                findings.append(_folder_manifests(path) if kind == "parquet" else _manifests(connection, path))
+                findings.append(_manifests(connection, kind, path))
                 for check, query in _CHECKS.items():
                     wrong, *_ = connection.execute(query).fetchone() or (0,)
                     hint, detail = _HINTS.get(check, TargetCorrupt.default_hint), f"{wrong} {_DIFFERING[check]}"
@@ -100,20 +100,19 @@ def verify_targets(config: Config) -> list[Finding]:
     return findings
 
 
-def _folder_manifests(path: Path) -> Finding:
-    chain = parquet_layout.read(path)
-    parquet_layout.leftovers(chain)
-    files = [file for name in parquet_layout.CONTENTS for file in chain.entries(name)]
-    for file in files:
-        name = path / file.path
-        with disk.translate_os_errors("read", name), name.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != file.sha256:
-            raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(name))
-    return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {len(files)} files as published")
-
-
-def _manifests(connection: duckdb.DuckDBPyConnection, path: Path) -> Finding:
+def _manifests(connection: duckdb.DuckDBPyConnection, kind: SinkKind, path: Path) -> Finding:
+    """Check the chain of manifests, and that the target holds what they say: its files, or its rows of `runs`."""
+    if kind == "parquet":
+        chain = parquet_layout.read(path)
+        parquet_layout.leftovers(chain)
+        files = [file for name in parquet_layout.CONTENTS for file in chain.entries(name)]
+        for file in files:
+            name = path / file.path
+            with disk.translate_os_errors("read", name), name.open("rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
+            if found != file.sha256:
+                raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(name))
+        return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {len(files)} files as published")
     rows = connection.execute("select digest, document from etl.manifests order by seq").fetchall()
     previous, runs = "", set[tuple[object, ...]]()
     for recorded, document in rows:

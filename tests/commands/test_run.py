@@ -182,7 +182,7 @@ def test_everything_made_is_private(exported: Exported) -> None:
     made = [exported.job.folder / "data", *(exported.job.folder / "data").rglob("*")]
     assert {stat.S_IMODE(p.stat().st_mode) for p in made if p.is_dir()} == {0o700}
     assert {stat.S_IMODE(p.stat().st_mode) for p in made if p.is_file()} == {0o600}
-    assert {p.suffix for p in exported.job.temporary.iterdir()} == {".lock"}
+    assert {p.suffix for p in exported.job.temporary.iterdir()} == {".lock", ".jsonl"}
 
 
 # --- failures: one document, the right code, nothing changed ---------------------------------------------------------
