@@ -1,4 +1,4 @@
-"""The commands: parse, call one function of the library, print its result as text or as one JSON document.
+"""The command line: each command parses, calls one function, prints its result as text or as one JSON document.
 
 Data goes to stdout, everything else to stderr. Commands import their dependencies when they run, so `--help` is fast.
 """
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 ConfigPath = Annotated[
     Path | None,
-    typer.Argument(metavar="[CONFIG]", help="The configuration; left out: $ETL_CONFIG, else etl.toml."),
+    typer.Argument(metavar="[CONFIG]", help="The configuration; by default $ETL_CONFIG, else etl.toml."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, also on failure.")]
 Assignments = Annotated[
@@ -66,7 +66,7 @@ def run(
         bool, typer.Option("--allow-unproven", help="Publish although completeness could not be proven.")
     ] = False,
     allow_shrink: Annotated[
-        bool, typer.Option("--allow-shrink", help="Publish although many contacts are gone.")
+        bool, typer.Option("--allow-shrink", help="Publish although many contacts disappeared.")
     ] = False,
     assignments: Assignments = None,
     as_json: AsJson = False,
@@ -112,11 +112,10 @@ def plan(
 ) -> int:
     """Estimate the requests and the time that the next run needs; write nothing."""
     from etl.cli.render import render_forecasts  # noqa: PLC0415
-    from etl.commands.plan import forecast  # noqa: PLC0415
+    from etl.commands import library  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    settings = load_named(config, assignments)
-    forecasts = _in_loop(lambda: forecast(settings, full=full))
+    forecasts = library.plan(load_named(config, assignments), full=full)
     _print({"accounts": [f.document() for f in forecasts]}, render_forecasts(forecasts), as_json=as_json)
     return OK
 
@@ -170,14 +169,10 @@ def verify(
     as_json: AsJson = False,
 ) -> int:
     """Check every target against its own manifests: hashes, counts, ids, history."""
-    from etl.commands.verify import verify_live, verify_targets  # noqa: PLC0415
+    from etl.commands import library  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    settings = load_named(config, assignments)
-    findings = verify_targets(settings)
-    if live:
-        findings += _in_loop(lambda: verify_live(settings, live))
-    return _print_findings(findings, as_json=as_json)
+    return _print_findings(library.verify(load_named(config, assignments), live=live), as_json=as_json)
 
 
 @app.command()
@@ -206,7 +201,7 @@ app.add_typer(account, name="account")
 @account.command()
 def rename(
     words: Annotated[
-        list[str], typer.Argument(metavar="[CONFIG] OLD NEW", help="The account's name, and its new one.")
+        list[str], typer.Argument(metavar="[CONFIG] OLD NEW", help="The account's name, and the new name.")
     ],
     assignments: Assignments = None,
     as_json: AsJson = False,

@@ -54,7 +54,7 @@ def render_run(report: RunResult, config: Path | None = None) -> str:
 
 
 def _account_lines(account: AccountReport) -> Sequence[str]:
-    """What a run did for one account; nothing if it was not published."""
+    """The counts and remarks of one account; nothing if it was not published."""
     record, remarks = account.record, account.remarks
     if record is None or account.error is not None:
         return ()
@@ -85,7 +85,7 @@ def _account_lines(account: AccountReport) -> Sequence[str]:
 
 
 def _verdict(account: AccountReport) -> str:
-    """The one-line verdict on an account: what is proven, and by this run or since when."""
+    """The one-line verdict on an account: proven or not, by this run or since when."""
     record = account.record
     if account.error is not None or record is None:
         return f"not published: account {account.account}"

@@ -16,7 +16,7 @@ from etl.model import Progress
 RATE_SECONDS = 5.0
 """The rate, and the time left, are those of the last seconds."""
 LONGEST_NAME = 16
-LEAST_FOR_BAR, LEAST_FOR_RATE = 70, 56
+LEAST_FOR_REQUESTS, LEAST_FOR_BAR, LEAST_FOR_RATE = 90, 70, 56
 """Columns that a terminal must have for them."""
 
 
@@ -52,10 +52,10 @@ class AccountRows(Rows):
         width, table = self._screen.width, Table.grid(padding=(0, 1))
         for name in ("account", "phase"):
             table.add_column(name, no_wrap=True, overflow="ellipsis")
-        for name in (
-            ("bar",) * (width >= LEAST_FOR_BAR) + ("count",) + ("rate",) * (width >= LEAST_FOR_RATE) + ("left",)
-        ):
-            table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right")
+        least = {"bar": LEAST_FOR_BAR, "count": 0, "rate": LEAST_FOR_RATE, "requests": LEAST_FOR_REQUESTS, "left": 0}
+        for name, columns in least.items():
+            if width >= columns:
+                table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right")
         for task in self.tasks:
             now: Progress = task.fields["now"]
             name = now.account if len(now.account) <= LONGEST_NAME else f"{now.account[: LONGEST_NAME - 1]}…"
@@ -71,6 +71,7 @@ class AccountRows(Rows):
                 "bar": BarColumn(bar_width=width // 5).render(task),
                 "count": f"{now.contacts:,} of {now.expected:,}" if known else f"{now.contacts:,}",
                 "rate": f"{speed:,.0f}/s" if speed else "",
+                "requests": f"{now.pages:,} requests",
                 "left": left,
             }
             if task.visible:

@@ -127,6 +127,7 @@ async def _report(on_progress: OnProgress, progress: Callable[[], list[Progress]
 
 
 def _wait_for(work: Callable[[], Awaitable[T]]) -> T:
+    check_handles()
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -35,7 +35,7 @@ class Throttling:
 
 @dataclass(frozen=True, slots=True)
 class Remarks:
-    """What a person should know of how a run went, from the evidence in its record (`RunRecord.detail`)."""
+    """Remarks for people on the course of a run, from the evidence in its record (`RunRecord.detail`)."""
 
     requests: Mapping[str, int] = field(default_factory=dict)
     """By purpose."""
@@ -65,7 +65,7 @@ class AccountReport:
 
     @property
     def remarks(self) -> Remarks:
-        """What the record says about the course of the run."""
+        """The remarks in the record."""
         return msgspec.convert(dict(self.record.detail), Remarks) if self.record else Remarks()
 
     def document(self) -> Document:

@@ -62,21 +62,21 @@ _CHECKS: dict[str, str] = {
 They find duplicate contacts, miscounted accounts, runs that do not add up, missing versions or history, and rows that
 do not match their fingerprint, for which every cell is read."""
 _DIFFERING = {
-    "ids": "contacts stand in it twice",
-    "counts": "accounts have another number of contacts than their last run left",
-    "sums": "runs do not add up",
-    "versions": "runs have another number of versions than they wrote",
-    "history": "contacts are not what their last version says",
-    "contents": "rows are not what their fingerprint says",
+    "ids": "contacts are listed twice",
+    "counts": "accounts have a different number of contacts than their last run recorded",
+    "sums": "runs have counts that do not add up",
+    "versions": "runs have a different number of versions than they recorded",
+    "history": "contacts differ from their last version",
+    "contents": "rows do not match their fingerprint",
 }
 """Description of each mismatch, printed after its count."""
-_REMOVED = "If rows were removed on purpose, nothing is lost but these rows, and nothing need be done. "
+_REMOVED = "If rows were removed on purpose, nothing else is lost and nothing needs to be done. "
 _HINTS = {
-    "counts": _REMOVED + "Else `etl run --full` brings back the contacts that the account still holds.",
-    "versions": _REMOVED + "No run brings back versions, so this is found from now on.",
-    "history": _REMOVED + "Else `etl run --full` brings back the contacts that the account still holds.",
-    "contents": "If cells were emptied on purpose, nothing need be done. Else move the target away and run again for a "
-    "full export.",
+    "counts": _REMOVED + "Otherwise `etl run --full` restores the contacts that the account still holds.",
+    "versions": _REMOVED + "No run restores versions, so this check fails from now on.",
+    "history": _REMOVED + "Otherwise `etl run --full` restores the contacts that the account still holds.",
+    "contents": "If cells were emptied on purpose, nothing needs to be done. Otherwise move the target away and run "
+    "again for a full export.",
 }
 """For data that may have been removed by hand, e.g. at a person's request: an old copy would still hold it."""
 

@@ -41,7 +41,7 @@ def rows_of(progress: list[Progress], width: int) -> list[str]:
 def test_a_row_has_phase_count_rate_and_time_left() -> None:
     """The rate is that of the last seconds: 100 a second, so 2,800 more take 28 s."""
     [row] = rows_of([READING], 100)
-    assert re.fullmatch(r"main windows\s+━\S*\s*━*\s+1,200 of 4,000\s+100/s\s+0:28 left\s*", row), row
+    assert re.fullmatch(r"main windows\s+━\S*\s*━*\s+1,200 of 4,000\s+100/s\s+30 requests\s+0:28 left\s*", row), row
 
 
 @pytest.mark.parametrize(("width", "bar", "rate"), [(110, True, True), (69, False, True), (55, False, False)])

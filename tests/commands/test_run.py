@@ -178,7 +178,7 @@ def test_only_reads_are_sent(exported: Exported) -> None:
 
 
 def test_everything_made_is_private(exported: Exported) -> None:
-    """X3: files 0600, folders 0700; of the temporary things only locks are left."""
+    """X3: files 0600, folders 0700; of the temporary things only locks and the attempts are left."""
     made = [exported.job.folder / "data", *(exported.job.folder / "data").rglob("*")]
     assert {stat.S_IMODE(p.stat().st_mode) for p in made if p.is_dir()} == {0o700}
     assert {stat.S_IMODE(p.stat().st_mode) for p in made if p.is_file()} == {0o600}
