@@ -110,7 +110,7 @@ def plan(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
-    """Estimate the requests and the time that the next run needs; write nothing."""
+    """Estimate requests and time of the next run; write nothing."""
     from etl.cli.render import render_forecasts  # noqa: PLC0415
     from etl.commands import library  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
@@ -122,7 +122,7 @@ def plan(
 
 @app.command()
 def status(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
-    """Show the last runs: whether they worked, their counts and their proof."""
+    """Show the last runs: success or error, counts and proof."""
     from etl.cli.render import render_status  # noqa: PLC0415
     from etl.commands.status import read_status  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
@@ -168,7 +168,7 @@ def verify(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check every target against its own manifests: hashes, counts, ids, history."""
+    """Check every target: hashes, counts, ids, history."""
     from etl.commands import library  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
@@ -181,7 +181,10 @@ def explain(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show everything known about one contact: the run, window and request that last read it, and its versions."""
+    """Show everything known about one contact.
+
+    Why it is, or is not, in `contacts`; the run, window and request that last read it; its versions.
+    """
     from etl.cli.render import render_explanation  # noqa: PLC0415
     from etl.commands.explain import explain_contact  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415

@@ -133,7 +133,7 @@ def render_status(status: Status) -> str:
     if status.attempts:
         last = status.attempts[0]
         ago, took = _span((status.at - last.finished).total_seconds()), _span(last.seconds)
-        shown.append(f"last run: {ago} ago, exit {last.exit_code}, {took}, {last.requests:,} requests")
+        shown.append(f"last run: {ago} ago, exit {last.exit_code}, {took}, {_requests(last.requests)}")
         if error := last.error:
             where = f" ({error['where']})" if error["where"] else ""
             for text in (f"error: {error['message']}{where}", f"hint: {error['hint']}"):
@@ -141,7 +141,7 @@ def render_status(status: Status) -> str:
     elif newest:
         ago = _span((status.at - newest[0].observed_at).total_seconds())
         sent, took = sum(run.requests_sent for run in newest), _span(max(run.seconds for run in newest))
-        shown.append(f"last published run: {ago} ago, {took}, {sent:,} requests")
+        shown.append(f"last published run: {ago} ago, {took}, {_requests(sent)}")
     if not newest:
         return lines([*shown, "no run has published yet"])
     runs = [
@@ -185,6 +185,10 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: set[str
             line.append(text.ljust(width) if name in left else text.rjust(width))
         shown.append(gap.join(line).rstrip())
     return shown
+
+
+def _requests(count: int) -> str:
+    return f"{count:,} request{'s' * (count != 1)}"
 
 
 def _cut(text: str, width: int) -> str:
