@@ -6,10 +6,14 @@ windows are published with the data: the oldest run that is needed to cover ever
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import chain
+
+import duckdb
 
 from etl.commands.sql import names_of
+from etl.errors import EtlError
 from etl.model import AccountYield, Span
 from etl.sinks import Sink, open_readonly
 from etl.sinks.merge import disjoint
@@ -38,10 +42,25 @@ _WITHOUT_TIME = "select count(*) from contacts where account = $1 and created_at
 Gaps = list[tuple[datetime, datetime]]
 
 
-def proven_since(sink: Sink, brought: AccountYield) -> datetime | None:
-    """The beginning (server's clock) of the oldest run needed to cover the account, with this one; None if unknown.
+def proven_since(sink: Sink, brought: Iterable[AccountYield]) -> dict[str, datetime]:
+    """By account, the beginning of the oldest run needed to cover it together with this run; none if unknown.
 
-    Contacts without a creation time are in no window: they were read by the last page scan. Raises as `open_readonly`.
+    It serves the summary only, so a target that cannot answer is not an error. Full runs need no other.
+    """
+    since: dict[str, datetime] = {}
+    incremental = [one for one in brought if one.record.mode == "incremental"]
+    if incremental:
+        with suppress(EtlError, duckdb.Error), open_readonly(sink.name, sink.path) as connection:
+            for one in incremental:
+                if (began := oldest_needed(connection, one)) is not None:
+                    since[one.record.account] = began
+    return since
+
+
+def oldest_needed(connection: duckdb.DuckDBPyConnection, brought: AccountYield) -> datetime | None:
+    """The server's clock when the oldest run began that is needed to cover the account; None if it is not recorded.
+
+    Contacts without a creation time are in no window: they were read by the last page scan.
     """
     record = brought.record
     whole = [(datetime.min.replace(tzinfo=UTC), record.watermark)]
@@ -51,17 +70,12 @@ def proven_since(sink: Sink, brought: AccountYield) -> datetime | None:
         read = disjoint(Span(row["start"], row["end"]) for row in own if row["is_contact"] == is_contact)
         gaps[is_contact] = uncovered(whole, read)
     since = record.t0
-    with open_readonly(sink.name, sink.path) as connection:
-        ((without_time,),) = connection.execute(_WITHOUT_TIME, [record.account]).fetchall()
-        names = names_of(connection, record.account) if any(gaps.values()) else []
-        for _, began, is_contact, start, end in chain.from_iterable(
-            connection.execute(_SPANS, list(name)).fetchall() for name in names
-        ):
+    ((without_time,),) = connection.execute(_WITHOUT_TIME, [record.account]).fetchall()
+    for name in names_of(connection, record.account) if any(gaps.values()) else ():
+        for _, began, is_contact, start, end in connection.execute(_SPANS, list(name)).fetchall():
             left = uncovered(gaps[is_contact], [(start, end)])
             if left != gaps[is_contact]:
                 gaps[is_contact], since = left, min(since, began)
-            if not any(gaps.values()):
-                break
     if any(gaps.values()):
         return None
     if without_time:

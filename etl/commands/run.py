@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -242,11 +242,9 @@ class Run:
             self._phase = phase
 
         def work() -> Outcome:
-            for brought in publication.accounts:
-                if brought.record.mode == "incremental":
-                    # Asked before the merge: once something is published, nothing may fail any more.
-                    with suppress(EtlError):
-                        self._note(brought.record.account, proven_since=proven_since(sinks[0], brought))
+            # Asked before the merge: once something is published, nothing may fail any more.
+            for name, since in proven_since(sinks[0], publication.accounts).items():
+                self._note(name, proven_since=since)
             share = None if self._options.allow_shrink else self._config.guard.max_shrink_share
             stop = from_thread.check_cancelled
             return publish(sinks, publication, shrink_share=share, published=published, go_on=stop, entered=entered)
