@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "etl.commands.library": ("connect", "load_config", "plan", "run", "run_async", "status", "verify"),
-    "etl.commands.result": ("RunResult",),
+    "etl.commands.result": ("RunResult", "Status"),
     "etl.config": ("Config",),
     "etl.model": ("Progress",),
     "etl.errors": (

@@ -6,6 +6,7 @@ from etl.commands.library import run_async as run_async
 from etl.commands.library import status as status
 from etl.commands.library import verify as verify
 from etl.commands.result import RunResult as RunResult
+from etl.commands.result import Status as Status
 from etl.config import Config as Config
 from etl.errors import AuthError as AuthError
 from etl.errors import ContractError as ContractError

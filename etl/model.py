@@ -206,8 +206,15 @@ class Progress:
     pages: int
     in_flight: int
     expected: int | None
-    """Contacts in the last snapshot, used to estimate the remaining time."""
+    """Contacts in the last snapshot, if all of them are read again; used to estimate the remaining time."""
     phase: Phase = "probe"
+    failed: bool = False
+    """Whether an error ended it; `phase` is where."""
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether contacts are being received."""
+        return not self.failed and self.phase not in {"merge", "publish"}
 
 
 Received = Callable[[], Awaitable[tuple[Sequence[Path], Sequence[Path]]]]

@@ -1,16 +1,14 @@
-"""The commands: parse, call one function of the library, print its result as text or as one JSON document.
+"""The command line: each command parses, calls one function, prints its result as text or as one JSON document.
 
 Data goes to stdout, everything else to stderr. Commands import their dependencies when they run, so `--help` is fast.
 """
 
 from __future__ import annotations
 
-import errno
 import gc
 import json
 import os
 import sys
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
@@ -20,9 +18,10 @@ import typer
 from etl import __version__
 from etl.cli.process import complain, fail, leave_no_core
 from etl.cli.streams import harden
-from etl.commands.checks import Finding, render_findings, worst
-from etl.display import discreet, printable
-from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, SinkError, UsageError
+from etl.commands.checks import Finding, worst
+from etl.commands.unexpected import as_error
+from etl.display import discreet
+from etl.errors import OK, EtlError, Interrupted, UsageError
 
 T = TypeVar("T")
 
@@ -35,7 +34,7 @@ app = typer.Typer(
 
 ConfigPath = Annotated[
     Path | None,
-    typer.Argument(metavar="[CONFIG]", help="The configuration; left out: $ETL_CONFIG, else etl.toml."),
+    typer.Argument(metavar="[CONFIG]", help="The configuration; by default $ETL_CONFIG, else etl.toml."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, also on failure.")]
 Assignments = Annotated[
@@ -67,64 +66,69 @@ def run(
         bool, typer.Option("--allow-unproven", help="Publish although completeness could not be proven.")
     ] = False,
     allow_shrink: Annotated[
-        bool, typer.Option("--allow-shrink", help="Publish although many contacts are gone.")
+        bool, typer.Option("--allow-shrink", help="Publish although many contacts disappeared.")
     ] = False,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
     """Export every account; incremental after the first time."""
     from etl.cli.progress import configure, watch  # noqa: PLC0415
+    from etl.cli.render import render_run  # noqa: PLC0415
     from etl.cli.signals import until_stopped  # noqa: PLC0415
-    from etl.commands.result import RunResult, render_run  # noqa: PLC0415
+    from etl.commands.result import RunResult  # noqa: PLC0415
     from etl.commands.run import Options, Run  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    def tell(report: RunResult) -> int:
-        if report.error is not None:
-            complain(report.error)
-        _print(report.document(), render_run(report) + _hint(config, report.exit_code), as_json=as_json)
-        return report.exit_code
+    def finish(result: RunResult) -> int:
+        if result.error is not None:
+            complain(result.error)
+        _print(result.document(), render_run(result, config), as_json=as_json)
+        return result.exit_code
 
     configure()
     try:
         work = Run(load_named(config, assignments), Options(full, allow_unproven, allow_shrink), watch)
     except EtlError as error:
-        return tell(RunResult(0.0, error=error))
+        return finish(RunResult(0.0, error=error))
 
     def stopped(error: EtlError) -> int:
-        return tell(work.report(error))
+        return finish(work.end(error))
 
     try:
-        return tell(_in_loop(lambda: until_stopped(work.execute, stopped)))
-    except EtlError as error:
-        return stopped(error)
+        result = _in_loop(lambda: until_stopped(work.execute, stopped))
+    except Exception as caught:  # noqa: BLE001 - a bug, too, is an attempt that failed
+        unexpected = caught
+    else:
+        return finish(result)
+    return stopped(as_error(unexpected))
 
 
 @app.command()
 def plan(
     config: ConfigPath = None,
-    full: Annotated[bool, typer.Option("--full", help="Reckon with a full run.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Estimate a full run.")] = False,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
-    """Tell how many requests the next run needs, and how long it takes; write nothing."""
-    from etl.commands.plan import forecast, render_forecasts  # noqa: PLC0415
+    """Estimate requests and time of the next run; write nothing."""
+    from etl.cli.render import render_forecasts  # noqa: PLC0415
+    from etl.commands import library  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    settings = load_named(config, assignments)
-    forecasts = _in_loop(lambda: forecast(settings, full=full))
+    forecasts = library.plan(load_named(config, assignments), full=full)
     _print({"accounts": [f.document() for f in forecasts]}, render_forecasts(forecasts), as_json=as_json)
     return OK
 
 
 @app.command()
 def status(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
-    """The last runs: watermark, proof and counts."""
-    from etl.commands.status import read_status, render_status  # noqa: PLC0415
+    """Show the last runs: success or error, counts and proof."""
+    from etl.cli.render import render_status  # noqa: PLC0415
+    from etl.commands.status import read_status  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    document = read_status(load_named(config, assignments))
-    _print(document, render_status(document), as_json=as_json)
+    found = read_status(load_named(config, assignments))
+    _print(found.document(), render_status(found), as_json=as_json)
     return OK
 
 
@@ -134,8 +138,9 @@ def sql(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
-    """Ask a read-only question of the exported contacts."""
-    from etl.commands.sql import ask, render_table, rows_of  # noqa: PLC0415
+    """Run a read-only query on the exported contacts."""
+    from etl.cli.render import render_table  # noqa: PLC0415
+    from etl.commands.sql import ask, rows_of  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
     config, (query,) = _operands(words, 1)
@@ -163,15 +168,11 @@ def verify(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check every target against its own manifests: hashes, counts, ids, history."""
-    from etl.commands.verify import verify_live, verify_targets  # noqa: PLC0415
+    """Check every target: hashes, counts, ids, history."""
+    from etl.commands import library  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    settings = load_named(config, assignments)
-    findings = verify_targets(settings)
-    if live:
-        findings += _in_loop(lambda: verify_live(settings, live))
-    return _print_findings(findings, as_json=as_json)
+    return _print_findings(library.verify(load_named(config, assignments), live=live), as_json=as_json)
 
 
 @app.command()
@@ -180,13 +181,17 @@ def explain(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
-    """Tell what is known of one contact: the run, window and request that last saw it, and its versions."""
-    from etl.commands.explain import explain_contact, render_explanation  # noqa: PLC0415
+    """Show everything known about one contact.
+
+    Why it is, or is not, in `contacts`; the run, window and request that last read it; its versions.
+    """
+    from etl.cli.render import render_explanation  # noqa: PLC0415
+    from etl.commands.explain import explain_contact  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
     config, (contact_id,) = _operands(words, 1)
-    document = explain_contact(load_named(config, assignments), contact_id)
-    _print(document, render_explanation(document), as_json=as_json)
+    explanation = explain_contact(load_named(config, assignments), contact_id)
+    _print(explanation.document(), render_explanation(explanation), as_json=as_json)
     return OK
 
 
@@ -199,12 +204,12 @@ app.add_typer(account, name="account")
 @account.command()
 def rename(
     words: Annotated[
-        list[str], typer.Argument(metavar="[CONFIG] OLD NEW", help="The account's name, and its new one.")
+        list[str], typer.Argument(metavar="[CONFIG] OLD NEW", help="The account's name, and the new name.")
     ],
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
-    """Give an account another name in every target: contacts, state and strikes go on under it."""
+    """Rename an account in every target; its contacts, state and strikes continue under the new name."""
     config, (name, new) = _operands(words, 2)
     return _change(config, assignments, name, new, as_json=as_json)
 
@@ -215,7 +220,7 @@ def drop(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
-    """Take an account's contacts out of every target, without asking; their versions stay in the history."""
+    """Remove an account's contacts from every target, without confirmation; their versions stay in the history."""
     config, (name,) = _operands(words, 1)
     return _change(config, assignments, name, None, as_json=as_json)
 
@@ -223,11 +228,11 @@ def drop(
 @app.command()
 def columns(as_json: AsJson = False) -> int:
     """Document every column of `contacts`."""
+    from etl.cli.render import render_columns  # noqa: PLC0415
     from etl.schema import CONTACTS, describe  # noqa: PLC0415
 
     rows = [describe(column) for column in CONTACTS]
-    text = "\n".join(f"{r['name']:<22}{r['type']:<22}{r['privacy']:<11}{r['meaning']}" for r in rows)
-    _print(rows, text, as_json=as_json)
+    _print(rows, render_columns(rows), as_json=as_json)
     return OK
 
 
@@ -275,41 +280,31 @@ def sandbox(
 def _change(config: Path | None, assignments: list[str] | None, name: str, new: str | None, *, as_json: bool) -> int:
     """Rename or drop an account; a signal stops it until the first target has published, as in a run."""
     from etl.cli.progress import configure  # noqa: PLC0415
+    from etl.cli.render import render_change  # noqa: PLC0415
     from etl.cli.signals import until_stopped  # noqa: PLC0415
-    from etl.commands.accounts import Change, ChangeResult, render_change  # noqa: PLC0415
+    from etl.commands.accounts import Change  # noqa: PLC0415
+    from etl.commands.result import ChangeResult  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    def tell(report: ChangeResult) -> int:
-        if report.error is not None:
-            complain(report.error)
-        _print(report.document(), render_change(report), as_json=as_json)
-        return report.exit_code
+    def finish(result: ChangeResult) -> int:
+        if result.error is not None:
+            complain(result.error)
+        _print(result.document(), render_change(result), as_json=as_json)
+        return result.exit_code
 
     configure()
     try:
         work = Change(load_named(config, assignments), name, new)
     except EtlError as error:
-        return tell(ChangeResult(name, new, error=error))
+        return finish(ChangeResult(name, new, error=error))
 
     def stopped(error: EtlError) -> int:
-        return tell(work.report(error))
+        return finish(work.report(error))
 
     try:
-        return tell(_in_loop(lambda: until_stopped(work.execute, stopped)))
+        return finish(_in_loop(lambda: until_stopped(work.execute, stopped)))
     except EtlError as error:
         return stopped(error)
-
-
-def _hint(config: Path | None, code: int) -> str:
-    """One line of SQL to try after a run that published; it shows the rejects if there are any."""
-    questions = {
-        OK: "select status, count(*) as contacts from contacts group by 1 order by 2 desc",
-        PUBLISHED_WITH_REJECTS: "select account, contact_id, reason, path, seq from rejects order by seq desc",
-    }
-    if code not in questions:
-        return ""
-    named = f" {config}" if config else ""
-    return "\n" + printable(f'try       etl sql{named} "{questions[code]}"')
 
 
 def main() -> NoReturn:
@@ -332,17 +327,12 @@ def _dispatch(arguments: Sequence[str]) -> int:
         if not arguments:
             print(error.format_message(), file=sys.stderr)
             return UsageError.exit_code
-        message = _without_tokens(error.format_message(), arguments)
+        # Every argument that may be a token is redacted.
+        message, words = error.format_message(), {part for one in arguments for part in (one, *one.split("=", 1))}
+        for word in sorted(words, key=len, reverse=True):
+            for spelled in (word, repr(word)[1:-1]):
+                message = message.replace(spelled, discreet(word)) if discreet(word) != word else message
         raise UsageError(message, where="command line", hint="See etl --help.") from None
-
-
-def _without_tokens(message: str, arguments: Sequence[str]) -> str:
-    """The message with every argument that may be a token redacted."""
-    words = {part for argument in arguments for part in (argument, *argument.split("=", 1))}
-    for word in sorted(words, key=len, reverse=True):
-        for spelled in (word, repr(word)[1:-1]):
-            message = message.replace(spelled, discreet(word)) if discreet(word) != word else message
-    return message
 
 
 def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
@@ -355,25 +345,7 @@ def _guarded(command: Callable[[], int], *, as_json: bool) -> int:
         return Interrupted.exit_code
     except Exception as caught:  # noqa: BLE001 - the last resort: a bug is one line and exit 70, no traceback
         bug = caught
-    return _guarded(lambda: _report_bug(bug), as_json=as_json)
-
-
-def _report_bug(error: Exception) -> NoReturn:
-    """Report a bug as an error: the place in the code, not the message, which could contain a contact's values."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(*Path(place.filename).parts[-2:])}:{place.lineno} in {place.name}"
-    if isinstance(error, ImportError):
-        raise UsageError("a library is missing or damaged", where=where, hint="Install it anew (make setup).")
-    # A thread that cannot start for lack of memory is recognizable only by the message.
-    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
-        hint = "Lower extract.memory_limit or extract.concurrency, or give it more memory, then run again."
-        raise SinkError("memory ran out", where=where, hint=hint)
-    if isinstance(error, OSError) and error.errno == errno.EMFILE:
-        hint = "Raise the limit of open files (ulimit -n), then run again."
-        raise SinkError("too many files are open", where=where, hint=hint)
-    raise EtlError(f"internal error: {type(error).__name__}", where=where)
+    return _guarded(lambda: fail(as_error(bug), as_json=as_json), as_json=as_json)
 
 
 def _in_loop(main: Callable[[], Awaitable[T]]) -> T:
@@ -386,6 +358,8 @@ def _in_loop(main: Callable[[], Awaitable[T]]) -> T:
 
 
 def _print_findings(findings: Sequence[Finding], *, as_json: bool) -> int:
+    from etl.cli.render import render_findings  # noqa: PLC0415
+
     code = worst(findings)
     document = {"exit": code, "checks": [finding.document() for finding in findings]}
     _print(document, render_findings(findings), as_json=as_json)

@@ -1,4 +1,4 @@
-"""How a failed command ends: one line for people, one document for programs with `--json`, and its exit code.
+"""How a command starts and fails: signals, core dumps; one line for people, one document for programs (`--json`).
 
 It imports almost nothing, so that signals are handled while everything else is still being imported.
 """
@@ -19,15 +19,25 @@ _KEYS: dict[str, dict[str, object]] = {
     "run": {"seconds": 0.0, "accounts": [], "sinks": {}},
     "account": {"account": None, "renamed_to": None, "contacts": 0, "seq": None, "sinks": {}},
 }
-"""See `RunResult.document` and `accounts.ChangeResult.document`."""
-_STOPS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
+"""See `RunResult.document` and `ChangeResult.document`."""
+_STOPS: dict[signal.Signals, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
+SIGNALS = tuple(_STOPS)
+"""The signals that stop a command."""
+
+
+def stopped_by(number: int, when: str = "") -> EtlError:
+    """The error of a command that this signal stopped."""
+    return _STOPS[signal.Signals(number)](f"stopped by {signal.Signals(number).name}{when}")
 
 
 def fail(error: EtlError, *, as_json: bool) -> int:
     """Report `error`, and return its exit code."""
     complain(error)
     if as_json:
-        print(json.dumps(_document(error), ensure_ascii=False), flush=True)
+        # For commands that publish, the document has all their keys even then.
+        known = next((keys for command, keys in _KEYS.items() if command in sys.argv[1:2]), {})
+        document = {"exit": error.exit_code, **known, "error": error.document()}
+        print(json.dumps(document, ensure_ascii=False), flush=True)
     return error.exit_code
 
 
@@ -41,12 +51,6 @@ def leave_no_core() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _document(error: EtlError) -> dict[str, object]:
-    """The document of a failed command; for commands that publish, it has all their keys even then."""
-    known = next((keys for command, keys in _KEYS.items() if command in sys.argv[1:2]), {})
-    return {"exit": error.exit_code, **known, "error": error.document()}
-
-
 def stop_at_once() -> None:
     """Make SIGINT and SIGTERM exit immediately, until a started run installs its own handlers (`signals`).
 
@@ -55,8 +59,7 @@ def stop_at_once() -> None:
     """
 
     def stop(number: int, _frame: object) -> NoReturn:
-        error = _STOPS[number](f"stopped by {signal.Signals(number).name}")
-        os._exit(fail(error, as_json="--json" in sys.argv))
+        os._exit(fail(stopped_by(number), as_json="--json" in sys.argv))
 
-    for number in _STOPS:
+    for number in SIGNALS:
         signal.signal(number, stop)

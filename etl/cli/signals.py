@@ -10,14 +10,13 @@ from typing import NoReturn, TypeVar
 import anyio
 from anyio.abc import TaskStatus
 
-from etl.errors import EtlError, Interrupted, Terminated
+from etl.cli.process import SIGNALS, stopped_by
+from etl.errors import EtlError
 
 T = TypeVar("T")
 
 GRACE = 4.0
 """Seconds for a graceful shutdown; a merge in a worker thread takes longer, and may be killed at any point."""
-
-_ERRORS: dict[int, type[EtlError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 
 
 async def until_stopped(work: Callable[[], Awaitable[T]], last_words: Callable[[EtlError], object]) -> T:
@@ -29,7 +28,7 @@ async def until_stopped(work: Callable[[], Awaitable[T]], last_words: Callable[[
     caught: list[int] = []
 
     async def watch(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> NoReturn:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with anyio.open_signal_receiver(*SIGNALS) as signals:
             task_status.started()
             async for number in signals:
                 if caught:
@@ -49,13 +48,13 @@ async def until_stopped(work: Callable[[], Awaitable[T]], last_words: Callable[[
             tasks.cancel_scope.cancel()
     finally:
         # The loop restores the default handlers: a signal now would make a run that has published exit with -15.
-        for number in _ERRORS:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-    raise _ERRORS[caught[0]](f"stopped by {signal.Signals(caught[0]).name}")
+    raise stopped_by(caught[0])
 
 
 async def _end_anyhow(number: int, last_words: Callable[[EtlError], object]) -> None:
     await anyio.sleep(GRACE)
-    error = _ERRORS[number](f"stopped by {signal.Signals(number).name} in the middle of the work")
+    error = stopped_by(number, " in the middle of the work")
     last_words(error)
     os._exit(error.exit_code)

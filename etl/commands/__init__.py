@@ -1,4 +1,5 @@
-"""One module per command: what it does and what it returns. Nothing here prints. May import everything but `cli`.
+"""One module per command; each returns a value. Nothing here prints or knows a layout.
 
-Read `run` first, then `publish` and its `guard`; the others are independent.
+May import everything but `cli`. Read `result` (the values that commands return), then `run`, `publish` and its `guard`;
+the others are independent. `library` is the public interface of the package.
 """

@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import time
@@ -23,9 +23,9 @@ from structlog.contextvars import bound_contextvars
 from etl import schema
 from etl.api.request import checked_filters
 from etl.commands.publish import publish
-from etl.commands.result import Document, SinkReport, sink_documents, sink_lines
+from etl.commands.result import ChangeResult, SinkReport
 from etl.config import ACCOUNT_NAME, Config
-from etl.errors import OK, EtlError, UsageError
+from etl.errors import EtlError, UsageError
 from etl.log import log
 from etl.model import AccountYield, Counts, Proof, Publication, Requests, RunRecord, SinkState
 from etl.sinks import Sink, Unpublished
@@ -36,46 +36,6 @@ from etl.storage.staging import Lock, next_folder, stage_folder
 
 States = Mapping[Sink, SinkState]
 Records = Mapping[Sink, RunRecord]
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeResult:
-    """The result of renaming or dropping an account."""
-
-    account: str
-    renamed_to: str | None
-    """None for a drop."""
-    contacts: int = 0
-    seq: int | None = None
-    sinks: Mapping[str, SinkReport] = field(default_factory=dict)
-    """The targets in which the change is done."""
-    error: EtlError | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code."""
-        return self.error.exit_code if self.error else OK
-
-    def document(self) -> Document:
-        """The `--json` document of `account rename` and `account drop`."""
-        return {
-            "exit": self.exit_code,
-            "account": self.account,
-            "renamed_to": self.renamed_to,
-            "contacts": self.contacts,
-            "seq": self.seq,
-            "sinks": sink_documents(self.sinks),
-            "error": self.error.document() if self.error else None,
-        }
-
-
-def render_change(report: ChangeResult) -> str:
-    """The report as lines for a person."""
-    lines = sink_lines(report.sinks)
-    if report.error is None:
-        came = f"renamed to {report.renamed_to}" if report.renamed_to else "dropped"
-        lines.append(f"{came}: account {report.account} with {report.contacts:,} contacts")
-    return "\n".join(lines)
 
 
 class Change:
@@ -103,6 +63,11 @@ class Change:
 
     def _execute(self) -> None:
         """Lock and open the targets, find those in which the change is not done yet, publish there."""
+
+        def published(sink: Sink) -> None:
+            self._note(sink, publication.seq)
+            log.info("sink.published", sink=sink.name, seq=publication.seq)
+
         account, new = self._report.account, self._report.renamed_to
         if new is not None and (new == account or not re.fullmatch(ACCOUNT_NAME.removesuffix("$"), new)):
             hint = "Choose another one: letters, digits, '.', '_' and '-', at most 64."
@@ -117,7 +82,8 @@ class Change:
             states = {sink: sink.open() for sink in sinks}
             for sink, state in states.items():
                 refuse_other_filters(sink, state, filters)
-            from_thread.check_cancelled()
+            go_on = from_thread.check_cancelled
+            go_on()
             done, undone = _divided(states, account, new)
             for sink, record in done.items():
                 self._note(sink, record.seq)
@@ -125,7 +91,11 @@ class Change:
             if undone:
                 folder = next_folder(sinks[0].path)
                 try:
-                    self._publish(self._publication(folder, filters, states, done, undone), tuple(undone))
+                    publication = self._publication(folder, filters, states, done, undone)
+                    go_on()
+                    outcome = publish(tuple(undone), publication, shrink_share=None, published=published, go_on=go_on)
+                    if outcome.merged is not None:
+                        self._report = replace(self._report, contacts=outcome.merged.counts[account].deleted)
                 finally:
                     disk.remove_quietly(folder)
             # Killed runs of either name can no longer be resumed.
@@ -173,18 +143,6 @@ class Change:
             )
             yields.append(AccountYield(begun, (part,), (), (), windows))
         return Publication(ended.seq, ended.run_id, tuple(yields), filters)
-
-    def _publish(self, publication: Publication, sinks: tuple[Sink, ...]) -> None:
-        def published(sink: Sink) -> None:
-            self._note(sink, publication.seq)
-            log.info("sink.published", sink=sink.name, seq=publication.seq)
-
-        go_on = from_thread.check_cancelled
-        go_on()
-        outcome = publish(sinks, publication, shrink_share=None, published=published, go_on=go_on)
-        if outcome.merged is not None:
-            gone = outcome.merged.counts[self._report.account].deleted
-            self._report = replace(self._report, contacts=gone)
 
     def _note(self, sink: Sink, seq: int) -> None:
         """Record one more target in which the change is done."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etl.display import lines
 from etl.errors import OK, EtlError
 
 
@@ -37,13 +36,3 @@ def failure(check: str, error: EtlError, *, where: str = "") -> Finding:
 def worst(findings: Sequence[Finding]) -> int:
     """The exit code of the first failed finding; 0 if there is none."""
     return next((finding.exit_code for finding in findings if not finding.ok), OK)
-
-
-def render_findings(findings: Sequence[Finding]) -> str:
-    """The findings as lines for a person."""
-    told = []
-    for finding in findings:
-        told.append(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:<8} {finding.where}: {finding.detail}")
-        if finding.hint:
-            told.append(f"     hint: {finding.hint}")
-    return lines(told)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from time import time
 
 from etl.api.request import checked_filters
-from etl.api.sources import Source, reach, sources
+from etl.api.sources import reach, sources
 from etl.commands.checks import Finding, failure
 from etl.commands.result import unconfigured_hint, unconfigured_line
 from etl.config import Config
 from etl.errors import EtlError, TargetLocked, UnprovenError, UsageError
-from etl.extract.capabilities import Capabilities
 from etl.extract.probe import probe
 from etl.sinks import Sink
 from etl.sinks.targets import refuse_other_filters, sinks, unconfigured
@@ -35,7 +34,22 @@ async def examine(config: Config) -> list[Finding]:
         async with sources(config) as found:
             findings.append(Finding("token", "configuration", f"{len(found)} account(s) with a token"))
             for source in found:
-                findings.extend([finding async for finding in _server(config, source)])
+                try:
+                    async with reach(source, config.extract, config.http) as client:
+                        server = await probe(client, local_now=int(time() * 1000))
+                except EtlError as error:
+                    findings.append(failure("server", error, where=source.base_url))
+                    continue
+                findings.append(Finding("server", source.base_url, f"answers; {client.sent} requests sent"))
+                where = f"account {source.account}"
+                if server.windows:
+                    size = f"pages of {'' if server.page_size_agreed else 'at least '}{server.page_size}"
+                    detail = f"time filters are honoured; {size}; the two lists: {server.lists}"
+                    findings.append(Finding("filters", where, detail))
+                else:
+                    detail = "the server does not honour its time filters: a run cannot prove that nothing is missing"
+                    hint = "Ask the vendor, or accept runs without proof with --allow-unproven."
+                    findings.append(Finding("filters", where, detail, hint, UnprovenError.exit_code))
     except EtlError as error:
         findings.append(failure("token", error))
     return findings
@@ -46,22 +60,20 @@ def _libraries() -> Finding:
     try:
         floors = [found.groups() for line in metadata.requires(PACKAGE) or () if (found := _FLOOR.match(line))]
     except metadata.PackageNotFoundError:
-        return Finding("packages", PACKAGE, "it is not installed, so what it needs is not known")
-    if outdated := list(_outdated(floors)):
-        hint = "Install them anew (make setup)."
-        return Finding("packages", PACKAGE, "; ".join(outdated), hint, UsageError.exit_code)
-    return Finding("packages", PACKAGE, f"{len(floors)} libraries are installed, and none is too old")
-
-
-def _outdated(floors: Sequence[tuple[str, ...]]) -> Iterator[str]:
+        return Finding("packages", PACKAGE, "it is not installed, so its requirements are not known")
+    outdated = []
     for name, floor in floors:
         try:
-            found = metadata.version(name)
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield f"{name} is not installed"
+            outdated.append(f"{name} is not installed")
             continue
-        if _numbers(found) < _numbers(floor.removesuffix(".0")):
-            yield f"{name} {found} is older than {floor}"
+        if _numbers(version) < _numbers(floor.removesuffix(".0")):
+            outdated.append(f"{name} {version} is older than {floor}")
+    if outdated:
+        hint = "Install them again (make setup)."
+        return Finding("packages", PACKAGE, "; ".join(outdated), hint, UsageError.exit_code)
+    return Finding("packages", PACKAGE, f"{len(floors)} libraries are installed, and none is too old")
 
 
 def _numbers(version: str) -> list[int]:
@@ -86,28 +98,3 @@ def _sink(config: Config, sink: Sink) -> Iterator[Finding]:
     yield Finding("sink", str(sink.path), held)
     for name, contacts in unconfigured(config, [state]).items():
         yield Finding("account", str(sink.path), unconfigured_line(name, contacts), unconfigured_hint(name))
-
-
-async def _server(config: Config, source: Source) -> AsyncIterator[Finding]:
-    try:
-        async with reach(source, config.extract, config.http) as client:
-            found = await probe(client, local_now=int(time() * 1000))
-    except EtlError as error:
-        yield failure("server", error, where=source.base_url)
-        return
-    yield Finding("server", source.base_url, f"answers; {client.sent} requests sent")
-    yield _filters(source, found)
-
-
-def _filters(source: Source, found: Capabilities) -> Finding:
-    where = f"account {source.account}"
-    if not found.windows:
-        return Finding(
-            "filters",
-            where,
-            "the server does not honour its time filters: a run cannot prove that nothing is missing",
-            "Ask the vendor, or accept runs without proof with --allow-unproven.",
-            UnprovenError.exit_code,
-        )
-    size = f"pages of {'' if found.page_size_agreed else 'at least '}{found.page_size}"
-    return Finding("filters", where, f"time filters are honoured; {size}; the two lists: {found.lists}")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import duckdb
 
+from etl.commands.result import ContactHistory, Document, Explanation, Reject, Version, WindowRead
 from etl.commands.sql import names_of, rows_of
 from etl.config import Config
-from etl.display import lines
 from etl.sinks.targets import reading
-
-Document = dict[str, object]
 
 _VERSIONS = """
     select account, seq, observed_at, op, row_hash, created_at, last_seen_at, is_contact
@@ -33,8 +32,8 @@ _WINDOW = """
 """
 
 
-def explain_contact(config: Config, contact_id: str) -> Document:
-    """The `--json` document of `explain`. Raises UsageError before the first run."""
+def explain_contact(config: Config, contact_id: str) -> Explanation:
+    """Everything known about a contact, in every account. Raises UsageError before the first run."""
     with reading(config) as connection:
         versions = _ask(connection, _VERSIONS, contact_id)
         published = {str(row["account"]): row for row in _ask(connection, _PUBLISHED, contact_id)}
@@ -42,20 +41,24 @@ def explain_contact(config: Config, contact_id: str) -> Document:
         rejects = _ask(connection, _REJECTS, contact_id)
         ended = {(row["account"], row["seq"]): row["renamed_to"] for row in _ask(connection, _ENDED)}
         accounts = sorted({str(row["account"]) for row in (*versions, *rejects)})
-        return {
-            "contact_id": contact_id,
-            "accounts": [
-                {
-                    "account": account,
-                    "in_contacts": account in published,
-                    "why": _why(account, published, strikes, versions, rejects, ended),
-                    "last_read_by": _last_read(connection, account, published, strikes, versions),
-                    "versions": [_version(row) for row in versions if row["account"] == account],
-                    "rejects": [row for row in rejects if row["account"] == account],
-                }
+        return Explanation(
+            contact_id,
+            [
+                ContactHistory(
+                    account,
+                    in_contacts=account in published,
+                    why=_why(account, published, strikes, versions, rejects, ended),
+                    last_read_by=_last_read(connection, account, published, strikes, versions),
+                    versions=[
+                        Version(**{name: row[name] for name in Version.__dataclass_fields__})
+                        for row in versions
+                        if row["account"] == account
+                    ],
+                    rejects=[Reject(**row) for row in rejects if row["account"] == account],
+                )
                 for account in accounts
             ],
-        }
+        )
 
 
 def _why(
@@ -74,7 +77,7 @@ def _why(
             else ""
         )
         return f"in contacts as run {published[account]['seq']} wrote it{absent}"
-    last = _last(versions, account)
+    last = next((row for row in reversed(versions) if row["account"] == account), None)
     if last is not None and (account, last["seq"]) in ended:
         new = ended[account, last["seq"]]
         return f"gone with its account, which run {last['seq']} {f'renamed to {new}' if new else 'dropped'}"
@@ -84,17 +87,13 @@ def _why(
     return f"rejected by run {rejected[-1]['seq']}: {rejected[-1]['reason']}" if rejected else "not in contacts"
 
 
-def _last(versions: Sequence[Document], account: str) -> Document | None:
-    return next((row for row in reversed(versions) if row["account"] == account), None)
-
-
 def _last_read(
     connection: duckdb.DuckDBPyConnection,
     account: str,
     published: Mapping[str, Document],
     strikes: Mapping[str, Document],
     versions: Sequence[Document],
-) -> Document | None:
+) -> WindowRead | None:
     """The latest accepted window known to have contained the contact, with the request that proved it."""
     names = names_of(connection, account)
     # The version that a rename wrote was not read from the server.
@@ -113,35 +112,9 @@ def _last_read(
     for name, after, upto in names:
         last = upto if known is None else min(upto, int(str(known)))
         if found := _ask(connection, _WINDOW, name, created, created, seen, seen, is_contact, after, last):
-            return found[0]
+            return WindowRead(**found[0])
     return None
 
 
-def _version(row: Document) -> Document:
-    return {name: row[name] for name in ("seq", "observed_at", "op", "row_hash")}
-
-
-def _ask(connection: duckdb.DuckDBPyConnection, query: str, *parameters: object) -> list[Document]:
+def _ask(connection: duckdb.DuckDBPyConnection, query: str, *parameters: object) -> list[dict[str, Any]]:
     return rows_of(connection.sql(query, params=list(parameters)).to_arrow_table())
-
-
-def render_explanation(document: Document) -> str:
-    """The document as lines for a person."""
-    accounts = document["accounts"]
-    if not isinstance(accounts, list) or not accounts:
-        return lines([f"{document['contact_id']}: no run has ever received it"])
-    return lines(line for entry in accounts for line in _lines(str(document["contact_id"]), entry))
-
-
-def _lines(contact_id: str, entry: Mapping[str, object]) -> list[str]:
-    told = [f"{contact_id} in account {entry['account']}: {entry['why']}"]
-    window = entry["last_read_by"]
-    if isinstance(window, Mapping):
-        told.append(
-            f"  last read by run {window['seq']}, request {window['request']}: {window['field']} "
-            f"{window['start'] or '...'} to {window['end'] or '...'}, {window['rows']} rows, {window['level']}"
-        )
-    versions = entry["versions"]
-    if isinstance(versions, list):
-        told += [f"  run {v['seq']:<4} {v['observed_at']}  {v['op']}  {v['row_hash']}" for v in versions]
-    return told

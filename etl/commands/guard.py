@@ -44,7 +44,7 @@ def check_not_empty(record: RunRecord, previous: int) -> None:
     """Raise GuardError if an account that had contacts shows none, as happens during maintenance (A42)."""
     if previous and record.mode != "filtered" and record.counts.received == 0:
         raise GuardError(
-            f"the account shows no contact, and had {previous}",
+            f"the account shows no contact, but had {previous}",
             where=f"account {record.account}",
             hint="Nothing of this account was published; look at the account, then run with --allow-shrink.",
         )
@@ -62,7 +62,7 @@ def check_identity(record: RunRecord, last: RunRecord | None) -> None:
                 f"this is another account: every contact received has another {field} than those published before",
                 where=f"account {record.account}, last read from {before.get('base_url')}, now from {now['base_url']}",
                 hint="Nothing of this account was published. Restore its base_url and token, or give the new account"
-                f" a name of its own; `etl account drop {record.account}` gives the old contacts up.",
+                f" another name; `etl account drop {record.account}` removes the old contacts.",
             )
 
 
@@ -83,25 +83,21 @@ def check_shrink(
             continue
         if losing == previous >= ANOTHER_ACCOUNT and counts.new:
             errors[account] = GuardError(
-                f"this looks like another account: {counts.new} contacts are there, and none of the {previous} before",
+                f"this looks like another account: {counts.new} new contacts, and none of the {previous} before",
                 where=f"account {account}",
                 hint="Nothing of this account was published. Restore its base_url and token, or give the new account"
-                f" a name of its own; if this is right, `etl account drop {account}` gives the old contacts up.",
+                f" another name; if this is right, `etl account drop {account}` removes the old contacts.",
             )
         elif losing > max(fewest, share * previous):
+            look, why = record.detail.get("escalated"), ""
+            if isinstance(look, Mapping):
+                why = (
+                    f"; everything was read, because {look['absent']} of {look['looked']} checked contacts were missing"
+                )
             errors[account] = GuardError(
-                f"{losing} of {previous} contacts are gone, more than guard.max_shrink_share ({share:g}) allows"
-                + _looked(record),
+                f"{losing} of {previous} contacts are gone, more than guard.max_shrink_share ({share:g}) allows{why}",
                 where=f"account {account}",
                 hint="Nothing of this account was published. If the token, its rights or the plan changed, restore"
                 " them; if the contacts were really deleted, run with --allow-shrink.",
             )
     return errors
-
-
-def _looked(record: RunRecord) -> str:
-    """Why an incremental run read everything, for a message."""
-    look = record.detail.get("escalated")
-    if not isinstance(look, Mapping):
-        return ""
-    return f"; everything was read, because {look['absent']} of the {look['looked']} that were looked at were missing"

@@ -20,10 +20,11 @@ import duckdb
 from anyio.from_thread import start_blocking_portal
 
 from etl.commands.checks import Finding
-from etl.commands.plan import Forecast, forecast
-from etl.commands.result import Document, RunResult
+from etl.commands.plan import forecast
+from etl.commands.result import Forecast, RunResult, Status
 from etl.commands.run import Options, Run
 from etl.commands.status import read_status
+from etl.commands.unexpected import as_error
 from etl.commands.verify import verify_live, verify_targets
 from etl.config import Config, load_named
 from etl.model import Progress
@@ -33,7 +34,7 @@ from etl.storage.preflight import check_handles
 T = TypeVar("T")
 
 OnProgress = Callable[[Sequence[Progress]], object]
-"""Called about once a second while accounts are being read, with one value per account."""
+"""Called about once a second until everything is published, with one value per account that is at work or failed."""
 PROGRESS_SECONDS = 1.0
 
 
@@ -58,9 +59,12 @@ async def run_async(
     """Export every account, inside a running event loop; see `run`."""
     check_handles()
     options = Options(full, allow_unproven, allow_shrink)
-    if on_progress is None:
-        return await Run(config, options).execute()
-    return await Run(config, options, partial(_report, on_progress)).execute()
+    work = Run(config, options, partial(_report, on_progress) if on_progress else None)
+    try:
+        return await work.execute()
+    except BaseException as error:
+        work.end(as_error(error))
+        raise
 
 
 def run(
@@ -95,8 +99,8 @@ def plan(config: Config, *, full: bool = False) -> Sequence[Forecast]:
     return _wait_for(partial(forecast, config, full=full))
 
 
-def status(config: Config) -> Document:
-    """The last runs, as `etl status --json` shows them. Raises `SinkError`, `TargetCorrupt`."""
+def status(config: Config) -> Status:
+    """The last runs and attempts to run. Raises `SinkError`, `TargetCorrupt`."""
     return read_status(config)
 
 
@@ -123,6 +127,7 @@ async def _report(on_progress: OnProgress, progress: Callable[[], list[Progress]
 
 
 def _wait_for(work: Callable[[], Awaitable[T]]) -> T:
+    check_handles()
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -6,16 +6,15 @@ It probes the server and reads the last state; it writes nothing, not even a loc
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from time import monotonic, time
 
 from etl.api.client import Client, PageRefused, Quota
 from etl.api.request import Query, checked_filters
 from etl.api.sources import Source, reach, sources
+from etl.commands.result import Forecast
 from etl.config import Config
-from etl.display import lines
 from etl.extract.account import history_of, last_run, reading_key, timing_of
 from etl.extract.capabilities import Capabilities
 from etl.extract.history import History
@@ -32,30 +31,6 @@ SWEEP_REQUESTS = 4
 """A quiet sweep: two time fields, two lists, one request each for the open rest."""
 LONGEST_LIST = 1 << 24
 """Number of pages at which counting a list stops."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """Expected cost of the next run of one account, if nothing changes."""
-
-    account: str
-    mode: Mode
-    windows: int
-    requests: int
-    seconds: float
-    """Estimated from the response times of the probe and of one page after it."""
-    resumes: int = 0
-    """Windows already read by a killed run, which are not read again."""
-    latency: float = 0.0
-    """Response time of one page in seconds."""
-    per_second: float | None = None
-    """The rate limit of its token, `extract.requests_per_second`."""
-    sharing: int = 1
-    """Accounts that share this limit: `seconds` is then at least the time that all of them need together."""
-
-    def document(self) -> dict[str, object]:
-        """The account's entry in the `--json` document of `plan`."""
-        return asdict(self)
 
 
 async def forecast(config: Config, *, full: bool) -> list[Forecast]:
@@ -76,25 +51,16 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
             stage = stage_folder(made[0].path) / source.account
             left = left_in(stage, reading_key(source, config.extract, last, full=full), time())
             forecasts.append(await _forecast(config, source, history, left, full=full))
-    return _capped(found, forecasts)
-
-
-def _capped(found: Sequence[Source], forecasts: Sequence[Forecast]) -> list[Forecast]:
-    """The forecasts, with the time that the rate limits add."""
-    least: defaultdict[Quota | None, list[float]] = defaultdict(list)
+    # The rate limit of a token adds the time that all accounts which share it need together.
+    least: defaultdict[Quota, list[float]] = defaultdict(list)
     for source, own in zip(found, forecasts, strict=True):
-        least[source.quota].append(source.quota.cap.seconds(own.requests, own.latency) if source.quota else 0.0)
-    return [
-        replace(
-            own,
-            seconds=round(max(own.seconds, sum(least[quota])), 1),
-            per_second=quota.cap.per_second,
-            sharing=len(least[quota]),
-        )
-        if (quota := source.quota)
-        else own
-        for source, own in zip(found, forecasts, strict=True)
-    ]
+        if source.quota:
+            least[source.quota].append(source.quota.cap.seconds(own.requests, own.latency))
+    for number, (source, own) in enumerate(zip(found, forecasts, strict=True)):
+        if quota := source.quota:
+            seconds, sharing = round(max(own.seconds, sum(least[quota])), 1), len(least[quota])
+            forecasts[number] = replace(own, seconds=seconds, per_second=quota.cap.per_second, sharing=sharing)
+    return forecasts
 
 
 async def _forecast(config: Config, source: Source, history: History, left: SavedProgress, *, full: bool) -> Forecast:
@@ -130,9 +96,12 @@ async def _work(
         return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
     due = history.witness_is_due(found.t0, config.extract.witness_every // timedelta(milliseconds=1), full=full)
     pages = {listed: await count_pages(client, Query(listed)) if due else 0 for listed in LEADS_FIRST}
-    others = SWEEP_REQUESTS + _walk_requests(sum(pages.values()), history, left)
+    # The page scan is made at least twice if some contacts are in no window; a killed run has made a part of it.
+    walks, scanned = max(2 if history.without_created_at else 1, len(left.walks)), sum(pages.values())
+    others = SWEEP_REQUESTS + max(0, scanned - left.walks[-1].pages) + scanned * (walks - len(left.walks))
     if history.watermark is None:
-        return "full", sum(_windows(found, listed, count) for listed, count in pages.items()), others
+        rows = {listed: count * found.page_sizes.of(listed) for listed, count in pages.items()}
+        return "full", sum(-(-rows[listed] // found.capacity(listed)) for listed in rows), others
     start, end, created = None, found.t0, history.snapshot.created
     full = full or not history.allows_incremental
     if not full:
@@ -142,17 +111,6 @@ async def _work(
     )
     windows += len(LEADS_FIRST) * len(strike_ranges(history, found))
     return ("full" if full else "incremental"), windows, others
-
-
-def _walk_requests(pages: int, history: History, left: SavedProgress) -> int:
-    """Pages the cross-check has yet to read: it scans at least twice if contacts are known to be in no window."""
-    walks = max(2 if history.without_created_at else 1, len(left.walks))
-    return max(0, pages - left.walks[-1].pages) + pages * (walks - len(left.walks))
-
-
-def _windows(found: Capabilities, is_contact: bool, pages: int) -> int:
-    """How many windows hold the contacts of `pages` pages of a list."""
-    return -(-pages * found.page_sizes.of(is_contact) // found.capacity(is_contact))
 
 
 async def count_pages(client: Client, query: Query) -> int:
@@ -173,16 +131,3 @@ async def _has_rows(client: Client, query: Query, page: int) -> bool:
         return bool(rows.rows) and (page == 1 or not rows.ids <= (await client.read(query, page - 1)).ids)
     except PageRefused:
         return False
-
-
-def render_forecasts(forecasts: Sequence[Forecast]) -> str:
-    """The forecasts as lines for a person."""
-    return lines(
-        f"{f.account}: {f.mode} run, {f.windows:,} windows, about {f.requests:,} requests, {f.seconds:,.1f} s"
-        + (f" at {f.per_second:g} requests a second" if f.per_second else "")
-        + (f", which {f.sharing} accounts share" if f.sharing > 1 else "")
-        + "; "
-        + (f"goes on with {f.resumes:,} windows that a killed run had read; " if f.resumes else "")
-        + "nothing was written"
-        for f in forecasts
-    )

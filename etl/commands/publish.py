@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from etl.commands import guard
 from etl.errors import EtlError
-from etl.model import Merged, Publication
+from etl.model import Merged, Phase, Publication
 from etl.sinks import Sink
 
 
@@ -32,22 +32,29 @@ def publish(
     shrink_share: float | None,
     published: Callable[[Sink], None],
     go_on: Callable[[], None] = lambda: None,
+    entered: Callable[[Phase], None] = lambda _: None,
 ) -> Outcome:
     """Publish to every sink and call `published` after each; accounts that a guard refuses are left out.
 
     `shrink_share` None disables the shrink guard. `go_on` raises if the run is to stop: it is called after each
-    preparation, and no more once the first sink has published. Its errors and those of the sinks are raised; no
-    prepared data is left behind.
+    preparation, and no more once the first sink has published. `entered` is called with `merge` and `publish`. Errors
+    of `go_on` and of the sinks are raised; no prepared data is left behind.
     """
     refused: dict[str, EtlError] = {}
     try:
         while publication.accounts:
+            entered("merge")
             merged = []
             for sink in sinks:
                 merged.append(sink.prepare(publication))
                 go_on()
-            found = {} if shrink_share is None else _shrunk(publication, merged, shrink_share)
+            found: dict[str, EtlError] = {}
+            if shrink_share is not None:
+                records = {brought.record.account: brought.record for brought in publication.accounts}
+                for one in merged:
+                    found |= guard.check_shrink(records, one, shrink_share)
             if not found:
+                entered("publish")
                 for sink in sinks:
                     sink.publish(publication)
                     published(sink)
@@ -59,8 +66,3 @@ def publish(
     finally:
         for sink in sinks:
             sink.discard()
-
-
-def _shrunk(publication: Publication, merged: Sequence[Merged], share: float) -> dict[str, EtlError]:
-    records = {brought.record.account: brought.record for brought in publication.accounts}
-    return {name: error for one in merged for name, error in guard.check_shrink(records, one, share).items()}

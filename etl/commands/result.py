@@ -1,4 +1,7 @@
-"""The result of a run: one value, rendered for programs (`--json`) and for people (the summary)."""
+"""The results of the commands: frozen values, each with the document that `--json` prints.
+
+It imports no engine and no server, so that a result can be rendered without either.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,42 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from etl.display import lines
+import msgspec
+
 from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError
-from etl.extract.history import CLOCKS_DIFFER
-from etl.model import Counts, Requests, RunRecord
+from etl.model import Counts, Mode, Requests, RunRecord
+from etl.storage.attempts import Attempt
 
 Document = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Throttling:
+    """How the server slowed a run down."""
+
+    throttled: int = 0
+    """Responses that asked to slow down."""
+    at_once: int | float = 0
+    """Concurrent requests at the end."""
+    per_second: float | None = None
+    """Requests a second at the end, if they were limited."""
+    waited: float = 0.0
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remarks:
+    """Remarks for people on the course of a run, from the evidence in its record (`RunRecord.detail`)."""
+
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """By purpose."""
+    pace: Throttling = field(default_factory=Throttling)
+    clock_ahead: int = 0
+    """Seconds by which the server's clock is ahead of ours."""
+    clock_back: int = 0
+    """Seconds by which T0 is before that of the last run."""
+    resumed: int = 0
+    """Windows that a killed run had read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +59,30 @@ class AccountReport:
     """Requests sent, even if the account failed before there was a record."""
     struck: int = 0
     """Contacts absent for the first time; they are deleted if the next run misses them too."""
+    proven_since: datetime | None = None
+    """Every contact of an incremental run was read in a proven window of a run that began then or later, by the
+    server's clock; None: the target does not record it."""
+
+    @property
+    def remarks(self) -> Remarks:
+        """The remarks in the record."""
+        return msgspec.convert(dict(self.record.detail), Remarks) if self.record else Remarks()
 
     def document(self) -> Document:
         """The account's entry in the `--json` document of `run`."""
         record, published = self.record, self.error is None
+        proof = record and {
+            "level": record.proof.level,
+            "windows": record.proof.windows,
+            "unproven": list(record.proof.unproven),
+        }
         return {
             "account": self.account,
             "mode": record.mode if record else None,
             "seq": record.seq if record and published else None,
             "t0": instant(record.t0) if record else None,
             "watermark": instant(record.watermark) if record and published else None,
-            "proof": _proof(record),
+            "proof": proof,
             "counts": asdict(record.counts if record else Counts()),
             "requests": asdict(record.requests if record else self.requests),
             "error": self.error.document() if self.error else None,
@@ -76,6 +122,11 @@ class RunResult:
         published = [asdict(a.record.counts) for a in self.accounts if a.record and a.error is None]
         return Counts(**{name: sum(counts[name] for counts in published) for name in asdict(Counts())})
 
+    @property
+    def requests(self) -> int:
+        """The requests sent for all accounts, failed ones included."""
+        return sum((account.record or account).requests.sent for account in self.accounts)
+
     def raise_for_error(self) -> None:
         """Raise the error that kept the run, or the first of its accounts that failed, from being published."""
         if self.error is not None:
@@ -90,6 +141,190 @@ class RunResult:
             "sinks": sink_documents(self.sinks),
             "error": self.error.document() if self.error else None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeResult:
+    """The result of renaming or dropping an account."""
+
+    account: str
+    renamed_to: str | None
+    """None for a drop."""
+    contacts: int = 0
+    seq: int | None = None
+    sinks: Mapping[str, SinkReport] = field(default_factory=dict)
+    """The targets in which the change is done."""
+    error: EtlError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code."""
+        return self.error.exit_code if self.error else OK
+
+    def document(self) -> Document:
+        """The `--json` document of `account rename` and `account drop`."""
+        return {
+            "exit": self.exit_code,
+            "account": self.account,
+            "renamed_to": self.renamed_to,
+            "contacts": self.contacts,
+            "seq": self.seq,
+            "sinks": sink_documents(self.sinks),
+            "error": self.error.document() if self.error else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Expected cost of the next run of one account, if nothing changes."""
+
+    account: str
+    mode: Mode
+    windows: int
+    requests: int
+    seconds: float
+    """Estimated from the response times of the probe and of one page after it."""
+    resumes: int = 0
+    """Windows already read by a killed run, which are not read again."""
+    latency: float = 0.0
+    """Response time of one page in seconds."""
+    per_second: float | None = None
+    """The rate limit of its token, `extract.requests_per_second`."""
+    sharing: int = 1
+    """Accounts that share this limit: `seconds` is then at least the time that all of them need together."""
+
+    def document(self) -> Document:
+        """The account's entry in the `--json` document of `plan`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRun:
+    """One row of `runs`: one account in one published run."""
+
+    seq: int
+    run_id: str
+    account: str
+    mode: Mode
+    observed_at: datetime
+    """The server's clock when the run began."""
+    watermark: datetime
+    seconds: float
+    proof_level: str
+    windows: int
+    unproven: Sequence[str]
+    """One sentence for each thing that could not be proven."""
+    received: int
+    new: int
+    changed: int
+    unchanged: int
+    deleted: int
+    folded: int
+    rejected: int
+    contacts: int
+    requests_sent: int
+    requests_retried: int
+
+    def document(self) -> Document:
+        """The run's entry in the `--json` document of `status`."""
+        return asdict(self) | {"observed_at": instant(self.observed_at), "watermark": instant(self.watermark)}
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStatus:
+    """The last published run of one account."""
+
+    last_run: PublishedRun
+    configured: bool
+    """Whether the configuration names the account."""
+
+    def document(self) -> Document:
+        """The account's entry in the `--json` document of `status`."""
+        run = self.last_run.document()
+        known = {"account": run["account"], "watermark": run["watermark"], "seq": run["seq"], "last_run": run}
+        return known | {"configured": self.configured}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of a target: the last run of every account, the history, and the last attempts to run."""
+
+    at: datetime
+    """Our clock when the status was read."""
+    accounts: tuple[AccountStatus, ...] = ()
+    runs: tuple[PublishedRun, ...] = ()
+    """The newest first."""
+    attempts: tuple[Attempt, ...] = ()
+    """The newest first, including those that failed."""
+
+    def document(self) -> Document:
+        """The `--json` document of `status`."""
+        return {
+            "accounts": [account.document() for account in self.accounts],
+            "runs": [run.document() for run in self.runs],
+            "attempts": [attempt.document() for attempt in self.attempts],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRead:
+    """An accepted window that contained a contact, and the request that proved it. Times are text, None: open end."""
+
+    seq: int
+    request: int
+    field: str
+    is_contact: bool | None
+    start: str | None
+    end: str | None
+    rows: int
+    attempts: int
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a contact."""
+
+    seq: int
+    observed_at: str
+    op: str
+    row_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A contact as it was rejected by one run."""
+
+    account: str
+    seq: int
+    observed_at: str
+    reason: str
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContactHistory:
+    """Everything known about one contact in one account."""
+
+    account: str
+    in_contacts: bool
+    why: str
+    """One sentence on why it is, or is not, in `contacts`."""
+    last_read_by: WindowRead | None
+    versions: Sequence[Version]
+    rejects: Sequence[Reject]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything known about one contact."""
+
+    contact_id: str
+    accounts: Sequence[ContactHistory]
+
+    def document(self) -> Document:
+        """The `--json` document of `explain`."""
+        return asdict(self)
 
 
 def sink_documents(sinks: Mapping[str, SinkReport]) -> Document:
@@ -114,96 +349,3 @@ def instant(moment: datetime) -> str:
     """A time in the format of every document: ISO 8601 with `Z`."""
     text = moment.astimezone(UTC).isoformat(timespec="auto")
     return text.replace("+00:00", "Z")
-
-
-def _proof(record: RunRecord | None) -> Document | None:
-    if record is None:
-        return None
-    return {
-        "level": record.proof.level,
-        "windows": record.proof.windows,
-        "unproven": list(record.proof.unproven),
-    }
-
-
-def render_run(report: RunResult) -> str:
-    """The summary at the end of a run, for people."""
-    told = [line for account in report.accounts for line in _account_lines(account)]
-    told += sink_lines(report.sinks)
-    for name, contacts in report.unconfigured.items():
-        told += [f"{'notice':<9} {unconfigured_line(name, contacts)}", f"{'':<9} {unconfigured_hint(name)}"]
-    told.append(f"{'seconds':<9} {report.seconds:.1f}")
-    several = len(report.accounts) > 1
-    told += [f"{account.account}: " * several + _verdict(account) for account in report.accounts]
-    return lines(told)
-
-
-def sink_lines(sinks: Mapping[str, SinkReport]) -> list[str]:
-    """One line per sink that has published."""
-    return [f"{name:<9} {sink.path} (state {sink.seq})" for name, sink in sinks.items()]
-
-
-def _account_lines(account: AccountReport) -> Sequence[str]:
-    record = account.record
-    if record is None or account.error is not None:
-        return ()
-    counts, requests = record.counts, record.requests
-    purposes = record.detail.get("requests")
-    spent = ", ".join(f"{name} {count}" for name, count in purposes.items()) if isinstance(purposes, Mapping) else ""
-    rows = (
-        ("account", f"{account.account}: {record.mode} export as of {instant(record.t0)}"),
-        ("contacts", f"{counts.contacts:,} ({_changes(counts, account.struck)})"),
-        ("received", f"{counts.received:,} ({counts.folded:,} folded, {counts.rejected:,} rejected)"),
-        ("requests", f"{requests.sent:,} ({requests.retried:,} retried; {spent})"),
-    )
-    notes = (*_pace(record.detail.get("pace")), *_clocks(record.detail), *_resumed(record.detail))
-    return [f"{name:<9} {text}" for name, text in (*rows, *notes)]
-
-
-def _pace(pace: object) -> Sequence[tuple[str, str]]:
-    """A line for a run that the server slowed down."""
-    if not isinstance(pace, Mapping) or not pace.get("throttled"):
-        return ()
-    rate = f"{pace['per_second']} requests a second" if pace["per_second"] else f"{pace['at_once']} requests at once"
-    return [("pace", f"slowed down {pace['throttled']} times by the server, to {rate}; waited {pace['waited']} s")]
-
-
-def _clocks(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:
-    """Lines for clocks that differ, and for a server clock that has gone back."""
-    ahead, back = detail.get("clock_ahead"), detail.get("clock_back")
-    told = []
-    if isinstance(ahead, int) and abs(ahead) > CLOCKS_DIFFER:
-        side = "ahead of" if ahead > 0 else "behind"
-        told.append(f"the server's is {abs(ahead):,} s {side} ours; nothing is lost, and observed_at goes by it")
-    if isinstance(back, int) and back:
-        told.append(f"the server's has gone back: T0 is {back:,} s before that of the last run; nothing is lost")
-    return [("clock", line) for line in told]
-
-
-def _resumed(detail: Mapping[str, object]) -> Sequence[tuple[str, str]]:
-    """A line for a run that resumed a killed one."""
-    windows = detail.get("resumed")
-    return (
-        [("resumed", f"{windows:,} windows that a killed run had read")] if isinstance(windows, int) and windows else []
-    )
-
-
-def _changes(counts: Counts, struck: int) -> str:
-    absent = f", {struck:,} absent for the first time" if struck else ""
-    return (
-        f"{counts.new:,} new, {counts.changed:,} changed, {counts.unchanged:,} unchanged, "
-        f"{counts.deleted:,} deleted{absent}"
-    )
-
-
-def _verdict(account: AccountReport) -> str:
-    """The one-line verdict on an account."""
-    record = account.record
-    if account.error is not None or record is None:
-        return f"not published: account {account.account}"
-    contacts, windows = f"{record.counts.contacts:,} contacts", f"{record.proof.windows:,} windows"
-    if record.mode == "filtered":
-        return f"filtered export: {contacts} matched (a filtered export has no proof)"
-    if not record.proof.holds:
-        return f"unproven: {contacts}; {record.proof.unproven[0]}"
-    return f"complete: {contacts} in {windows}, all proven"

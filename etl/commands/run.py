@@ -9,31 +9,35 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import anyio
 from anyio import from_thread, to_thread
 from structlog.contextvars import bound_contextvars
 
+from etl import __version__
 from etl.api.request import checked_filters
 from etl.api.sources import Source, sources
 from etl.commands import guard
-from etl.commands.publish import publish
+from etl.commands.coverage import proven_since
+from etl.commands.publish import Outcome, publish
 from etl.commands.result import AccountReport, RunResult, SinkReport
 from etl.config import Config
 from etl.errors import AuthError, EtlError, SourceUnavailable
 from etl.extract.account import Reader, last_run
 from etl.log import log
-from etl.model import AccountYield, Progress, Publication, SinkState
+from etl.model import AccountYield, Phase, Progress, Publication, SinkState
 from etl.sinks import Sink
 from etl.sinks.snapshot import Published
-from etl.sinks.targets import lagging_sink, refuse_other_filters, unconfigured
+from etl.sinks.targets import lagging_sink, refuse_other_filters, targets, unconfigured
 from etl.sinks.targets import sinks as sinks_of
 from etl.storage import disk
+from etl.storage.attempts import Attempt, record_attempt
 from etl.storage.staging import Lock, stage_folder
 
 RESUMABLE = (SourceUnavailable, AuthError)
@@ -53,44 +57,47 @@ Watch = Callable[[Callable[[], list[Progress]]], Coroutine[Any, Any, None]]
 """Shows progress until cancelled."""
 
 
-async def execute(config: Config, options: Options) -> RunResult:
-    """Run once and return the result."""
-    return await Run(config, options).execute()
-
-
-async def _unwatched(_: Callable[[], list[Progress]]) -> None:
-    """Show no progress."""
-
-
 class Run:
     """One run, and its state between steps."""
 
-    def __init__(self, config: Config, options: Options, watch: Watch = _unwatched) -> None:
-        """`watch` gets a function that returns the progress of the accounts being read; it is cancelled after them."""
+    def __init__(self, config: Config, options: Options, watch: Watch | None = None) -> None:
+        """`watch` gets `progress`; it is cancelled when everything is published."""
         self.run_id = secrets.token_hex(4)
         self._config = config
         self._options = options
         self._watch = watch
-        self._started = monotonic()
+        self._started, self._began_at = monotonic(), time()
         self._accounts = {account.name: AccountReport(account.name) for account in config.accounts}
         self._reading: dict[str, Reader] = {}
         """The accounts being read now; each frees its resources before the next takes its place."""
+        self._progress: dict[str, Progress] = {}
+        """The last progress of the accounts that have been read."""
+        self._phase: Phase | None = None
+        """The phase of all accounts that have been read; None while others are still being read."""
         self._yields: dict[str, AccountYield] = {}
         self._published: dict[str, SinkReport] = {}
         self._unconfigured: dict[str, int] = {}
 
     async def execute(self) -> RunResult:
         """Run and return the result; an EtlError becomes part of it, nothing else is caught."""
-        try:
-            with bound_contextvars(run=self.run_id):
-                await self._execute()
-        except EtlError as error:
-            log.error("run.failed", **error.document())
-            return self.report(error)
-        return self.report(None)
+        failed: EtlError | None = None
+        with bound_contextvars(run=self.run_id):
+            async with anyio.create_task_group() as observer:
+                if self._watch is not None:
+                    observer.start_soon(self._watch, self.progress)
+                try:
+                    await self._execute()
+                except EtlError as error:
+                    log.error("run.failed", **error.document())
+                    failed = error
+                observer.cancel_scope.cancel()
+        return self.end(failed)
 
-    def report(self, error: EtlError | None) -> RunResult:
-        """The result so far, even before the run has ended; `error` is the error that ended the whole run."""
+    def end(self, error: EtlError | None) -> RunResult:
+        """The result so far, recorded as an attempt; `error` is the error that ended the whole run.
+
+        It may be called before the run has ended, if that cannot be awaited.
+        """
         spent = {name: reader.spent() for name, reader in self._reading.items()}
         accounts = [
             replace(account, error=account.error or error, requests=spent.get(name, account.requests))
@@ -98,7 +105,33 @@ class Run:
         ]
         first = next((account.error for account in accounts if account.error), None)
         seconds, published = monotonic() - self._started, dict(self._published)
-        return RunResult(seconds, tuple(accounts), published, error or first, self._unconfigured)
+        result = RunResult(seconds, tuple(accounts), published, error or first, self._unconfigured)
+        attempt = Attempt(
+            started=datetime.fromtimestamp(self._began_at, UTC),
+            finished=datetime.fromtimestamp(self._began_at + seconds, UTC),
+            exit_code=result.exit_code,
+            requests=result.requests,
+            error=result.error.document() if result.error else None,
+            options=asdict(self._options),
+            version=__version__,
+        )
+        _, target = targets(self._config)[0]
+        record_attempt(target, attempt)
+        return result
+
+    def progress(self) -> list[Progress]:
+        """One value per account that is being read or has failed; from the merge on, one per account."""
+        shown = []
+        for name, report in self._accounts.items():
+            reader, last = self._reading.get(name), self._progress.get(name)
+            if reader is not None and (now := reader.progress()):
+                # An incremental run reads a part of the last snapshot, and how large a part is not known.
+                shown.append(now if self._options.full else replace(now, expected=None))
+            elif last is not None and report.error is not None:
+                shown.append(replace(last, failed=True))
+            elif last is not None and self._phase is not None:
+                shown.append(replace(last, phase=self._phase))
+        return shown
 
     async def _execute(self) -> None:
         """Lock, open, read, publish."""
@@ -119,7 +152,12 @@ class Run:
                     log.warning("account.not_configured", account=name, contacts=contacts)
                 folder = held.enter_context(self._staged(sinks))
                 seq = max(state.seq for state in states) + 1
-                await self._read(found, partial(self._reader, sinks, states, folder, seq))
+                # In the order of the file, `extract.accounts_at_once` concurrently.
+                places = anyio.CapacityLimiter(self._config.extract.accounts_at_once)
+                async with anyio.create_task_group() as tasks:
+                    for source in found:
+                        prepared = partial(self._reader, sinks, states, folder, seq, source)
+                        tasks.start_soon(self._read, places, source.account, prepared)
             brought = tuple(self._yields[name] for name in self._accounts if name in self._yields)
             await self._publish(sinks, Publication(seq, self.run_id, brought, filters))
 
@@ -163,21 +201,8 @@ class Run:
             last=last,
         )
 
-    async def _read(self, found: Sequence[Source], prepared: Callable[[Source], Reader]) -> None:
-        """Read the accounts in the order of the file, `extract.accounts_at_once` concurrently."""
-
-        def progress() -> list[Progress]:
-            return [now for reader in self._reading.values() if (now := reader.progress())]
-
-        places = anyio.CapacityLimiter(self._config.extract.accounts_at_once)
-        async with anyio.create_task_group() as observer:
-            observer.start_soon(self._watch, progress)
-            async with anyio.create_task_group() as tasks:
-                for source in found:
-                    tasks.start_soon(self._read_one, places, source.account, partial(prepared, source))
-            observer.cancel_scope.cancel()
-
-    async def _read_one(self, places: anyio.CapacityLimiter, name: str, prepared: Callable[[], Reader]) -> None:
+    async def _read(self, places: anyio.CapacityLimiter, name: str, prepared: Callable[[], Reader]) -> None:
+        """Read one account as soon as there is a place for it, and check the result with the guards."""
         async with places:
             try:
                 reader = self._reading[name] = await to_thread.run_sync(prepared)
@@ -190,23 +215,40 @@ class Run:
                 if not self._options.allow_shrink:
                     guard.check_not_empty(brought.record, previous)
             except* EtlError as group:
-                self._note(name, error=_first(group))
+                error: BaseException = group
+                while isinstance(error, BaseExceptionGroup):
+                    error = error.exceptions[0]
+                self._note(name, error=error)
             else:
                 self._yields[name] = brought
             finally:
                 if name in self._reading:
-                    self._note(name, requests=self._reading.pop(name).spent())
+                    reader = self._reading.pop(name)
+                    self._progress[name] = reader.progress() or Progress(name, 0, 0, 0, None)
+                    self._note(name, requests=reader.spent())
 
     async def _publish(self, sinks: Sequence[Sink], publication: Publication) -> None:
+        """Publish in a worker thread, which is awaited.
+
+        A signal stops it until the first sink has published, and is ignored afterwards, so the exit code reflects the
+        published state.
+        """
+
         def published(sink: Sink) -> None:
             self._published[sink.name] = SinkReport(sink.path, publication.seq)
             log.info("sink.published", sink=sink.name, seq=publication.seq)
 
-        share = None if self._options.allow_shrink else self._config.guard.max_shrink_share
-        # The thread is awaited: a signal stops it until the first sink has published, and is ignored afterwards, so the
-        # exit code reflects the published state.
-        go_on = from_thread.check_cancelled
-        work = partial(publish, sinks, publication, shrink_share=share, published=published, go_on=go_on)
+        def entered(phase: Phase) -> None:
+            self._phase = phase
+
+        def work() -> Outcome:
+            # Asked before the merge: once something is published, nothing may fail any more.
+            for name, since in proven_since(sinks[0], publication.accounts).items():
+                self._note(name, proven_since=since)
+            share = None if self._options.allow_shrink else self._config.guard.max_shrink_share
+            stop = from_thread.check_cancelled
+            return publish(sinks, publication, shrink_share=share, published=published, go_on=stop, entered=entered)
+
         outcome = await to_thread.run_sync(work)
         for name, error in outcome.refused.items():
             self._note(name, error=error)
@@ -219,12 +261,3 @@ class Run:
         report = self._accounts[name] = replace(self._accounts[name], **known)
         if "error" in known and report.error is not None:
             log.error("account.failed", account=name, **report.error.document())
-
-
-def _first(group: BaseExceptionGroup[EtlError]) -> EtlError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if not isinstance(error, EtlError):
-        raise error
-    return error

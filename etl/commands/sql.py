@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from io import StringIO
 from itertools import count
+from math import isfinite
 
 import duckdb
 import pyarrow as pa
 
 from etl.commands.result import instant
 from etl.config import Config
-from etl.display import lines
 from etl.sinks import select
 from etl.sinks.targets import reading
 from etl.storage import engine
-
-SHOWN_ROWS = 100
-"""Rows shown of a longer result, from its beginning and its end."""
-
 
 _RENAMED = """
     select seq, detail->>'renamed_from' from runs
@@ -46,16 +41,8 @@ def names_of(connection: duckdb.DuckDBPyConnection, account: str) -> list[tuple[
     return names
 
 
-def render_table(table: pa.Table) -> str:
-    """A table as DuckDB draws it, with the number of rows."""
-    with _in_order() as connection, redirect_stdout(StringIO()) as drawn:
-        connection.from_arrow(table).show(max_rows=SHOWN_ROWS)
-    # DuckDB escapes line ends and other control characters in a cell, but not everything that `lines` does.
-    return lines(drawn.getvalue().rstrip().split("\n"))
-
-
 @contextmanager
-def _in_order() -> Iterator[duckdb.DuckDBPyConnection]:
+def in_order() -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection that preserves the order of rows."""
     with engine.connect() as connection:
         connection.execute("SET preserve_insertion_order = true")
@@ -63,39 +50,28 @@ def _in_order() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def rows_of(table: pa.Table) -> list[dict[str, object]]:
-    """The rows of an Arrow table as JSON-able objects; columns of the same name are kept apart (see `_distinct`)."""
-    columns = {
-        name: [_plain(value, column.type) for value in _values(column)]
-        for name, column in zip(_distinct(table.column_names), table.columns, strict=True)
-    }
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    """The rows of an Arrow table as JSON-able objects.
 
-
-def _values(column: pa.ChunkedArray) -> list[object]:
-    """The values as Python objects; times that Python lacks (infinity, before year 1, nanoseconds) as text."""
-    try:
-        return list(column.to_pylist())
-    except (OverflowError, ValueError):
-        with _in_order() as connection:
-            named = connection.from_arrow(pa.table({"value": column}))
-            texts = named.project("value::VARCHAR AS value").to_arrow_table()["value"].to_pylist()
-        return [_known(value, text) for value, text in zip(column, texts, strict=True)]
-
-
-def _known(value: pa.Scalar, text: str) -> object:
-    try:
-        return value.as_py()
-    except (OverflowError, ValueError):
-        return text
-
-
-def _distinct(names: Iterable[str]) -> Iterable[str]:
-    """The names as unique keys: a, a, a becomes a, a_1, a_2, as in a table that DuckDB makes of them."""
+    Columns of the same name are kept apart: a, a, a becomes a, a_1, a_2, as in a table that DuckDB makes of them.
+    """
     taken: dict[str, None] = {}
-    for name in names:
+    for name in table.column_names:
         spellings = (f"{name}_{number}" if number else name for number in count())
         taken[next(spelling for spelling in spellings if spelling not in taken)] = None
-    return taken
+    columns: dict[str, list[object]] = {}
+    for name, column in zip(taken, table.columns, strict=True):
+        try:
+            values = list(column.to_pylist())
+        except (OverflowError, ValueError):
+            # Times that Python lacks (infinity, before year 1, nanoseconds) are shown as text.
+            with in_order() as connection:
+                named = connection.from_arrow(pa.table({"value": column}))
+                values = named.project("value::VARCHAR AS value").to_arrow_table()["value"].to_pylist()
+            for number, value in enumerate(column):
+                with suppress(OverflowError, ValueError):
+                    values[number] = value.as_py()
+        columns[name] = [_plain(value, column.type) for value in values]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _plain(value: object, kind: pa.DataType) -> object:
@@ -127,17 +103,13 @@ def _interval(value: pa.MonthDayNano) -> str:
     return " ".join(words)
 
 
-def _number(value: float) -> float | str:
-    return value if value == value and abs(value) != float("inf") else str(value)  # noqa: PLR0124 - NaN
-
-
 _RENDERED: dict[type, Callable[..., object]] = {
     datetime: lambda value: instant(value) if value.tzinfo else value.isoformat(),
     date: date.isoformat,
     time: time.isoformat,
     timedelta: str,
     pa.MonthDayNano: _interval,
-    float: _number,
+    float: lambda value: value if isfinite(value) else str(value),
     Decimal: lambda value: int(value) if value == value.to_integral_value() else float(value),
     bytes: bytes.hex,
 }

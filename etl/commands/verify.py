@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from time import time
 
@@ -30,7 +30,7 @@ from etl.extract.plan import plan_windows
 from etl.extract.probe import probe
 from etl.extract.strategy import LEADS_FIRST
 from etl.extract.windows import Window, milliseconds
-from etl.sinks import Sink, Unpublished, open_readonly, parquet_layout
+from etl.sinks import Sink, SinkKind, Unpublished, open_readonly, parquet_layout
 from etl.sinks.manifest import decode, digest
 from etl.sinks.snapshot import Published
 from etl.sinks.targets import sinks, targets
@@ -62,21 +62,21 @@ _CHECKS: dict[str, str] = {
 They find duplicate contacts, miscounted accounts, runs that do not add up, missing versions or history, and rows that
 do not match their fingerprint, for which every cell is read."""
 _DIFFERING = {
-    "ids": "contacts stand in it twice",
-    "counts": "accounts have another number of contacts than their last run left",
-    "sums": "runs do not add up",
-    "versions": "runs have another number of versions than they wrote",
-    "history": "contacts are not what their last version says",
-    "contents": "rows are not what their fingerprint says",
+    "ids": "contacts are listed twice",
+    "counts": "accounts have a different number of contacts than their last run recorded",
+    "sums": "runs have counts that do not add up",
+    "versions": "runs have a different number of versions than they recorded",
+    "history": "contacts differ from their last version",
+    "contents": "rows do not match their fingerprint",
 }
 """Description of each mismatch, printed after its count."""
-_REMOVED = "If rows were removed on purpose, nothing is lost but these rows, and nothing need be done. "
+_REMOVED = "If rows were removed on purpose, nothing else is lost and nothing needs to be done. "
 _HINTS = {
-    "counts": _REMOVED + "Else `etl run --full` brings back the contacts that the account still holds.",
-    "versions": _REMOVED + "No run brings back versions, so this is found from now on.",
-    "history": _REMOVED + "Else `etl run --full` brings back the contacts that the account still holds.",
-    "contents": "If cells were emptied on purpose, nothing need be done. Else move the target away and run again for a "
-    "full export.",
+    "counts": _REMOVED + "Otherwise `etl run --full` restores the contacts that the account still holds.",
+    "versions": _REMOVED + "No run restores versions, so this check fails from now on.",
+    "history": _REMOVED + "Otherwise `etl run --full` restores the contacts that the account still holds.",
+    "contents": "If cells were emptied on purpose, nothing needs to be done. Otherwise move the target away and run "
+    "again for a full export.",
 }
 """For data that may have been removed by hand, e.g. at a person's request: an old copy would still hold it."""
 
@@ -87,8 +87,12 @@ def verify_targets(config: Config) -> list[Finding]:
     for kind, path in targets(config):
         try:
             with open_readonly(kind, path) as connection:
-                findings.append(_folder_manifests(path) if kind == "parquet" else _manifests(connection, path))
-                findings += [_counted(connection, path, check, query) for check, query in _CHECKS.items()]
+                findings.append(_manifests(connection, kind, path))
+                for check, query in _CHECKS.items():
+                    wrong, *_ = connection.execute(query).fetchone() or (0,)
+                    hint, detail = _HINTS.get(check, TargetCorrupt.default_hint), f"{wrong} {_DIFFERING[check]}"
+                    failed = Finding(check, str(path), detail, hint, TargetCorrupt.exit_code)
+                    findings.append(failed if wrong else Finding(check, str(path), "in order"))
         except Unpublished:
             findings.append(Finding("target", str(path), "nothing was published yet"))
         except EtlError as error:
@@ -96,25 +100,19 @@ def verify_targets(config: Config) -> list[Finding]:
     return findings
 
 
-def _counted(connection: duckdb.DuckDBPyConnection, path: Path, check: str, query: str) -> Finding:
-    wrong, *_ = connection.execute(query).fetchone() or (0,)
-    if not wrong:
-        return Finding(check, str(path), "in order")
-    hint = _HINTS.get(check, TargetCorrupt.default_hint)
-    return Finding(check, str(path), f"{wrong} {_DIFFERING[check]}", hint, TargetCorrupt.exit_code)
-
-
-def _folder_manifests(path: Path) -> Finding:
-    chain = parquet_layout.read(path)
-    parquet_layout.leftovers(chain)
-    files = [file for name in parquet_layout.CONTENTS for file in chain.entries(name)]
-    for file in files:
-        if _sha256(path / file.path) != file.sha256:
-            raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(path / file.path))
-    return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {len(files)} files as published")
-
-
-def _manifests(connection: duckdb.DuckDBPyConnection, path: Path) -> Finding:
+def _manifests(connection: duckdb.DuckDBPyConnection, kind: SinkKind, path: Path) -> Finding:
+    """Check the chain of manifests, and that the target holds what they say: its files, or its rows of `runs`."""
+    if kind == "parquet":
+        chain = parquet_layout.read(path)
+        parquet_layout.leftovers(chain)
+        files = [file for name in parquet_layout.CONTENTS for file in chain.entries(name)]
+        for file in files:
+            name = path / file.path
+            with disk.translate_os_errors("read", name), name.open("rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
+            if found != file.sha256:
+                raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(name))
+        return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {len(files)} files as published")
     rows = connection.execute("select digest, document from etl.manifests order by seq").fetchall()
     previous, runs = "", set[tuple[object, ...]]()
     for recorded, document in rows:
@@ -125,11 +123,6 @@ def _manifests(connection: duckdb.DuckDBPyConnection, path: Path) -> Finding:
     if runs != set(connection.execute("select seq, account, contacts from runs").fetchall()):
         raise TargetCorrupt("`runs` does not hold the runs of the manifests", where=str(path))
     return Finding("manifests", str(path), f"{len(rows)} in a chain")
-
-
-def _sha256(path: Path) -> str:
-    with disk.translate_os_errors("read", path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def verify_live(config: Config, count: int) -> list[Finding]:
@@ -169,9 +162,11 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
             yield failure("live", UnprovenError("the server does not honour its time filters", where=where))
             return
         reader = WindowReader(client, found, receive, NullCheckpoint())
-        windows = _chosen(
-            Published(made[0], source.account).created(None), until, max(map(found.capacity, LEADS_FIRST)), count
+        times, capacity = Published(made[0], source.account).created(None), max(map(found.capacity, LEADS_FIRST))
+        windows = list(
+            plan_windows(times, field="createdAt", is_contact=False, start=None, end=until, capacity=capacity)
         )
+        windows = random.sample(windows, min(count, len(windows)))
         for is_contact in LEADS_FIRST:
             await reader.read(Window("createdAt", is_contact, window.start, window.end) for window in windows)
     missing = _unknown(made[0], source.account, seen)
@@ -182,12 +177,6 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
         yield Finding("live", where, detail)
         return
     yield Finding("live", where, detail, "Run `etl run --full`, then verify again.", UnprovenError.exit_code)
-
-
-def _chosen(times: Sequence[int], until: int, capacity: int, count: int) -> list[Window]:
-    planned = plan_windows(times, field="createdAt", is_contact=False, start=None, end=until, capacity=capacity)
-    windows = list(planned)
-    return random.sample(windows, min(count, len(windows)))
 
 
 def _unknown(sink: Sink, account: str, seen: set[str]) -> set[str]:

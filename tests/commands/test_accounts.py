@@ -12,7 +12,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from etl.commands.result import RunResult, render_run
+from etl.cli.render import render_run
+from etl.commands.result import RunResult
 from etl.storage.staging import Lock
 from tests.support.live import Ended, Job, Live, Row, live
 
@@ -338,11 +339,11 @@ def test_what_a_killed_run_had_read_is_not_gone_on_with(stale: str, tmp_path: Pa
 
 
 def test_nothing_temporary_stays(job: Job) -> None:
-    """After a rename and a drop the locks are all there is."""
+    """After a rename and a drop the locks and the attempts are all there is."""
     job.run()
     renamed(job)
     assert job.call("account", "drop", "CONFIG", "shop").code == 0
-    assert {path.suffix for path in job.temporary.iterdir()} == {".lock"}
+    assert {path.suffix for path in job.temporary.iterdir()} == {".lock", ".jsonl"}
 
 
 # --- drop ------------------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def test_a_run_that_looked_at_everything_tells_why() -> None:
     record = replace(RECORD, mode="incremental", detail={"escalated": {"looked": 49, "absent": 44}})
     error = check_shrink({"main": record}, losing(0, 2700, 3000), 0.05)["main"]
     assert "2700 of 3000 contacts" in error.message
-    assert "44 of the 49 that were looked at were missing" in error.message
+    assert "44 of 49 checked contacts were missing" in error.message
 
 
 @pytest.mark.parametrize(

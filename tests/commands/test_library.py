@@ -48,7 +48,7 @@ async def main():
     assert forecast.mode == "incremental"
     with etl.connect(config) as connection:
         assert connection.sql("select count(*) from contacts").fetchall() == [(120,)]
-    assert etl.status(config)["accounts"][0]["seq"] == 3
+    assert [account.last_run.seq for account in etl.status(config).accounts] == [3]
     assert all(finding.ok for finding in etl.verify(config, live=1))
 
 asyncio.run(main())

@@ -16,7 +16,7 @@ import duckdb
 import pytest
 
 from etl.api.rate import Pace
-from etl.commands.result import render_run
+from etl.cli.render import render_run
 from etl.extract.account import pace_of
 from tests.support import expected_rows
 from tests.support.live import TOKEN, Job, Live, Row, live
@@ -178,11 +178,11 @@ def test_only_reads_are_sent(exported: Exported) -> None:
 
 
 def test_everything_made_is_private(exported: Exported) -> None:
-    """X3: files 0600, folders 0700; of the temporary things only locks are left."""
+    """X3: files 0600, folders 0700; of the temporary things only locks and the attempts are left."""
     made = [exported.job.folder / "data", *(exported.job.folder / "data").rglob("*")]
     assert {stat.S_IMODE(p.stat().st_mode) for p in made if p.is_dir()} == {0o700}
     assert {stat.S_IMODE(p.stat().st_mode) for p in made if p.is_file()} == {0o600}
-    assert {p.suffix for p in exported.job.temporary.iterdir()} == {".lock"}
+    assert {p.suffix for p in exported.job.temporary.iterdir()} == {".lock", ".jsonl"}
 
 
 # --- failures: one document, the right code, nothing changed ---------------------------------------------------------

@@ -207,7 +207,7 @@ def test_an_interval_is_told_in_the_words_of_the_engine(length: str, job: Job) -
 def test_status_tells_the_last_run_of_every_account_and_the_history(job: Job) -> None:
     """`accounts` with watermark, seq and last_run; `runs`, the newest first."""
     document = job.call("status", "CONFIG", "--json").document
-    assert document.keys() == {"accounts", "runs"}
+    assert document.keys() == {"accounts", "runs", "attempts"}
     [account] = document["accounts"]
     assert account.keys() >= {"account", "watermark", "seq", "last_run"}
     assert (account["account"], account["seq"]) == ("main", 2)
@@ -230,7 +230,7 @@ def test_before_the_first_run_status_is_empty_and_sql_says_what_to_do(job: Job) 
     fresh = Job(job.folder / "fresh", job.urls, sinks=job.sinks)
     fresh.folder.mkdir()
     ended = fresh.call("status", "CONFIG", "--json")
-    assert (ended.code, ended.document) == (0, {"accounts": [], "runs": []})
+    assert (ended.code, ended.document) == (0, {"accounts": [], "runs": [], "attempts": []})
     assert fresh.call("status", "CONFIG").code == 0
     asked = ask(fresh, "select 1")
     assert (asked.code, asked.document["error"]["code"]) == (2, 2)

@@ -17,7 +17,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from etl.commands.result import RunResult, render_run
+from etl.cli.render import render_run
+from etl.commands.result import RunResult
 from etl.extract.account import history_of, last_run
 from etl.extract.history import NoSnapshot
 from etl.model import RunRecord, SinkState

@@ -84,7 +84,7 @@ def healed(job: Job) -> None:
     report = job.run()
     assert report.exit_code == 0, report.error
     assert len(job.in_duckdb()) == len(job.in_parquet(report.accounts[0].record.seq)) == CONTACTS
-    assert {path.suffix for path in job.temporary.iterdir()} == {".lock"}
+    assert {path.suffix for path in job.temporary.iterdir()} == {".lock", ".jsonl"}
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_a_signal_before_the_first_sink_has_published_stops_the_run(
     assert ended.document["sinks"] == {}
     sent = ended.document["accounts"][0]["requests"]["sent"]
     assert job.fingerprint() == before
-    assert {path.suffix for path in job.temporary.iterdir()} == {".lock", ".stage"}
+    assert {path.suffix for path in job.temporary.iterdir()} == {".lock", ".jsonl", ".stage"}
     record = job.run().accounts[0].record
     assert record.seq == 2
     assert record.detail["resumed"] > 0
@@ -918,8 +918,8 @@ def test_the_leftovers_of_a_thousand_killed_runs_are_collected(job: Job) -> None
         (job.temporary / name).mkdir()
         (job.temporary / name / "mine").write_text("mine")
     assert job.run().exit_code == 0
-    locks = {"contacts.duckdb.lock", "contacts.lock"}
-    assert {path.name for path in job.temporary.iterdir()} == {*theirs, *locks}
+    kept = {"contacts.duckdb.lock", "contacts.lock", "contacts.duckdb.attempts.jsonl"}
+    assert {path.name for path in job.temporary.iterdir()} == {*theirs, *kept}
     assert {(job.temporary / name / "mine").read_text() for name in theirs} == {"mine"}
     assert job.rows("select max(seq) from runs") == [(2,)]
 

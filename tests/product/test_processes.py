@@ -128,7 +128,7 @@ def test_a_signal_ends_a_run_in_order(number: int, code: int, slow: Live, tmp_pa
     job.settings = ""
     assert job.run().exit_code == 0
     assert {row["contact_id"] for row in job.in_duckdb()} == set(slow.ids())
-    assert {path.suffix for path in job.temporary.iterdir()} == {".lock"}
+    assert {path.suffix for path in job.temporary.iterdir()} == {".lock", ".jsonl"}
 
 
 @pytest.mark.parametrize("after", [0.1, 0.3, 0.5])
@@ -179,7 +179,9 @@ def test_leftovers_of_killed_runs_are_collected(tmp_path: Path) -> None:
             (job.temporary / "contacts.duckdb.stage" / account / "part-000001.parquet").write_bytes(b"cut")
         (job.temporary / "notes.txt").write_text("mine")
         assert job.run().exit_code == 0
-    assert {path.name for path in job.temporary.iterdir()} == {"contacts.duckdb.lock", "contacts.lock", "notes.txt"}
+    assert {path.name for path in job.temporary.iterdir()} == {
+        *("contacts.duckdb.lock", "contacts.lock", "contacts.duckdb.attempts.jsonl", "notes.txt")
+    }
 
 
 def test_the_database_can_be_attached_while_its_reader_holds_it(tmp_path: Path) -> None:

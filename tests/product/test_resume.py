@@ -76,7 +76,7 @@ def test_a_plan_knows_what_a_killed_run_left(
     assert again["resumes"] == 0
     found, resumed = account(job)
     assert (planned["resumes"], planned["mode"]) == (resumed, found["mode"])
-    assert f"goes on with {resumed:,} windows" in text
+    assert f"resumes; {resumed:,} windows already read" in text
     assert planned["windows"] < clean["windows"] / 2
     assert planned["requests"] < clean["requests"] / 2
     assert found["requests"]["sent"] / 3 < planned["requests"] < found["requests"]["sent"] * 3
@@ -103,7 +103,8 @@ def test_a_run_killed_at_90_percent_is_gone_on_with(
     }
     in_duckdb = {row["contact_id"]: row["row_hash"] for row in job.in_duckdb()}
     assert in_duckdb == {row["contact_id"]: row["row_hash"] for row in job.in_parquet(1)}
-    assert sorted(path.name for path in job.temporary.iterdir()) == ["contacts.duckdb.lock", "contacts.lock"]
+    left = sorted(path.name for path in job.temporary.iterdir())
+    assert left == ["contacts.duckdb.attempts.jsonl", "contacts.duckdb.lock", "contacts.lock"]
 
 
 def test_a_run_killed_again_and_again_comes_to_its_end(
@@ -177,7 +178,8 @@ def test_what_does_not_fit_any_more_is_thrown_away(
     assert resumed == 0
     assert not job.rows("select 1 from contacts where email like '%@foreign.%'")
     assert found["counts"]["contacts"] == whole["counts"]["contacts"]
-    assert [path.name for path in job.temporary.iterdir()] == ["contacts.duckdb.lock"]
+    left = sorted(path.name for path in job.temporary.iterdir())
+    assert left == ["contacts.duckdb.attempts.jsonl", "contacts.duckdb.lock"]
 
 
 def test_what_is_only_written_anew_is_gone_on_with(

@@ -206,7 +206,7 @@ def test_a_mount_that_cannot_be_published_to_is_refused_before_the_first_request
     assert [check["hint"] for check in examined.document["checks"] if not check["ok"]] == [
         ended.document["error"]["hint"]
     ]
-    assert {path.suffix for path in job.temporary.iterdir()} == {".lock"}
+    assert {path.suffix for path in job.temporary.iterdir()} == {".lock", ".jsonl"}
     assert not list(job.folder.rglob(".etl-*"))
 
 
@@ -247,7 +247,8 @@ def test_a_target_in_a_folder_that_is_closed_is_staged_into_from_inside(
     job.parquet.parent.chmod(0o755)
     assert ended.code == 0, ended.err
     assert job.run().exit_code == 0
-    assert [path.name for path in (job.parquet / ".etl").iterdir()] == ["contacts.lock"]
+    left = sorted(path.name for path in (job.parquet / ".etl").iterdir())
+    assert left == ["contacts.attempts.jsonl", "contacts.lock"]
     assert not job.temporary.exists()
 
 

@@ -32,7 +32,7 @@ SANDBOX_USERS = {"cli.app", "config", "api.sources"}
 LIBRARIES: dict[str, set[str]] = {
     "aiohttp": {"api.http", "sandbox.server"},
     "phonenumbers": {"normalize.phones"},
-    "rich": {"cli.progress"},
+    "rich": {"cli.rows"},
     "logging": {"cli.progress", "log"},
     "typer": {"cli.app"},
     "pydantic": {"config", "config.units", "api.sources", "api.http"},
@@ -51,11 +51,11 @@ IMPURE = {
 }
 
 EDGES: dict[str, set[str]] = {
-    "cli.progress": {"time"},
     "commands.accounts": {"time", "secrets"},
     "commands.doctor": {"time"},
     "commands.plan": {"time"},
     "commands.run": {"time", "secrets"},
+    "commands.status": {"time"},
     "commands.verify": {"time", "random"},
     "extract.account": {"time"},
     "api.client": {"random"},

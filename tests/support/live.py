@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from etl.cli.app import main
 from etl.commands.result import RunResult
-from etl.commands.run import Options, execute
+from etl.commands.run import Options, Run
 from etl.config import load
 from etl.sandbox.server import serve
 from etl.sandbox.settings import Settings
@@ -175,7 +175,7 @@ class Job:
         """One run in this process."""
         config = load(self.config(), assignments)
         os.environ.update(self.environment())
-        return anyio.run(execute, config, Options(**options))
+        return anyio.run(Run(config, Options(**options)).execute)
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
         """A command in a separate process; `CONFIG` among the words is replaced by the configuration's path."""

@@ -1,0 +1,139 @@
+"""The text for people: the verdict says what is proven and since when, and `status` fits a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from etl.cli.render import render_forecasts, render_run, render_status
+from etl.commands.result import AccountReport, AccountStatus, Forecast, PublishedRun, RunResult, Status
+from etl.errors import SourceUnavailable
+from etl.model import Counts, Proof, Requests, RunRecord
+from etl.storage.attempts import Attempt
+
+T0 = datetime(2026, 11, 28, 2, 0, tzinfo=UTC)
+RECORD = RunRecord(
+    seq=9,
+    run_id="r",
+    account="main",
+    mode="incremental",
+    t0=T0,
+    watermark=T0,
+    proof=Proof("windows", 12),
+    requests=Requests(30, 0),
+    seconds=1.5,
+    counts=Counts(received=45, folded=2, contacts=2000),
+)
+RUN = PublishedRun(
+    seq=9,
+    run_id="r",
+    account="main",
+    mode="incremental",
+    observed_at=T0,
+    watermark=T0,
+    seconds=12.0,
+    proof_level="windows",
+    windows=12,
+    unproven=[],
+    received=45,
+    new=5,
+    changed=3,
+    unchanged=37,
+    deleted=1,
+    folded=0,
+    rejected=0,
+    contacts=2000,
+    requests_sent=131,
+    requests_retried=0,
+)
+ATTEMPT = Attempt(T0, T0 + timedelta(seconds=12), 0, 131)
+ERROR = SourceUnavailable("the server cannot be reached " * 5, where="account main").document()
+
+
+def verdict(report: AccountReport) -> str:
+    """The last line but one of the summary; the last is the SQL to try."""
+    return render_run(RunResult(1.5, (report,))).splitlines()[-2]
+
+
+def test_an_incremental_run_says_what_it_read_and_since_when_the_rest_is_proven() -> None:
+    """Each contact once, and the time rounded up: never better than it is."""
+    since = T0 - timedelta(days=6, hours=1)
+    assert verdict(AccountReport("main", RECORD, proven_since=since)) == (
+        "complete: 2,000 contacts; this run read 43 in 12 windows, every other contact was proven within 7 days"
+        " (since 2026-11-22T01:00:00Z)"
+    )
+
+
+def test_what_is_not_recorded_is_not_claimed() -> None:
+    """Where windows of earlier runs are missing."""
+    line = verdict(AccountReport("main", RECORD))
+    assert line.startswith("complete: 2,000 contacts; this run read 43 in 12 windows, and the target does not record")
+
+
+@pytest.mark.parametrize("record", [replace(RECORD, mode="full"), RECORD])
+def test_a_run_that_read_everything_says_so(record: RunRecord) -> None:
+    """A full one, or an incremental one whose scrub was a whole round."""
+    assert verdict(AccountReport("main", record, proven_since=T0)) == (
+        "complete: 2,000 contacts in 12 windows, all proven"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ago", "text"),
+    [(3, "3.0 s"), (70, "70 s"), (400, "6 min"), (5 * 3600 + 5, "5 h"), (3 * 86_400, "3 days"), (-9, "0.0 s")],
+)
+def test_the_first_line_of_status_says_whether_the_last_run_worked(ago: float, text: str) -> None:
+    """Age, exit code, duration, requests."""
+    status = Status(ATTEMPT.finished + timedelta(seconds=ago), runs=(RUN,), attempts=(ATTEMPT,))
+    assert render_status(status).splitlines()[0] == f"last run: {text} ago, exit 0, 12 s, 131 requests"
+
+
+def test_status_shows_a_failure_with_its_hint() -> None:
+    """Below the first line, and with the last attempts, also where nothing was ever published."""
+    failed = replace(ATTEMPT, exit_code=11, error=ERROR)
+    for runs in ((), (RUN,)):
+        text = render_status(Status(T0 + timedelta(hours=5), runs=runs, attempts=(failed, ATTEMPT)))
+        assert text.startswith("last run: 4 h ago, exit 11, 12 s, 131 requests\nerror: the server cannot be reached")
+        assert "\nhint: Nothing was published; run again" in text
+        assert max(map(len, text.splitlines())) <= 80
+    assert render_status(Status(T0)) == "no run has published yet"
+
+
+def test_status_without_attempts_shows_the_last_published_run() -> None:
+    """A target of an earlier version has none."""
+    text = render_status(Status(T0 + timedelta(hours=5), runs=(RUN,)))
+    assert text.startswith("last published run: 5 h ago, 12 s, 131 requests\n")
+
+
+@pytest.mark.parametrize("account", ["a", "main", "an-account-with-a-very-long-name-indeed-and-even-more-than-that"])
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_status_fits_80_columns(account: str, scale: int) -> None:
+    """Numbers with separators, to the right; a long name is cut."""
+    run = replace(RUN, account=account, contacts=2000 * scale, new=2000 * scale, proof_level="sequential")
+    status = Status(T0, (AccountStatus(run, configured=True),), (run, replace(run, seq=8, new=1)), (ATTEMPT,) * 9)
+    lines = render_status(status).splitlines()
+    assert max(map(len, lines)) <= 80
+    _, _, headings, first, second, *_ = lines
+    assert f" {run.new:,} " in first
+    assert first.index(f"{run.new:,} ", first.index(f"{run.contacts:,}") + 1) + len(f"{run.new:,}") == (
+        second.index(" 1 ") + 2
+    )
+    assert headings.split() == ["seq", "account", "mode", "age", "contacts", "new", "changed", "deleted", "proof"]
+
+
+def test_a_plan_that_resumes_says_so() -> None:
+    """With the windows that are not read again."""
+    text = render_forecasts([Forecast("main", "full", 40, 60, 3.0, resumes=12)])
+    assert text == (
+        "main: full run, 40 windows, about 60 requests, 3.0 s; resumes; 12 windows already read; nothing was written"
+    )
+
+
+def test_the_sql_to_try_names_the_configuration() -> None:
+    """As it was named on the command line."""
+    report = AccountReport("main", RECORD)
+    assert 'etl sql etl.toml "select' in render_run(RunResult(1.5, (report,)), Path("etl.toml"))
+    assert 'etl sql "select' in render_run(RunResult(1.5, (report,)))

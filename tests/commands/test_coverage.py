@@ -1,0 +1,154 @@
+"""Since when every contact is proven, as the published windows show it, and the attempts that `status` shows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from etl.commands.coverage import uncovered
+from etl.storage.attempts import attempts_file, read_attempts
+from etl.storage.staging import Lock
+from tests.support.live import TOKEN, Job, Live, live
+
+BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+@pytest.fixture
+def server() -> Iterator[Live]:
+    """An account of 400 contacts."""
+    with live(contacts=400, nasty_share=0, small=True) as running:
+        yield running
+
+
+@pytest.fixture
+def job(server: Live, tmp_path: Path) -> Job:
+    """A job for that account."""
+    return Job(tmp_path, {"main": server.url})
+
+
+def span(start: int, end: int) -> tuple[datetime, datetime]:
+    """From hour to hour."""
+    return BEGIN + timedelta(hours=start), BEGIN + timedelta(hours=end)
+
+
+@pytest.mark.parametrize(
+    ("read", "left"),
+    [
+        ([], [(0, 10), (20, 30)]),
+        ([(0, 30)], []),
+        ([(-5, 5)], [(5, 10), (20, 30)]),
+        ([(2, 4), (6, 22)], [(0, 2), (4, 6), (22, 30)]),
+        ([(10, 20)], [(0, 10), (20, 30)]),
+        ([(9, 40)], [(0, 9)]),
+    ],
+)
+def test_what_is_left_uncovered(read: list[tuple[int, int]], left: list[tuple[int, int]]) -> None:
+    """Of two gaps."""
+    gaps = [span(0, 10), span(20, 30)]
+    assert uncovered(gaps, [span(*one) for one in read]) == [span(*one) for one in left]
+
+
+@pytest.mark.parametrize("sinks", [("duckdb",), ("parquet",), ("duckdb", "parquet")])
+def test_the_oldest_run_that_is_needed_says_since_when(sinks: tuple[str, ...], server: Live, tmp_path: Path) -> None:
+    """The full run, until the scrub has read everything again; then the first run of that round."""
+    job = Job(tmp_path, {"main": server.url}, settings='[extract]\nscrub_every = "3d"\n', sinks=sinks)
+    accounts = []
+    for _ in range(6):
+        [account] = job.run().accounts
+        accounts.append(account)
+        server.ahead += 86_400
+    began = [account.record.t0 for account in accounts]
+    assert accounts[0].proven_since is None
+    since = [began.index(account.proven_since) for account in accounts[1:]]
+    assert since == sorted(since)
+    assert since[:2] == [0, 0]
+    assert 1 <= since[-1] <= 3
+    for number, first in enumerate(since, 1):
+        assert began[number] - began[first] <= timedelta(days=3)
+
+
+def test_a_new_name_does_not_hide_since_when(server: Live, job: Job) -> None:
+    """The windows of before a rename are those of the old name."""
+    began = job.run().accounts[0].record.t0
+    assert job.call("account", "rename", "CONFIG", "main", "other").code == 0
+    job.urls = {"other": server.url}
+    [account] = job.run().accounts
+    assert account.proven_since == began
+
+
+def test_without_the_windows_of_before_it_is_not_known(job: Job) -> None:
+    """Removed by hand, for example; the run is as good as ever."""
+    job.sinks = ("duckdb",)
+    assert job.run().exit_code == 0
+    with duckdb.connect(str(job.duckdb)) as connection:
+        connection.execute("delete from etl.windows")
+    result = job.run()
+    assert (result.exit_code, result.accounts[0].proven_since) == (0, None)
+
+
+def test_a_failed_run_is_remembered(job: Job) -> None:
+    """With its error, options and requests; neither the token nor a message of the server's is in the file."""
+    assert job.run().exit_code == 0
+    job.tokens["main"] = "0" * 24
+    assert job.call("run", "CONFIG", "--full").code == 10
+    ended = job.call("status", "CONFIG", "--json")
+    failed, first = ended.document["attempts"]
+    assert (first["exit"], first["error"], failed["exit"], failed["error"]["code"]) == (0, None, 10, 10)
+    assert failed["options"] == {"full": True, "allow_unproven": False, "allow_shrink": False}
+    assert failed["requests"] >= 1
+    assert first["requests"] == ended.document["runs"][0]["requests_sent"]
+    assert failed["version"]
+    text = job.call("status", "CONFIG").out.splitlines()
+    assert text[0].startswith("last run: ")
+    assert "exit 10" in text[0]
+    assert any(line.startswith("hint: ") for line in text)
+    written = attempts_file(job.duckdb).read_text()
+    assert TOKEN not in written
+    assert "0" * 24 not in written
+
+
+def test_attempts_belong_to_the_first_sink(job: Job) -> None:
+    """As the staged data does."""
+    assert job.run().exit_code == 0
+    assert (len(read_attempts(job.duckdb)), read_attempts(job.parquet)) == (1, [])
+
+
+def test_a_locked_target_is_an_attempt(job: Job) -> None:
+    """It says why nothing was published."""
+    assert job.run().exit_code == 0
+    with Lock(job.duckdb):
+        assert job.run().exit_code == 30
+    assert [attempt.exit_code for attempt in read_attempts(job.duckdb)] == [0, 30]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_a_signal_stopped_is_an_attempt(number: int, tmp_path: Path) -> None:
+    """With the code of the process and the requests so far."""
+    with live(contacts=600, nasty_share=0, small=True, latency=0.1) as server:
+        job = Job(tmp_path, {"main": server.url}, settings="[extract]\nconcurrency = 2\n")
+        with job.start("run", "CONFIG") as running:
+            deadline = time.monotonic() + 30
+            while server.stats()["requests"] <= 10 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            running.send_signal(number)
+            running.communicate(timeout=20)
+    [attempt] = read_attempts(job.duckdb)
+    assert attempt.exit_code == running.returncode == 128 + number
+    assert attempt.requests >= 10
+    assert attempt.error["code"] == 128 + number
+
+
+def test_an_attempt_that_cannot_be_recorded_does_not_fail_the_run(job: Job) -> None:
+    """Whatever stands in its place."""
+    assert job.run().exit_code == 0
+    attempts_file(job.duckdb).unlink()
+    os.mkfifo(attempts_file(job.duckdb))
+    assert job.call("run", "CONFIG").code == 0
+    assert job.call("status", "CONFIG").out.startswith("last published run: ")
