@@ -173,7 +173,7 @@ CONTACTS: tuple[Column, ...] = (
 STAMPED = ("observed_at", "seq")
 """Columns whose values are known only when a run is published; parts do not have them."""
 
-FINGERPRINT = "row_hash"
+ROW_HASH = "row_hash"
 
 READ: tuple[Column, ...] = tuple(column for column in CONTACTS if column.path)
 """The columns taken directly from the API's contact."""
@@ -181,17 +181,16 @@ READ: tuple[Column, ...] = tuple(column for column in CONTACTS if column.path)
 CONTENT: tuple[Column, ...] = tuple(
     column
     for column in CONTACTS
-    if not column.presence and column.name not in {"account", "contact_id", FINGERPRINT, *STAMPED}
+    if not column.presence and column.name not in {"account", "contact_id", ROW_HASH, *STAMPED}
 )
 """The columns whose change makes a new version of a contact."""
 
 NORMALIZED_SCHEMA = pa.schema(
-    [column.arrow for column in CONTACTS if column.name not in {FINGERPRINT, *STAMPED}]
-    + [pa.field("read_no", pa.int64())]
+    [column.arrow for column in CONTACTS if column.name not in {ROW_HASH, *STAMPED}] + [pa.field("read_no", pa.int64())]
 )
 """Normalized contacts as read. `read_no` numbers the rows of a run in reading order and is unique in it."""
 
-PART_SCHEMA = NORMALIZED_SCHEMA.append(pa.field(FINGERPRINT, pa.string()))
+PART_SCHEMA = NORMALIZED_SCHEMA.append(pa.field(ROW_HASH, pa.string()))
 """A part: normalized contacts with the fingerprint of each."""
 
 CONTACTS_SCHEMA = pa.schema([column.arrow for column in CONTACTS])

@@ -17,7 +17,7 @@ from etl.extract.capabilities import Capabilities
 from etl.extract.probe import probe
 from etl.sinks import Sink
 from etl.sinks.targets import refuse_other_filters, sinks, unconfigured
-from etl.storage.staging import Lock
+from etl.storage.lock import Lock
 
 PACKAGE = "etl"
 _FLOOR = re.compile(r"([\w.-]+)>=([\d.]+)")

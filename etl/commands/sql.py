@@ -17,7 +17,7 @@ from etl.config import Config
 from etl.display import lines
 from etl.sinks import select
 from etl.sinks.targets import reading
-from etl.storage import engine
+from etl.storage import duck
 
 SHOWN_ROWS = 100
 """Rows shown of a longer result, from its beginning and its end."""
@@ -57,7 +57,7 @@ def render_table(table: pa.Table) -> str:
 @contextmanager
 def _in_order() -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection that preserves the order of rows."""
-    with engine.connect() as connection:
+    with duck.connect() as connection:
         connection.execute("SET preserve_insertion_order = true")
         yield connection
 

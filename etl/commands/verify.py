@@ -34,10 +34,10 @@ from etl.sinks import Sink, Unpublished, open_readonly, parquet_layout
 from etl.sinks.manifest import decode, digest
 from etl.sinks.snapshot import Published
 from etl.sinks.targets import sinks, targets
-from etl.storage import disk, engine
-from etl.storage.fingerprint import FINGERPRINT
+from etl.storage import duck, files
+from etl.storage.row_hash import ROW_HASH_SQL
 
-_PRESENCE = engine.listed(column.name for column in schema.CONTACTS if column.presence)
+_PRESENCE = duck.listed(column.name for column in schema.CONTACTS if column.presence)
 _CHECKS: dict[str, str] = {
     "ids": "select count(*) from (select 1 from contacts group by account, contact_id having count(*) > 1)",
     "counts": """
@@ -54,7 +54,7 @@ _CHECKS: dict[str, str] = {
         full join (select account, contact_id, row_hash from contacts_as_of(timestamptz '9999-01-01')) v
         using (account, contact_id) where c.row_hash is distinct from v.row_hash""",
     "contents": f"""
-        select count(*) filter (row_hash is distinct from {FINGERPRINT}), max(hash({_PRESENCE}))
+        select count(*) filter (row_hash is distinct from {ROW_HASH_SQL}), max(hash({_PRESENCE}))
         from (select * from contacts union all by name select * exclude (op) from contact_versions)""",
 }
 """Queries that count errors, so each must return zero.
@@ -128,7 +128,7 @@ def _manifests(connection: duckdb.DuckDBPyConnection, path: Path) -> Finding:
 
 
 def _sha256(path: Path) -> str:
-    with disk.translate_os_errors("read", path), path.open("rb") as file:
+    with files.translate_os_errors("read", path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

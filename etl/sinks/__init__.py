@@ -24,7 +24,7 @@ class Sink(Protocol):
     """One target. Methods are called in this order: open, queries, prepare, publish.
 
     `discard` may be called at any time. All methods are synchronous and called by one thread at a time, in the process
-    that holds `staging.Lock(path)`.
+    that holds `storage.lock.Lock(path)`.
     """
 
     name: SinkKind

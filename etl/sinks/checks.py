@@ -16,7 +16,7 @@ import duckdb
 from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt, UsageError
 from etl.model import Merged, Publication, SinkState
 from etl.sinks.readback import ReadBackError, read_back
-from etl.storage import disk, engine
+from etl.storage import duck, files
 
 SinkKind = Literal["duckdb", "parquet"]
 """The name of a sink, in the configuration and in reports."""
@@ -43,15 +43,15 @@ def with_memory_fallback(limit: int, work: Callable[[int], Merged]) -> Merged:
     does not retry it (P11).
     """
     try:
-        return work(min(limit, engine.FRUGAL))
+        return work(min(limit, duck.FRUGAL))
     except OutOfMemory:
-        if limit <= engine.FRUGAL:
+        if limit <= duck.FRUGAL:
             raise
         return work(limit)
     except SinkError as error:
         if _INTERRUPTED not in str(error.__cause__):
             raise
-        return work(min(limit, engine.FRUGAL))
+        return work(min(limit, duck.FRUGAL))
 
 
 def check_compatible(previous: SinkState, publication: Publication, target: Path) -> None:
@@ -108,7 +108,7 @@ def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publicati
         f"SELECT count(*) FROM contact_versions WHERE seq = {publication.seq}",
     )
     try:
-        with disk.translate_os_errors("start another process", written):
+        with files.translate_os_errors("start another process", written):
             contacts, [[repeated]], [[versions]] = read_back(setup, queries)
     except ReadBackError as error:
         raise SinkError(f"What was written cannot be read back: {error}", where=str(written)) from error
@@ -127,7 +127,7 @@ def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publicati
 def sync_published(folder: Path) -> None:
     """Sync a folder after publishing; a failure is a separate outcome: published, but durability unknown."""
     try:
-        disk.sync(folder)
+        files.sync(folder)
     except SinkError as error:
         raise PublishConflict(
             f"Published, but it is not known whether it survives a power loss: {error.message}",

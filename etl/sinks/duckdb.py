@@ -24,7 +24,7 @@ from etl.errors import PublishConflict, SinkError, TargetCorrupt
 from etl.model import Merged, Publication, SinkState, Span
 from etl.sinks import checks, manifest, merge, partitions, sharing, storage, tables
 from etl.sinks.readback import ReadBackError, Rows, read_back
-from etl.storage import disk, engine, preflight, staging
+from etl.storage import duck, files, preflight, staging
 
 _HEADER_BYTES = 3 * 4096
 """A DuckDB file consists of three headers and whole blocks; a shorter file was truncated."""
@@ -49,7 +49,7 @@ _OURS = {
     **{("etl", table): columns for table, columns in tables.INTERNAL.items()},
 }
 
-_SET = ", ".join(f"{engine.quoted(name)} = u.{engine.quoted(name)}" for name in schema.column_names())
+_SET = ", ".join(f"{duck.quoted(name)} = u.{duck.quoted(name)}" for name in schema.column_names())
 _VERSION, _CONTACT = tables.names(tables.VERSIONS), tables.names(tables.CONTACTS)
 _SHARE_BY_SHARE = (
     # Separate statements: a renamed account has equally many of both, and together they would take twice the memory.
@@ -81,10 +81,10 @@ class DuckDBSink:
     def __init__(
         self,
         path: Path,
-        memory_limit: int = engine.MEMORY_LIMIT,
+        memory_limit: int = duck.MEMORY_LIMIT,
         storage_version: str = STORAGE_VERSION,
         *,
-        access: disk.Access | None = None,
+        access: files.Access | None = None,
     ) -> None:
         self.path = path
         self._memory_limit = memory_limit
@@ -126,26 +126,26 @@ class DuckDBSink:
         if self.state().seq == 0:
             flags = dict.fromkeys(("is_contact", "struck"), pa.array([], pa.bool_()))
             return pa.table({"created_at": pa.array([], schema.TIME), **flags})
-        query, parameters = engine.creation_times("target.contacts", "target.etl.strikes", account)
+        query, parameters = duck.creation_times("target.contacts", "target.etl.strikes", account)
         with self._reading() as connection:
             return connection.sql(query, params=parameters).to_arrow_table()
 
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
         """Write the ids of the account's published and deleted contacts to a new file; see `Sink.copy_ids`."""
-        disk.private_file(file)
-        statement, parameters = engine.known_ids("target.contacts", "target.etl.strikes", account, file, within)
+        files.private_file(file)
+        statement, parameters = duck.known_ids("target.contacts", "target.etl.strikes", account, file, within)
         with self._reading() as connection:
             connection.execute(statement, parameters)
         # The engine has replaced the private file with a new one.
-        disk.make_private(file)
+        files.make_private(file)
 
     def copy_contacts(self, account: str, name: str, file: Path) -> int:
         """Write the account's published contacts to a new part of the account `name`; return their number."""
-        disk.private_file(file)
+        files.private_file(file)
         statement, parameters = tables.copy_part("target.contacts", account, name, file)
         with self._reading() as connection:
             [[rows]] = connection.execute(statement, parameters).fetchall()
-        disk.make_private(file)
+        files.make_private(file)
         return int(rows)
 
     def prepare(self, publication: Publication) -> Merged:
@@ -165,26 +165,26 @@ class DuckDBSink:
         rewritten = bool(self._copied) and storage.is_newer(self._version, self._floor)
         option = f"ROW_GROUP_SIZE {_ROW_GROUP_ROWS}"
         if self._copied and not rewritten:
-            disk.copy_file(self.path, copy)
+            files.copy_file(self.path, copy)
         else:
-            option += f", STORAGE_VERSION {engine.literal(self._floor)}"
+            option += f", STORAGE_VERSION {duck.literal(self._floor)}"
         with self._attached(copy, option, folder, memory) as connection:
             if rewritten:
                 storage.rewrite(connection, str(self.path), self._floor)
             merged = self._merge(connection, previous, publication)
-        self._access.give(copy) if self._access else disk.make_private(copy)
+        self._access.give(copy) if self._access else files.make_private(copy)
         _refuse_open_wal(copy)
         checks.read_back_whole(
             (
-                *engine.bounds(self._memory_limit, folder),
-                f"ATTACH {engine.literal(copy)} AS target (READ_ONLY)",
+                *duck.bounds(self._memory_limit, folder),
+                f"ATTACH {duck.literal(copy)} AS target (READ_ONLY)",
                 "USE target",
             ),
             merged,
             publication,
             copy,
         )
-        disk.sync(copy)
+        files.sync(copy)
         return merged
 
     def publish(self, publication: Publication) -> None:
@@ -206,7 +206,7 @@ class DuckDBSink:
     def discard(self) -> None:
         """Remove the files that `prepare` created."""
         if self._next is not None:
-            disk.remove_quietly(self._next)
+            files.remove_quietly(self._next)
             self._next = None
 
     def _merge(self, connection: duckdb.DuckDBPyConnection, previous: SinkState, publication: Publication) -> Merged:
@@ -227,18 +227,18 @@ class DuckDBSink:
         return merged
 
     def _replace(self, copy: Path) -> None:
-        with disk.translate_os_errors("put the new file in place", self.path):
+        with files.translate_os_errors("put the new file in place", self.path):
             if self._copied:
                 copy.replace(self.path)
                 return
             try:  # Never replaces a file that another process has created since.
-                disk.put(copy, self.path)
+                files.put(copy, self.path)
             except FileExistsError:
                 raise PublishConflict("The target was made by somebody else", where=str(self.path)) from None
 
     def _identity(self) -> tuple[int, ...]:
         """Device, inode, mtime and size of the target, which detect any change; () if there is no file."""
-        with disk.translate_os_errors("look at the target", self.path):
+        with files.translate_os_errors("look at the target", self.path):
             if not os.path.lexists(self.path):
                 return ()
             if self.path.is_dir():
@@ -257,8 +257,8 @@ class DuckDBSink:
         """An engine with the file attached as database `target`; translates engine errors to ours."""
         options = f"({option})" if option else ""
         try:
-            with engine.connect(memory, spill) as connection:
-                connection.execute(f"ATTACH {engine.literal(file)} AS target {options}")
+            with duck.connect(memory, spill) as connection:
+                connection.execute(f"ATTACH {duck.literal(file)} AS target {options}")
                 connection.execute("USE target")
                 yield connection
                 connection.execute("USE memory; DETACH target")
@@ -266,7 +266,7 @@ class DuckDBSink:
             raise checks.translate(error, self.path) from error
 
     def _read_state(self) -> SinkState:
-        with disk.translate_os_errors("read the target", self.path):
+        with files.translate_os_errors("read the target", self.path):
             self.path.open("rb").close()
         self._refuse_unfinished()
         columns, sizes, versions, manifests = self._read(_COLUMNS, SIZE, storage.VERSION, _LAST_MANIFEST)
@@ -291,9 +291,9 @@ class DuckDBSink:
             raise
 
     def _read(self, *queries: str) -> list[Rows]:
-        setup = f"ATTACH {engine.literal(self.path)} AS target (READ_ONLY)"
+        setup = f"ATTACH {duck.literal(self.path)} AS target (READ_ONLY)"
         try:
-            with disk.translate_os_errors("start another process", self.path):
+            with files.translate_os_errors("start another process", self.path):
                 return read_back([setup], queries)
         except ReadBackError as error:
             if "lock on file" in str(error):
@@ -321,9 +321,9 @@ class DuckDBSink:
                     continue
                 what = f"is {found[column]}, not {kind}" if column in found else "is missing"
                 verb = (
-                    f"ALTER COLUMN {engine.quoted(column)} TYPE"
+                    f"ALTER COLUMN {duck.quoted(column)} TYPE"
                     if column in found
-                    else f"ADD COLUMN {engine.quoted(column)}"
+                    else f"ADD COLUMN {duck.quoted(column)}"
                 )
                 raise TargetCorrupt(
                     f"The column {column} of {home}.{table} {what}",
@@ -364,7 +364,7 @@ def _write(connection: duckdb.DuckDBPyConnection) -> None:
 def _hand_over(connection: duckdb.DuckDBPyConnection) -> None:
     """Keep the values of columns that the user added to `contacts` when an account is renamed."""
     found = connection.execute("SELECT * FROM contacts LIMIT 0").description or ()
-    theirs = [engine.quoted(name) for name, *_ in found if name not in schema.column_names()]
+    theirs = [duck.quoted(name) for name, *_ in found if name not in schema.column_names()]
     if theirs:
         connection.execute(
             f"""UPDATE contacts SET {", ".join(f"{name} = o.{name}" for name in theirs)}
@@ -389,7 +389,7 @@ def _same_type(found: str, wanted: str) -> bool:
 
 def _refuse_open_wal(database: Path) -> None:
     wal = database.with_name(database.name + ".wal")
-    with disk.translate_os_errors("look at the write-ahead log", wal):
+    with files.translate_os_errors("look at the write-ahead log", wal):
         if wal.exists() and wal.stat().st_size:
             raise SinkError(
                 f"The file {wal.name} belongs to a change that was not finished",

@@ -39,7 +39,7 @@ from etl import schema
 from etl.errors import EtlError, TargetCorrupt
 from etl.model import SNAPSHOTS, AccountYield, Counts, Merged, Publication, RunRecord, Span
 from etl.sinks import tables
-from etl.storage import engine
+from etl.storage import duck
 
 _NAMES = schema.column_names()
 _PRESENCE = tuple(column.name for column in schema.CONTACTS if column.presence)
@@ -62,7 +62,7 @@ CREATE TEMP TABLE losers AS
 
 _FOLDED = f"""
 CREATE TEMP TABLE folded AS
-    SELECT account, contact_id, read_no, created_at, row_hash, {engine.listed(_PRESENCE)},
+    SELECT account, contact_id, read_no, created_at, row_hash, {duck.listed(_PRESENCE)},
            coalesce(status = 'DELETED', false) AS listed_deleted
     FROM received ANTI JOIN losers USING (account, read_no)
 """
@@ -79,7 +79,7 @@ _JUDGE_RECEIVED = f"""
 INSERT INTO verdicts
     WITH judged AS (
         SELECT f.*, p.created_at AS was_created_at, p.row_hash AS old_hash, p.contact_id IS NULL AS unknown,
-               ({engine.listed(_PRESENCE, "f")}) IS DISTINCT FROM ({engine.listed(_PRESENCE, "p")}) AS moved,
+               ({duck.listed(_PRESENCE, "f")}) IS DISTINCT FROM ({duck.listed(_PRESENCE, "p")}) AS moved,
                CASE WHEN y.filtered OR NOT f.listed_deleted THEN 0
                     WHEN s.contact_id IS NULL THEN 1
                     WHEN y.again THEN s.strikes
@@ -145,7 +145,7 @@ CREATE TEMP VIEW outgoing AS
 """
 
 _STAMPS = {"observed_at": "y.t0", "seq": "y.seq"}
-_STAMPED_ROW = ", ".join(f"{_STAMPS.get(name, f'r.{engine.quoted(name)}')} AS {engine.quoted(name)}" for name in _NAMES)
+_STAMPED_ROW = ", ".join(f"{_STAMPS.get(name, f'r.{duck.quoted(name)}')} AS {duck.quoted(name)}" for name in _NAMES)
 _UPSERTS = f"""
 CREATE TEMP VIEW upserts AS
     SELECT {_STAMPED_ROW}, v.verdict, v.created_at AS cut_at
@@ -154,10 +154,10 @@ CREATE TEMP VIEW upserts AS
     JOIN yields y ON r.account = y.account
 """
 
-_LAST_ROW = ", ".join(_STAMPS.get(name, f"p.{engine.quoted(name)}") for name in _NAMES)
+_LAST_ROW = ", ".join(_STAMPS.get(name, f"p.{duck.quoted(name)}") for name in _NAMES)
 _VERSIONS = f"""
 CREATE TEMP VIEW versions AS
-    SELECT {engine.listed(_NAMES)}, 'upsert' AS op, cut_at FROM upserts WHERE verdict <> 'presence'
+    SELECT {duck.listed(_NAMES)}, 'upsert' AS op, cut_at FROM upserts WHERE verdict <> 'presence'
     UNION ALL
     SELECT {_LAST_ROW}, 'delete', v.created_at
     FROM contacts p
@@ -210,8 +210,8 @@ def prepare(connection: duckdb.DuckDBPyConnection, publication: Publication, las
 def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication, last: Mapping[str, RunRecord]) -> None:
     """Create `received`, `yields`, `covered`, `next_rejects` and `next_windows` from the data of the accounts."""
     accounts = publication.accounts
-    received = engine.scan((part for brought in accounts for part in brought.parts), _PART)
-    rejects = engine.scan((part for brought in accounts for part in brought.rejects), _REJECT_PART)
+    received = duck.scan((part for brought in accounts for part in brought.parts), _PART)
+    rejects = duck.scan((part for brought in accounts for part in brought.rejects), _REJECT_PART)
     connection.register("yields", _yields(publication, last))
     connection.register("covered", _spans(accounts, lambda brought: brought.coverage))
     connection.register("confirmed", _spans(accounts, lambda brought: brought.confirmed))

@@ -20,7 +20,7 @@ from etl.log import log
 from etl.sinks import parquet_layout, partitions, tables
 from etl.sinks.manifest import DataFile
 from etl.sinks.partitions import Slice
-from etl.storage import disk, engine
+from etl.storage import duck, files
 
 _COLUMNS: dict[str, tables.Columns] = {
     "current": tables.in_files(tables.CONTACTS),
@@ -44,24 +44,24 @@ def write(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain, fo
 def _content(
     connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain, folder: Path, content: str, seq: int
 ) -> list[DataFile]:
-    home = disk.private_folder(folder / parquet_layout.part_folder(content, seq))
+    home = files.private_folder(folder / parquet_layout.part_folder(content, seq))
     written: list[DataFile] = []
     for number, source in enumerate(_SOURCES[content](connection, chain), start=1):
         path = home / f"part-{number:06d}.parquet"
         made = _link(chain, source, path) if isinstance(source, DataFile) else _copy(connection, content, source, path)
         written.append(replace(made, path=str(path.relative_to(folder))))
-    files = [file for file in written if file.rows] or (written[:1] if content in _EVEN_IF_EMPTY else [])
+    kept = [file for file in written if file.rows] or (written[:1] if content in _EVEN_IF_EMPTY else [])
     for file in written:
-        if file not in files:
-            disk.remove(folder / file.path)
-    if not files:
-        disk.remove(home.parent)
-    return files
+        if file not in kept:
+            files.remove(folder / file.path)
+    if not kept:
+        files.remove(home.parent)
+    return kept
 
 
 def _link(chain: parquet_layout.Chain, file: DataFile, path: Path) -> DataFile:
     """Link a published file to `path`; `parquet_layout.refuse_altered` has checked it before the merge."""
-    if not disk.link_or_copy(chain.target / file.path, path):
+    if not files.link_or_copy(chain.target / file.path, path):
         log.info("sink.copied", file=path.name, reason="no hard link can be made here")
         if _sha256(path) != file.sha256:
             raise SinkError(
@@ -76,13 +76,13 @@ def _copy(connection: duckdb.DuckDBPyConnection, content: str, relation: str, pa
     # all files the same.
     nulls = ", ".join(f"NULL::{kind}" for _, kind in columns)
     query = f"SELECT {tables.names(columns)} FROM {relation} UNION ALL SELECT {nulls} FROM range(0)"
-    copied = connection.execute(f"COPY ({query}) TO {engine.literal(path)} ({engine.PARQUET})").fetchone()
-    disk.make_private(path)
+    copied = connection.execute(f"COPY ({query}) TO {duck.literal(path)} ({duck.PARQUET})").fetchone()
+    files.make_private(path)
     return DataFile("", int(copied[0]) if copied else 0, path.stat().st_size, _sha256(path))
 
 
 def _sha256(path: Path) -> str:
-    with disk.translate_os_errors("read back", path), path.open("rb") as file:
+    with files.translate_os_errors("read back", path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -97,7 +97,7 @@ def _state(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain) -
 
 def _rewritten(piece: Slice) -> str:
     names = tables.names(tables.CONTACTS)
-    contacts = engine.scan(piece.files, _COLUMNS["current"])
+    contacts = duck.scan(piece.files, _COLUMNS["current"])
     at = piece.within.holds("created_at")
     return f"""(
         SELECT {names} FROM ({contacts}) ANTI JOIN (FROM outgoing WHERE {at}) USING (account, contact_id) WHERE {at}

@@ -21,7 +21,7 @@ from etl.errors import SinkError, TargetCorrupt
 from etl.model import SinkState
 from etl.sinks import manifest
 from etl.sinks.manifest import DataFile, Manifest
-from etl.storage import disk, staging
+from etl.storage import files, staging
 
 CONTENTS = ("current", "versions", "rejects", "windows", "strikes")
 STATES = ("current", "strikes")
@@ -68,12 +68,12 @@ def read(target: Path, *, runs: bool = False) -> Chain:
 
     Raises `TargetCorrupt` for anything damaged, missing or altered, `SinkError` if the target is not a folder.
     """
-    with disk.translate_os_errors("read the target", target):
+    with files.translate_os_errors("read the target", target):
         if not os.path.lexists(target):
             return Chain(target)
         if not target.is_dir():
             raise SinkError("A file stands where the folder should be", where=str(target), hint="Choose another path.")
-    found = [_MANIFEST.fullmatch(path.name) for path in disk.entries(target / "manifests")]
+    found = [_MANIFEST.fullmatch(path.name) for path in files.entries(target / "manifests")]
     numbers = sorted(int(each[1]) for each in found if each)
     return _linked(target, numbers, runs=runs)
 
@@ -83,7 +83,7 @@ def _linked(target: Path, numbers: list[int], *, runs: bool) -> Chain:
     state = SinkState()
     for number in numbers:
         path = manifest_path(target, number)
-        with disk.translate_os_errors("read the manifest", path):
+        with files.translate_os_errors("read the manifest", path):
             document = path.read_bytes()
         try:
             current = manifest.decode(document)
@@ -121,7 +121,7 @@ def _refuse_strangers(chain: Chain) -> None:
     """Raise `TargetCorrupt` for a foreign file in the current folder: readers would see it as part of the state."""
     folder = chain.target / part_folder("current", chain.state.seq)
     ours = set(chain.files("current"))
-    for stranger in (path for path in disk.entries(folder) if path.suffix == ".parquet" and path not in ours):
+    for stranger in (path for path in files.entries(folder) if path.suffix == ".parquet" and path not in ours):
         hint = "Move it away, then run again."
         raise TargetCorrupt("A file that no run wrote stands in the current state", where=str(stranger), hint=hint)
 
@@ -140,7 +140,7 @@ def refuse_altered(chain: Chain) -> None:
     for content in STATES:
         for file in chain.entries(content):
             path = chain.target / file.path
-            with disk.translate_os_errors("read", path), path.open("rb") as opened:
+            with files.translate_os_errors("read", path), path.open("rb") as opened:
                 found = hashlib.file_digest(opened, "sha256").hexdigest()
             if found != file.sha256:
                 raise TargetCorrupt("A published file was altered: its SHA-256 differs", where=str(path))
@@ -172,7 +172,7 @@ def _prepared_seq(folder: Path) -> int:
 def unpublished(chain: Chain) -> Iterator[tuple[int, Path]]:
     """Folders (seq, path) newer than the last manifest."""
     for content in CONTENTS:
-        for path in disk.entries(chain.target / content):
+        for path in files.entries(chain.target / content):
             found = _SEQ.fullmatch(path.name)
             if found and int(found[1]) > chain.state.seq:
                 yield int(found[1]), path

@@ -17,7 +17,7 @@ import pyarrow as pa
 from etl.errors import EtlError, SinkError, TargetCorrupt, UsageError
 from etl.sinks import checks, parquet_layout, tables
 from etl.sinks.duckdb import SIZE, refuse_cut_off
-from etl.storage import disk, engine, staging
+from etl.storage import duck, files, staging
 
 _RELATIONS = """
 SELECT DISTINCT schema_name || '.' || table_name FROM duckdb_columns() WHERE database_name = 'target' AND NOT internal
@@ -113,11 +113,11 @@ def _refuse_writing(connection: duckdb.DuckDBPyConnection, statement: str) -> No
 
 
 def _duckdb(path: Path) -> duckdb.DuckDBPyConnection:
-    with disk.translate_os_errors("read the target", path), path.open("rb") as file:
+    with files.translate_os_errors("read the target", path), path.open("rb") as file:
         if not file.read(1):
             raise TargetCorrupt("The target is an empty file", where=str(path))
-    connection = engine.connect()
-    connection.execute(f"ATTACH {engine.literal(path)} AS target (READ_ONLY)")
+    connection = duck.connect()
+    connection.execute(f"ATTACH {duck.literal(path)} AS target (READ_ONLY)")
     connection.execute("USE target")
     refuse_cut_off(path, *(connection.execute(SIZE).fetchone() or (1, 0)))
     _refuse_foreign({name for (name,) in connection.execute(_RELATIONS).fetchall()}, path)
@@ -139,7 +139,7 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
         _refuse_lost(chain)
     from etl.sinks.published import PublishedFiles  # noqa: PLC0415 - costs 0.1 s, only needed for this kind of target
 
-    connection = engine.connect()
+    connection = duck.connect()
     connection.register_filesystem(
         PublishedFiles(chain.target, (f for name in parquet_layout.CONTENTS for f in chain.files(name)))
     )
@@ -152,7 +152,7 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
         ("etl.strikes", "strikes", tables.STRIKES),
     ):
         files = [PublishedFiles.name(chain.target, file) for file in chain.files(content)]
-        query = engine.scan(files, tables.in_files(columns))
+        query = duck.scan(files, tables.in_files(columns))
         connection.execute(f"CREATE VIEW {table} AS {query}")
     connection.execute(tables.create("published_runs", tables.RUNS))
     connection.register("in_manifests", tables.run_rows(run for one in chain.manifests for run in one.runs))

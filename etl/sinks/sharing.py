@@ -8,13 +8,13 @@ from pathlib import Path
 
 from etl.errors import SinkError
 from etl.log import log
-from etl.storage import disk, staging
-from etl.storage.disk import Access
+from etl.storage import files, staging
+from etl.storage.files import Access
 
 
 def refuse_foreign(access: Access, folders: Sequence[Path]) -> None:
     """Raise `SinkError` if a published file belongs to another user, so that a run could not share it."""
-    for path in (path for folder in folders for path in disk.tree(folder)):
+    for path in (path for folder in folders for path in files.tree(folder)):
         access.check(path)
 
 
@@ -24,7 +24,7 @@ def share(access: Access, target: Path, published: Sequence[Path]) -> None:
     A folder that runs did not create keeps its permissions: the target itself if it belongs to another user, and the
     folders above it (see `tell_closed`).
     """
-    for path in (path for one in published for path in disk.tree(one)):
+    for path in (path for one in published for path in files.tree(one)):
         access.give(path)
     if target.is_dir():
         with suppress(SinkError):

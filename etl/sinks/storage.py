@@ -9,7 +9,7 @@ from __future__ import annotations
 import duckdb
 
 from etl.errors import SinkError
-from etl.storage import engine
+from etl.storage import duck
 
 VERSION = "SELECT tags['storage_version'] FROM duckdb_databases() WHERE database_name = 'target'"
 """Query for the version of the attached file `target`, such as `v1.2.0+`."""
@@ -43,7 +43,7 @@ def rewrite(connection: duckdb.DuckDBPyConnection, file: str, floor: str) -> Non
 
     Raises `SinkError` for content that this version cannot hold.
     """
-    connection.execute(f"ATTACH {engine.literal(file)} AS source (READ_ONLY)")
+    connection.execute(f"ATTACH {duck.literal(file)} AS source (READ_ONLY)")
     try:
         connection.execute("COPY FROM DATABASE source TO target")
         connection.execute("CHECKPOINT target")

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from etl import schema
 from etl.model import RunRecord
-from etl.storage import engine
+from etl.storage import duck
 
 _TIME = "TIMESTAMP WITH TIME ZONE"
 
@@ -93,7 +93,7 @@ CREATE OR REPLACE MACRO contacts_as_of(instant) AS TABLE
     WITH by_then AS (
         SELECT account, max(seq) AS upto FROM runs WHERE observed_at <= instant GROUP BY account
     )
-    SELECT {engine.listed(schema.column_names())} FROM contact_versions SEMI JOIN (
+    SELECT {duck.listed(schema.column_names())} FROM contact_versions SEMI JOIN (
         SELECT account, contact_id, max(seq) AS seq FROM contact_versions JOIN by_then USING (account)
         WHERE seq <= upto GROUP BY account, contact_id
     ) USING (account, contact_id, seq)
@@ -111,22 +111,22 @@ def in_files(columns: Columns) -> Columns:
 
 def create(table: str, columns: Columns) -> str:
     """The statement that creates a table if it does not exist."""
-    body = ", ".join(f"{engine.quoted(name)} {kind}" for name, kind in columns)
+    body = ", ".join(f"{duck.quoted(name)} {kind}" for name, kind in columns)
     return f"CREATE TABLE IF NOT EXISTS {table} ({body})"
 
 
 def names(columns: Columns) -> str:
     """The column names as SQL."""
-    return engine.listed(name for name, _ in columns)
+    return duck.listed(name for name, _ in columns)
 
 
 def copy_part(contacts: str, account: str, name: str, file: Path) -> tuple[str, list[str]]:
     """The statement, with its parameters, that writes an account's contacts to a part of the account `name`."""
     kept = (column for column in in_files(CONTACTS) if column[0] not in {"account", *schema.STAMPED})
-    values = ", ".join(f"{engine.quoted(column)}::{kind} AS {engine.quoted(column)}" for column, kind in kept)
+    values = ", ".join(f"{duck.quoted(column)}::{kind} AS {duck.quoted(column)}" for column, kind in kept)
     query = f"""
         COPY (SELECT ?::VARCHAR AS account, {values}, row_number() OVER () AS read_no FROM {contacts} WHERE account = ?)
-        TO {engine.literal(file)} ({engine.PARQUET})
+        TO {duck.literal(file)} ({duck.PARQUET})
     """
     return query, [name, account]
 

@@ -13,7 +13,7 @@ from etl.config import Config, DuckDBTarget, Target
 from etl.errors import UsageError
 from etl.model import RunRecord, SinkState
 from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind, Unpublished, open_readonly
-from etl.storage.disk import FILE_MODE, Access
+from etl.storage.files import FILE_MODE, Access
 
 
 def sinks(config: Config) -> tuple[Sink, ...]:

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from etl.commands.result import RunResult, render_run
-from etl.storage.staging import Lock
+from etl.storage.lock import Lock
 from tests.support.live import Ended, Job, Live, Row, live
 
 SMALL = {"contacts": 120, "nasty_share": 0.0, "small": True}

@@ -18,7 +18,7 @@ from etl import schema
 from etl.errors import EtlError, TargetCorrupt
 from etl.model import AccountYield, Counts, Merged, Mode, Publication, RunRecord, Span
 from etl.sinks import merge
-from etl.storage import engine
+from etl.storage import duck
 from tests.support.publishing import EVERYTHING, Row, brought, contact, day, publication
 
 Key = tuple[str, str]
@@ -38,7 +38,7 @@ class Snapshot:
 
     def merge(self, publication: Publication) -> Merged:
         """Merge a publication and take over what came of it."""
-        with engine.connect() as connection:
+        with duck.connect() as connection:
             connection.register("contacts", pa.Table.from_pylist(list(self.contacts.values()), schema.CONTACTS_SCHEMA))
             connection.register("strikes", pa.Table.from_pylist(list(self.strikes.values()), _STRIKES))
             merged = merge.prepare(connection, publication, self.runs)

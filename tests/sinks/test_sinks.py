@@ -31,6 +31,7 @@ from etl.model import Merged, NormalizedBatch, Publication
 from etl.sinks import Sink, SinkKind, open_readonly, select
 from etl.sinks.snapshot import Published
 from etl.storage import staging
+from etl.storage.lock import Lock
 from tests.support.publishing import Row, batch, brought, contact, day, publication, sink_at
 
 
@@ -326,7 +327,7 @@ def test_filters_belong_to_the_target(target: Target) -> None:
 def test_nothing_is_visible_before_publishing_or_after_discarding(target: Target) -> None:
     """A failed first run leaves no target; preparing again after discarding works; only the lock may stay."""
     run = target.bring(1, contact(1))
-    with staging.Lock(target.path):
+    with Lock(target.path):
         sink = target.sink()
         sink.open()
         sink.prepare(run)
