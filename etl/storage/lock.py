@@ -33,24 +33,21 @@ class Lock:
         try:
             # Checked before any write: the path could be a hard link to an unrelated file.
             files.refuse_foreign(self.path, os.fstat(self._handle))
-            self._take()
+            with files.translate_os_errors("take the lock", self.path):
+                try:
+                    fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    holder = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                    message = f"another run holds the target: process {holder}"
+                    raise TargetLocked(message, where=str(self.path)) from None
+                os.fchmod(self._handle, files.FILE_MODE)
+                os.ftruncate(self._handle, 0)
+                os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
             refuse_strangers(self._target)
         except BaseException:
             os.close(self._handle)
             raise
         return self
-
-    def _take(self) -> None:
-        with files.translate_os_errors("take the lock", self.path):
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                message = f"Another run holds the target: process {holder}"
-                raise TargetLocked(message, where=str(self.path)) from None
-            os.fchmod(self._handle, files.FILE_MODE)
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
     def __exit__(
         self,

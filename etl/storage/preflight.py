@@ -90,7 +90,7 @@ def shortage(needed: int, *, free: int, largest: int | None) -> tuple[str, str] 
     `free` is the space left on the disk, `largest` the maximum size of a file (None: unlimited), both in bytes.
     """
     if needed > free:
-        return f"The disk has {free:,} bytes left and a run needs {needed:,}", f"Free space: {needed - free:,} bytes"
+        return f"the disk has {free:,} bytes left and a run needs {needed:,}", f"Free space: {needed - free:,} bytes"
     if largest is not None and needed > largest:
-        return f"A file may have {largest:,} bytes and a run needs {needed:,}", "Raise the limit of files (ulimit -f)"
+        return f"a file may have {largest:,} bytes and a run needs {needed:,}", "Raise the limit of files (ulimit -f)"
     return None

@@ -161,7 +161,7 @@ class Stage:
         return full
 
     def close(self) -> None:
-        """Write what is still buffered."""
+        """Write the buffered rows."""
         self._contacts.close()
         self._rejects.close()
         # Arrow would keep its freed memory during the merge: 100 MB for 100,000 contacts.
@@ -235,16 +235,13 @@ class _Parts:
 
     def _write(self) -> None:
         table = self._finish(pa.concat_tables(self._waiting))
-        writer = self._writer or self._begin(table.schema)
+        if self._writer is None:
+            self._path = self._folder / f"{self._stem}-{len(self.files) + 1:06d}.parquet"
+            files.private_file(self._path)
+            with files.translate_os_errors("write a part", self._path):
+                self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd", compression_level=1)
+            self.files[self._path] = ""
         with files.translate_os_errors("write a part", self._path):
-            writer.write_table(table, row_group_size=table.num_rows)
+            self._writer.write_table(table, row_group_size=table.num_rows)
         self.written += table.num_rows
         self._waiting, self._rows, self._bytes = [], 0, 0
-
-    def _begin(self, columns: pa.Schema) -> pq.ParquetWriter:
-        path = self._path = self._folder / f"{self._stem}-{len(self.files) + 1:06d}.parquet"
-        files.private_file(path)
-        with files.translate_os_errors("write a part", path):
-            self._writer = pq.ParquetWriter(path, columns, compression="zstd", compression_level=1)
-        self.files[path] = ""
-        return self._writer
