@@ -29,8 +29,9 @@ from etl.errors import OK, EtlError, UsageError
 from etl.log import log
 from etl.model import AccountYield, Counts, Proof, Publication, Requests, RunRecord, SinkState
 from etl.sinks import Sink, Unpublished
-from etl.sinks.targets import refuse_other_filters, targets
+from etl.sinks.checks import refuse_other_filters
 from etl.sinks.targets import sinks as sinks_of
+from etl.sinks.targets import targets
 from etl.storage import files
 from etl.storage.lock import Lock
 from etl.storage.staging import next_folder, stage_folder

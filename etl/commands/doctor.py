@@ -16,7 +16,8 @@ from etl.errors import EtlError, TargetLocked, UnprovenError, UsageError
 from etl.extract.capabilities import Capabilities
 from etl.extract.probe import probe
 from etl.sinks import Sink
-from etl.sinks.targets import refuse_other_filters, sinks, unconfigured
+from etl.sinks.checks import refuse_other_filters
+from etl.sinks.targets import sinks, unconfigured
 from etl.storage.lock import Lock
 
 PACKAGE = "etl"

@@ -30,8 +30,9 @@ from etl.extract.account import Reader, last_run
 from etl.log import log
 from etl.model import AccountYield, Progress, Publication, SinkState
 from etl.sinks import Sink
+from etl.sinks.checks import refuse_other_filters
 from etl.sinks.snapshot import Published
-from etl.sinks.targets import lagging_sink, refuse_other_filters, unconfigured
+from etl.sinks.targets import lagging_sink, unconfigured
 from etl.sinks.targets import sinks as sinks_of
 from etl.storage import files
 from etl.storage.lock import Lock

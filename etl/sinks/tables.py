@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -69,18 +68,15 @@ STRIKES: Columns = (("account", "VARCHAR"), ("contact_id", "VARCHAR"), ("strikes
 """Contacts that were absent or listed as deleted: once, or twice and therefore deleted.
 
 Deleted contacts are kept, so that a soft-deleted contact that is still listed does not reappear."""
-WINDOWS: Columns = (
-    ("account", "VARCHAR"),
-    ("field", "VARCHAR"),
-    ("is_contact", "BOOLEAN"),
-    ("start", _TIME),
-    ("end", _TIME),
-    ("rows", "INTEGER"),
-    ("request", "BIGINT"),
-    ("attempts", "SMALLINT"),
-    ("level", "VARCHAR"),
-    ("seq", "BIGINT"),
-)
+_STORED: dict[pa.DataType, str] = {
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    schema.TIME: _TIME,
+}
+WINDOWS: Columns = (*((field.name, _STORED[field.type]) for field in schema.WINDOWS_SCHEMA), ("seq", "BIGINT"))
 """The columns of `schema.WINDOWS_SCHEMA` and the run number."""
 MANIFESTS: Columns = (("seq", "BIGINT"), ("digest", "VARCHAR"), ("document", "VARCHAR"))
 
@@ -118,17 +114,6 @@ def create(table: str, columns: Columns) -> str:
 def names(columns: Columns) -> str:
     """The column names as SQL."""
     return duck.listed(name for name, _ in columns)
-
-
-def copy_part(contacts: str, account: str, name: str, file: Path) -> tuple[str, list[str]]:
-    """The statement, with its parameters, that writes an account's contacts to a part of the account `name`."""
-    kept = (column for column in in_files(CONTACTS) if column[0] not in {"account", *schema.STAMPED})
-    values = ", ".join(f"{duck.quoted(column)}::{kind} AS {duck.quoted(column)}" for column, kind in kept)
-    query = f"""
-        COPY (SELECT ?::VARCHAR AS account, {values}, row_number() OVER () AS read_no FROM {contacts} WHERE account = ?)
-        TO {duck.literal(file)} ({duck.PARQUET})
-    """
-    return query, [name, account]
 
 
 def insert_runs(table: str, rows: str) -> str:

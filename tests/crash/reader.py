@@ -91,7 +91,7 @@ def _documents(target: Path) -> list[dict[str, object]]:
 def _entries(target: Path) -> list[dict[str, object]]:
     """What the manifests list and must still be there: states of the last run, and everything that adds up."""
     documents = _documents(target)
-    states = ("current", "strikes")
+    states = ("current", "rejects", "strikes")
     return [
         entry
         for document in documents

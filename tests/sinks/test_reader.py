@@ -197,9 +197,9 @@ def test_a_refused_query_says_why(target: Target, connection: duckdb.DuckDBPyCon
     """What is possible instead, and without the way through our own code."""
     copy = COPY.format(path=target.around / "new.csv", form="")
     for name, words in {
-        "with": "Only one reading statement",
-        "alone": "Only one reading statement",
-        "pivot": "Only one .* PIVOT",
+        "with": "only one reading statement",
+        "alone": "only one reading statement",
+        "pivot": "only one .* PIVOT",
         "serialized": "Permission",
     }.items():
         with pytest.raises(UsageError, match=words) as refused:

@@ -52,13 +52,13 @@ def rewrite(connection: duckdb.DuckDBPyConnection, file: str, floor: str) -> Non
     before, after = (set(connection.execute(_CONTENTS.format(name)).fetchall()) for name in ("source", "target"))
     if lost := before - after:
         kind, home, name, _ = min(lost, key=str)
-        raise _refusal(f"the {kind} {home}.{name} does not come over", file, floor)
+        raise _refusal(f"the {kind} {home}.{name} is not copied", file, floor)
     connection.execute("DETACH source")
 
 
 def _refusal(reason: str, file: str, floor: str) -> SinkError:
     return SinkError(
-        f"The file cannot be rewritten in the storage version {floor}: {reason}",
+        f"the file cannot be rewritten in the storage version {floor}: {reason}",
         where=file,
-        hint="Remove what that version does not know, or raise sinks.duckdb.storage_version, then run again.",
+        hint="Remove content that it does not support, or raise sinks.duckdb.storage_version, then run again.",
     )
