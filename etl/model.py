@@ -7,11 +7,11 @@ Each stage has its type: `RawPage` (bytes as read) -> `NormalizedBatch` (Arrow) 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pyarrow as pa
 
@@ -53,6 +53,20 @@ class Span:
 
     start: datetime | None
     end: datetime | None
+
+
+Time = TypeVar("Time", float, datetime)
+
+
+def union(ranges: Iterable[tuple[Time, Time]]) -> list[tuple[Time, Time]]:
+    """The union of half-open ranges [start, end), as sorted ranges that neither overlap nor touch."""
+    joined: list[tuple[Time, Time]] = []
+    for start, end in sorted((start, end) for start, end in ranges if start < end):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
 
 
 FEWEST_ABSENT = 3

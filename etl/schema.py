@@ -173,7 +173,7 @@ CONTACTS: tuple[Column, ...] = (
 STAMPED = ("observed_at", "seq")
 """Columns whose values are known only when a run is published; parts do not have them."""
 
-FINGERPRINT = "row_hash"
+ROW_HASH = "row_hash"
 
 READ: tuple[Column, ...] = tuple(column for column in CONTACTS if column.path)
 """The columns taken directly from the API's contact."""
@@ -181,32 +181,38 @@ READ: tuple[Column, ...] = tuple(column for column in CONTACTS if column.path)
 CONTENT: tuple[Column, ...] = tuple(
     column
     for column in CONTACTS
-    if not column.presence and column.name not in {"account", "contact_id", FINGERPRINT, *STAMPED}
+    if not column.presence and column.name not in {"account", "contact_id", ROW_HASH, *STAMPED}
 )
 """The columns whose change makes a new version of a contact."""
 
 NORMALIZED_SCHEMA = pa.schema(
-    [column.arrow for column in CONTACTS if column.name not in {FINGERPRINT, *STAMPED}]
-    + [pa.field("read_no", pa.int64())]
+    [column.arrow for column in CONTACTS if column.name not in {ROW_HASH, *STAMPED}] + [pa.field("read_no", pa.int64())]
 )
 """Normalized contacts as read. `read_no` numbers the rows of a run in reading order and is unique in it."""
 
-PART_SCHEMA = NORMALIZED_SCHEMA.append(pa.field(FINGERPRINT, pa.string()))
+PART_SCHEMA = NORMALIZED_SCHEMA.append(pa.field(ROW_HASH, pa.string()))
 """A part: normalized contacts with the fingerprint of each."""
 
 CONTACTS_SCHEMA = pa.schema([column.arrow for column in CONTACTS])
 
 REJECTS: tuple[Column, ...] = (
     _column("account", _T, "", _NONE, "name of the account"),
-    _column("seq", _I, "", _NONE, "sequence number of the run"),
-    _column("observed_at", _AT, "", _NONE, "T0 of the run"),
-    _column("contact_id", _T, "", _DIRECT, "the id where it could be told"),
+    _column("seq", _I, "", _NONE, "sequence number of the last run that saw the contact"),
+    _column("observed_at", _AT, "", _NONE, "T0 of that run"),
+    _column("contact_id", _T, "", _DIRECT, "its id, if it could be read"),
     _column("reason", _T, "", _NONE, "why the contact could not be kept"),
     _column("path", _T, "", _NONE, "the field that is at fault"),
     _column("raw", _T, "", _CONTENT, "the contact as the server sent it"),
+    _column("first_seq", _I, "", _NONE, "sequence number of the first run that saw the contact"),
+    _column("last_seq", _I, "", _NONE, "the same as seq"),
+    _column("seen", _I, "", _NONE, "how many runs saw the contact"),
 )
+"""Each rejected contact once: by account and id or, without an id, by account and raw JSON."""
 
-REJECT_PART_SCHEMA = pa.schema([column.arrow for column in REJECTS if column.name not in {"seq", "observed_at"}])
+REJECTS_STAMPED = ("seq", "observed_at", "first_seq", "last_seq", "seen")
+"""Columns of REJECTS whose values are known only when a run is published; parts do not have them."""
+
+REJECT_PART_SCHEMA = pa.schema([column.arrow for column in REJECTS if column.name not in REJECTS_STAMPED])
 
 
 def column_names(columns: tuple[Column, ...] = CONTACTS) -> tuple[str, ...]:

@@ -29,10 +29,12 @@ from etl.errors import EtlError, UsageError
 from etl.log import log
 from etl.model import AccountYield, Counts, Proof, Publication, Requests, RunRecord, SinkState
 from etl.sinks import Sink, Unpublished
-from etl.sinks.targets import refuse_other_filters, targets
+from etl.sinks.checks import refuse_other_filters
 from etl.sinks.targets import sinks as sinks_of
-from etl.storage import disk
-from etl.storage.staging import Lock, next_folder, stage_folder
+from etl.sinks.targets import targets
+from etl.storage import files
+from etl.storage.lock import Lock
+from etl.storage.staging import next_folder, stage_folder
 
 States = Mapping[Sink, SinkState]
 Records = Mapping[Sink, RunRecord]
@@ -97,10 +99,10 @@ class Change:
                     if outcome.merged is not None:
                         self._report = replace(self._report, contacts=outcome.merged.counts[account].deleted)
                 finally:
-                    disk.remove_quietly(folder)
+                    files.remove_quietly(folder)
             # Killed runs of either name can no longer be resumed.
             for name in filter(None, (account, new)):
-                disk.remove_quietly(stage_folder(sinks[0].path) / name)
+                files.remove_quietly(stage_folder(sinks[0].path) / name)
 
     def _publication(
         self, folder: Path, filters: Mapping[str, object], states: States, done: Records, undone: Records

@@ -14,9 +14,8 @@ import duckdb
 
 from etl.commands.sql import names_of
 from etl.errors import EtlError
-from etl.model import AccountYield, Span
+from etl.model import AccountYield, union
 from etl.sinks import Sink, open_readonly
-from etl.sinks.merge import disjoint
 
 _SPANS = """
     with reads as (
@@ -38,6 +37,8 @@ _SPANS = """
 """
 """The spans of creation time that each run read, the newest run first; no run before a full one is needed."""
 _WITHOUT_TIME = "select count(*) from contacts where account = $1 and created_at is null"
+
+_BEGINNING, _END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 Gaps = list[tuple[datetime, datetime]]
 
@@ -63,11 +64,11 @@ def oldest_needed(connection: duckdb.DuckDBPyConnection, brought: AccountYield) 
     Contacts without a creation time are in no window: they were read by the last page scan.
     """
     record = brought.record
-    whole = [(datetime.min.replace(tzinfo=UTC), record.watermark)]
+    whole = [(_BEGINNING, record.watermark)]
     own = [row for row in brought.windows.to_pylist() if row["field"] == "createdAt"]
     gaps: dict[bool, Gaps] = {}
     for is_contact in (True, False):
-        read = disjoint(Span(row["start"], row["end"]) for row in own if row["is_contact"] == is_contact)
+        read = union((row["start"] or _BEGINNING, row["end"] or _END) for row in own if row["is_contact"] == is_contact)
         gaps[is_contact] = uncovered(whole, read)
     since = record.t0
     ((without_time,),) = connection.execute(_WITHOUT_TIME, [record.account]).fetchall()

@@ -15,8 +15,9 @@ from etl.config import Config
 from etl.errors import EtlError, TargetLocked, UnprovenError, UsageError
 from etl.extract.probe import probe
 from etl.sinks import Sink
-from etl.sinks.targets import refuse_other_filters, sinks, unconfigured
-from etl.storage.staging import Lock
+from etl.sinks.checks import refuse_other_filters
+from etl.sinks.targets import sinks, unconfigured
+from etl.storage.lock import Lock
 
 PACKAGE = "etl"
 _FLOOR = re.compile(r"([\w.-]+)>=([\d.]+)")

@@ -23,8 +23,9 @@ from etl.extract.plan import requests_of
 from etl.extract.probe import probe
 from etl.extract.strategy import LEADS_FIRST, go_on, next_scrub, strike_ranges
 from etl.model import Mode
+from etl.sinks.checks import refuse_other_filters
 from etl.sinks.snapshot import Published
-from etl.sinks.targets import lagging_sink, refuse_other_filters, sinks
+from etl.sinks.targets import lagging_sink, sinks
 from etl.storage.staging import refuse_strangers, stage_folder
 
 SWEEP_REQUESTS = 4

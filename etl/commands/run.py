@@ -33,12 +33,14 @@ from etl.extract.account import Reader, last_run
 from etl.log import log
 from etl.model import AccountYield, Phase, Progress, Publication, SinkState
 from etl.sinks import Sink
+from etl.sinks.checks import refuse_other_filters
 from etl.sinks.snapshot import Published
-from etl.sinks.targets import lagging_sink, refuse_other_filters, targets, unconfigured
+from etl.sinks.targets import lagging_sink, targets, unconfigured
 from etl.sinks.targets import sinks as sinks_of
-from etl.storage import disk
+from etl.storage import files
 from etl.storage.attempts import Attempt, record_attempt
-from etl.storage.staging import Lock, stage_folder
+from etl.storage.lock import Lock
+from etl.storage.staging import stage_folder
 
 RESUMABLE = (SourceUnavailable, AuthError)
 """Errors after which the next run resumes: the data already read is valid."""
@@ -168,20 +170,20 @@ class Run:
         That is everything if the run is cancelled, and the data of accounts that failed with a resumable error.
         """
         for sink in sinks[1:]:
-            disk.remove(stage_folder(sink.path))
+            files.remove(stage_folder(sink.path))
         folder = stage_folder(sinks[0].path)
-        for left in disk.entries(folder):
+        for left in files.entries(folder):
             if left.name not in self._accounts:
-                disk.remove(left)
+                files.remove(left)
         try:
             yield folder
         except Exception:
-            disk.remove_quietly(folder)
+            files.remove_quietly(folder)
             raise
         for name, report in self._accounts.items():
             if not isinstance(report.error, RESUMABLE):
-                disk.remove_quietly(folder / name)
-        disk.remove_if_empty(folder)
+                files.remove_quietly(folder / name)
+        files.remove_if_empty(folder)
 
     def _reader(
         self, sinks: Sequence[Sink], states: Sequence[SinkState], folder: Path, seq: int, source: Source

@@ -16,7 +16,7 @@ from etl.commands.result import instant
 from etl.config import Config
 from etl.sinks import select
 from etl.sinks.targets import reading
-from etl.storage import engine
+from etl.storage import duck
 
 _RENAMED = """
     select seq, detail->>'renamed_from' from runs
@@ -44,7 +44,7 @@ def names_of(connection: duckdb.DuckDBPyConnection, account: str) -> list[tuple[
 @contextmanager
 def in_order() -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection that preserves the order of rows."""
-    with engine.connect() as connection:
+    with duck.connect() as connection:
         connection.execute("SET preserve_insertion_order = true")
         yield connection
 

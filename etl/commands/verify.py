@@ -8,7 +8,6 @@ and every contact in them that existed when the snapshot was taken must be in th
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -34,10 +33,10 @@ from etl.sinks import Sink, SinkKind, Unpublished, open_readonly, parquet_layout
 from etl.sinks.manifest import decode, digest
 from etl.sinks.snapshot import Published
 from etl.sinks.targets import sinks, targets
-from etl.storage import disk, engine
-from etl.storage.fingerprint import FINGERPRINT
+from etl.storage import duck
+from etl.storage.row_hash import ROW_HASH_SQL
 
-_PRESENCE = engine.listed(column.name for column in schema.CONTACTS if column.presence)
+_PRESENCE = duck.listed(column.name for column in schema.CONTACTS if column.presence)
 _CHECKS: dict[str, str] = {
     "ids": "select count(*) from (select 1 from contacts group by account, contact_id having count(*) > 1)",
     "counts": """
@@ -54,7 +53,7 @@ _CHECKS: dict[str, str] = {
         full join (select account, contact_id, row_hash from contacts_as_of(timestamptz '9999-01-01')) v
         using (account, contact_id) where c.row_hash is distinct from v.row_hash""",
     "contents": f"""
-        select count(*) filter (row_hash is distinct from {FINGERPRINT}), max(hash({_PRESENCE}))
+        select count(*) filter (row_hash is distinct from {ROW_HASH_SQL}), max(hash({_PRESENCE}))
         from (select * from contacts union all by name select * exclude (op) from contact_versions)""",
 }
 """Queries that count errors, so each must return zero.
@@ -105,14 +104,9 @@ def _manifests(connection: duckdb.DuckDBPyConnection, kind: SinkKind, path: Path
     if kind == "parquet":
         chain = parquet_layout.read(path)
         parquet_layout.leftovers(chain)
-        files = [file for name in parquet_layout.CONTENTS for file in chain.entries(name)]
-        for file in files:
-            name = path / file.path
-            with disk.translate_os_errors("read", name), name.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
-            if found != file.sha256:
-                raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(name))
-        return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {len(files)} files as published")
+        parquet_layout.refuse_altered(chain, parquet_layout.CONTENTS)
+        files = sum(len(chain.entries(content)) for content in parquet_layout.CONTENTS)
+        return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {files} files as published")
     rows = connection.execute("select digest, document from etl.manifests order by seq").fetchall()
     previous, runs = "", set[tuple[object, ...]]()
     for recorded, document in rows:

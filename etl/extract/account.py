@@ -32,7 +32,7 @@ from etl.extract.windows import Accepted
 from etl.log import log
 from etl.model import NOTHING, AccountYield, Counts, Level, Look, Progress, Proof, Requests, RunRecord, SinkState, Span
 from etl.schema import PART_SCHEMA, WINDOWS_SCHEMA
-from etl.storage import disk
+from etl.storage import files
 from etl.storage.staging import Stage
 
 MILLISECOND = timedelta(milliseconds=1)
@@ -146,10 +146,10 @@ class Reader:
         key = reading_key(self.source, self.extract, self.last, full=self.full)
         left = left_in(self.folder, key, self._began_at)
         if left.resumption is None:
-            disk.remove(self.folder)
+            files.remove(self.folder)
         else:
             log.info("run.resumed", account=self.source.account, windows=len(left.resumption.accepted))
-        disk.private_folder(self.folder)
+        files.private_folder(self.folder)
         return Journal(self.folder, key, self._began_at, left)
 
     def _record(

@@ -23,7 +23,7 @@ from etl.extract.crosscheck import SUSPECTS, FirstSeen, UnmatchedContact
 from etl.extract.journal import Journal, Walked
 from etl.extract.pages import SavedScan
 from etl.extract.windows import milliseconds
-from etl.storage import disk, engine
+from etl.storage import duck, files
 
 CHUNK_ROWS = 10_000
 """Number of contacts seen that a killed run can lose."""
@@ -181,13 +181,13 @@ class CrossCheckFiles:
     def _missing(self, held: Sequence[Path], before: int) -> Sequence[UnmatchedContact]:
         if not self._files:
             return []
-        seen = engine.scan(self._files, _COLUMNS)
+        seen = duck.scan(self._files, _COLUMNS)
         query = f"""
-            select created, is_contact from ({seen}) anti join ({engine.scan(held, _COLUMNS[:1])}) using (contact_id)
+            select created, is_contact from ({seen}) anti join ({duck.scan(held, _COLUMNS[:1])}) using (contact_id)
             where created < ? limit {SUSPECTS}
         """  # noqa: S608 - file names are quoted by the engine
         # The spill folder is created here because DuckDB would create it with the umask's permissions.
-        with engine.connect(engine.FRUGAL, disk.private_folder(self._folder / "spill")) as connection:
+        with duck.connect(duck.FRUGAL, files.private_folder(self._folder / "spill")) as connection:
             return [UnmatchedContact(*row) for row in connection.execute(query, [before]).fetchall()]
 
 
@@ -200,11 +200,11 @@ def _in_order(times: array[int]) -> array[int]:
     return ordered
 
 
-def _seen(files: Sequence[Path], is_contact: bool, pages: Collection[int]) -> Iterator[tuple[_Seen, bool]]:
+def _seen(paths: Sequence[Path], is_contact: bool, pages: Collection[int]) -> Iterator[tuple[_Seen, bool]]:
     """All contacts seen in one list, newest file first, and whether each is from the latest read of one of `pages`."""
     left = set(pages)
-    for file in reversed(files):
-        with disk.translate_os_errors("read what the witness saw", file):
+    for file in reversed(paths):
+        with files.translate_os_errors("read what the witness saw", file):
             rows = map(_Seen, *(column.to_pylist() for column in pq.read_table(file).columns))
         found = set[int]()
         for row in rows:
@@ -217,7 +217,7 @@ def _seen(files: Sequence[Path], is_contact: bool, pages: Collection[int]) -> It
 def _write(path: Path, rows: list[_Seen]) -> str:
     """Write the rows to a new file; returns its checksum."""
     columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
-    disk.private_file(path)
-    with disk.translate_os_errors("write what the witness saw", path):
+    files.private_file(path)
+    with files.translate_os_errors("write what the witness saw", path):
         pq.write_table(pa.table(columns, schema=_SCHEMA), path)
-    return disk.checksum(path)
+    return files.checksum(path)

@@ -26,7 +26,7 @@ from etl.errors import SinkError
 from etl.extract.checkpoint import ExtractionStart, Resumption
 from etl.extract.windows import Accepted
 from etl.model import RawPage
-from etl.storage import disk
+from etl.storage import files
 from etl.storage.staging import Checksums
 
 NAME = "journal.jsonl"
@@ -162,7 +162,7 @@ def _is_unchanged(left: SavedProgress, folder: Path) -> bool:
     try:
         for page in left.pages:
             _body(folder, page)
-        return all(disk.checksum(file) == checksum for file, checksum in left.checksums().items())
+        return all(files.checksum(file) == checksum for file, checksum in left.checksums().items())
     except SinkError:
         return False
 
@@ -170,7 +170,7 @@ def _is_unchanged(left: SavedProgress, folder: Path) -> bool:
 def _body(folder: Path, page: _Received) -> bytes:
     """A page as it was received. Raises `SinkError` if it was changed since."""
     path = _segment_path(folder, page.segment)
-    with disk.own_file(path) as file, disk.translate_os_errors("read a page again", path):
+    with files.own_file(path) as file, files.translate_os_errors("read a page again", path):
         file.seek(page.offset)
         body = file.read(page.size)
     if _checksum(body).hex() != page.checksum:
@@ -183,7 +183,7 @@ def _whole_lines(path: Path) -> tuple[list[_Line], int, bytes]:
     """The lines before the first torn or changed one, their size in bytes, and the last one's checksum."""
     lines: list[_Line] = []
     size, chain = 0, b""
-    with suppress(SinkError, msgspec.MsgspecError), disk.own_file(path) as file:
+    with suppress(SinkError, msgspec.MsgspecError), files.own_file(path) as file:
         for line in file:
             told, _, rest = line.rpartition(_CHAIN)
             following = _checksum(chain + told)
@@ -252,8 +252,8 @@ class Journal:
     _begun: bool = field(default=False, init=False)
     _chain: bytes = field(default=b"", init=False)
     """The checksum of the last line."""
-    _lines: disk.Appended | None = field(default=None, init=False)
-    _pages: disk.Appended | None = field(default=None, init=False)
+    _lines: files.Appended | None = field(default=None, init=False)
+    _pages: files.Appended | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Append to the existing journal, if there is one."""
@@ -263,15 +263,15 @@ class Journal:
             self._ends = {page.segment: page.read_no + page.rows for page in self.left.pages}
             self._segment = max(self._ends, default=0) + 1
             # Lines after a torn one could not be read.
-            disk.truncate(self.folder / NAME, self.left.size)
+            files.truncate(self.folder / NAME, self.left.size)
             self._drop_the_rest()
 
     def _drop_the_rest(self) -> None:
         """Remove files that were not complete when the run was killed."""
         kept = {self.folder / NAME} | self.left.files(self.folder)
-        for path in disk.entries(self.folder):
+        for path in files.entries(self.folder):
             if path not in kept:
-                disk.remove(path)
+                files.remove(path)
 
     @property
     def resumed(self) -> Resumption | None:
@@ -292,7 +292,7 @@ class Journal:
         """Keep a page until `written` records that its contacts are in a part."""
         if self._begun:
             if self._pages is None:
-                self._pages = disk.Appended(_segment_path(self.folder, self._segment))
+                self._pages = files.Appended(_segment_path(self.folder, self._segment))
             self._pages.add(page.body)
             checksum = _checksum(page.body).hex()
             self._write(_Received(self._segment, self._offset, len(page.body), page.rows, page.read_no, checksum))
@@ -316,7 +316,7 @@ class Journal:
         """Record the complete parts, which hold the first `upto` contacts received, and remove the pages of those."""
         self._write(_Written(_names(parts), _names(rejects), upto, counts))
         for segment in [segment for segment, end in self._ends.items() if end <= upto]:
-            disk.remove(_segment_path(self.folder, segment))
+            files.remove(_segment_path(self.folder, segment))
             del self._ends[segment]
         self._segment, self._offset = self._segment + 1, 0
         if self._pages is not None:
@@ -331,7 +331,7 @@ class Journal:
     def _write(self, line: _Line) -> None:
         if self._begun:
             if self._lines is None:
-                self._lines = disk.Appended(self.folder / NAME)
+                self._lines = files.Appended(self.folder / NAME)
             told = _encode(line).removesuffix(b"}")
             self._chain = _checksum(self._chain + told)
             self._lines.add(b'%b%b%b"}\n' % (told, _CHAIN, self._chain.hex().encode()))

@@ -14,6 +14,7 @@ from operator import itemgetter
 
 from etl.api.request import TimeField
 from etl.extract.windows import Window
+from etl.model import union
 
 
 def plan_windows(
@@ -145,16 +146,12 @@ def _left_of(window: Window, spans: Sequence[tuple[float, float]]) -> Iterator[W
 
 
 def _covered(done: Iterable[Window]) -> dict[tuple[TimeField, bool], list[tuple[float, float]]]:
-    """Disjoint sorted spans for each field and list; an open start is infinite."""
-    covered: dict[tuple[TimeField, bool], list[tuple[float, float]]] = {}
-    for window in sorted((window for window in done if window.end is not None), key=_begin):
-        spans = covered.setdefault((window.field, window.is_contact), [])
-        start, end = _begin(window), float(window.end or 0)
-        if spans and start <= spans[-1][1]:
-            start, earlier = spans.pop()
-            end = max(end, earlier)
-        spans.append((start, end))
-    return covered
+    """Disjoint sorted ranges for each field and list; an open start is infinite."""
+    ranges: dict[tuple[TimeField, bool], list[tuple[float, float]]] = {}
+    for window in done:
+        if window.end is not None:
+            ranges.setdefault((window.field, window.is_contact), []).append((_begin(window), window.end))
+    return {chosen: union(each) for chosen, each in ranges.items()}
 
 
 def _begin(window: Window) -> float:

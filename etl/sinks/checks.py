@@ -7,19 +7,16 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import duckdb
 
 from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt, UsageError
 from etl.model import Merged, Publication, SinkState
 from etl.sinks.readback import ReadBackError, read_back
-from etl.storage import disk, engine
-
-SinkKind = Literal["duckdb", "parquet"]
-"""The name of a sink, in the configuration and in reports."""
+from etl.sinks.sink import Sink
+from etl.storage import duck, files
 
 _ABOUT_FILES = (
     duckdb.IOException,
@@ -43,28 +40,33 @@ def with_memory_fallback(limit: int, work: Callable[[int], Merged]) -> Merged:
     does not retry it (P11).
     """
     try:
-        return work(min(limit, engine.FRUGAL))
+        return work(min(limit, duck.FRUGAL))
     except OutOfMemory:
-        if limit <= engine.FRUGAL:
+        if limit <= duck.FRUGAL:
             raise
         return work(limit)
     except SinkError as error:
         if _INTERRUPTED not in str(error.__cause__):
             raise
-        return work(min(limit, engine.FRUGAL))
+        return work(min(limit, duck.FRUGAL))
 
 
-def check_compatible(previous: SinkState, publication: Publication, target: Path) -> None:
-    """Raise `UsageError` if the target was made with other filters, `PublishConflict` if the run number is taken."""
-    if previous.seq and dict(previous.filters) != dict(publication.filters):
+def refuse_other_filters(sink: Sink, state: SinkState, filters: Mapping[str, object]) -> None:
+    """Raise `UsageError` if the target was made with other filters: a target holds the export of one set of filters."""
+    if state.seq and dict(state.filters) != dict(filters):
         raise UsageError(
-            "The target was made with other filters",
-            where=str(target),
-            hint="Choose another path for this export, or restore the filters.",
+            f"the target was made with {'other' if state.filters else 'no'} filters",
+            where=f"sinks.{sink.name}.path = {sink.path}",
+            hint="Name a new target for this export, or restore extract.filters.",
         )
+
+
+def check_compatible(sink: Sink, previous: SinkState, publication: Publication) -> None:
+    """Raise `UsageError` if the target was made with other filters, `PublishConflict` if the run number is taken."""
+    refuse_other_filters(sink, previous, publication.filters)
     if publication.seq <= previous.seq:
-        message = f"Run {publication.seq} comes after run {previous.seq}, which is already published"
-        raise PublishConflict(message, where=str(target))
+        message = f"run {publication.seq} comes after run {previous.seq}, which is already published"
+        raise PublishConflict(message, where=str(sink.path))
 
 
 def is_damage(error: duckdb.Error) -> bool:
@@ -88,11 +90,11 @@ def translate(error: duckdb.Error, target: Path) -> EtlError:
     """
     text = str(error).splitlines()[0] if isinstance(error, _ABOUT_FILES) else type(error).__name__
     if is_damage(error):
-        return TargetCorrupt(f"The target is damaged: {text}", where=str(target))
+        return TargetCorrupt(f"the target is damaged: {text}", where=str(target))
     if isinstance(error, duckdb.OutOfMemoryException):
-        hint = "Raise extract.memory_limit or free space beside the target, then run again."
-        return OutOfMemory(f"The merge ran out of memory: {text}", where=str(target), hint=hint)
-    return SinkError(f"The merge failed: {text}", where=str(target))
+        hint = "Raise extract.memory_limit or free space on the disk of the target, then run again."
+        return OutOfMemory(f"the merge ran out of memory: {text}", where=str(target), hint=hint)
+    return SinkError(f"the merge failed: {text}", where=str(target))
 
 
 def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publication, written: Path) -> None:
@@ -108,17 +110,17 @@ def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publicati
         f"SELECT count(*) FROM contact_versions WHERE seq = {publication.seq}",
     )
     try:
-        with disk.translate_os_errors("start another process", written):
+        with files.translate_os_errors("start another process", written):
             contacts, [[repeated]], [[versions]] = read_back(setup, queries)
     except ReadBackError as error:
-        raise SinkError(f"What was written cannot be read back: {error}", where=str(written)) from error
+        raise SinkError(f"the written data cannot be read back: {error}", where=str(written)) from error
     found: dict[object, object] = {account: rows for account, rows in contacts}  # noqa: C416 - dict() wants pairs
     wanted = {account: counts.contacts for account, counts in merged.counts.items()}
     differing = [account for account, rows in wanted.items() if found.get(account, 0) != rows]
     wanted_versions = sum(counts.new + counts.changed + counts.deleted for counts in merged.counts.values())
     if differing or repeated or versions != wanted_versions:
         raise SinkError(
-            f"What was written reads back otherwise: accounts {differing}, {repeated} contacts twice,"
+            f"the written data reads back differently: accounts {differing}, {repeated} contacts twice,"
             f" {versions} versions instead of {wanted_versions}",
             where=str(written),
         )
@@ -127,10 +129,10 @@ def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publicati
 def sync_published(folder: Path) -> None:
     """Sync a folder after publishing; a failure is a separate outcome: published, but durability unknown."""
     try:
-        disk.sync(folder)
+        files.sync(folder)
     except SinkError as error:
         raise PublishConflict(
-            f"Published, but it is not known whether it survives a power loss: {error.message}",
+            f"published, but it is not known whether it survives a power loss: {error.message}",
             where=str(folder),
-            hint="Check the disk, then run again: the next run starts from what is there.",
+            hint="Check the disk, then run again: the next run starts from the published state.",
         ) from error

@@ -16,8 +16,10 @@ import msgspec
 from etl import schema
 from etl.model import Merged, Publication, RunRecord, SinkState
 
-FORMAT = 2
+FORMAT = 3
 """Format 1 had no seal."""
+FORMAT_OF_SIGHTINGS = 2
+"""Up to this format, `rejects` has a row per run that saw the contact (`etl.sinks.rejects`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,10 @@ def decode(document: bytes) -> Manifest:
         raise ValueError(str(error)) from error
     if manifest.format > FORMAT:
         raise ValueError(f"format {manifest.format} is newer than this program knows ({FORMAT})")
-    if (manifest.seal or manifest.format > 1) and digest(_blank(document, manifest.seal)) != manifest.seal:
+    blank = document.replace(f'"seal":"{manifest.seal}"'.encode(), b'"seal":""', 1)
+    if (manifest.seal or manifest.format > 1) and digest(blank) != manifest.seal:
         raise ValueError("it does not agree with its seal: it was damaged or edited")
     return manifest
-
-
-def _blank(document: bytes, seal: str) -> bytes:
-    return document.replace(f'"seal":"{seal}"'.encode(), b'"seal":""', 1)
 
 
 def sink_state(document: bytes) -> SinkState:

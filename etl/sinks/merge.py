@@ -1,9 +1,9 @@
 """Deduplicates the contacts that a run read and merges them with the previous snapshot, in SQL shared by all sinks.
 
-`prepare` works on an engine that has the previous snapshot as the relations `contacts` and `strikes`, and creates
-relations for the sink to write: `upserts`, `versions`, `next_strikes`, `next_rejects`, `next_windows`. It changes
-nothing itself. Decisions use narrow columns; whole rows are read only when they are written, so memory does not grow
-with their width.
+`prepare` works on an engine that has the previous snapshot as the relations `contacts`, `strikes` and `rejects`, and
+creates relations for the sink to write: `upserts`, `versions`, `next_strikes`, `next_rejects`, `next_windows`. It
+changes nothing itself. Decisions use narrow columns; whole rows are read only when they are written, so memory does not
+grow with their width.
 
 A contact's verdict in a run:
 
@@ -37,16 +37,16 @@ import pyarrow as pa
 
 from etl import schema
 from etl.errors import EtlError, TargetCorrupt
-from etl.model import SNAPSHOTS, AccountYield, Counts, Merged, Publication, RunRecord, Span
-from etl.sinks import tables
-from etl.storage import engine
+from etl.model import SNAPSHOTS, AccountYield, Counts, Merged, Publication, RunRecord, Span, union
+from etl.sinks import rejects, tables
+from etl.storage import duck
 
 _NAMES = schema.column_names()
 _PRESENCE = tuple(column.name for column in schema.CONTACTS if column.presence)
 _PART = tables.in_files(
     (*(column for column in tables.CONTACTS if column[0] not in schema.STAMPED), ("read_no", "BIGINT"))
 )
-_REJECT_PART = tuple(column for column in tables.REJECTS if column[0] not in {"seq", "observed_at"})
+_REJECT_PART = tuple(column for column in tables.REJECTS if column[0] not in schema.REJECTS_STAMPED)
 
 
 # Few contacts are read more than once: finding those is cheaper than ranking all.
@@ -62,7 +62,7 @@ CREATE TEMP TABLE losers AS
 
 _FOLDED = f"""
 CREATE TEMP TABLE folded AS
-    SELECT account, contact_id, read_no, created_at, row_hash, {engine.listed(_PRESENCE)},
+    SELECT account, contact_id, read_no, created_at, row_hash, {duck.listed(_PRESENCE)},
            coalesce(status = 'DELETED', false) AS listed_deleted
     FROM received ANTI JOIN losers USING (account, read_no)
 """
@@ -79,7 +79,7 @@ _JUDGE_RECEIVED = f"""
 INSERT INTO verdicts
     WITH judged AS (
         SELECT f.*, p.created_at AS was_created_at, p.row_hash AS old_hash, p.contact_id IS NULL AS unknown,
-               ({engine.listed(_PRESENCE, "f")}) IS DISTINCT FROM ({engine.listed(_PRESENCE, "p")}) AS moved,
+               ({duck.listed(_PRESENCE, "f")}) IS DISTINCT FROM ({duck.listed(_PRESENCE, "p")}) AS moved,
                CASE WHEN y.filtered OR NOT f.listed_deleted THEN 0
                     WHEN s.contact_id IS NULL THEN 1
                     WHEN y.again THEN s.strikes
@@ -114,7 +114,7 @@ INSERT INTO verdicts
         LEFT JOIN reach r ON p.account = r.account
         LEFT JOIN strikes s ON p.account = s.account AND p.contact_id = s.contact_id
         ANTI JOIN folded f ON p.account = f.account AND p.contact_id = f.contact_id
-        ANTI JOIN next_rejects n ON p.account = n.account AND p.contact_id = n.contact_id
+        ANTI JOIN rejected n ON p.account = n.account AND p.contact_id = n.contact_id
         WHERE y.filtered OR s.strikes = 1 OR (p.created_at >= r.start AND p.created_at < r."end")
     )
     SELECT a.account, a.contact_id, NULL, NULL, a.created_at,
@@ -145,7 +145,7 @@ CREATE TEMP VIEW outgoing AS
 """
 
 _STAMPS = {"observed_at": "y.t0", "seq": "y.seq"}
-_STAMPED_ROW = ", ".join(f"{_STAMPS.get(name, f'r.{engine.quoted(name)}')} AS {engine.quoted(name)}" for name in _NAMES)
+_STAMPED_ROW = ", ".join(f"{_STAMPS.get(name, f'r.{duck.quoted(name)}')} AS {duck.quoted(name)}" for name in _NAMES)
 _UPSERTS = f"""
 CREATE TEMP VIEW upserts AS
     SELECT {_STAMPED_ROW}, v.verdict, v.created_at AS cut_at
@@ -154,10 +154,10 @@ CREATE TEMP VIEW upserts AS
     JOIN yields y ON r.account = y.account
 """
 
-_LAST_ROW = ", ".join(_STAMPS.get(name, f"p.{engine.quoted(name)}") for name in _NAMES)
+_LAST_ROW = ", ".join(_STAMPS.get(name, f"p.{duck.quoted(name)}") for name in _NAMES)
 _VERSIONS = f"""
 CREATE TEMP VIEW versions AS
-    SELECT {engine.listed(_NAMES)}, 'upsert' AS op, cut_at FROM upserts WHERE verdict <> 'presence'
+    SELECT {duck.listed(_NAMES)}, 'upsert' AS op, cut_at FROM upserts WHERE verdict <> 'presence'
     UNION ALL
     SELECT {_LAST_ROW}, 'delete', v.created_at
     FROM contacts p
@@ -179,7 +179,7 @@ CREATE TEMP TABLE next_strikes AS
 
 _STEPS = (
     _LOSERS, _FOLDED, _VERDICTS, _JUDGE_RECEIVED, _JUDGE_ABSENT, "DROP TABLE folded",
-    _INCOMING, _OUTGOING, _UPSERTS, _VERSIONS, _NEXT_STRIKES,
+    _INCOMING, _OUTGOING, _UPSERTS, _VERSIONS, _NEXT_STRIKES, rejects.NEXT,
 )  # fmt: skip
 
 _COUNTS = """
@@ -199,52 +199,49 @@ def prepare(connection: duckdb.DuckDBPyConnection, publication: Publication, las
     `last` is the last run of every account that the sink holds. Raises `EtlError` if a received row is not accounted
     for.
     """
-    _bring_in(connection, publication, last)
+    _create_inputs(connection, publication, last)
     for step in _STEPS:
         connection.execute(step)
     merged = _count(connection, publication)
-    _conserve(connection, merged)
+    _check_conservation(connection, merged)
     return merged
 
 
-def _bring_in(connection: duckdb.DuckDBPyConnection, publication: Publication, last: Mapping[str, RunRecord]) -> None:
-    """Create `received`, `yields`, `covered`, `next_rejects` and `next_windows` from the data of the accounts."""
+def _create_inputs(
+    connection: duckdb.DuckDBPyConnection, publication: Publication, last: Mapping[str, RunRecord]
+) -> None:
+    """Create the relations that the steps read: the data of the accounts, and how each account entered the run."""
     accounts = publication.accounts
-    received = engine.scan((part for brought in accounts for part in brought.parts), _PART)
-    rejects = engine.scan((part for brought in accounts for part in brought.rejects), _REJECT_PART)
-    connection.register("yields", _yields(publication, last))
+    records = [brought.record for brought in accounts]
+    yields = {
+        "account": pa.array([record.account for record in records], pa.string()),
+        "filtered": pa.array([record.mode in SNAPSHOTS for record in records], pa.bool_()),
+        "dropped": pa.array([record.mode == "dropped" for record in records], pa.bool_()),
+        "renamed_to": pa.array([record.detail.get("renamed_to") for record in records], pa.string()),
+        "again": pa.array([_is_again(record, last.get(record.account)) for record in records], pa.bool_()),
+        "t0": pa.array([record.t0 for record in records], schema.TIME),
+        "seq": pa.array([publication.seq] * len(records), pa.int64()),
+    }
+    connection.register("yields", pa.table(yields))
     connection.register("covered", _spans(accounts, lambda brought: brought.coverage))
     connection.register("confirmed", _spans(accounts, lambda brought: brought.confirmed))
     windows = [schema.WINDOWS_SCHEMA.empty_table(), *(brought.windows for brought in accounts)]
     connection.register("accepted", pa.concat_tables(windows))
-    connection.execute(f"CREATE TEMP VIEW received AS {received}")
-    connection.execute(
-        f"""CREATE TEMP VIEW next_rejects AS
-        SELECT account, y.seq, y.t0 AS observed_at, contact_id, reason, path, raw
-        FROM ({rejects}) JOIN yields y USING (account)"""
-    )
-    connection.execute(
-        "CREATE TEMP VIEW contradictory AS SELECT account, raw FROM next_rejects WHERE reason = 'conflicting_ids'"
-    )
     connection.execute(f"CREATE TEMP VIEW next_windows AS SELECT *, {publication.seq}::BIGINT AS seq FROM accepted")
-
-
-def _yields(publication: Publication, last: Mapping[str, RunRecord]) -> pa.Table:
-    records = [brought.record for brought in publication.accounts]
-    return pa.table(
-        {
-            "account": pa.array([record.account for record in records], pa.string()),
-            "filtered": pa.array([record.mode in SNAPSHOTS for record in records], pa.bool_()),
-            "dropped": pa.array([record.mode == "dropped" for record in records], pa.bool_()),
-            "renamed_to": pa.array([record.detail.get("renamed_to") for record in records], pa.string()),
-            "again": pa.array([_again(record, last.get(record.account)) for record in records], pa.bool_()),
-            "t0": pa.array([record.t0 for record in records], schema.TIME),
-            "seq": pa.array([publication.seq] * len(records), pa.int64()),
-        }
+    received = duck.scan((part for brought in accounts for part in brought.parts), _PART)
+    connection.execute(f"CREATE TEMP VIEW received AS {received}")
+    rejected = duck.scan((part for brought in accounts for part in brought.rejects), _REJECT_PART)
+    connection.execute(
+        f"""CREATE TEMP VIEW rejected AS
+        SELECT account, y.seq, y.t0 AS observed_at, contact_id, reason, path, raw
+        FROM ({rejected}) JOIN yields y USING (account)"""
+    )
+    connection.execute(
+        "CREATE TEMP VIEW contradictory AS SELECT account, raw FROM rejected WHERE reason = 'conflicting_ids'"
     )
 
 
-def _again(record: RunRecord, last: RunRecord | None) -> bool:
+def _is_again(record: RunRecord, last: RunRecord | None) -> bool:
     """Whether the sink already holds this data: a resumed run keeps its T0."""
     return last is not None and bool(record.detail.get("resumed")) and record.t0 <= last.t0
 
@@ -253,24 +250,12 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _END = datetime.max.replace(tzinfo=UTC)
 
 
-def disjoint(spans: Iterable[Span]) -> list[tuple[datetime, datetime]]:
-    """The union of the spans, as sorted spans that neither overlap nor touch; open ends become `datetime.min`/`max`."""
-    bounds = sorted((span.start or _BEGINNING, span.end or _END) for span in spans)
-    bounds = [(start, end) for start, end in bounds if start < end]
-    joined: list[tuple[datetime, datetime]] = []
-    for start, end in bounds:
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    return joined
-
-
 def _spans(accounts: Sequence[AccountYield], chosen: Callable[[AccountYield], Iterable[Span]]) -> pa.Table:
+    """The union of each account's chosen spans, with open ends as `datetime.min` and `datetime.max`."""
     rows = [
         {"account": brought.record.account, "start": start, "end": end}
         for brought in accounts
-        for start, end in disjoint(chosen(brought))
+        for start, end in union((span.start or _BEGINNING, span.end or _END) for span in chosen(brought))
     ]
     fields = [("account", pa.string()), ("start", schema.TIME), ("end", schema.TIME)]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
@@ -301,19 +286,16 @@ def _by_account(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, 
     return dict(connection.execute(query).fetchall())
 
 
-def _refuse_repeated(connection: duckdb.DuckDBPyConnection) -> None:
-    """Raise `TargetCorrupt` if another program inserted a contact that the snapshot already held."""
-    repeated = "SELECT 1 FROM contacts GROUP BY account, contact_id HAVING count(*) > 1"
-    if found := len(connection.execute(repeated).fetchall()):
-        raise TargetCorrupt(f"{found} contacts stand in the target more than once", where="contacts")
-
-
-def _conserve(connection: duckdb.DuckDBPyConnection, merged: Merged) -> None:
-    rejects = _by_account(connection, "SELECT account, count(*) FROM next_rejects GROUP BY account")
+def _check_conservation(connection: duckdb.DuckDBPyConnection, merged: Merged) -> None:
+    """Raise `EtlError` if a received row is not accounted for."""
+    rejected = _by_account(connection, "SELECT account, count(*) FROM rejected GROUP BY account")
     for account, counts in merged.counts.items():
         kept = counts.new + counts.changed + counts.unchanged + counts.folded + counts.rejected
-        stored = rejects.get(account, 0)
+        stored = rejected.get(account, 0)
         if counts.received != kept or counts.rejected != stored:
-            _refuse_repeated(connection)
+            # Another program may have inserted a contact that the snapshot already held.
+            repeated = "SELECT 1 FROM contacts GROUP BY account, contact_id HAVING count(*) > 1"
+            if found := len(connection.execute(repeated).fetchall()):
+                raise TargetCorrupt(f"{found} contacts stand in the target more than once", where="contacts")
             message = f"{counts.received} contacts were received and {kept} accounted for, {stored} of them in rejects"
             raise EtlError(message, where=f"account {account}: {counts}")

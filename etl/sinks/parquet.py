@@ -2,7 +2,7 @@
 
 The next state is prepared next to the target (`etl.sinks.parquet_files`), read back by another process and synced. Its
 folders are then moved into the target, where no manifest lists them yet; linking the manifest under its name publishes
-them. The link fails if the name is taken, and so does its replacement on file systems without links (`disk.put`). The
+them. The link fails if the name is taken, and so does its replacement on file systems without links (`files.put`). The
 next run removes folders that no manifest lists, if the prepared manifest still exists and shows that they are ours.
 """
 
@@ -20,24 +20,24 @@ import pyarrow as pa
 
 from etl.errors import PublishConflict, SinkError
 from etl.model import Merged, Publication, SinkState, Span
-from etl.sinks import checks, manifest, merge, parquet_layout, sharing, tables
-from etl.sinks.manifest import DataFile
+from etl.sinks import checks, manifest, merge, parquet_layout, queries, rejects, sharing, tables
 from etl.sinks.parquet_files import write
-from etl.storage import disk, engine, preflight, staging
+from etl.sinks.sink import SinkKind
+from etl.storage import duck, files, preflight, staging
 
 
 class ParquetSink:
     """Publishes into one folder of Parquet files; keeps the last `keep` complete states for slow readers."""
 
-    name: checks.SinkKind = "parquet"
+    name: SinkKind = "parquet"
 
     def __init__(
         self,
         path: Path,
-        memory_limit: int = engine.MEMORY_LIMIT,
+        memory_limit: int = duck.MEMORY_LIMIT,
         keep: int = 3,
         *,
-        access: disk.Access | None = None,
+        access: files.Access | None = None,
     ) -> None:
         self.path = path
         self._access = access
@@ -49,15 +49,18 @@ class ParquetSink:
 
     def open(self) -> SinkState:
         """Create the folder's parent, remove leftovers, and read the state; raises as `parquet_layout.read` does."""
-        with disk.translate_os_errors("look at the target", self.path):
+        with files.translate_os_errors("look at the target", self.path):
             places = [place for place in (self.path, *self._folders()) if place.is_dir()] or [self.path.parent]
         staging.probe(self.path, places, self._access, folders=True)
         chain = parquet_layout.read(self.path)
-        self._collect_unpublished(chain)
+        for path in parquet_layout.leftovers(chain):
+            files.remove(path)
+        if not chain.manifests:
+            self._remove_empty()
         staging.collect_leftovers(self.path, [self.path.parent, *places])
         if self._access:
             sharing.refuse_foreign(self._access, self._folders())
-            sharing.tell_closed(self._access, self.path)
+            sharing.warn_closed(self._access, self.path)
         preflight.check_room(staging.temporary(self.path), copied=sum(file.bytes for file in chain.entries("current")))
         return self._keep_in_mind(chain)
 
@@ -73,27 +76,18 @@ class ParquetSink:
 
     def created_at(self, account: str) -> pa.Table:
         """Creation times of the account's contacts in the published snapshot, in order, without nulls."""
-        query, parameters = engine.creation_times("contacts", "strikes", account)
         with self._reading() as connection:
-            return connection.sql(query, params=parameters).to_arrow_table()
+            return queries.created_at(connection, account)
 
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
         """Write the ids of the account's published and deleted contacts to a new file; see `Sink.copy_ids`."""
-        disk.private_file(file)
-        statement, parameters = engine.known_ids("contacts", "strikes", account, file, within)
         with self._reading() as connection:
-            connection.execute(statement, parameters)
-        # The engine has replaced the private file with a new one.
-        disk.make_private(file)
+            queries.copy_ids(connection, account, file, within)
 
     def copy_contacts(self, account: str, name: str, file: Path) -> int:
         """Write the account's published contacts to a new part of the account `name`; return their number."""
-        disk.private_file(file)
-        statement, parameters = tables.copy_part("contacts", account, name, file)
         with self._reading() as connection:
-            [[rows]] = connection.execute(statement, parameters).fetchall()
-        disk.make_private(file)
-        return int(rows)
+            return queries.copy_contacts(connection, account, name, file)
 
     def prepare(self, publication: Publication) -> Merged:
         """Write the next state next to the target and have it read back; the target is not changed yet.
@@ -105,17 +99,26 @@ class ParquetSink:
     def _prepare(self, publication: Publication, memory: int) -> Merged:
         self.discard()
         chain = parquet_layout.read(self.path)
-        checks.check_compatible(chain.state, publication, self.path)
+        checks.check_compatible(self, chain.state, publication)
         parquet_layout.refuse_altered(chain)
         folder = self._next = staging.next_folder(self.path)
-        with self._engine(chain, memory, disk.private_folder(folder / "spill")) as connection:
+        with self._engine(chain, memory, files.private_folder(folder / "spill")) as connection:
             merged = merge.prepare(connection, publication, chain.state.runs)
-            files = write(connection, chain, folder, publication.seq)
-        written = replace(manifest.follow(chain.state, publication, merged), files=tuple(files))
-        self._read_back(folder, files, merged, publication)
-        disk.private_file(folder / parquet_layout.MANIFEST, manifest.encode(written))
-        disk.sync_tree(folder)
-        disk.sync(folder.parent)
+            made = write(connection, chain, folder, publication.seq)
+        written = replace(manifest.follow(chain.state, publication, merged), files=tuple(made))
+        views = (
+            f"CREATE VIEW {name} AS "
+            + duck.scan((folder / file.path for file in made if file.path.startswith(f"{content}/")), columns)
+            for name, content, columns in (
+                ("contacts", "current", tables.in_files(tables.CONTACTS)),
+                ("contact_versions", "versions", tables.in_files(tables.VERSIONS)),
+            )
+        )
+        bounds = duck.bounds(self._memory_limit, folder / "spill")
+        checks.read_back_whole((*bounds, *views), merged, publication, folder)
+        files.private_file(folder / parquet_layout.MANIFEST, manifest.encode(written))
+        files.sync_tree(folder)
+        files.sync(folder.parent)
         return merged
 
     def publish(self, publication: Publication) -> None:
@@ -124,22 +127,29 @@ class ParquetSink:
         Raises `PublishConflict` if the number is taken; then, as after any failure, the moved folders are removed.
         """
         if self._next is None:
-            raise SinkError(f"Nothing is prepared for run {publication.seq}", where=str(self.path))
+            raise SinkError(f"nothing is prepared for run {publication.seq}", where=str(self.path))
         with self._moved(self._next, publication.seq):
-            manifest = self._next / parquet_layout.MANIFEST
+            prepared = self._next / parquet_layout.MANIFEST
             if self._access:
-                sharing.share(self._access, self.path, [*self._folders(), manifest])
-            self._link(manifest, publication.seq)
+                sharing.share(self._access, self.path, [*self._folders(), prepared])
+            path = parquet_layout.manifest_path(self.path, publication.seq)
+            with files.translate_os_errors("publish the manifest", path):
+                try:
+                    files.put(prepared, path)
+                except FileExistsError:
+                    message = f"another process published run {publication.seq}"
+                    raise PublishConflict(message, where=str(path)) from None
         self._known = None
         checks.sync_published(self.path / "manifests")
         self.discard()
         with contextlib.suppress(SinkError):
-            self._drop_old_states()
+            for folder in parquet_layout.outdated(self.path, self._keep):
+                files.remove(folder)
 
     def discard(self) -> None:
         """Remove the files that `prepare` created."""
         if self._next is not None:
-            disk.remove_quietly(self._next)
+            files.remove_quietly(self._next)
             self._next = None
 
     def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
@@ -149,25 +159,19 @@ class ParquetSink:
 
     @contextlib.contextmanager
     def _engine(self, chain: parquet_layout.Chain, memory: int, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-        """An engine with the previous snapshot as `contacts` and `strikes`; translates engine errors to ours."""
-        contacts = engine.scan(chain.files("current"), tables.in_files(tables.CONTACTS))
-        strikes = engine.scan(chain.files("strikes"), tables.STRIKES)
+        """An engine with the last state as `contacts`, `strikes` and `rejects`; translates engine errors to ours."""
+        relations = {
+            "contacts": duck.scan(chain.files("current"), tables.in_files(tables.CONTACTS)),
+            "strikes": duck.scan(chain.files("strikes"), tables.STRIKES),
+            "rejects": rejects.scan(chain.files("rejects"), complete=chain.complete_rejects),
+        }
         try:
-            with engine.connect(memory, spill) as connection:
-                connection.execute(f"CREATE TEMP VIEW contacts AS {contacts}")
-                connection.execute(f"CREATE TEMP VIEW strikes AS {strikes}")
+            with duck.connect(memory, spill) as connection:
+                for name, query in relations.items():
+                    connection.execute(f"CREATE TEMP VIEW {name} AS {query}")
                 yield connection
         except duckdb.Error as error:
             raise checks.translate(error, self.path) from error
-
-    def _read_back(self, folder: Path, files: list[DataFile], merged: Merged, publication: Publication) -> None:
-        def view(name: str, content: str, columns: tables.Columns) -> str:
-            found = [folder / file.path for file in files if file.path.startswith(f"{content}/")]
-            return f"CREATE VIEW {name} AS {engine.scan(found, tables.in_files(columns))}"
-
-        bounds = engine.bounds(self._memory_limit, folder / "spill")
-        views = (view("contacts", "current", tables.CONTACTS), view("contact_versions", "versions", tables.VERSIONS))
-        checks.read_back_whole((*bounds, *views), merged, publication, folder)
 
     @contextlib.contextmanager
     def _moved(self, folder: Path, seq: int) -> Iterator[None]:
@@ -178,59 +182,35 @@ class ParquetSink:
                 name = parquet_layout.part_folder(content, seq)
                 if (folder / name).is_dir():
                     placed.append(self._place(folder / name, self.path / name))
-                    disk.sync(placed[-1].parent)
-            disk.private_folder(self.path / "manifests")
+                    files.sync(placed[-1].parent)
+            files.private_folder(self.path / "manifests")
             for made in (self.path, self.path.parent):
-                disk.sync(made)
+                files.sync(made)
             yield
         except BaseException:
-            self._withdraw(placed)
+            try:
+                for path in placed:
+                    files.remove(path)
+                self._remove_empty()
+            except SinkError:
+                self._next = None  # Not discarded: the prepared manifest shows the next run that these are ours.
             raise
 
-    def _withdraw(self, placed: list[Path]) -> None:
-        try:
-            for path in placed:
-                disk.remove(path)
-            self._remove_empty()
-        except SinkError:
-            self._next = None  # Not discarded: the prepared manifest shows the next run that these folders are ours.
-
     def _place(self, source: Path, target: Path) -> Path:
-        disk.private_folder(target.parent)
-        with disk.translate_os_errors("move the new files into place", target):
+        files.private_folder(target.parent)
+        with files.translate_os_errors("move the new files into place", target):
             try:  # A rename never replaces a folder that is not empty.
                 source.rename(target)
             except OSError as error:
                 if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
                     raise
-                raise PublishConflict("Another run is publishing the same number", where=str(target)) from None
+                raise PublishConflict("another run is publishing the same number", where=str(target)) from None
         return target
-
-    def _link(self, source: Path, seq: int) -> None:
-        path = parquet_layout.manifest_path(self.path, seq)
-        with disk.translate_os_errors("publish the manifest", path):
-            try:
-                disk.put(source, path)
-            except FileExistsError:
-                raise PublishConflict(f"Run {seq} was published by somebody else", where=str(path)) from None
-
-    def _collect_unpublished(self, chain: parquet_layout.Chain) -> None:
-        """Remove folders that a killed run moved into place; refuse any other unpublished folder."""
-        for path in parquet_layout.leftovers(chain):
-            disk.remove(path)
-        if not chain.manifests:
-            self._remove_empty()
 
     def _folders(self) -> list[Path]:
         return [self.path / name for name in (*parquet_layout.CONTENTS, "manifests")]
 
     def _remove_empty(self) -> None:
         for folder in self._folders():
-            disk.remove_if_empty(folder)
-        disk.remove_if_empty(self.path)
-
-    def _drop_old_states(self) -> None:
-        for content in parquet_layout.STATES:
-            published = [path for path in disk.entries(self.path / content) if path.name.startswith("seq=")]
-            for old in published[: -self._keep]:
-                disk.remove(old)
+            files.remove_if_empty(folder)
+        files.remove_if_empty(self.path)

@@ -8,8 +8,7 @@ system has no links, the file is copied.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +16,9 @@ import duckdb
 
 from etl.errors import SinkError
 from etl.log import log
-from etl.sinks import parquet_layout, partitions, tables
+from etl.sinks import parquet_layout, partitions, rejects, tables
 from etl.sinks.manifest import DataFile
-from etl.sinks.partitions import Slice
-from etl.storage import disk, engine
+from etl.storage import duck, files
 
 _COLUMNS: dict[str, tables.Columns] = {
     "current": tables.in_files(tables.CONTACTS),
@@ -29,6 +27,7 @@ _COLUMNS: dict[str, tables.Columns] = {
     "windows": tables.WINDOWS,
     "strikes": tables.STRIKES,
 }
+_CONTACT = tables.names(tables.CONTACTS)
 _EVEN_IF_EMPTY = ("current", "versions")
 """Written even if empty, so that readers of a new target find the columns."""
 
@@ -38,35 +37,57 @@ _Source = str | DataFile
 
 def write(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain, folder: Path, seq: int) -> list[DataFile]:
     """Prepare all files of run `seq` in `folder`, from the last state and the merge result in `connection`."""
-    return [file for content in parquet_layout.CONTENTS for file in _content(connection, chain, folder, content, seq)]
+    published: list[DataFile] = []
+    for content in parquet_layout.CONTENTS:
+        home = files.private_folder(folder / parquet_layout.part_folder(content, seq))
+        written: list[DataFile] = []
+        for number, source in enumerate(_sources(connection, chain, content), start=1):
+            path = home / f"part-{number:06d}.parquet"
+            if isinstance(source, DataFile):
+                made = _link(chain, source, path)
+            else:
+                made = _copy(connection, content, source, path)
+            written.append(replace(made, path=str(path.relative_to(folder))))
+        kept = [file for file in written if file.rows] or (written[:1] if content in _EVEN_IF_EMPTY else [])
+        for file in written:
+            if file not in kept:
+                files.remove(folder / file.path)
+        if not kept:
+            files.remove(home.parent)
+        published += kept
+    return published
 
 
-def _content(
-    connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain, folder: Path, content: str, seq: int
-) -> list[DataFile]:
-    home = disk.private_folder(folder / parquet_layout.part_folder(content, seq))
-    written: list[DataFile] = []
-    for number, source in enumerate(_SOURCES[content](connection, chain), start=1):
-        path = home / f"part-{number:06d}.parquet"
-        made = _link(chain, source, path) if isinstance(source, DataFile) else _copy(connection, content, source, path)
-        written.append(replace(made, path=str(path.relative_to(folder))))
-    files = [file for file in written if file.rows] or (written[:1] if content in _EVEN_IF_EMPTY else [])
-    for file in written:
-        if file not in files:
-            disk.remove(folder / file.path)
-    if not files:
-        disk.remove(home.parent)
-    return files
+def _sources(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain, content: str) -> Iterator[_Source]:
+    """The sources of the files of one content, in order."""
+    if content == "current":
+        current = {chain.target / file.path: file for file in chain.entries(content)}
+        for piece in partitions.next_state(connection, tuple(current)):
+            if piece.stale:
+                contacts, at = duck.scan(piece.files, _COLUMNS[content]), piece.within.holds("created_at")
+                yield f"""(
+                    SELECT {_CONTACT} FROM ({contacts})
+                    ANTI JOIN (FROM outgoing WHERE {at}) USING (account, contact_id) WHERE {at}
+                    UNION ALL SELECT {_CONTACT} FROM upserts WHERE {at} AND {piece.within.holds("cut_at")}
+                )"""
+            else:
+                yield current[piece.files[0]]
+    elif content == "versions":
+        for share in partitions.shares(connection, partitions.SLICE_ROWS):
+            yield f"versions WHERE {share}"
+    elif content == "rejects":
+        changed = connection.execute("SELECT EXISTS (FROM next_rejects)").fetchone() == (True,)
+        yield from (rejects.STATE,) if changed or not chain.complete_rejects else chain.entries(content)
+    else:
+        yield f"next_{content}"
 
 
 def _link(chain: parquet_layout.Chain, file: DataFile, path: Path) -> DataFile:
     """Link a published file to `path`; `parquet_layout.refuse_altered` has checked it before the merge."""
-    if not disk.link_or_copy(chain.target / file.path, path):
+    if not files.link_or_copy(chain.target / file.path, path):
         log.info("sink.copied", file=path.name, reason="no hard link can be made here")
-        if _sha256(path) != file.sha256:
-            raise SinkError(
-                "A copy differs from what was copied", where=str(path), hint="Check the disk, then run again."
-            )
+        if files.sha256(path) != file.sha256:
+            raise SinkError("a copy differs from the original", where=str(path), hint="Check the disk, then run again.")
     return file
 
 
@@ -76,43 +97,6 @@ def _copy(connection: duckdb.DuckDBPyConnection, content: str, relation: str, pa
     # all files the same.
     nulls = ", ".join(f"NULL::{kind}" for _, kind in columns)
     query = f"SELECT {tables.names(columns)} FROM {relation} UNION ALL SELECT {nulls} FROM range(0)"
-    copied = connection.execute(f"COPY ({query}) TO {engine.literal(path)} ({engine.PARQUET})").fetchone()
-    disk.make_private(path)
-    return DataFile("", int(copied[0]) if copied else 0, path.stat().st_size, _sha256(path))
-
-
-def _sha256(path: Path) -> str:
-    with disk.translate_os_errors("read back", path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _state(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain) -> Iterator[_Source]:
-    published = {chain.target / file.path: file for file in chain.entries("current")}
-    for piece in partitions.next_state(connection, tuple(published)):
-        if piece.stale:
-            yield _rewritten(piece)
-        else:
-            yield published[piece.files[0]]
-
-
-def _rewritten(piece: Slice) -> str:
-    names = tables.names(tables.CONTACTS)
-    contacts = engine.scan(piece.files, _COLUMNS["current"])
-    at = piece.within.holds("created_at")
-    return f"""(
-        SELECT {names} FROM ({contacts}) ANTI JOIN (FROM outgoing WHERE {at}) USING (account, contact_id) WHERE {at}
-        UNION ALL SELECT {names} FROM upserts WHERE {at} AND {piece.within.holds("cut_at")}
-    )"""
-
-
-def _versions(connection: duckdb.DuckDBPyConnection, _: parquet_layout.Chain) -> Iterator[_Source]:
-    return (f"versions WHERE {within}" for within in partitions.shares(connection, partitions.SLICE_ROWS))
-
-
-_SOURCES: dict[str, Callable[[duckdb.DuckDBPyConnection, parquet_layout.Chain], Iterator[_Source]]] = {
-    "current": _state,
-    "versions": _versions,
-    "rejects": lambda *_: iter(("next_rejects",)),
-    "windows": lambda *_: iter(("next_windows",)),
-    "strikes": lambda *_: iter(("next_strikes",)),
-}
+    copied = connection.execute(f"COPY ({query}) TO {duck.literal(path)} ({duck.PARQUET})").fetchone()
+    files.make_private(path)
+    return DataFile("", int(copied[0]) if copied else 0, path.stat().st_size, files.sha256(path))

@@ -2,7 +2,8 @@
 
     current/seq=00000003/*.parquet      the complete state of manifest 3; states share files (hard links)
     versions/seq=00000003/*.parquet     the versions that run 3 added
-    rejects/, windows/, strikes/        the same, if there are any
+    rejects/, strikes/                  complete as `current`, if there are any
+    windows/                            accumulate as `versions`, if there are any
     manifests/00000003.json             the record of run 3, and its files
 
 Only reads. Files that no manifest lists are not published.
@@ -10,10 +11,9 @@ Only reads. Files that no manifest lists are not published.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,11 +21,13 @@ from etl.errors import SinkError, TargetCorrupt
 from etl.model import SinkState
 from etl.sinks import manifest
 from etl.sinks.manifest import DataFile, Manifest
-from etl.storage import disk, staging
+from etl.storage import files, staging
 
 CONTENTS = ("current", "versions", "rejects", "windows", "strikes")
-STATES = ("current", "strikes")
-"""Complete in each run: only the latest ones are kept. The other contents accumulate."""
+STATES = ("current", "rejects", "strikes")
+"""Complete in each run: only the latest ones are kept. The other contents accumulate.
+
+Up to manifest format 2, `rejects` accumulated too (`etl.sinks.rejects`)."""
 MANIFEST = "manifest.json"
 """The manifest among the files that a run prepared; linking it into the target publishes."""
 _SEQ = re.compile(r"seq=(\d{8,})")
@@ -50,9 +52,15 @@ class Chain:
     manifests: tuple[Manifest, ...] = ()
     state: SinkState = field(default_factory=SinkState)
 
+    @property
+    def complete_rejects(self) -> bool:
+        """Whether the rejects of the last run are complete, so that those of earlier runs are not needed."""
+        return not self.manifests or self.manifests[-1].format > manifest.FORMAT_OF_SIGHTINGS
+
     def entries(self, content: str) -> list[DataFile]:
         """The published files of one content: all of them, or for complete states only those of the last run."""
-        chosen = self.manifests[-1:] if content in STATES else self.manifests
+        complete = content in STATES and (content != "rejects" or self.complete_rejects)
+        chosen = self.manifests[-1:] if complete else self.manifests
         return [file for published in chosen for file in published.files if file.path.startswith(f"{content}/")]
 
     def files(self, content: str) -> list[Path]:
@@ -68,82 +76,60 @@ def read(target: Path, *, runs: bool = False) -> Chain:
 
     Raises `TargetCorrupt` for anything damaged, missing or altered, `SinkError` if the target is not a folder.
     """
-    with disk.translate_os_errors("read the target", target):
+    with files.translate_os_errors("read the target", target):
         if not os.path.lexists(target):
             return Chain(target)
         if not target.is_dir():
-            raise SinkError("A file stands where the folder should be", where=str(target), hint="Choose another path.")
-    found = [_MANIFEST.fullmatch(path.name) for path in disk.entries(target / "manifests")]
-    numbers = sorted(int(each[1]) for each in found if each)
-    return _linked(target, numbers, runs=runs)
-
-
-def _linked(target: Path, numbers: list[int], *, runs: bool) -> Chain:
+            raise SinkError("the target is a file, not a folder", where=str(target), hint="Choose another path.")
+    found = [_MANIFEST.fullmatch(path.name) for path in files.entries(target / "manifests")]
     manifests: list[Manifest] = []
     state = SinkState()
-    for number in numbers:
+    for number in sorted(int(each[1]) for each in found if each):
         path = manifest_path(target, number)
-        with disk.translate_os_errors("read the manifest", path):
+        with files.translate_os_errors("read the manifest", path):
             document = path.read_bytes()
         try:
             current = manifest.decode(document)
         except ValueError as error:
-            raise TargetCorrupt(f"The manifest cannot be read: {error}", where=str(path)) from error
+            raise TargetCorrupt(f"the manifest cannot be read: {error}", where=str(path)) from error
         if current.seq != number or current.previous != state.digest:
-            raise TargetCorrupt("The manifest does not follow the one before it", where=str(path))
+            raise TargetCorrupt("the manifest does not follow the one before it", where=str(path))
         manifests.append(replace(current, state={}, runs=current.runs if runs else ()))
         state = SinkState(number, manifest.digest(document), current.state, current.filters)
     chain = Chain(target, tuple(manifests), state)
-    _check_files(chain)
+    if manifests:
+        _check_files(chain)
     return chain
 
 
 def _check_files(chain: Chain) -> None:
-    for published in chain.manifests:
-        for file in published.files:
-            if published is chain.manifests[-1] or file.path.split("/")[0] not in STATES:
-                _check_size(chain.target / file.path, file)
-    if chain.manifests:
-        _refuse_strangers(chain)
-        _refuse_other_columns(chain)
-
-
-def _check_size(path: Path, file: DataFile) -> None:
-    try:
-        found = path.stat().st_size
-    except OSError as error:
-        raise TargetCorrupt(f"A published file is missing: {error.strerror}", where=str(path)) from error
-    if found != file.bytes:
-        raise TargetCorrupt(f"A published file has {found} bytes instead of {file.bytes}", where=str(path))
-
-
-def _refuse_strangers(chain: Chain) -> None:
-    """Raise `TargetCorrupt` for a foreign file in the current folder: readers would see it as part of the state."""
-    folder = chain.target / part_folder("current", chain.state.seq)
+    """Raise `TargetCorrupt` if a published file is missing or cut off, or the state has foreign files or columns."""
+    for path, file in ((chain.target / file.path, file) for content in CONTENTS for file in chain.entries(content)):
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise TargetCorrupt(f"a published file is missing: {error.strerror}", where=str(path)) from error
+        if size != file.bytes:
+            raise TargetCorrupt(f"a published file has {size} bytes instead of {file.bytes}", where=str(path))
     ours = set(chain.files("current"))
-    for stranger in (path for path in disk.entries(folder) if path.suffix == ".parquet" and path not in ours):
-        hint = "Move it away, then run again."
-        raise TargetCorrupt("A file that no run wrote stands in the current state", where=str(stranger), hint=hint)
-
-
-def _refuse_other_columns(chain: Chain) -> None:
+    for path in files.entries(chain.target / part_folder("current", chain.state.seq)):
+        if path.suffix == ".parquet" and path not in ours:  # Readers would see it as part of the state.
+            message = "a file that no run wrote stands in the current state"
+            raise TargetCorrupt(message, where=str(path), hint="Move it away, then run again.")
     published = chain.manifests[-1].columns
     for column, kind in manifest.columns().items():
         if published.get(column) != kind:
-            message = f"The target has no column {column} of type {kind}"
+            message = f"the target has no column {column} of type {kind}"
             hint = "It was made by another version: move it away and run again for a full export."
             raise TargetCorrupt(message, where=str(chain.target), hint=hint)
 
 
-def refuse_altered(chain: Chain) -> None:
-    """Raise `TargetCorrupt` if the state is not bit for bit as published: the next one is built from it."""
-    for content in STATES:
-        for file in chain.entries(content):
-            path = chain.target / file.path
-            with disk.translate_os_errors("read", path), path.open("rb") as opened:
-                found = hashlib.file_digest(opened, "sha256").hexdigest()
-            if found != file.sha256:
-                raise TargetCorrupt("A published file was altered: its SHA-256 differs", where=str(path))
+def refuse_altered(chain: Chain, contents: Sequence[str] = STATES) -> None:
+    """Raise `TargetCorrupt` if a file is not bit for bit as published; the next state is built from `STATES`."""
+    for file in (file for content in contents for file in chain.entries(content)):
+        path = chain.target / file.path
+        if files.sha256(path) != file.sha256:
+            raise TargetCorrupt("a published file was altered: its SHA-256 differs", where=str(path))
 
 
 def leftovers(chain: Chain) -> list[Path]:
@@ -152,27 +138,42 @@ def leftovers(chain: Chain) -> list[Path]:
     Raises `TargetCorrupt` for a folder that no run prepared: its manifest was lost.
     """
     found = list(unpublished(chain))
-    ours = {seq for folder in staging.prepared(chain.target) if (seq := _prepared_seq(folder))} if found else set()
+    prepared = staging.prepared(chain.target) if found else ()
+    ours = {written.seq for folder in prepared if (written := _read_quietly(folder / MANIFEST))}
     for seq, path in found:
         # Checked last: folders that a concurrent run has just published are neither lost nor left over.
         if seq not in ours and not manifest_path(chain.target, seq).exists():
             hint = "Restore the manifest from a backup, or move the target away and run again for a full export."
-            raise TargetCorrupt(f"No manifest lists this folder of run {seq}", where=str(path), hint=hint)
+            raise TargetCorrupt(f"no manifest lists this folder of run {seq}", where=str(path), hint=hint)
     return [path for seq, path in found if seq in ours]
 
 
-def _prepared_seq(folder: Path) -> int:
-    """The number of the run that prepared this folder; 0 if it has no readable manifest."""
+def _read_quietly(path: Path) -> Manifest | None:
+    """The manifest in a file; None if it cannot be read."""
     try:
-        return manifest.decode((folder / MANIFEST).read_bytes()).seq
+        return manifest.decode(path.read_bytes())
     except (OSError, ValueError):
-        return 0
+        return None
+
+
+def outdated(target: Path, keep: int) -> list[Path]:
+    """Folders that belong to no state but those before the last `keep`."""
+    folders = {content: _numbered(target / content) for content in STATES}
+    for seq, _ in folders["current"][-keep:]:
+        kept = _read_quietly(manifest_path(target, seq))
+        if kept is not None and kept.format <= manifest.FORMAT_OF_SIGHTINGS:
+            del folders["rejects"]  # This state consists of the rejects of all runs before it.
+            break
+    return [path for numbered in folders.values() for _, path in numbered[:-keep]]
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """The folders of runs in a folder (seq, path), oldest first."""
+    found = ((_SEQ.fullmatch(path.name), path) for path in files.entries(folder))
+    return [(int(match[1]), path) for match, path in found if match]
 
 
 def unpublished(chain: Chain) -> Iterator[tuple[int, Path]]:
     """Folders (seq, path) newer than the last manifest."""
     for content in CONTENTS:
-        for path in disk.entries(chain.target / content):
-            found = _SEQ.fullmatch(path.name)
-            if found and int(found[1]) > chain.state.seq:
-                yield int(found[1]), path
+        yield from ((seq, path) for seq, path in _numbered(chain.target / content) if seq > chain.state.seq)

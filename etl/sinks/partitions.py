@@ -16,7 +16,7 @@ from pathlib import Path
 
 import duckdb
 
-from etl.storage import engine
+from etl.storage import duck
 
 SLICE_ROWS = 50_000
 """Contacts per file; contacts with the same creation time stay together."""
@@ -126,12 +126,20 @@ def next_state(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
 
     Adjacent stale files are split again together, which keeps their sizes even.
     """
-    connection.execute(_STANDING.format(contacts=engine.scan(files, _PLACED)))
+    connection.execute(_STANDING.format(contacts=duck.scan(files, _PLACED)))
     found = connection.execute(_DATED).fetchall()
     dated = [Slice(Range(start, end), (Path(file),), stale) for file, start, end, stale in found]
     for stale, group in groupby(dated or [Slice(Range(), (), stale=True)], key=attrgetter("stale")):
         stretch = tuple(group)
-        yield from _cut_anew(connection, stretch) if stale else stretch
+        if not stale:
+            yield from stretch
+            continue
+        whole = Range(stretch[0].within.start, stretch[-1].within.end)
+        contacts = duck.scan((file for one in stretch for file in one.files), _PLACED)
+        staying = f"({contacts}) ANTI JOIN outgoing USING (account, contact_id)"
+        for within in _cut(connection, whole, SLICE_ROWS, staying, "incoming"):
+            held = (file for one in stretch if one.within.meets(within) for file in one.files)
+            yield Slice(within, tuple(held), stale=True)
     files_without = connection.execute(_STALE_WITHOUT_CREATED_AT).fetchall()
     met = _meets_without_created_at(connection)
     if files_without or met:
@@ -144,12 +152,3 @@ def next_state(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
 
 def _meets_without_created_at(connection: duckdb.DuckDBPyConnection) -> bool:
     return connection.execute(_MEETS_WITHOUT_CREATED_AT).fetchone() == (True,)
-
-
-def _cut_anew(connection: duckdb.DuckDBPyConnection, stretch: Sequence[Slice]) -> Iterator[Slice]:
-    whole = Range(stretch[0].within.start, stretch[-1].within.end)
-    contacts = engine.scan((file for one in stretch for file in one.files), _PLACED)
-    staying = f"({contacts}) ANTI JOIN outgoing USING (account, contact_id)"
-    for within in _cut(connection, whole, SLICE_ROWS, staying, "incoming"):
-        files = (file for one in stretch if one.within.meets(within) for file in one.files)
-        yield Slice(within, tuple(files), stale=True)

@@ -34,7 +34,7 @@ class PublishedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
     def open(self, path: str, mode: str = "rb", **_: object) -> OpenFile:
         """Open a published file. Raises `PermissionError` for any other file or mode."""
         if mode != "rb" or path not in self._paths:
-            message = f"{path} cannot be opened ({mode}): what was published is only read"
+            message = f"{path} cannot be opened ({mode}): published files are read-only"
             raise PermissionError(message)
         return OpenFile(self._paths[path].open("rb", buffering=0))
 

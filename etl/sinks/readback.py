@@ -54,19 +54,18 @@ def _answer(request: dict[str, list[str]], *, again: bool = True) -> dict[str, o
         connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
         for statement in request["setup"]:
             connection.execute(statement)
-        return {"rows": [_rows(connection, query) for query in request["queries"]]}
+        rows: list[list[tuple[object, ...]]] = []
+        for query in request["queries"]:
+            try:
+                rows.append(connection.execute(query).fetchall())
+            except duckdb.CatalogException:
+                rows.append([])
     except duckdb.Error as error:
         # The engine does not retry a read that the system interrupted, and that is not damage.
         if again and os.strerror(errno.EINTR) in str(error):
             return _answer(request, again=False)
         return {"error": str(error)}
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[tuple[object, ...]]:
-    try:
-        return connection.execute(query).fetchall()
-    except duckdb.CatalogException:
-        return []
+    return {"rows": rows}
 
 
 if __name__ == "__main__":

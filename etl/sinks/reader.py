@@ -1,11 +1,13 @@
 """Read-only SQL access to a published target: the same four tables and `contacts_as_of(t)` for every sink.
 
 A connection cannot write to the target, and sees one published snapshot for its whole lifetime. Read errors of the
-engine are reported as damage, except those in `_HARMLESS`; only user queries can fail in other ways (see `select`).
+engine are reported as damage, except those that an intact target can cause (`duckdb_file.unreadable`); only user
+queries can fail in other ways (see `select`).
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,22 +16,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from etl.errors import EtlError, SinkError, TargetCorrupt, UsageError
-from etl.sinks import checks, parquet_layout, tables
-from etl.sinks.duckdb import SIZE, refuse_cut_off
-from etl.storage import disk, engine, staging
+from etl.errors import TargetCorrupt, UsageError
+from etl.sinks import checks, duckdb_file, parquet_layout, rejects, tables
+from etl.sinks.sink import SinkKind
+from etl.storage import duck, files, staging
 
-_RELATIONS = """
-SELECT DISTINCT schema_name || '.' || table_name FROM duckdb_columns() WHERE database_name = 'target' AND NOT internal
-"""
-_HARMLESS = {
-    "lock on file": "Close the program that writes to it, then ask again.",
-    "Too many open files": "Raise the limit of open files (ulimit -n), then ask again.",
-    "Interrupted system call": "Ask again.",
-    "Out of Memory": "Give it more memory, then ask again.",
-}
-"""Engine messages for which an intact target cannot be read, each with its hint."""
-_ONE_READING = "Only one reading statement is possible, such as SELECT or DESCRIBE"
+_ONE_READING = "only one reading statement is possible, such as SELECT or DESCRIBE"
 _NOT_IN_PIVOT = re.compile(r"\b(copy|insert|update|delete|merge|query|query_table|json_execute\w*)\b", re.IGNORECASE)
 """Words that could write: a PIVOT without IN executes a query for its values during planning."""
 _RUNS_TEXT = '"name": "JSON_EXECUTE_SERIALIZED_SQL"'
@@ -43,26 +35,19 @@ class Unpublished(UsageError):
 
 
 @contextmanager
-def open_readonly(kind: checks.SinkKind, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_readonly(kind: SinkKind, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with `contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of`.
 
     Raises `Unpublished` if nothing was published yet, `SinkError` if the target cannot be read for external reasons,
     and `TargetCorrupt` if it is empty, truncated, damaged or not ours; also later, inside the block.
     """
     if not path.exists():
-        raise Unpublished("Nothing was published yet", where=str(path))
+        raise Unpublished("nothing was published yet", where=str(path))
     try:
         with _duckdb(path) if kind == "duckdb" else _parquet(path) as connection:
             yield connection
     except duckdb.Error as error:
-        raise _translated(error, path) from error
-
-
-def _translated(error: duckdb.Error, path: Path) -> EtlError:
-    reason = checks.words(error).partition("\n")[0]
-    hint = next((hint for words, hint in _HARMLESS.items() if words in reason), "")
-    told = f"The target cannot be read: {reason}"
-    return SinkError(told, where=str(path), hint=hint) if hint else TargetCorrupt(told, where=str(path))
+        raise duckdb_file.unreadable(checks.words(error).partition("\n")[0], path) from error
 
 
 def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
@@ -76,10 +61,10 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
         _refuse_writing(connection, statement)
         return connection.sql(statement).to_arrow_table()
     except UnicodeEncodeError as error:
-        raise UsageError("The query is not text in UTF-8", where="query") from error
+        raise UsageError("the query is not text in UTF-8", where="query") from error
     except duckdb.Error as error:
         if checks.is_damage(error):
-            raise TargetCorrupt(f"The target is damaged: {checks.words(error)}", where="query") from error
+            raise TargetCorrupt(f"the target is damaged: {checks.words(error)}", where="query") from error
         raise UsageError(checks.words(error), where="query") from error
 
 
@@ -113,47 +98,44 @@ def _refuse_writing(connection: duckdb.DuckDBPyConnection, statement: str) -> No
 
 
 def _duckdb(path: Path) -> duckdb.DuckDBPyConnection:
-    with disk.translate_os_errors("read the target", path), path.open("rb") as file:
-        if not file.read(1):
-            raise TargetCorrupt("The target is an empty file", where=str(path))
-    connection = engine.connect()
-    connection.execute(f"ATTACH {engine.literal(path)} AS target (READ_ONLY)")
+    with files.translate_os_errors("read the target", path), path.open("rb") as file:
+        duckdb_file.refuse_empty(path, os.fstat(file.fileno()).st_size)
+    connection = duck.connect()
+    connection.execute(f"ATTACH {duck.literal(path)} AS target (READ_ONLY)")
     connection.execute("USE target")
-    refuse_cut_off(path, *(connection.execute(SIZE).fetchone() or (1, 0)))
-    _refuse_foreign({name for (name,) in connection.execute(_RELATIONS).fetchall()}, path)
+    duckdb_file.refuse_cut_off(path, *(connection.execute(duckdb_file.SIZE).fetchone() or (1, 0)))
+    held = duckdb_file.held(connection.execute(duckdb_file.COLUMNS).fetchall())
+    if not duckdb_file.is_published(held):
+        duckdb_file.refuse_foreign(held, path)
+        raise Unpublished("nothing was published into this file yet", where=str(path))
+    if held.get(("main", "rejects"), {}).keys().isdisjoint(rejects.ADDED):
+        connection.execute(f"CREATE TEMP VIEW rejects AS {rejects.once('target.main.rejects')}")
     return _confined(connection)
-
-
-def _refuse_foreign(relations: set[str], path: Path) -> None:
-    """Raise for a file without our tables: `TargetCorrupt` if a name is taken, else `Unpublished` (a run adds them)."""
-    if "etl.manifests" in relations:
-        return
-    if foreign := relations & {f"main.{table}" for table in tables.PUBLIC}:
-        raise TargetCorrupt(f"The file has a table {min(foreign)} that is not ours", where=str(path))
-    raise Unpublished("Nothing was published into this file yet", where=str(path))
 
 
 def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
     chain = parquet_layout.read(path, runs=True)
     if not chain.manifests:
-        _refuse_lost(chain)
+        # Files without a manifest are lost data, unless an unfinished first run explains them.
+        if any(parquet_layout.unpublished(chain)) and not staging.prepared(chain.target):
+            raise TargetCorrupt("no manifest lists the files in this folder", where=str(chain.target))
+        raise Unpublished("nothing was published into this folder yet", where=str(chain.target))
     from etl.sinks.published import PublishedFiles  # noqa: PLC0415 - costs 0.1 s, only needed for this kind of target
 
-    connection = engine.connect()
-    connection.register_filesystem(
-        PublishedFiles(chain.target, (f for name in parquet_layout.CONTENTS for f in chain.files(name)))
-    )
+    paths = {content: chain.files(content) for content in parquet_layout.CONTENTS}
+    names = {content: [PublishedFiles.name(path, file) for file in found] for content, found in paths.items()}
+    views = {
+        "contacts": duck.scan(names["current"], tables.in_files(tables.CONTACTS)),
+        "contact_versions": duck.scan(names["versions"], tables.in_files(tables.VERSIONS)),
+        "rejects": rejects.scan(names["rejects"], complete=chain.complete_rejects),
+        "etl.windows": duck.scan(names["windows"], tables.WINDOWS),
+        "etl.strikes": duck.scan(names["strikes"], tables.STRIKES),
+    }
+    connection = duck.connect()
+    connection.register_filesystem(PublishedFiles(path, (file for found in paths.values() for file in found)))
     connection.execute("CREATE SCHEMA etl")
-    for table, content, columns in (
-        ("contacts", "current", tables.CONTACTS),
-        ("contact_versions", "versions", tables.VERSIONS),
-        ("rejects", "rejects", tables.REJECTS),
-        ("etl.windows", "windows", tables.WINDOWS),
-        ("etl.strikes", "strikes", tables.STRIKES),
-    ):
-        files = [PublishedFiles.name(chain.target, file) for file in chain.files(content)]
-        query = engine.scan(files, tables.in_files(columns))
-        connection.execute(f"CREATE VIEW {table} AS {query}")
+    for view, query in views.items():
+        connection.execute(f"CREATE VIEW {view} AS {query}")
     connection.execute(tables.create("published_runs", tables.RUNS))
     connection.register("in_manifests", tables.run_rows(run for one in chain.manifests for run in one.runs))
     connection.execute(tables.insert_runs("published_runs", "in_manifests"))
@@ -163,13 +145,6 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
     connection.execute(tables.AS_OF)
     connection.execute(f"SET allowed_directories = ['{PublishedFiles.protocol}://']")
     return _confined(connection)
-
-
-def _refuse_lost(chain: parquet_layout.Chain) -> None:
-    """Raise `Unpublished`, or `TargetCorrupt` for files without a manifest that no unfinished first run explains."""
-    if any(parquet_layout.unpublished(chain)) and not staging.prepared(chain.target):
-        raise TargetCorrupt("No manifest lists the files in this folder", where=str(chain.target))
-    raise Unpublished("Nothing was published into this folder yet", where=str(chain.target))
 
 
 def _confined(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:

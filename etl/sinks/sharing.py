@@ -8,13 +8,13 @@ from pathlib import Path
 
 from etl.errors import SinkError
 from etl.log import log
-from etl.storage import disk, staging
-from etl.storage.disk import Access
+from etl.storage import files, staging
+from etl.storage.files import Access
 
 
 def refuse_foreign(access: Access, folders: Sequence[Path]) -> None:
     """Raise `SinkError` if a published file belongs to another user, so that a run could not share it."""
-    for path in (path for folder in folders for path in disk.tree(folder)):
+    for path in (path for folder in folders for path in files.tree(folder)):
         access.check(path)
 
 
@@ -22,9 +22,9 @@ def share(access: Access, target: Path, published: Sequence[Path]) -> None:
     """Give readers access to everything in these files and folders, and to the folders that lead to them.
 
     A folder that runs did not create keeps its permissions: the target itself if it belongs to another user, and the
-    folders above it (see `tell_closed`).
+    folders above it (see `warn_closed`).
     """
-    for path in (path for one in published for path in disk.tree(one)):
+    for path in (path for one in published for path in files.tree(one)):
         access.give(path)
     if target.is_dir():
         with suppress(SinkError):
@@ -33,7 +33,7 @@ def share(access: Access, target: Path, published: Sequence[Path]) -> None:
         access.give(target.parent)
 
 
-def tell_closed(access: Access, target: Path) -> None:
+def warn_closed(access: Access, target: Path) -> None:
     """Log a warning for each folder that readers cannot traverse and that runs do not open."""
     for folder in target.absolute().parents:
         if not access.passes(folder) and not (folder == target.absolute().parent and staging.is_ours(folder)):

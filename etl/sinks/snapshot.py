@@ -12,7 +12,7 @@ from anyio import to_thread
 from etl.api.request import instant
 from etl.model import NOTHING, Look, Received, Span
 from etl.sinks import Sink
-from etl.storage import disk, engine
+from etl.storage import duck, files
 
 _ID = (("contact_id", "VARCHAR"),)
 
@@ -101,12 +101,12 @@ class SnapshotInUse:
         known = self.folder / "known.parquet"
         self.published.sink.copy_ids(self.published.account, known, span)
         query = f"""
-            SELECT count(*), count(*) FILTER (here.contact_id IS NULL) FROM ({engine.scan([known], _ID)}) LEFT JOIN (
-                SELECT contact_id FROM ({engine.scan(parts, (*_ID, ("status", "VARCHAR")))})
-                WHERE status IS DISTINCT FROM 'DELETED' UNION SELECT contact_id FROM ({engine.scan(rejects, _ID)})
+            SELECT count(*), count(*) FILTER (here.contact_id IS NULL) FROM ({duck.scan([known], _ID)}) LEFT JOIN (
+                SELECT contact_id FROM ({duck.scan(parts, (*_ID, ("status", "VARCHAR")))})
+                WHERE status IS DISTINCT FROM 'DELETED' UNION SELECT contact_id FROM ({duck.scan(rejects, _ID)})
             ) here USING (contact_id)
         """  # noqa: S608 - file names are quoted by the engine
-        with engine.connect(engine.FRUGAL, self.folder / "spill") as connection:
+        with duck.connect(duck.FRUGAL, self.folder / "spill") as connection:
             looked, absent = connection.execute(query).fetchone() or (0, 0)
-        disk.remove(known)
+        files.remove(known)
         return Look(looked, absent)

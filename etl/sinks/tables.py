@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import pyarrow as pa
 
 from etl import schema
 from etl.model import RunRecord
-from etl.storage import engine
+from etl.storage import duck
 
 _TIME = "TIMESTAMP WITH TIME ZONE"
 
@@ -69,18 +68,15 @@ STRIKES: Columns = (("account", "VARCHAR"), ("contact_id", "VARCHAR"), ("strikes
 """Contacts that were absent or listed as deleted: once, or twice and therefore deleted.
 
 Deleted contacts are kept, so that a soft-deleted contact that is still listed does not reappear."""
-WINDOWS: Columns = (
-    ("account", "VARCHAR"),
-    ("field", "VARCHAR"),
-    ("is_contact", "BOOLEAN"),
-    ("start", _TIME),
-    ("end", _TIME),
-    ("rows", "INTEGER"),
-    ("request", "BIGINT"),
-    ("attempts", "SMALLINT"),
-    ("level", "VARCHAR"),
-    ("seq", "BIGINT"),
-)
+_STORED: dict[pa.DataType, str] = {
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    schema.TIME: _TIME,
+}
+WINDOWS: Columns = (*((field.name, _STORED[field.type]) for field in schema.WINDOWS_SCHEMA), ("seq", "BIGINT"))
 """The columns of `schema.WINDOWS_SCHEMA` and the run number."""
 MANIFESTS: Columns = (("seq", "BIGINT"), ("digest", "VARCHAR"), ("document", "VARCHAR"))
 
@@ -93,7 +89,7 @@ CREATE OR REPLACE MACRO contacts_as_of(instant) AS TABLE
     WITH by_then AS (
         SELECT account, max(seq) AS upto FROM runs WHERE observed_at <= instant GROUP BY account
     )
-    SELECT {engine.listed(schema.column_names())} FROM contact_versions SEMI JOIN (
+    SELECT {duck.listed(schema.column_names())} FROM contact_versions SEMI JOIN (
         SELECT account, contact_id, max(seq) AS seq FROM contact_versions JOIN by_then USING (account)
         WHERE seq <= upto GROUP BY account, contact_id
     ) USING (account, contact_id, seq)
@@ -111,24 +107,13 @@ def in_files(columns: Columns) -> Columns:
 
 def create(table: str, columns: Columns) -> str:
     """The statement that creates a table if it does not exist."""
-    body = ", ".join(f"{engine.quoted(name)} {kind}" for name, kind in columns)
+    body = ", ".join(f"{duck.quoted(name)} {kind}" for name, kind in columns)
     return f"CREATE TABLE IF NOT EXISTS {table} ({body})"
 
 
 def names(columns: Columns) -> str:
     """The column names as SQL."""
-    return engine.listed(name for name, _ in columns)
-
-
-def copy_part(contacts: str, account: str, name: str, file: Path) -> tuple[str, list[str]]:
-    """The statement, with its parameters, that writes an account's contacts to a part of the account `name`."""
-    kept = (column for column in in_files(CONTACTS) if column[0] not in {"account", *schema.STAMPED})
-    values = ", ".join(f"{engine.quoted(column)}::{kind} AS {engine.quoted(column)}" for column, kind in kept)
-    query = f"""
-        COPY (SELECT ?::VARCHAR AS account, {values}, row_number() OVER () AS read_no FROM {contacts} WHERE account = ?)
-        TO {engine.literal(file)} ({engine.PARQUET})
-    """
-    return query, [name, account]
+    return duck.listed(name for name, _ in columns)
 
 
 def insert_runs(table: str, rows: str) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import duckdb
 
 from etl.config import Config, DuckDBTarget, Target
-from etl.errors import UsageError
 from etl.model import RunRecord, SinkState
 from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind, Unpublished, open_readonly
-from etl.storage.disk import FILE_MODE, Access
+from etl.storage.files import FILE_MODE, Access
 
 
 def sinks(config: Config) -> tuple[Sink, ...]:
@@ -64,16 +63,6 @@ def reading(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]
 def lagging_sink(sinks: Sequence[Sink], states: Sequence[SinkState], account: str, last: RunRecord | None) -> Sink:
     """The sink whose last run of the account is `last`: data it lacks must be read, even if another sink has it."""
     return next(sink for sink, state in zip(sinks, states, strict=True) if state.runs.get(account) == last)
-
-
-def refuse_other_filters(sink: Sink, state: SinkState, filters: Mapping[str, object]) -> None:
-    """Raise `UsageError` if the target was made with other filters: a target holds the export of one set of filters."""
-    if state.seq and dict(state.filters) != dict(filters):
-        raise UsageError(
-            f"the target was made with {'other' if state.filters else 'no'} filters",
-            where=f"sinks.{sink.name}.path = {sink.path}",
-            hint="Name a new target for this export, or restore extract.filters.",
-        )
 
 
 def unconfigured(config: Config, states: Iterable[SinkState]) -> dict[str, int]:

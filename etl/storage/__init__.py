@@ -1,4 +1,7 @@
-"""Files, locks and the engine: utilities that know nothing of contacts. May import `config`, `model` and `errors`.
+"""Files, locks, staged parts and the SQL engine: what sinks and extraction build on.
 
-Read `disk` first (the file operations for durable publishing), then `staging` (parts on disk, and the lock).
+May import `schema`, `model` and `errors`. `files`, `preflight`, `lock` and `duck` know nothing of contacts; `staging`
+and `row_hash` know their columns.
+
+Read `files` first (the file operations for durable publishing), then `staging` (parts on disk), `lock` and `duck`.
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from etl.errors import SinkError
-from etl.storage import disk
+from etl.storage import files
 from etl.storage.staging import temporary
 
 KEPT = 100
@@ -99,22 +99,22 @@ def record_attempt(target: Path, attempt: Attempt) -> None:
         path = attempts_file(target)
         if not path.parent.is_dir():
             return
-        disk.refuse_stranger(path.parent)
+        files.refuse_stranger(path.parent)
         line = json.dumps(attempt.document()).encode() + b"\n"
         held = _tail(path) if path.exists() else []
         if len(held) > 2 * KEPT:
             fresh = path.with_suffix(".new")
-            disk.remove(fresh)
-            disk.private_file(fresh, b"\n".join([*filter(None, held[-KEPT:]), line])).replace(path)
+            files.remove(fresh)
+            files.private_file(fresh, b"\n".join([*filter(None, held[-KEPT:]), line])).replace(path)
             return
-        with closing(disk.Appended(path)) as file:
+        with closing(files.Appended(path)) as file:
             # A torn line is ended first.
             file.add(line if held[-1:] in ([], [b""]) else b"\n" + line)
 
 
 def _tail(path: Path) -> list[bytes]:
     """The last lines of the file; the very last is empty unless it is torn."""
-    with disk.own_file(path) as file:
+    with files.own_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, size - MOST_BYTES))
         return file.read(min(size, MOST_BYTES)).split(b"\n")

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from etl.errors import SinkError
-from etl.storage import disk
+from etl.storage import files
 
 HANDLES = 24
 """Files and sockets that a command has open at once while it talks to a server."""
@@ -18,29 +18,29 @@ ROOM = 16 * 2**20
 """Bytes that a small run writes; they must be free before its first request."""
 
 
-def probe(folder: Path, place: Path, access: disk.Access | None = None, *, folders: bool = False) -> None:
+def probe(folder: Path, place: Path, access: files.Access | None = None, *, folders: bool = False) -> None:
     """Check that files in the empty `folder` can be published, that is, moved to `place`, a free name elsewhere.
 
     Uses the same calls as a publication, including moves of `folders`. Raises `SinkError` before anything is fetched
     instead of afterwards; the probe files may then be left in both places.
     """
     first, second, home = folder / "probe", folder / "probed", place.parent
-    disk.private_file(second, b"probe")
-    disk.private_file(first, b"probe")
-    disk.sync(first)
+    files.private_file(second, b"probe")
+    files.private_file(first, b"probe")
+    files.sync(first)
     if access:
         access.give(first)
-    with disk.translate_os_errors("put a file into place", home):
-        disk.put(first, place)
+    with files.translate_os_errors("put a file into place", home):
+        files.put(first, place)
         second.replace(place)
-    disk.remove(place)
-    disk.remove(first)
+    files.remove(place)
+    files.remove(first)
     if folders:
-        disk.private_file(disk.private_folder(second) / "probe")
-        with disk.translate_os_errors("move a folder into place", home):
+        files.private_file(files.private_folder(second) / "probe")
+        with files.translate_os_errors("move a folder into place", home):
             second.rename(place)
-        disk.remove(place)
-    disk.sync(home)
+        files.remove(place)
+    files.sync(home)
 
 
 def check_replaceable(folder: Path, path: Path) -> None:
@@ -49,12 +49,12 @@ def check_replaceable(folder: Path, path: Path) -> None:
     A folder never replaces a file, and the system reports that only if nothing else forbids it (permissions,
     attributes). Mount points are not among these reasons, so they are checked separately.
     """
-    with disk.translate_os_errors("replace the file", path):
+    with files.translate_os_errors("replace the file", path):
         if not path.is_file():
             return
-        if not disk.same_mount(path, path.parent):
+        if not files.same_mount(path, path.parent):
             raise OSError(errno.EBUSY, "it is a mount point by itself", str(path))
-        never = disk.private_folder(folder / "probe")
+        never = files.private_folder(folder / "probe")
         try:
             never.rename(path)
         except OSError as error:
@@ -67,14 +67,14 @@ def check_replaceable(folder: Path, path: Path) -> None:
 
 def check_handles() -> None:
     """Raise `SinkError` if the limit of open files is too low even to start."""
-    with disk.translate_os_errors(f"open {HANDLES} files at once", Path(os.devnull)), ExitStack() as opened:
+    with files.translate_os_errors(f"open {HANDLES} files at once", Path(os.devnull)), ExitStack() as opened:
         for _ in range(HANDLES):
             opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
 
 
 def check_room(folder: Path, copied: int) -> None:
     """Raise `SinkError` if there is too little space for a run that begins by copying `copied` bytes into `folder`."""
-    with disk.translate_os_errors("look at the free space", folder):
+    with files.translate_os_errors("look at the free space", folder):
         usage = shutil.disk_usage(folder)
     needed = copied + ROOM
     free = usage.free if usage.total else needed  # some network file systems do not report it
@@ -90,7 +90,7 @@ def shortage(needed: int, *, free: int, largest: int | None) -> tuple[str, str] 
     `free` is the space left on the disk, `largest` the maximum size of a file (None: unlimited), both in bytes.
     """
     if needed > free:
-        return f"The disk has {free:,} bytes left and a run needs {needed:,}", f"Free space: {needed - free:,} bytes"
+        return f"the disk has {free:,} bytes left and a run needs {needed:,}", f"Free space: {needed - free:,} bytes"
     if largest is not None and needed > largest:
-        return f"A file may have {largest:,} bytes and a run needs {needed:,}", "Raise the limit of files (ulimit -f)"
+        return f"a file may have {largest:,} bytes and a run needs {needed:,}", "Raise the limit of files (ulimit -f)"
     return None

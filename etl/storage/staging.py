@@ -1,4 +1,4 @@
-"""Staging: keeps fetched data until it is published, and locks the target so that only one run works on it.
+"""Staging: keeps fetched data until it is published, in the folder for temporary files of a target.
 
 All temporary files of a target are in the `.etl` folder next to it (or inside it: see `temporary`), under names that
 begin with the target's name: `<target>.lock`, `<target>.stage` (fetched data) and `<target>.next-*` (prepared by a
@@ -8,26 +8,25 @@ belongs exclusively to this user.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Self, TypeAlias
+from types import MappingProxyType
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.errors import SinkError, TargetLocked
+from etl.errors import SinkError
 from etl.model import NormalizedBatch
-from etl.storage import disk, preflight
-from etl.storage.fingerprint import Fingerprint
+from etl.storage import files, preflight
+from etl.storage.row_hash import RowHasher
 
 Checksums: TypeAlias = Mapping[Path, str]
-"""Complete files, in order, each with its checksum (`disk.checksum`)."""
+"""Complete files, in order, each with its checksum (`files.checksum`)."""
 
 PART_ROWS = 50_000
 """Rows after which a part is complete and the next begins."""
@@ -42,10 +41,10 @@ def temporary(target: Path) -> Path:
     It is inside a target that is a folder on a separate mount or whose parent is not writable; then it stays there.
     """
     inside, beside = target / ".etl", target.parent / ".etl"
-    with disk.translate_os_errors("look at the target", target):
+    with files.translate_os_errors("look at the target", target):
         if not target.is_dir():
             return beside
-        mounted = not disk.same_mount(target, target.parent)
+        mounted = not files.same_mount(target, target.parent)
         closed = not beside.exists() and not os.access(target.parent, os.W_OK | os.X_OK)
         return inside if mounted or closed or inside.is_dir() else beside
 
@@ -56,27 +55,27 @@ def stage_folder(target: Path) -> Path:
 
 
 def refuse_strangers(target: Path) -> None:
-    """Raise `SinkError` if another user could have written data that a run resumes from; see `disk.refuse_stranger`."""
+    """Raise `SinkError` if another user could have written data that a run resumes from (`files.refuse_stranger`)."""
     stage = stage_folder(target)
-    disk.refuse_stranger(temporary(target))
-    disk.refuse_stranger(stage)
-    for account in disk.entries(stage):
-        disk.refuse_stranger(account)
-        for path in disk.entries(account) if account.is_dir() else ():
-            disk.refuse_stranger(path)
+    files.refuse_stranger(temporary(target))
+    files.refuse_stranger(stage)
+    for account in files.entries(stage):
+        files.refuse_stranger(account)
+        for path in files.entries(account) if account.is_dir() else ():
+            files.refuse_stranger(path)
 
 
-def _home(target: Path) -> Path:
-    """The temporary folder, created if missing, after the checks of `disk.refuse_stranger`."""
-    home = disk.private_folder(temporary(target))
-    disk.refuse_stranger(home)
+def create_temporary(target: Path) -> Path:
+    """The temporary folder, created if missing, after the checks of `files.refuse_stranger`."""
+    home = files.private_folder(temporary(target))
+    files.refuse_stranger(home)
     return home
 
 
 def next_folder(target: Path) -> Path:
     """Create a private folder in which a sink prepares the next snapshot of this target."""
-    home = _home(target)
-    with disk.translate_os_errors("make a temporary folder", home):
+    home = create_temporary(target)
+    with files.translate_os_errors("make a temporary folder", home):
         return Path(tempfile.mkdtemp(prefix=f"{target.name}.next-", dir=home))
 
 
@@ -87,10 +86,10 @@ def spill_folder(target: Path) -> Path:
 
 def prepared(target: Path) -> tuple[Path, ...]:
     """The existing `next_folder`s, sorted by name: leftovers, unless another run is working on the target."""
-    return tuple(path for path in disk.entries(temporary(target)) if path.name.startswith(f"{target.name}.next-"))
+    return tuple(path for path in files.entries(temporary(target)) if path.name.startswith(f"{target.name}.next-"))
 
 
-def probe(target: Path, places: Sequence[Path], access: disk.Access | None = None, *, folders: bool = False) -> None:
+def probe(target: Path, places: Sequence[Path], access: files.Access | None = None, *, folders: bool = False) -> None:
     """Check that a run can publish into each of these folders; files left by a kill are collected by a later run.
 
     Raises `SinkError`, and `UsageError` if `access` names a group that does not exist.
@@ -123,18 +122,18 @@ def _probed(folder: Path, place: Path) -> Path:
 def _collect(folder: Path, places: Sequence[Path]) -> None:
     for left in (_probed(folder, place) for place in places):
         if os.path.lexists(left):
-            disk.remove(left)
-    disk.remove(folder)
+            files.remove(left)
+    files.remove(folder)
 
 
 def is_ours(folder: Path) -> bool:
     """Whether runs created this folder for targets: it is private and contains only targets."""
     home = folder / ".etl"
-    with disk.translate_os_errors("look at the folder", folder):
+    with files.translate_os_errors("look at the folder", folder):
         found = folder.stat()
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != disk.FOLDER_MODE:
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != files.FOLDER_MODE:
             return False
-    return all(path == home or (home / f"{path.name}.lock").exists() for path in disk.entries(folder))
+    return all(path == home or (home / f"{path.name}.lock").exists() for path in files.entries(folder))
 
 
 class Stage:
@@ -147,8 +146,8 @@ class Stage:
         self, folder: Path, parts: Checksums = MappingProxyType({}), rejects: Checksums = MappingProxyType({})
     ) -> None:
         """`parts` and `rejects` are complete files that a killed run left in `folder`."""
-        self.folder = disk.private_folder(folder)
-        self._contacts = _Parts(folder, "part", parts, Fingerprint())
+        self.folder = files.private_folder(folder)
+        self._contacts = _Parts(folder, "part", parts, RowHasher())
         self._rejects = _Parts(folder, "rejects", rejects)
 
     def append(self, batch: NormalizedBatch) -> bool:
@@ -162,7 +161,7 @@ class Stage:
         return full
 
     def close(self) -> None:
-        """Write what is still buffered."""
+        """Write the buffered rows."""
         self._contacts.close()
         self._rejects.close()
         # Arrow would keep its freed memory during the merge: 100 MB for 100,000 contacts.
@@ -185,7 +184,7 @@ class Stage:
 
     def remove(self) -> None:
         """Delete the folder and everything in it."""
-        disk.remove(self.folder)
+        files.remove(self.folder)
 
 
 class _Parts:
@@ -229,73 +228,20 @@ class _Parts:
         if self._waiting:
             self._write()
         if self._writer is not None:
-            with disk.translate_os_errors("write a part", self._path):
+            with files.translate_os_errors("write a part", self._path):
                 self._writer.close()
-            self.files[self._path] = disk.checksum(self._path)
+            self.files[self._path] = files.checksum(self._path)
             self._writer, self.written = None, 0
 
     def _write(self) -> None:
         table = self._finish(pa.concat_tables(self._waiting))
-        writer = self._writer or self._begin(table.schema)
-        with disk.translate_os_errors("write a part", self._path):
-            writer.write_table(table, row_group_size=table.num_rows)
+        if self._writer is None:
+            self._path = self._folder / f"{self._stem}-{len(self.files) + 1:06d}.parquet"
+            files.private_file(self._path)
+            with files.translate_os_errors("write a part", self._path):
+                self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd", compression_level=1)
+            self.files[self._path] = ""
+        with files.translate_os_errors("write a part", self._path):
+            self._writer.write_table(table, row_group_size=table.num_rows)
         self.written += table.num_rows
         self._waiting, self._rows, self._bytes = [], 0, 0
-
-    def _begin(self, columns: pa.Schema) -> pq.ParquetWriter:
-        path = self._path = self._folder / f"{self._stem}-{len(self.files) + 1:06d}.parquet"
-        disk.private_file(path)
-        with disk.translate_os_errors("write a part", path):
-            self._writer = pq.ParquetWriter(path, columns, compression="zstd", compression_level=1)
-        self.files[path] = ""
-        return self._writer
-
-
-class Lock:
-    """An exclusive lock on a target, released when the process that holds it ends, however it ends.
-
-    Advisory: two machines on one network disk may both get it; then the sequence number decides (`PublishConflict`).
-    """
-
-    def __init__(self, target: Path) -> None:
-        self.path = temporary(target) / f"{target.name}.lock"
-        self._target = target
-        self._handle = -1
-
-    def __enter__(self) -> Self:
-        """Take the lock at once or raise `TargetLocked` with the holder's process id; see also `refuse_strangers`."""
-        _home(self._target)
-        with disk.translate_os_errors("open the lock", self.path):
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, disk.FILE_MODE)
-        try:
-            # Checked before any write: the path could be a hard link to an unrelated file.
-            disk.refuse_foreign(self.path, os.fstat(self._handle))
-            self._take()
-            refuse_strangers(self._target)
-        except BaseException:
-            os.close(self._handle)
-            raise
-        return self
-
-    def _take(self) -> None:
-        with disk.translate_os_errors("take the lock", self.path):
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(self._handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                message = f"Another run holds the target: process {holder}"
-                raise TargetLocked(message, where=str(self.path)) from None
-            os.fchmod(self._handle, disk.FILE_MODE)
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Release the lock; the file stays, because removing it would race with the next holder."""
-        # Even a failed close() releases the lock, and published data stays published.
-        with suppress(OSError):
-            os.close(self._handle)

@@ -29,7 +29,7 @@ from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
 from etl.schema import NORMALIZED_SCHEMA, WINDOWS_SCHEMA
 from etl.sinks import DuckDBSink, ParquetSink
-from etl.storage.fingerprint import Fingerprint
+from etl.storage.row_hash import RowHasher
 from etl.storage.staging import PART_ROWS, ROW_GROUP_ROWS
 
 ACCOUNT = "bench"
@@ -67,7 +67,7 @@ RUNS = {"first": Reading(), "newest": Reading(0.02, 2, "again "), "evenly": Read
 
 def write_parts(folder: Path, contacts: int) -> None:
     """Write the parts of every run over `contacts` contacts, in reading order, with the size that a run gives them."""
-    models, fingerprinted = _models(min(MODELS, contacts)), Fingerprint()
+    models, fingerprinted = _models(min(MODELS, contacts)), RowHasher()
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("normalized", models)

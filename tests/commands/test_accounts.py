@@ -14,7 +14,7 @@ import pytest
 
 from etl.cli.render import render_run
 from etl.commands.result import RunResult
-from etl.storage.staging import Lock
+from etl.storage.lock import Lock
 from tests.support.live import Ended, Job, Live, Row, live
 
 SMALL = {"contacts": 120, "nasty_share": 0.0, "small": True}

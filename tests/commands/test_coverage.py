@@ -14,7 +14,7 @@ import pytest
 
 from etl.commands.coverage import uncovered
 from etl.storage.attempts import attempts_file, read_attempts
-from etl.storage.staging import Lock
+from etl.storage.lock import Lock
 from tests.support.live import TOKEN, Job, Live, live
 
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)

@@ -10,6 +10,8 @@ import duckdb
 import pytest
 
 from tests.support.live import Ended, Job, live
+from tests.support.old_targets import age
+from tests.support.publishing import day
 
 CONTACTS = 120
 SMALL = {"contacts": CONTACTS, "nasty_share": 0.0, "small": True}
@@ -93,6 +95,27 @@ def test_a_filtered_export_cannot_be_compared(tmp_path: Path) -> None:
         assert job.run().exit_code == 0
         ended = verified(job)
     assert (ended.code, "a filtered export" in told(ended)) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "parquet"])
+def test_a_target_of_an_older_format_is_read_and_then_upgraded(kind: str, tmp_path: Path) -> None:
+    """`rejects` had a row per run: verify, sql, status and a rename show each contact once, before and after."""
+    nameless = {"account": "main", "contact_id": None, "reason": "null_id", "path": "_id", "raw": '{"_id":null}'}
+    with live(**SMALL) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=(kind,))
+        for _ in range(2):
+            job.run()
+        target = job.duckdb if kind == "duckdb" else job.parquet
+        age(target, [{**nameless, "seq": seq, "observed_at": day(seq)} for seq in (1, 2)])
+        query = "select account, raw, seq, first_seq, last_seq, seen from rejects"
+        row = {"account": "main", "raw": '{"_id":null}', "seq": 2, "first_seq": 1, "last_seq": 2, "seen": 2}
+        for _ in range(2):
+            ended = verified(job)
+            assert (ended.code, job.call("status", "CONFIG", "--json").code) == (0, 0), ended.out
+            assert job.call("sql", "CONFIG", query, "--json").document == [row]
+            assert job.run().exit_code == 0
+        assert job.call("account", "rename", "CONFIG", "main", "shop", "--json").code == 0
+        assert job.call("sql", "CONFIG", query, "--json").document == [row]
 
 
 ERASED = {

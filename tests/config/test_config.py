@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from etl.config import Account, Config, find_config, load, load_named, read_token, sandbox_settings
 from etl.errors import EtlError, UsageError
 from etl.sinks.targets import access_of
-from etl.storage.disk import Access
+from etl.storage.files import Access
 
 SINK = """
 [sinks.duckdb]

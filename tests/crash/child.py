@@ -15,8 +15,9 @@ from typing import Literal
 from etl.commands.publish import publish
 from etl.errors import OK, EtlError
 from etl.sinks import DuckDBSink, ParquetSink, Sink
-from etl.storage import disk
-from etl.storage.staging import Lock, stage_folder
+from etl.storage import files
+from etl.storage.lock import Lock
+from etl.storage.staging import stage_folder
 from tests.crash.planted import ForgetfulParquet, InPlaceDuckDB, ManifestFirstParquet
 from tests.support.publishing import Row, brought, contact, publication
 
@@ -82,14 +83,14 @@ def run(sink: Sink) -> None:
     with Lock(sink.path):
         seq = sink.open().seq + 1
         folder = stage_folder(sink.path)
-        disk.remove(folder)  # These runs have no checkpoint, so there is nothing to resume.
+        files.remove(folder)  # These runs have no checkpoint, so there is nothing to resume.
         try:
             rejects = [REJECTED] if seq % 2 == 0 else []
             windows = [{"is_contact": True, "rows": len(rows(seq))}]
             brings = brought(folder, "main", rows(seq), seq=seq, rejects=rejects, windows=windows)
             publish([sink], publication(brings), shrink_share=0.05, published=lambda _: None)
         finally:
-            disk.remove_quietly(folder)
+            files.remove_quietly(folder)
 
 
 def attempt(sink: str, target: Path) -> int:

@@ -90,7 +90,7 @@ def _documents(target: Path) -> list[dict[str, object]]:
 def _entries(target: Path) -> list[dict[str, object]]:
     """The listed files that must still exist: states of the last run, and all files that accumulate."""
     documents = _documents(target)
-    states = ("current", "strikes")
+    states = ("current", "rejects", "strikes")
     return [
         entry
         for document in documents

@@ -356,16 +356,16 @@ async def test_a_list_of_few_may_become_empty(*, full: bool) -> None:
 def test_a_contact_whose_creation_time_was_rewritten_is_changed_and_not_struck(tmp_path: Path) -> None:
     """A29: a rewritten `createdAt`, or a `lastSeenAt` that moves backwards, gives a new version and no strike."""
     from etl.sinks import tables  # noqa: PLC0415
-    from etl.storage import engine  # noqa: PLC0415
+    from etl.storage import duck  # noqa: PLC0415
 
-    with engine.connect() as connection:
+    with duck.connect() as connection:
         connection.execute(tables.create("contacts", tables.CONTACTS))
         connection.execute(tables.create("strikes", tables.STRIKES))
         first = publication(brought(tmp_path, "a", [contact(1, last_seen_at=day(9))], seq=10))
         prepare(connection, first, {})
         connection.execute("INSERT INTO contacts BY NAME SELECT * EXCLUDE (verdict, cut_at) FROM upserts")
         row = contact(1, last_seen_at=day(3), created_at=day(2))
-        with engine.connect() as second:
+        with duck.connect() as second:
             second.register("old", connection.sql("FROM contacts").to_arrow_table())
             second.execute("CREATE TABLE contacts AS FROM old")
             second.execute(tables.create("strikes", tables.STRIKES))

@@ -26,7 +26,8 @@ import pytest
 
 from etl.errors import PublishConflict, SinkError
 from etl.sinks import SinkKind
-from etl.storage import disk, preflight, staging
+from etl.storage import files, preflight, staging
+from etl.storage.lock import Lock
 from tests.support.forked import Ended, Harm, Nursery, is_stopped, nursery
 from tests.support.live import Job, Live, live
 from tests.support.publishing import brought, contact, publication, sink_at
@@ -322,9 +323,9 @@ def test_a_holder_that_slept_while_another_host_published_loses(
 
 def test_a_lock_that_cannot_be_given_back_harms_nothing(tmp_path: Path) -> None:
     """P10, P11: an error on unlocking does no harm: everything is published, and the system has released the lock."""
-    with staging.Lock(tmp_path / "contacts") as held:
+    with Lock(tmp_path / "contacts") as held:
         os.close(held._handle)
-    with staging.Lock(tmp_path / "contacts"):
+    with Lock(tmp_path / "contacts"):
         pass
 
 
@@ -508,7 +509,7 @@ def staged(job: Job) -> Path:
     folder = job.temporary / "contacts.duckdb.stage" / "main"
     for made in (job.temporary, folder.parent, folder):
         made.mkdir(0o700, parents=True)
-    disk.private_file(folder / "journal.jsonl", b"{}\n")
+    files.private_file(folder / "journal.jsonl", b"{}\n")
     return folder
 
 
@@ -709,7 +710,7 @@ def test_what_is_renamed_into_place_was_made_on_the_same_disk(tmp_path: Path) ->
     """P14: all temporary folders are next to their target and on the same disk."""
     for target in (tmp_path / "data" / "contacts.duckdb", tmp_path / "data" / "contacts"):
         for folder in (staging.temporary(target), staging.next_folder(target), staging.stage_folder(target)):
-            assert disk.private_folder(folder).stat().st_dev == target.parent.stat().st_dev
+            assert files.private_folder(folder).stat().st_dev == target.parent.stat().st_dev
             assert folder.is_relative_to(target.parent)
 
 
@@ -740,14 +741,14 @@ def test_a_folder_that_cannot_be_synced_is_tolerated_and_a_file_is_not() -> None
             os.fsync(handle)
     finally:
         os.close(handle)
-    disk.sync(Path("/proc"))
+    files.sync(Path("/proc"))
     with pytest.raises(SinkError, match="sync"):
-        disk.sync(Path("/proc/version"))
+        files.sync(Path("/proc/version"))
 
 
 def test_the_lock_locks_on_this_file_system(tmp_path: Path) -> None:
     """P13: a second handle on the file, even of the same process, is refused while the first is held."""
-    with staging.Lock(tmp_path / "contacts") as held:
+    with Lock(tmp_path / "contacts") as held:
         handle = os.open(held.path, os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

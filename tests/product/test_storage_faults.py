@@ -20,8 +20,9 @@ import pytest
 
 from etl.errors import SinkError, UsageError
 from etl.sinks import DuckDBSink, ParquetSink
-from etl.storage import disk, staging
-from etl.storage.disk import Access
+from etl.storage import files, staging
+from etl.storage.files import Access
+from etl.storage.lock import Lock
 from tests.support.forked import Nursery, nursery
 from tests.support.live import Ended, Job, Live, live
 from tests.support.publishing import brought, contact, publication
@@ -134,11 +135,11 @@ def test_a_name_that_is_taken_is_never_replaced(number: int, tmp_path: Path, mon
     mine.write_text("mine")
     theirs.write_text("theirs")
     with pytest.raises(FileExistsError):
-        disk.put(mine, theirs)
+        files.put(mine, theirs)
     assert (mine.read_text(), theirs.read_text()) == ("mine", "theirs")
-    assert not disk.link_or_copy(theirs, tmp_path / "copy")
+    assert not files.link_or_copy(theirs, tmp_path / "copy")
     assert ((tmp_path / "copy").read_text(), stat.S_IMODE((tmp_path / "copy").stat().st_mode)) == ("theirs", 0o600)
-    disk.put(mine, tmp_path / "new")
+    files.put(mine, tmp_path / "new")
     assert (tmp_path / "new").read_text() == "mine"
 
 
@@ -151,9 +152,9 @@ def test_an_error_of_the_disk_is_no_missing_feature(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "link", broken)
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        disk.put(tmp_path / "mine", tmp_path / "new")
+        files.put(tmp_path / "mine", tmp_path / "new")
     with pytest.raises(SinkError):
-        disk.link_or_copy(tmp_path / "mine", tmp_path / "new")
+        files.link_or_copy(tmp_path / "mine", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -280,7 +281,7 @@ def test_what_is_published_is_for_its_readers(kind: type[DuckDBSink | ParquetSin
     path = tmp_path / "data" / "contacts"
 
     def publish(seq: int, access: Access | None) -> None:
-        with staging.Lock(path):
+        with Lock(path):
             sink = kind(path, access=access)
             sink.open()
             run = publication(brought(tmp_path / "parts", "main", [contact(1), contact(2)], seq=seq))
@@ -341,7 +342,7 @@ def test_a_group_that_does_not_exist_is_found_by_run_and_doctor(server: Live, jo
 
 AS_NOBODY = """
 import os, pathlib, sys
-from etl.storage.disk import Access
+from etl.storage.files import Access
 from etl.errors import SinkError
 folder = pathlib.Path(sys.argv[1])
 (folder / "theirs").touch(0o600)

@@ -123,7 +123,7 @@ def cuts(document: bytes, theirs: bytes) -> Iterator[bytes]:
     """Damaged states: cut off, empty, garbage, of a newer version, of another account or target."""
     yield from (document[:length] for length in range(0, len(document), 97))
     yield from (b"", b"{}", b"null", b"[]", b"0", b"\0" * len(document), document + b"}", document * 2, theirs)
-    yield document.replace(b'"format":2', b'"format":3')
+    yield document.replace(b'"format":3', b'"format":4')
     yield manifest.encode(manifest.Manifest(seq=9, run_id="r", previous="", runs=(), state={}))
     yield random.Random(1).randbytes(500)
 
@@ -148,7 +148,7 @@ def test_a_damaged_state_is_never_a_first_run_in_duckdb(database: Target) -> Non
     with duckdb.connect(str(database.path)) as connection:
         [(text,)] = connection.execute("select document from etl.manifests").fetchall()
     whole = database.path.read_bytes()
-    chosen = ("", "{}", text[:100], text[:-1], text.replace('"format":2', '"format":3'), text.replace("2026", "2027"))
+    chosen = ("", "{}", text[:100], text[:-1], text.replace('"format":3', '"format":4'), text.replace("2026", "2027"))
     for damaged in chosen:
         for digest in (None, manifest.digest(damaged.encode())):
             with duckdb.connect(str(database.path)) as connection:

@@ -22,8 +22,7 @@ from etl.extract.strategy import Extraction
 from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
 from etl.normalize import Normalizer
 from etl.schema import WINDOWS_SCHEMA
-from etl.sinks import duckdb as sink
-from etl.sinks import merge
+from etl.sinks import duckdb_tables, merge
 from etl.storage.staging import Stage
 from tests.simulation.contact import Version, versions
 from tests.simulation.fold import Model, Outcome
@@ -60,7 +59,7 @@ class Warehouse:
         self._drop()
         self._merging = self._database.cursor()
         self._merging.execute("USE target")
-        sink._make_tables(self._merging)
+        duckdb_tables.create(self._merging)
         merged = merge.prepare(self._merging, publication, {})
         self._versions |= {_shown(row): row for page in pages for row in versions(page)}
         return Outcome(merged.counts[ACCOUNT], merged.struck[ACCOUNT], merged.previous[ACCOUNT])
@@ -68,7 +67,7 @@ class Warehouse:
     def publish(self) -> None:
         """See `fold.Fold`."""
         assert self._merging is not None
-        sink._write(self._merging)
+        duckdb_tables.write(self._merging)
         self._contacts = {row[0]: self._versions[row] for row in self._merging.execute(_KEPT).fetchall()}
         self._strikes = dict(self._merging.execute("SELECT contact_id, strikes FROM etl.strikes").fetchall())
         self._drop()

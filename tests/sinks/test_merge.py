@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 
 from etl import schema
 from etl.errors import EtlError, TargetCorrupt
-from etl.model import AccountYield, Counts, Merged, Mode, Publication, RunRecord, Span
+from etl.model import AccountYield, Counts, Merged, Mode, Publication, RunRecord, Span, union
 from etl.sinks import merge
-from etl.storage import engine
+from etl.storage import duck
 from tests.support.publishing import EVERYTHING, Row, brought, contact, day, publication
 
 Key = tuple[str, str]
 _STRIKES = pa.schema(
     [("account", pa.string()), ("contact_id", pa.string()), ("strikes", pa.int8()), ("seq", pa.int64())]
 )
+_REJECTS = pa.schema([column.arrow for column in schema.REJECTS])
 
 
 @dataclass
@@ -35,12 +36,14 @@ class Snapshot:
     strikes: dict[Key, Row] = field(default_factory=dict)
     versions: list[Row] = field(default_factory=list)
     runs: dict[str, RunRecord] = field(default_factory=dict)
+    rejects: dict[Key, Row] = field(default_factory=dict)
 
     def merge(self, publication: Publication) -> Merged:
         """Merge a publication and take over what came of it."""
-        with engine.connect() as connection:
+        with duck.connect() as connection:
             connection.register("contacts", pa.Table.from_pylist(list(self.contacts.values()), schema.CONTACTS_SCHEMA))
             connection.register("strikes", pa.Table.from_pylist(list(self.strikes.values()), _STRIKES))
+            connection.register("rejects", pa.Table.from_pylist(list(self.rejects.values()), _REJECTS))
             merged = merge.prepare(connection, publication, self.runs)
 
             def rows(relation: str) -> list[dict[str, object]]:
@@ -48,6 +51,7 @@ class Snapshot:
 
             self.versions += rows("versions")
             upserts, outgoing, strikes = rows("upserts"), rows("outgoing"), rows("next_strikes")
+            rejects = rows("next_rejects")
         for row in outgoing:
             if row["verdict"] == "deleted":
                 del self.contacts[_key(row)]
@@ -55,6 +59,11 @@ class Snapshot:
             self.contacts[_key(row)] = {name: row[name] for name in schema.column_names()}
         self.strikes = {_key(row): row for row in strikes}
         assert len(strikes) == len(self.strikes)
+        for row in rejects:
+            known = row.pop("known")
+            key = str(row["account"]), str(row["contact_id"] or row["raw"])
+            assert (key in self.rejects) is known
+            self.rejects[key] = row
         self.runs |= {brought.record.account: brought.record for brought in publication.accounts}
         return merged
 
@@ -83,11 +92,11 @@ class Account:
         one = brought(self.folder, "main", rows, seq=self.seq, coverage=coverage, mode=mode, rejects=rejects)
         return self._merge(one)
 
-    def again(self, *rows: Row, resumed: int = 7) -> Counts:
+    def again(self, *rows: Row, resumed: int = 7, rejects: Sequence[Row] = ()) -> Counts:
         """One run that went on with the reading of the last one, and so has its T0."""
         t0 = self.snapshot.runs["main"].t0
         self.seq += 1
-        one = brought(self.folder, "main", rows, seq=self.seq)
+        one = brought(self.folder, "main", rows, seq=self.seq, rejects=rejects)
         return self._merge(replace(one, record=replace(one.record, t0=t0, detail={"resumed": resumed})))
 
     def _merge(self, one: AccountYield) -> Counts:
@@ -337,10 +346,22 @@ def test_a_row_that_is_not_accounted_for_stops_the_run(tmp_path: Path) -> None:
     assert caught.value.exit_code == 70
 
 
-def test_spans_are_joined() -> None:
-    """Overlapping and touching spans become one; empty ones vanish."""
-    spans = [Span(day(3), day(4)), Span(day(1), day(2)), Span(day(2), day(3)), Span(day(7), day(6)), Span(day(8), None)]
-    assert merge.disjoint(spans) == [(day(1), day(4)), (day(8), merge.disjoint(EVERYTHING)[0][1])]
+def test_a_resumed_run_sees_no_reject_twice(account: Account) -> None:
+    """It delivers what the sink already holds; another run with the same data counts."""
+    reject = {"contact_id": "large", "reason": "too_large", "raw": "{}"}
+    account.run(contact(1), rejects=[reject])
+    account.again(contact(1), rejects=[reject])
+    [row] = account.snapshot.rejects.values()
+    assert (row["first_seq"], row["seq"], row["last_seq"], row["seen"]) == (1, 2, 2, 1)
+    account.run(contact(1), rejects=[reject])
+    [row] = account.snapshot.rejects.values()
+    assert (row["first_seq"], row["last_seq"], row["seen"]) == (1, 3, 2)
+
+
+def test_ranges_are_joined() -> None:
+    """Overlapping and touching ranges become one; empty ones vanish."""
+    ranges = [(day(3), day(4)), (day(1), day(2)), (day(2), day(3)), (day(7), day(6)), (day(8), day(9))]
+    assert union(ranges) == [(day(1), day(4)), (day(8), day(9))]
 
 
 # The rules once more, as a program over dicts: what the SQL has to agree with.

@@ -16,7 +16,7 @@ import pytest
 from etl.errors import UsageError
 from etl.sinks import SinkKind, open_readonly, select
 from etl.sinks.published import PublishedFiles
-from etl.storage import engine
+from etl.storage import duck
 from tests.support.publishing import brought, contact, publication, sink_at
 
 CONTACTS = 20
@@ -71,7 +71,7 @@ def connection(target: Target) -> Iterator[duckdb.DuckDBPyConnection]:
 @pytest.fixture
 def unlocked() -> Iterator[duckdb.DuckDBPyConnection]:
     """An engine that may write anywhere, with a table to spoil: the first lock alone protects it."""
-    with engine.connect() as connection:
+    with duck.connect() as connection:
         connection.execute("CREATE TABLE contacts AS SELECT 1 AS id, 'A' AS city")
         yield connection
 
@@ -197,9 +197,9 @@ def test_a_refused_query_says_why(target: Target, connection: duckdb.DuckDBPyCon
     """What is possible instead, and without the way through our own code."""
     copy = COPY.format(path=target.around / "new.csv", form="")
     for name, words in {
-        "with": "Only one reading statement",
-        "alone": "Only one reading statement",
-        "pivot": "Only one .* PIVOT",
+        "with": "only one reading statement",
+        "alone": "only one reading statement",
+        "pivot": "only one .* PIVOT",
         "serialized": "Permission",
     }.items():
         with pytest.raises(UsageError, match=words) as refused:

@@ -31,6 +31,7 @@ from etl.model import Merged, NormalizedBatch, Publication
 from etl.sinks import Sink, SinkKind, open_readonly, select
 from etl.sinks.snapshot import Published
 from etl.storage import staging
+from etl.storage.lock import Lock
 from tests.support.publishing import Row, batch, brought, contact, day, publication, sink_at
 
 
@@ -39,7 +40,7 @@ def _read_duckdb(path: Path, table: str) -> list[dict[str, object]]:
         return connection.sql(f"SELECT * FROM {table}").to_arrow_table().to_pylist()
 
 
-_FOLDERS = {"contact_versions": "versions", "rejects": "rejects"}
+_STATES = {"contacts": "current", "rejects": "rejects"}
 
 
 def _read_parquet(path: Path, table: str) -> list[dict[str, object]]:
@@ -48,7 +49,7 @@ def _read_parquet(path: Path, table: str) -> list[dict[str, object]]:
         return [
             run["counts"] | {"seq": run["seq"], "account": run["account"]} for each in manifests for run in each["runs"]
         ]
-    folder = path / _FOLDERS.get(table, f"current/seq={manifests[-1]['seq']:08d}")
+    folder = path / (f"{_STATES[table]}/seq={manifests[-1]['seq']:08d}" if table in _STATES else "versions")
     return ds.dataset(folder).to_table().to_pylist() if folder.exists() else []
 
 
@@ -247,7 +248,14 @@ def test_rejects_and_windows_are_kept_with_their_run(target: Target) -> None:
     merged = target.publish(target.bring(1, contact(1), rejects=[reject], windows=[window]))
     assert merged.counts["main"].rejected == 1
     [row] = target.read("rejects")
-    assert row == reject | {"account": "main", "seq": 1, "observed_at": day(1)}
+    assert row == reject | {
+        "account": "main",
+        "seq": 1,
+        "observed_at": day(1),
+        "first_seq": 1,
+        "last_seq": 1,
+        "seen": 1,
+    }
     windows = (
         _read_duckdb(target.path, "etl.windows")
         if target.kind == "duckdb"
@@ -326,7 +334,7 @@ def test_filters_belong_to_the_target(target: Target) -> None:
 def test_nothing_is_visible_before_publishing_or_after_discarding(target: Target) -> None:
     """A failed first run leaves no target; preparing again after discarding works; only the lock may stay."""
     run = target.bring(1, contact(1))
-    with staging.Lock(target.path):
+    with Lock(target.path):
         sink = target.sink()
         sink.open()
         sink.prepare(run)
@@ -338,7 +346,7 @@ def test_nothing_is_visible_before_publishing_or_after_discarding(target: Target
         sink.publish(run)
     assert target.ids() == [1]
     assert target.temporary() == [f"{target.path.name}.lock"]
-    with pytest.raises(SinkError, match="Nothing is prepared"):
+    with pytest.raises(SinkError, match="nothing is prepared"):
         sink.publish(run)
 
 
@@ -539,7 +547,7 @@ def test_a_query_cannot_write(target: Target) -> None:
 
 def test_sql_before_the_first_run_says_so(target: Target) -> None:
     """There is nothing to open yet."""
-    with pytest.raises(UsageError, match="Nothing was published yet"), open_readonly(target.kind, target.path):
+    with pytest.raises(UsageError, match="nothing was published yet"), open_readonly(target.kind, target.path):
         pass
 
 

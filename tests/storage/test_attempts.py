@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from etl.storage.attempts import KEPT, Attempt, attempts_file, read_attempts, record_attempt
-from etl.storage.staging import Lock
+from etl.storage.lock import Lock
 
 BEGIN = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 ERROR = {"code": 11, "message": "the server cannot be reached", "where": "account main", "hint": "Run again."}

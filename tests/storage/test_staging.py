@@ -16,7 +16,8 @@ import pytest
 from etl import schema
 from etl.errors import SinkError, TargetLocked
 from etl.model import NormalizedBatch
-from etl.storage import disk, staging
+from etl.storage import files, staging
+from etl.storage.lock import Lock
 from tests.support.publishing import batch, contact
 
 
@@ -88,7 +89,7 @@ def test_leftovers_are_collected_by_our_names_only(tmp_path: Path) -> None:
         staging.next_folder(target)
     staging.Stage(staging.stage_folder(other) / "main")
     (home / "notes.txt").write_text("mine")
-    with staging.Lock(target):
+    with Lock(target):
         staging.collect_leftovers(target)
     assert sorted(path.name for path in home.iterdir()) == [
         *("contacts.duckdb.stage", "contacts.lock", "contacts.stage", "notes.txt"),
@@ -125,13 +126,13 @@ def test_a_folder_that_somebody_makes_at_the_same_time_keeps_its_rights(
     (tmp_path / "mine").chmod(0o755)  # Whatever the process's umask.
     monkeypatch.setattr(Path, "exists", lambda path: path == tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "mine")
-    disk.private_folder(tmp_path / "link")
+    files.private_folder(tmp_path / "link")
     assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o755
 
 
 _HOLD = """
 import sys, pathlib
-from etl.storage.staging import Lock
+from etl.storage.lock import Lock
 with Lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -146,9 +147,9 @@ def test_a_second_run_is_refused_at_once_with_the_holders_pid(tmp_path: Path) ->
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         start = time.monotonic()
-        with pytest.raises(TargetLocked, match=f"process {holder.pid}"), staging.Lock(target):
+        with pytest.raises(TargetLocked, match=f"process {holder.pid}"), Lock(target):
             pass
         assert time.monotonic() - start < 1
         holder.kill()
-    with staging.Lock(target), staging.Lock(tmp_path / "other"):
+    with Lock(target), Lock(tmp_path / "other"):
         assert (staging.temporary(target) / "contacts.lock").read_text() == f"{os.getpid()}\n"

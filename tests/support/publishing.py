@@ -12,7 +12,7 @@ import pyarrow as pa
 from etl import schema
 from etl.model import AccountYield, Counts, Mode, NormalizedBatch, Proof, Publication, Requests, RunRecord, Span
 from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind
-from etl.storage import engine
+from etl.storage import duck
 from etl.storage.staging import Stage
 
 DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,7 +75,7 @@ def brought(
     return AccountYield(record, stage.parts, stage.rejects, tuple(coverage), table, tuple(asked))
 
 
-def sink_at(kind: SinkKind, path: Path, memory_limit: int = engine.MEMORY_LIMIT) -> Sink:
+def sink_at(kind: SinkKind, path: Path, memory_limit: int = duck.MEMORY_LIMIT) -> Sink:
     """A sink of this kind, as a new process would have it."""
     return DuckDBSink(path, memory_limit) if kind == "duckdb" else ParquetSink(path, memory_limit)
 

@@ -40,19 +40,19 @@ _AT_CWD, _NO_REPLACE = -100, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-_MENDS = {
+_HINTS = {
     errno.ENOSPC: "Free space on this disk, then run again.",
     errno.EDQUOT: "Free space in this quota, then run again.",
     errno.EROFS: "The disk is mounted read-only; mount it for writing or choose another path.",
     errno.EACCES: "Give this user the right to write there, or choose another path.",
     errno.EPERM: "Give this user the right to write there (owner, sticky folder, chattr), or choose another path.",
-    errno.ENOTDIR: "A file stands where a folder is needed; choose another path.",
-    errno.EEXIST: "A file stands where a folder is needed; choose another path.",
+    errno.ENOTDIR: "A file is in the place of a folder; choose another path.",
+    errno.EEXIST: "A file is in the place of a folder; choose another path.",
     errno.EXDEV: "Keep the `.etl` folder on the same disk as the target, and mount the target as a whole.",
     errno.EBUSY: "Mount the folder that the file is in, not the file by itself.",
     errno.EMFILE: "Raise the limit of open files (ulimit -n), then run again.",
     errno.ENAMETOOLONG: "Choose a shorter path.",
-    errno.ELOOP: "A link stands where a file or a folder is needed; remove the link, or choose another path.",
+    errno.ELOOP: "A link is in the place of a file or a folder; remove it, or choose another path.",
 }
 
 
@@ -63,7 +63,7 @@ def translate_os_errors(what: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SinkError(f"Cannot {what}: {reason}", where=str(path), hint=_MENDS.get(error.errno or 0, "")) from error
+        raise SinkError(f"cannot {what}: {reason}", where=str(path), hint=_HINTS.get(error.errno or 0, "")) from error
 
 
 def private_folder(path: Path) -> Path:
@@ -94,9 +94,9 @@ def _refuse_stranger(path: Path, found: os.stat_result) -> None:
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         name, rights = shlex.quote(str(path)), stat.S_IMODE(found.st_mode)
         raise SinkError(
-            f"Others can write to what a run would trust (rights {rights:04o})",
+            f"other users can write to files that a run would trust (rights {rights:04o})",
             where=str(path),
-            hint=f"Delete it (rm -r {name}), or where nobody else wrote to it: chmod -R go-w {name}. Then run again.",
+            hint=f"Delete it (rm -r {name}), or, if no other user wrote to it: chmod -R go-w {name}. Then run again.",
         )
 
 
@@ -104,13 +104,13 @@ def refuse_foreign(path: Path, found: os.stat_result) -> None:
     """Raise `SinkError` unless `found` at `path` is a file or folder of this user, and not a symbolic or hard link."""
     delete, user = f"rm -r {shlex.quote(str(path))}", os.geteuid()
     if stat.S_ISLNK(found.st_mode):
-        why = "A link stands where a run keeps its own files"
-        hint = f"Remove the link ({delete}), then run again: what is temporary stays on the same disk as the target."
+        why = "a link stands in the place of files that a run would trust"
+        hint = f"Remove the link ({delete}), then run again; temporary files stay on the same disk as the target."
     elif found.st_uid != user:
-        why = f"What a run would trust belongs to user {found.st_uid}, and this is user {user}"
-        hint = f"Run as that user, or delete it ({delete}) and run again, or choose a path in a folder of your own."
+        why = f"a file that a run would trust belongs to user {found.st_uid}, and this is user {user}"
+        hint = f"Run as that user, or delete it ({delete}) and run again, or choose a path in a folder of this user."
     elif not stat.S_ISDIR(found.st_mode) and (not stat.S_ISREG(found.st_mode) or found.st_nlink > 1):
-        why = "What a run would trust has a second name (a hard link), or is no plain file"
+        why = "a file that a run would trust has a second name (a hard link), or is not a plain file"
         hint = f"Delete it ({delete}), then run again."
     else:
         return
@@ -131,6 +131,12 @@ def own_file(path: Path) -> Iterator[BufferedReader]:
 def checksum(path: Path) -> str:
     """The SHA-256 of a file that passes `refuse_stranger`: 1 GB/s if the processor supports SHA-256."""
     with own_file(path) as file, translate_os_errors("read", path):
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a published file, which may be hard-linked and shared with readers."""
+    with translate_os_errors("read", path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -205,7 +211,7 @@ class Access:
                 try:
                     os.chown(path, -1, gid)
                 except PermissionError as error:
-                    message = f"Cannot give files to the group {self.group}: {error.strerror}"
+                    message = f"cannot give files to the group {self.group}: {error.strerror}"
                     hint = f"Make the user of this job a member (usermod -aG {self.group} USER), or name another group."
                     raise SinkError(message, where=str(path), hint=hint) from error
             if mode is not None:
@@ -219,7 +225,7 @@ class Access:
             try:
                 path.chmod(stat.S_IMODE(path.stat().st_mode))
             except PermissionError as error:
-                message = f"Cannot set the rights for readers: {error.strerror}"
+                message = f"cannot set the rights for readers: {error.strerror}"
                 hint = "It belongs to another user: give the whole target to the user of this job (chown -R)."
                 raise SinkError(message, where=str(path), hint=hint) from error
 
@@ -294,32 +300,35 @@ def copy_file(source: Path, target: Path) -> Path:
     """Copy to a new private file, sharing blocks if the file system can."""
     private_file(target)
     with translate_os_errors("copy the target", target):
-        if not _reflinked(source, target):
-            shutil.copyfile(source, target)
+        with source.open("rb") as old, target.open("wb") as new:
+            try:
+                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            except OSError:  # The file system cannot share blocks.
+                pass
+            else:
+                return target
+        shutil.copyfile(source, target)
     return target
-
-
-def _reflinked(source: Path, target: Path) -> bool:
-    with source.open("rb") as old, target.open("wb") as new:
-        try:
-            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-        except OSError:
-            return False
-    return True
 
 
 def link_or_copy(source: Path, target: Path) -> bool:
     """Hard-link an immutable file, or copy it privately if it cannot be linked; return whether it was linked."""
     with translate_os_errors("link a file that did not change", target):
-        try:
-            os.link(source, target)
-        except OSError as error:
-            if error.errno not in _NO_LINK:
-                raise
-        else:
+        if _linked(source, target):
             return True
     copy_file(source, target)
     return False
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Make a hard link; False if this file or the file system cannot have it. Raises `OSError` for other reasons."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        return False
+    return True
 
 
 def put(source: Path, target: Path) -> None:
@@ -329,12 +338,7 @@ def put(source: Path, target: Path) -> None:
     either, an existence check and a plain rename: then only the lock keeps two runs apart. Raises `OSError`, and
     `FileExistsError` if the name is taken.
     """
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-    else:
+    if _linked(source, target):
         return
     try:
         _rename_new(source, target)
@@ -363,8 +367,8 @@ def same_mount(one: Path, other: Path) -> bool:
 def _mount(path: Path) -> tuple[int, str]:
     handle = os.open(path, os.O_PATH)
     try:
-        told = Path(f"/proc/self/fdinfo/{handle}").read_text(encoding="ascii")
-        mount = next((line for line in told.splitlines() if line.startswith("mnt_id")), "")
+        info = Path(f"/proc/self/fdinfo/{handle}").read_text(encoding="ascii")
+        mount = next((line for line in info.splitlines() if line.startswith("mnt_id")), "")
     except FileNotFoundError:  # no /proc: only the device is compared
         mount = ""
     finally:

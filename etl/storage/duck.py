@@ -8,12 +8,9 @@ Nothing is ever downloaded: the extensions in use (parquet, json, icu) are built
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from pathlib import Path
 
 import duckdb
-
-from etl.model import Span
 
 MEMORY_LIMIT = 1_000_000_000
 """Bytes that a query may use by default."""
@@ -76,38 +73,3 @@ def scan(files: Iterable[Path | str], columns: Sequence[tuple[str, str]]) -> str
 def glob_safe(file: Path | str) -> str:
     """A path as a glob pattern that matches only this path."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(file))
-
-
-def known_ids(
-    contacts: str, strikes: str, account: str, file: Path, within: Span | None
-) -> tuple[str, list[str | datetime]]:
-    """The statement, with its parameters, that writes the ids of an account's contacts to a Parquet file.
-
-    Deleted contacts count as known: one that stays listed as DELETED is not new. With `within`, only published contacts
-    created in that span are written.
-    """
-    chosen = f"SELECT contact_id FROM {contacts} WHERE account = ?"
-    parameters: list[str | datetime] = [account]
-    if within is None:
-        chosen += f" UNION ALL SELECT contact_id FROM {strikes} WHERE account = ? AND strikes > 1"
-        parameters.append(account)
-    else:
-        chosen += " AND created_at IS NOT NULL"
-        for bound, condition in ((within.start, "created_at >= ?"), (within.end, "created_at < ?")):
-            if bound is not None:
-                chosen += f" AND {condition}"
-                parameters.append(bound)
-    return f"COPY ({chosen}) TO {literal(file)} (FORMAT parquet)", parameters
-
-
-def creation_times(contacts: str, strikes: str, account: str) -> tuple[str, list[str]]:
-    """The query, with its parameters, for the creation times of one account in the relation `contacts`, in order.
-
-    Each row also states which of the API's two lists the contact is in, and whether it has a strike.
-    """
-    query = f"""
-        SELECT c.created_at, c.is_contact, s.strikes IS NOT NULL AS struck
-        FROM {contacts} c LEFT JOIN {strikes} s ON c.account = s.account AND c.contact_id = s.contact_id
-        WHERE c.account = ? AND c.created_at IS NOT NULL ORDER BY c.created_at
-    """
-    return query, [account]

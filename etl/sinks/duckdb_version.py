@@ -9,7 +9,7 @@ from __future__ import annotations
 import duckdb
 
 from etl.errors import SinkError
-from etl.storage import engine
+from etl.storage import duck
 
 VERSION = "SELECT tags['storage_version'] FROM duckdb_databases() WHERE database_name = 'target'"
 """Query for the version of the attached file `target`, such as `v1.2.0+`."""
@@ -43,7 +43,7 @@ def rewrite(connection: duckdb.DuckDBPyConnection, file: str, floor: str) -> Non
 
     Raises `SinkError` for content that this version cannot hold.
     """
-    connection.execute(f"ATTACH {engine.literal(file)} AS source (READ_ONLY)")
+    connection.execute(f"ATTACH {duck.literal(file)} AS source (READ_ONLY)")
     try:
         connection.execute("COPY FROM DATABASE source TO target")
         connection.execute("CHECKPOINT target")
@@ -52,13 +52,13 @@ def rewrite(connection: duckdb.DuckDBPyConnection, file: str, floor: str) -> Non
     before, after = (set(connection.execute(_CONTENTS.format(name)).fetchall()) for name in ("source", "target"))
     if lost := before - after:
         kind, home, name, _ = min(lost, key=str)
-        raise _refusal(f"the {kind} {home}.{name} does not come over", file, floor)
+        raise _refusal(f"the {kind} {home}.{name} is not copied", file, floor)
     connection.execute("DETACH source")
 
 
 def _refusal(reason: str, file: str, floor: str) -> SinkError:
     return SinkError(
-        f"The file cannot be rewritten in the storage version {floor}: {reason}",
+        f"the file cannot be rewritten in the storage version {floor}: {reason}",
         where=file,
-        hint="Remove what that version does not know, or raise sinks.duckdb.storage_version, then run again.",
+        hint="Remove content that it does not support, or raise sinks.duckdb.storage_version, then run again.",
     )

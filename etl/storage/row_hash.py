@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from etl import schema
 from etl.errors import EtlError
-from etl.storage import engine
+from etl.storage import duck
 
 
 def _hashed(column: schema.Column) -> str:
-    name = engine.quoted(column.name)
+    name = duck.quoted(column.name)
     match column.kind:
         case schema.Kind.TIME:
             return f"epoch_us({name})"
@@ -28,7 +28,7 @@ def _hashed(column: schema.Column) -> str:
 
 
 # JSON distinguishes null from "" and a list from its text, and does not depend on locale or machine.
-FINGERPRINT = f"md5(json_array({', '.join(_hashed(column) for column in schema.CONTENT)}))"
+ROW_HASH_SQL = f"md5(json_array({', '.join(_hashed(column) for column in schema.CONTENT)}))"
 """The fingerprint of a contact as SQL over its columns, in a part or in a target."""
 
 
@@ -50,7 +50,7 @@ def _engine() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"autoinstall_known_extensions": "false", "threads": 1, "async_threads": 0})
 
 
-class Fingerprint:
+class RowHasher:
     """Adds `row_hash` to normalized contacts. An object serves one thread at a time."""
 
     def __init__(self) -> None:
@@ -65,8 +65,8 @@ class Fingerprint:
         """
         with _memory():
             rows = self._connection.from_arrow(contacts.to_reader())
-            made = rows.project(f"read_no, {FINGERPRINT} AS {schema.FINGERPRINT}").to_arrow_table()
+            made = rows.project(f"read_no, {ROW_HASH_SQL} AS {schema.ROW_HASH}").to_arrow_table()
         if not made["read_no"].equals(contacts["read_no"]):
             message = "the fingerprints are not in the order of the contacts"
             raise EtlError(message)
-        return contacts.append_column(schema.PART_SCHEMA.field(schema.FINGERPRINT), made[schema.FINGERPRINT])
+        return contacts.append_column(schema.PART_SCHEMA.field(schema.ROW_HASH), made[schema.ROW_HASH])
