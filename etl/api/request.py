@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Literal
 
-from etl.display import discreet
+from etl.display import redacted
 from etl.errors import UsageError
 
 PATH = "/inbox/users"
@@ -124,10 +124,10 @@ _LATEST = 253_402_300_799_999
 def checked_filters(filters: Mapping[str, object]) -> dict[str, object]:
     """`filters` if the API has every name and each value has its type. Raises UsageError with the nearest name."""
     for name, value in filters.items():
-        where = f"extract.filters.{discreet(name)}"
+        where = f"extract.filters.{redacted(name)}"
         if name not in FILTERS:
             nearest = difflib.get_close_matches(name, FILTERS, n=1, cutoff=0.0)[0]
-            raise UsageError(f"the API has no filter {discreet(name)}", where=where, hint=f"Did you mean {nearest}?")
+            raise UsageError(f"the API has no filter {redacted(name)}", where=where, hint=f"Did you mean {nearest}?")
         if not isinstance(value, FILTERS[name]):
             raise UsageError(f"expected a value of type {FILTERS[name].__name__}, not {value!r}", where=where)
     return dict(filters)

@@ -21,7 +21,7 @@ from etl import __version__
 from etl.cli.process import complain, fail, leave_no_core
 from etl.cli.streams import harden
 from etl.commands.checks import Finding, render_findings, worst
-from etl.display import discreet, printable
+from etl.display import printable, redacted
 from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, SinkError, UsageError
 
 T = TypeVar("T")
@@ -328,7 +328,7 @@ def _without_tokens(message: str, arguments: Sequence[str]) -> str:
     words = {part for argument in arguments for part in (argument, *argument.split("=", 1))}
     for word in sorted(words, key=len, reverse=True):
         for spelled in (word, repr(word)[1:-1]):
-            message = message.replace(spelled, discreet(word)) if discreet(word) != word else message
+            message = message.replace(spelled, redacted(word)) if redacted(word) != word else message
     return message
 
 
