@@ -22,7 +22,7 @@ from etl.cli.process import complain, fail, leave_no_core
 from etl.cli.streams import harden
 from etl.commands.checks import Finding, render_findings, worst
 from etl.display import printable, redacted
-from etl.errors import OK, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, SinkError, UsageError
+from etl.errors import OK, OPEN_FILES_HINT, PUBLISHED_WITH_REJECTS, EtlError, Interrupted, SinkError, UsageError
 
 T = TypeVar("T")
 
@@ -358,8 +358,7 @@ def _report_bug(error: Exception) -> NoReturn:
         hint = "Lower extract.memory_limit or extract.concurrency, or give it more memory, then run again."
         raise SinkError("memory ran out", where=where, hint=hint)
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
-        hint = "Raise the limit of open files (ulimit -n), then run again."
-        raise SinkError("too many files are open", where=where, hint=hint)
+        raise SinkError("too many files are open", where=where, hint=OPEN_FILES_HINT)
     raise EtlError(f"internal error: {type(error).__name__}", where=where)
 
 

@@ -29,13 +29,14 @@ from etl.extract.fetch import WindowReader
 from etl.extract.plan import plan_windows
 from etl.extract.probe import probe
 from etl.extract.strategy import LEADS_FIRST
-from etl.extract.windows import Window, milliseconds
+from etl.extract.windows import Window
 from etl.sinks import Sink, Unpublished, open_readonly, parquet_layout
 from etl.sinks.manifest import decode, digest
 from etl.sinks.snapshot import Published
 from etl.sinks.targets import sinks, targets
 from etl.storage import disk, engine
 from etl.storage.fingerprint import FINGERPRINT
+from etl.times import milliseconds, to_milliseconds
 
 _PRESENCE = engine.listed(column.name for column in schema.CONTACTS if column.presence)
 _CHECKS: dict[str, str] = {
@@ -154,7 +155,7 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
     if last.mode == "filtered":
         yield failure("live", UsageError("a filtered export cannot be compared with the account", where=where))
         return
-    until = round(last.watermark.timestamp() * 1000)
+    until = to_milliseconds(last.watermark)
     seen: set[str] = set()
 
     async def receive(page: Page) -> None:

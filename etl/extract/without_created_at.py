@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from etl.api.response import Page
-from etl.extract.windows import milliseconds
+from etl.times import milliseconds
 
 
 def without_creation_time(page: Page) -> Page | None:

@@ -15,6 +15,7 @@ from msgspec import Raw
 
 from etl.normalize.json_text import Json, text_of, token
 from etl.schema import Kind
+from etl.times import EPOCH
 
 _INT64 = range(-(2**63), 2**63)
 _INT64_DIGITS = len(str(-(2**63)))
@@ -27,11 +28,10 @@ _ISO = re.compile(
     r"([T ]([01][0-9]|2[0-3])(:[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?)?(Z|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?)?",
     re.IGNORECASE,
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-EARLIEST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+EARLIEST = (datetime.min.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
 """Microseconds of 0001-01-01T00:00:00Z: every engine downstream supports it."""
-LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+LATEST = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
 """Microseconds of 9999-12-31T23:59:59.999999Z."""
 
 _EPOCH_UNITS = ((10**11, 10**6), (10**14, 10**3), (10**17, 1))
@@ -76,7 +76,7 @@ def iso_micros(text: str) -> int | None:
         moment = datetime.fromisoformat(text.upper())
     except ValueError:  # 30 February
         return None
-    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - EPOCH
     return _storable_micros((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from etl.errors import EtlError, SinkError, TargetCorrupt, UsageError
+from etl.errors import OPEN_FILES_HINT, EtlError, SinkError, TargetCorrupt, UsageError
 from etl.sinks import checks, parquet_layout, tables
 from etl.sinks.duckdb import SIZE, refuse_cut_off
 from etl.storage import disk, engine, staging
@@ -24,7 +24,7 @@ SELECT DISTINCT schema_name || '.' || table_name FROM duckdb_columns() WHERE dat
 """
 _HARMLESS = {
     "lock on file": "Close the program that writes to it, then ask again.",
-    "Too many open files": "Raise the limit of open files (ulimit -n), then ask again.",
+    "Too many open files": OPEN_FILES_HINT,
     "Interrupted system call": "Ask again.",
     "Out of Memory": "Give it more memory, then ask again.",
 }
