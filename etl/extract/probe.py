@@ -75,7 +75,7 @@ async def probe(
         lists=await _lists(client, contacts, leads, asked.created) if compare_lists else "unknown",
         total=contacts.total,
         empty=not asked.first.rows,
-        manners=client.learn_manners(asked.end),
+        manners=client.learn_signatures(asked.end),
     )
 
 
