@@ -1,7 +1,8 @@
 """Convert one JSON value to a cell: exactly the column's type, or a safe coercion.
 
-`EXACT` handles values of the column's own type, `LOOSE` those of another one; None means that the value does not fit.
-Neither is called for null and "", which are null in every column. This module does not depend on contacts.
+`EXACT` parses the values of the column's own type where they need parsing (texts and booleans are cells already);
+`LOOSE` coerces those of another type. None means that the value does not fit. Neither is called for null and "", which
+are null in every column. This module does not depend on contacts.
 """
 
 from __future__ import annotations
@@ -40,14 +41,6 @@ _EPOCH_UNITS = ((10**11, 10**6), (10**14, 10**3), (10**17, 1))
 _WORDS = {"true": True, "false": False}
 
 
-def _exact_text(value: Json) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _exact_boolean(value: Json) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
 def _exact_integer(value: Json) -> int | None:
     if not isinstance(value, Raw):
         return None
@@ -61,16 +54,12 @@ def _exact_integer(value: Json) -> int | None:
     return number if number in _INT64 else None
 
 
-def _exact_time(value: Json) -> int | None:
-    return iso_micros(value) if isinstance(value, str) else None
-
-
-def iso_micros(text: str) -> int | None:
+def iso_micros(text: Json) -> int | None:
     """Microseconds since 1970 of an ISO 8601 time: with offset, without zone (then UTC), or a date alone.
 
     Digits beyond microseconds are truncated. 24:00 and the leap second :60 are rejected.
     """
-    if not _ISO.fullmatch(text):
+    if not isinstance(text, str) or not _ISO.fullmatch(text):
         return None
     try:
         moment = datetime.fromisoformat(text.upper())
@@ -82,10 +71,6 @@ def iso_micros(text: str) -> int | None:
 
 def _storable_micros(micros: int) -> int | None:
     return micros if EARLIEST <= micros <= LATEST else None
-
-
-def _loose_text(value: Json) -> str:
-    return token(value) if isinstance(value, Raw) else text_of(value)
 
 
 def _loose_integer(value: Json) -> int | None:
@@ -123,13 +108,11 @@ def _loose_time(value: Json) -> int | None:
 Cell = Callable[[Json], "str | int | bool | None"]
 
 EXACT: dict[Kind, Cell] = {
-    Kind.TEXT: _exact_text,
     Kind.INTEGER: _exact_integer,
-    Kind.BOOLEAN: _exact_boolean,
-    Kind.TIME: _exact_time,
+    Kind.TIME: iso_micros,
 }
 LOOSE: dict[Kind, Cell] = {
-    Kind.TEXT: _loose_text,
+    Kind.TEXT: text_of,
     Kind.INTEGER: _loose_integer,
     Kind.BOOLEAN: _loose_boolean,
     Kind.TIME: _loose_time,
