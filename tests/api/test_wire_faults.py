@@ -144,7 +144,9 @@ async def test_a_bomb_is_told_by_its_ratio(ratio: int, size: int, *, taken: bool
         if taken:
             assert (await send(BODY)).body == content
         else:
-            with pytest.raises(TransportError, match="a compressed response that expands more than 200 times") as caught:
+            with pytest.raises(
+                TransportError, match="a compressed response that expands more than 200 times"
+            ) as caught:
                 await send(BODY)
             assert caught.value.failure.kind is FailureKind.GARBLED
 
