@@ -82,7 +82,7 @@ class ContractError(EtlError):
     """The server's responses violate its API contract, and not just once by chance."""
 
     exit_code = 12
-    default_hint = "Nothing was published; run `etl doctor` to see what the server does."
+    default_hint = "Nothing was published; run `etl doctor` to check how the server behaves."
 
 
 class UnprovenError(EtlError):

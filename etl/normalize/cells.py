@@ -1,6 +1,6 @@
 """Convert one JSON value to a cell: exactly the column's type, or a safe coercion.
 
-`EXACT` parses the values of the column's own type where they need parsing (texts and booleans are cells already);
+`EXACT` parses the values of the column's own type (texts and booleans need no parsing and have no entry);
 `LOOSE` coerces those of another type. None means that the value does not fit. Neither is called for null and "", which
 are null in every column. This module does not depend on contacts.
 """
