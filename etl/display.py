@@ -10,7 +10,7 @@ _STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\
 
 The two joiners (U+200C, U+200D) are not included: many languages and emoji need them.
 """
-_SPELLED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _WORD = re.compile(r"[^\W_]+")
 _CHOSEN = re.compile(r"(?:[A-Z]+|[A-Z]?[^\W\d_A-Z]+(?:[A-Z][^\W\d_A-Z]+){0,3})?\d{0,8}")
 """A word that people choose as a name: letters in lower case, upper case or CamelCase, then an optional number."""
@@ -23,11 +23,9 @@ def printable(text: str, keep: str = "") -> str:
 
     The escapes are those of JSON: escaping a JSON document does not change its value.
     """
-    return _STEERING.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
-
-
-def _escape(character: str) -> str:
-    return _SPELLED.get(character) or f"\\u{ord(character):04x}"
+    return _STEERING.sub(
+        lambda found: found[0] if found[0] in keep else _ESCAPES.get(found[0]) or f"\\u{ord(found[0]):04x}", text
+    )
 
 
 def lines(texts: Iterable[str]) -> str:
@@ -35,10 +33,10 @@ def lines(texts: Iterable[str]) -> str:
     return "\n".join(map(printable, texts))
 
 
-def discreet(text: str) -> str:
+def redacted(text: str) -> str:
     """`text` if it is plausibly a name or a path; else its length, because it may be a misplaced token."""
-    return text if all(_is_chosen(word) for word in _WORD.findall(text)) else f"<{len(text)} characters, not shown>"
-
-
-def _is_chosen(word: str) -> bool:
-    return len(word) <= _LONGEST_WORD and bool(_CHOSEN.fullmatch(word)) and not _HEX.fullmatch(word)
+    plausible = all(
+        len(word) <= _LONGEST_WORD and _CHOSEN.fullmatch(word) and not _HEX.fullmatch(word)
+        for word in _WORD.findall(text)
+    )
+    return text if plausible else f"<{len(text)} characters, not shown>"

@@ -26,6 +26,9 @@ OK = 0
 PUBLISHED_WITH_REJECTS = 40
 INTERNAL = 70
 
+OPEN_FILES_HINT = "Raise the limit of open files (ulimit -n), then run again."
+"""The hint for EMFILE, which the system, the event loop and DuckDB report each in its own form."""
+
 
 class EtlError(Exception):
     """A failure that the user can act on: `message` (what), `where`, `hint` (what to do next)."""
@@ -79,14 +82,16 @@ class ContractError(EtlError):
     """The server's responses violate its API contract, and not just once by chance."""
 
     exit_code = 12
-    default_hint = "Nothing was published; run `etl doctor` to see what the server does."
+    default_hint = "Nothing was published; run `etl doctor` to check how the server behaves."
 
 
 class UnprovenError(EtlError):
     """Everything was read, but it cannot be proven that nothing is missing."""
 
     exit_code = 13
-    default_hint = "Nothing was published; run again at a calmer hour, or accept it with --allow-unproven."
+    default_hint = (
+        "Nothing was published; run again when the account is less active, or accept it with --allow-unproven."
+    )
 
 
 class GuardError(EtlError):
@@ -100,7 +105,7 @@ class SinkError(EtlError):
     """A file could not be written, read or moved."""
 
     exit_code = 20
-    default_hint = "Nothing was published; free the disk or fix the rights, then run again."
+    default_hint = "Nothing was published; free disk space or fix the permissions, then run again."
 
 
 class PublishConflict(EtlError):
@@ -128,11 +133,11 @@ class Interrupted(EtlError):
     """Stopped by SIGINT (Ctrl-C)."""
 
     exit_code = 130
-    default_hint = "Nothing was published by a run that had not yet said so; run again."
+    default_hint = "Nothing was published unless the run has already reported it; run again."
 
 
 class Terminated(EtlError):
     """Stopped by SIGTERM."""
 
     exit_code = 143
-    default_hint = "Nothing was published by a run that had not yet said so; run again."
+    default_hint = "Nothing was published unless the run has already reported it; run again."

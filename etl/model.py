@@ -208,7 +208,7 @@ class Merged:
 
 
 Phase = Literal["probe", "cross-check", "windows", "sweep", "merge", "publish"]
-"""What is being done for an account; an incremental run scrubs in the phase `windows`."""
+"""The current step for an account; an incremental run scrubs in the phase `windows`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from etl.api.response import ApiFailure, EnvelopeSignature, FailureKind, HttpRes
 from etl.api.retry import ATTEMPTS, LONGEST_WAIT, TRUSTED_ATTEMPTS, Budget, backoff, retry_after
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
 
-FEW_MANNERS = 2
+MOST_SIGNATURES = 2
 """If non-empty pages have more signatures than this, the server's signatures prove nothing."""
 
 Transport = Callable[[Body], Awaitable[HttpResponse]]
@@ -32,7 +32,7 @@ class TransportError(Exception):
     """A request without a complete response: refused, reset, truncated, timed out."""
 
     def __init__(self, reason: str, *, kind: FailureKind = FailureKind.UNAVAILABLE, hint: str = "") -> None:
-        self.refusal = ApiFailure(kind, reason, hint=hint)
+        self.failure = ApiFailure(kind, reason, hint=hint)
         super().__init__(reason)
 
 
@@ -46,7 +46,7 @@ class Statistics:
     in_flight: int
     peak_in_flight: int
     throttled: int
-    """How often the server reported that requests were too fast, and the pace was cut."""
+    """How often the pace was cut because the server reported that requests were too fast."""
     waited: float
     """Seconds that requests waited because the server asked for it or before a retry."""
     held: float
@@ -109,12 +109,12 @@ class Client:
         """The server's number of its first page; the probe corrects it."""
         self.server_now: int | None = None
         """The server's clock at its last response, milliseconds since the epoch."""
-        self.manners: frozenset[EnvelopeSignature] | None = None
-        """The signatures accepted for empty pages; None until `learn_manners`."""
+        self.signatures: frozenset[EnvelopeSignature] | None = None
+        """The signatures that an empty page may have; None, before `learn_signatures`: any."""
         self._filled: set[EnvelopeSignature] = set()
         """The signatures of non-empty pages."""
         self._empty: Counter[EnvelopeSignature] = Counter()
-        """The signatures of empty pages, counted while `manners` is unknown."""
+        """The signatures of empty pages, counted while any is accepted."""
         self._transport = transport
         self._account = account
         self._renew = renew
@@ -168,34 +168,33 @@ class Client:
         try:
             # An expired token must not cause a storm: one request retries on behalf of all that were rejected.
             async with self._doubt if verdict.kind is FailureKind.AUTH else nullcontext():
-                return await self._read_again(query, page, verdict, token)
+                attempt = 1
+                while not isinstance(verdict, Page):
+                    rejected = verdict.kind is FailureKind.AUTH or verdict.status in TRUSTED_ATTEMPTS
+                    if rejected and token == self._tokens and self._renew():
+                        self._tokens += 1
+                        self._budget.retried += 1
+                    # With a newer token, read now or already for another request, the next attempt is a first one.
+                    if not rejected or token == self._tokens:
+                        place = f"isContact {str(query.is_contact).lower()}, {query.span()}, page {page}"
+                        where = f"account {self._account}, {place}, attempt {attempt}"
+                        await self._before_retry(verdict, attempt, where, trusted=token == self._trusted)
+                        attempt += 1
+                    token = self._tokens
+                    verdict = await self.ask(query, page)
+                return replace(verdict, number=page, attempt=attempt)
         finally:
             self._repeated -= 1
-
-    async def _read_again(self, query: Query, page: int, verdict: Page | ApiFailure, token: int) -> Page:
-        """Retry after a first attempt with token number `token` that failed with `verdict`."""
-        attempt = 1
-        while not isinstance(verdict, Page):
-            refused = verdict.kind is FailureKind.AUTH or verdict.status in TRUSTED_ATTEMPTS
-            if not (refused and self._is_renewed(token)):
-                where = f"account {self._account}, {_place(query, page)}, attempt {attempt}"
-                await self._before_retry(verdict, attempt, where, trusted=token == self._trusted)
-                attempt += 1
-            token = self._tokens
-            verdict = await self.ask(query, page)
-        return replace(verdict, number=page, attempt=attempt)
-
-    def _is_renewed(self, used: int) -> bool:
-        """Whether there is a newer token than number `used`: already read for another request, or read now."""
-        if used == self._tokens and self._renew():
-            self._tokens += 1
-            self._budget.retried += 1
-        return used != self._tokens
 
     async def ask(self, query: Query, page: int = 1) -> Page | ApiFailure:
         """Request page `page` of `query` once; raises SourceUnavailable if the server demands too long a wait."""
         body = query.body(page - 1 + self.first_page)
-        slot = await self._slot()
+        slot = object()
+        # A free slot is taken at once: yielding first costs a tenth of a request.
+        try:
+            self._slots.acquire_on_behalf_of_nowait(slot)
+        except anyio.WouldBlock:
+            await self._slots.acquire_on_behalf_of(slot)
         try:
             sent_at, passage = await self._turn()
             self._budget.sent += 1
@@ -203,7 +202,7 @@ class Client:
             among, token = self._in_flight, self._tokens
             self._peak = max(self._peak, among)
             try:
-                verdict = await self._answer(body)
+                verdict = await self._send(body)
                 if passage is not None:
                     passage.answered(anyio.current_time())
                 if isinstance(verdict, Page):
@@ -215,68 +214,57 @@ class Client:
         finally:
             self._slots.release_on_behalf_of(slot)
 
-    async def _answer(self, body: Body) -> Page | ApiFailure:
+    async def _send(self, body: Body) -> Page | ApiFailure:
+        """Send one request; a page is returned as a failure if it is empty and its signature is not accepted."""
         try:
-            reply = await self._transport(body)
-        except TransportError as broken:
-            return broken.refusal
-        self.server_now = server_time(reply.headers) or self.server_now
-        verdict = parse_response(reply)
-        return self._believed(verdict) if isinstance(verdict, Page) else verdict
-
-    def _believed(self, page: Page) -> Page | ApiFailure:
-        """The page, unless it is empty with a signature that is not in `manners`: servers fail like that."""
+            response = await self._transport(body)
+        except TransportError as error:
+            return error.failure
+        self.server_now = server_time(response.headers) or self.server_now
+        page = parse_response(response)
+        if not isinstance(page, Page):
+            return page
         if page.rows:
-            self._filled.add(page.manner)
-        elif self.manners is None:
-            self._empty[page.manner] += 1
-        elif page.manner not in self.manners:
-            return ApiFailure(FailureKind.GARBLED, "an empty list in an envelope that no other answer had")
+            self._filled.add(page.signature)
+        elif self.signatures is None:
+            self._empty[page.signature] += 1
+        elif page.signature not in self.signatures:
+            # Some servers fail with an empty list, in an envelope that differs from that of a success.
+            return ApiFailure(FailureKind.GARBLED, "an empty list in an envelope that no other response had")
         return page
 
-    def learn_manners(self, end: Page) -> tuple[EnvelopeSignature, ...]:
+    def learn_signatures(self, end: Page) -> tuple[EnvelopeSignature, ...]:
         """From now on, accept an empty list only with a signature of non-empty pages, or of most empty ones so far.
 
         `end` is a page past the end of a list, for which some servers have a separate signature. Returns () if the
         server's envelopes vary too much to prove anything.
         """
-        if len(self._filled) <= FEW_MANNERS:
-            common = {manner for manner, _ in self._empty.most_common(1)}
-            self.manners = frozenset(self._filled | common | {end.manner})
-        return tuple(sorted(self.manners or ()))
-
-    async def _slot(self) -> object:
-        """One of the slots; a free one is taken at once, since yielding first costs a tenth of a request."""
-        slot = object()
-        try:
-            self._slots.acquire_on_behalf_of_nowait(slot)
-        except anyio.WouldBlock:
-            await self._slots.acquire_on_behalf_of(slot)
-        return slot
+        if len(self._filled) <= MOST_SIGNATURES:
+            common = {signature for signature, _ in self._empty.most_common(1)}
+            self.signatures = frozenset(self._filled | common | {end.signature})
+        return tuple(sorted(self.signatures or ()))
 
     def _adapt(self, verdict: Page | ApiFailure, sent_at: float, among: int) -> None:
-        """Adapt the pace to the response to one of `among` requests in flight."""
+        """Adapt the pace to the response to one of `among` requests in flight.
+
+        After a rejection the whole client pauses for as long as the server asks, or else as the pace suggests.
+        """
         now = anyio.current_time()
         if isinstance(verdict, Page):
             self._pace.succeeded(now, sent_at, self._in_flight, among, may_try=not self._repeated)
         elif verdict.kind in {FailureKind.THROTTLED, FailureKind.BLOCKED}:
-            self._obey(verdict, self._pace.refused(now, sent_at, max(among, self._in_flight)))
+            pause = self._pace.refused(now, sent_at, max(among, self._in_flight))
+            server_now = None if self.server_now is None else self.server_now / 1000
+            asked = retry_after(verdict.retry_after, server_now)
+            if asked is not None and asked > LONGEST_WAIT:
+                raise SourceUnavailable(
+                    f"the server asks to wait {asked:.0f} s, more than {LONGEST_WAIT:.0f} s",
+                    where=f"account {self._account}",
+                )
+            self._paused_until = max(self._paused_until, now + (pause if asked is None else asked))
         elif verdict.kind is FailureKind.UNAVAILABLE:
             self._pace.failed()
         self._slots.total_tokens = self._pace.at_once
-
-    def _obey(self, refusal: ApiFailure, pause: float) -> None:
-        """Pause the whole client for as long as the server asks, or for `pause` seconds if it does not say."""
-        now = self.server_now
-        asked = retry_after(refusal.retry_after, None if now is None else now / 1000)
-        if asked is None:
-            asked = pause
-        if asked > LONGEST_WAIT:
-            raise SourceUnavailable(
-                f"the server asks to wait {asked:.0f} s, more than {LONGEST_WAIT:.0f} s",
-                where=f"account {self._account}",
-            )
-        self._paused_until = max(self._paused_until, anyio.current_time() + asked)
 
     async def _turn(self) -> tuple[float, Passage | None]:
         """Wait for this request's turn, and for the end of any pause of the whole client.
@@ -314,21 +302,18 @@ class Client:
         await anyio.sleep(seconds)
         return anyio.current_time()
 
-    async def _before_retry(self, refusal: ApiFailure, attempt: int, where: str, *, trusted: bool) -> None:
-        doubtful = trusted and refusal.kind is FailureKind.AUTH
-        if attempt >= (TRUSTED_ATTEMPTS.get(refusal.status, 1) if doubtful else ATTEMPTS[refusal.kind]):
+    async def _before_retry(self, failure: ApiFailure, attempt: int, where: str, *, trusted: bool) -> None:
+        """Wait before the next attempt; raises the failure if there must be none."""
+        doubtful = trusted and failure.kind is FailureKind.AUTH
+        if attempt >= (TRUSTED_ATTEMPTS.get(failure.status, 1) if doubtful else ATTEMPTS[failure.kind]):
             self._trusted = 0 if doubtful else self._trusted
-            raise _ERRORS[refusal.kind](refusal.message, where=where, hint=refusal.hint)
-        if refusal.kind is FailureKind.STALE:
+            raise _ERRORS[failure.kind](failure.message, where=where, hint=failure.hint)
+        if failure.kind is FailureKind.STALE:
             # It never reached the server, so counters, budget and backoff ignore it.
             self._budget.sent -= 1
             return
         if not self._budget.allows_retry():
-            message = f"the retry budget is spent; last: {refusal.message}"
-            raise SourceUnavailable(message, where=where, hint=refusal.hint)
+            message = f"the retry budget is spent; last: {failure.message}"
+            raise SourceUnavailable(message, where=where, hint=failure.hint)
         self._budget.retried += 1
         await self._wait(backoff(attempt, self._jitter()), anyio.current_time())
-
-
-def _place(query: Query, page: int) -> str:
-    return f"isContact {str(query.is_contact).lower()}, {query.span()}, page {page}"

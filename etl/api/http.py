@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from etl.api.client import Transport, TransportError
 from etl.api.request import PATH, Body
 from etl.api.response import FailureKind, HttpResponse
-from etl.api.route import certificate_trouble, handshake_trouble, proxy_trouble, route
+from etl.api.route import certificate_failure, handshake_failure, proxy_failure, route
 from etl.config import Http
 from etl.errors import UsageError
 
@@ -35,7 +35,7 @@ FED = 1 << 12
 MOST_MEMBERS = 10_000
 """A valid response is one gzip member, or one for each piece that the server wrote."""
 MOST_UNPACKED, UNSUSPECTED = 200, 1 << 20
-"""The maximum expansion of one compressed byte, checked only for bodies larger than the second (N12)."""
+"""The maximum expansion of one compressed byte, checked only for bodies larger than the second."""
 IDLE_SECONDS = 4.0
 """The server closes a connection that is idle for 5 s; the client closes it a little earlier."""
 
@@ -70,7 +70,9 @@ async def connect(
     async with aiohttp.ClientSession(
         connector=connector,
         headers=_HEADERS,
-        timeout=_timeout(settings),
+        timeout=aiohttp.ClientTimeout(
+            total=settings.attempt_timeout.total_seconds(), sock_connect=settings.connect_timeout.total_seconds()
+        ),
         proxy=way.proxy,
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[_reuse_trace()],
@@ -80,8 +82,19 @@ async def connect(
         async def send(body: Body) -> HttpResponse:
             # Directly after a response, the loop must first notice whether the server closed the connection.
             await lowlevel.checkpoint()
-            secret = credential.token.get_secret_value()
-            return await _send(session, base_url + PATH, body, secret, settings.max_body, _Passage(way.variable))
+            secret, passage = credential.token.get_secret_value(), _Passage(way.variable)
+            try:
+                async with session.post(
+                    base_url + PATH,
+                    data=msgspec.json.encode(body),
+                    headers={"Authorization": f"Bearer {secret}"},
+                    allow_redirects=False,
+                    trace_request_ctx=passage,
+                ) as response:
+                    content = await _read_body(response, settings.max_body)
+                    return HttpResponse(response.status, response.headers, content, secret)
+            except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
+                raise _translated(error, passage) from None
 
         yield send
 
@@ -94,13 +107,6 @@ _HEADERS = {
     "Accept-Encoding": "gzip",
     "User-Agent": "etl",
 }
-
-
-def _timeout(settings: Http) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(
-        total=settings.attempt_timeout.total_seconds(),
-        sock_connect=settings.connect_timeout.total_seconds(),
-    )
 
 
 @dataclass(slots=True)
@@ -122,21 +128,7 @@ def _reuse_trace() -> aiohttp.TraceConfig:
     return trace
 
 
-async def _send(
-    session: aiohttp.ClientSession, url: str, body: Body, secret: str, cap: int, passage: _Passage
-) -> HttpResponse:
-    headers = {"Authorization": f"Bearer {secret}"}
-    try:
-        data = msgspec.json.encode(body)
-        async with session.post(
-            url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=passage
-        ) as response:
-            return HttpResponse(response.status, response.headers, await _whole(response, cap), secret)
-    except (aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
-        raise _broken(error, passage) from None
-
-
-def _broken(error: Exception, passage: _Passage) -> TransportError:
+def _translated(error: Exception, passage: _Passage) -> TransportError:
     """Translate `error`: local causes in words, and nothing that the server sent."""
     kind = FailureKind.UNAVAILABLE
     match error:
@@ -144,7 +136,7 @@ def _broken(error: Exception, passage: _Passage) -> TransportError:
             kind, reason = FailureKind.STALE, "the server had closed the idle connection"
         case TimeoutError() if not isinstance(error, aiohttp.ConnectionTimeoutError):
             # An overloaded server responds late before it reports the overload.
-            kind, reason = FailureKind.THROTTLED, "no whole answer within the time limit"
+            kind, reason = FailureKind.THROTTLED, "no complete response within the time limit"
         case TimeoutError():
             reason = "no connection within the time limit"
         case (
@@ -152,26 +144,26 @@ def _broken(error: Exception, passage: _Passage) -> TransportError:
         ):
             return _unconnected(error, passage.variable)
         case aiohttp.ClientResponseError():
-            kind, reason = FailureKind.GARBLED, "an answer that is not valid HTTP"
+            kind, reason = FailureKind.GARBLED, "a response that is not valid HTTP"
         case zlib.error():
             kind, reason = FailureKind.GARBLED, _NOT_GZIP
         case _:
-            reason = f"the connection broke before the whole answer had come ({type(error).__name__})"
+            reason = f"the connection broke before the response was complete ({type(error).__name__})"
     return TransportError(reason, kind=kind)
 
 
 def _unconnected(error: aiohttp.ClientError, variable: str) -> TransportError:
     """Translate a failure to connect, through the proxy that `variable` names, if any."""
-    kind, hint = FailureKind.UNAVAILABLE, f"Look at the proxy that {variable} names." if variable else ""
+    kind, hint = FailureKind.UNAVAILABLE, f"Check the proxy that {variable} names." if variable else ""
     match error:
         case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as cause):
-            return certificate_trouble(cause)
+            return certificate_failure(cause)
         case aiohttp.ClientConnectorError(os_error=ssl.SSLError() as cause):
-            return handshake_trouble(cause)
+            return handshake_failure(cause)
         case aiohttp.ClientHttpProxyError():
-            return proxy_trouble(variable, error.status)
-        case aiohttp.ClientConnectorDNSError() if _is_unknown(error):
-            kind, reason = FailureKind.UNREACHABLE, f"no host of that name: {error.host}"
+            return proxy_failure(variable, error.status)
+        case aiohttp.ClientConnectorDNSError() if error.os_error.errno in _UNKNOWN_HOST:
+            kind, reason = FailureKind.UNREACHABLE, f"unknown host: {error.host}"
         case aiohttp.ClientProxyConnectionError():
             reason = f"no connection to the proxy of {variable}: {error}"
         case _:
@@ -179,31 +171,28 @@ def _unconnected(error: aiohttp.ClientError, variable: str) -> TransportError:
     return TransportError(reason, kind=kind, hint=hint)
 
 
-def _is_unknown(error: aiohttp.ClientConnectorDNSError) -> bool:
-    """Whether the name service knows no such host, rather than being temporarily unavailable."""
-    return error.os_error.errno in {socket.EAI_NONAME, socket.EAI_NODATA}
+_UNKNOWN_HOST = {socket.EAI_NONAME, socket.EAI_NODATA}
+"""Errors of a name service that knows no such host, rather than being temporarily unavailable."""
 
 
-async def _whole(response: aiohttp.ClientResponse, cap: int) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse, cap: int) -> bytes:
     """The complete body, decompressed; reading stops as soon as it exceeds `cap` bytes."""
-    try:
-        return b"".join([piece async for piece in _unpacked(response, cap)])
-    except (TransportError, zlib.error):
-        if response.status == HTTPStatus.OK:
-            raise
-        # A failure is identified by its status, even if its body is badly compressed or missing.
-        return b""
-
-
-def _unpacked(response: aiohttp.ClientResponse, cap: int) -> AsyncIterator[bytes]:
     named = ",".join(response.headers.getall("Content-Encoding", ())).lower().split(",")
     layers = [layer for name in named if (layer := name.strip()) not in {"", "identity"}]
+    # A failure is identified by its status, even if its body is badly compressed or missing.
+    if layers not in ([], ["gzip"], ["x-gzip"]):
+        if response.status != HTTPStatus.OK:
+            return b""
+        raise TransportError("a response in an unrequested Content-Encoding", kind=FailureKind.GARBLED)
     pieces = _capped(response.content.iter_chunked(CHUNK), cap)
-    if layers in (["gzip"], ["x-gzip"]):
-        return _capped(_gunzipped(pieces), cap)
     if layers:
-        raise TransportError("an answer in a Content-Encoding that was not asked for", kind=FailureKind.GARBLED)
-    return pieces
+        pieces = _capped(_gunzipped(pieces), cap)
+    try:
+        return b"".join([piece async for piece in pieces])
+    except (TransportError, zlib.error):
+        if response.status != HTTPStatus.OK:
+            return b""
+        raise
 
 
 async def _capped(pieces: AsyncIterator[bytes], cap: int) -> AsyncIterator[bytes]:
@@ -212,8 +201,8 @@ async def _capped(pieces: AsyncIterator[bytes], cap: int) -> AsyncIterator[bytes
     async for piece in pieces:
         size += len(piece)
         if size > cap:
-            reason = f"an answer of more than {cap} bytes; raise http.max_body if pages are as large as that"
-            raise TransportError(reason, kind=FailureKind.GARBLED)
+            hint = "Raise http.max_body if pages are that large."
+            raise TransportError(f"a response of more than {cap} bytes", kind=FailureKind.GARBLED, hint=hint)
         yield piece
 
 
@@ -234,13 +223,15 @@ async def _gunzipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield piece
             if went > max(UNSUSPECTED, MOST_UNPACKED * came):
                 raise TransportError(
-                    f"a compressed answer of more than {MOST_UNPACKED} times its size", kind=FailureKind.GARBLED
+                    f"a compressed response that expands more than {MOST_UNPACKED} times", kind=FailureKind.GARBLED
                 )
             if members > MOST_MEMBERS:
-                raise TransportError(f"a compressed answer of more than {MOST_MEMBERS} parts", kind=FailureKind.GARBLED)
+                raise TransportError(
+                    f"a compressed response of more than {MOST_MEMBERS} parts", kind=FailureKind.GARBLED
+                )
     if not member.eof:
         raise TransportError(_NOT_GZIP, kind=FailureKind.GARBLED)
 
 
 _GZIP = zlib.MAX_WBITS | 16
-_NOT_GZIP = "a body that is not the gzip it says it is"
+_NOT_GZIP = "a body that is not valid gzip"

@@ -1,10 +1,11 @@
 """Adaptive request rate: concurrency and interval between two requests. Pure arithmetic, the clock is a parameter.
 
-The server's limit is not known, so it is searched for: every success raises the concurrency; when the server reports
-that requests are too fast, it is halved, at most once for the requests that were in flight together. Whether the server
-limits concurrency or requests per second, it lets a certain number through per second: that rate is measured, kept, and
-now and then tried again, the less often the better two measurements agree. A rejected concurrency is also tried again
-ever more rarely: response times vary by chance, so no rate stays below it (A5 to A8).
+The server's limit is unknown, so the pace searches for it. Every success raises the concurrency. When the server
+reports that requests are too fast, the concurrency is halved, at most once for the requests that were in flight
+together. Whether the server limits concurrency or requests per second, it accepts a certain number of requests per
+second: this rate is measured and kept. A faster one is tried now and then, less often if two measurements agree. A
+rejected concurrency is also tried again, ever more rarely; it is remembered besides the rate because response times
+vary, so that at any rate the concurrency may by chance exceed the server's limit.
 """
 
 from __future__ import annotations
@@ -132,7 +133,12 @@ class Pace:
         if too_many or self._is_in_vain():
             known = True
         elif known:
-            self._measure(now)
+            measured = (now - self._passed[0][0]) / len(self._passed)
+            alike = self._measured / ALIKE < measured < self._measured * ALIKE
+            self._patience = min(MOST_PATIENT, self._patience * 4) if alike else 1
+            at_once_again = len(self._passed) < MEASURED
+            self.interval = min(LONGEST_INTERVAL, max(measured, self.interval) * (MARGIN if at_once_again else 1))
+            self._measured = measured
         elif among == 1 and self._passed and self.throttled and (self._again > 1 or not self.interval):
             # Lower concurrency did not help: the successes since the last cut are the only data.
             measured = (now - self._cut_at) / len(self._passed)
@@ -167,11 +173,3 @@ class Pace:
             self.interval, self._patience = interval, 1
             self._cuts.clear()
         return in_vain
-
-    def _measure(self, now: float) -> None:
-        measured = (now - self._passed[0][0]) / len(self._passed)
-        alike = self._measured / ALIKE < measured < self._measured * ALIKE
-        self._patience = min(MOST_PATIENT, self._patience * 4) if alike else 1
-        at_once_again = len(self._passed) < MEASURED
-        self.interval = min(LONGEST_INTERVAL, max(measured, self.interval) * (MARGIN if at_once_again else 1))
-        self._measured = measured

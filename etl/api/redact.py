@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from functools import lru_cache
 from urllib.parse import quote
 
 SHOWN = 200
@@ -20,22 +19,15 @@ def shown(message: object, secret: str) -> str:
     """A server's message, short, on one line, without the token and without anything that looks personal."""
     if not isinstance(message, str):
         return ""
-    discreet = message.replace(secret, "…") if secret else message
-    printable = "".join(c if c.isprintable() else " " for c in discreet[: 4 * SHOWN])
-    words = ("…" if _quotes(word, secret) else word for word in printable.split(" "))
-    return _PERSONAL.sub("…", " ".join(words))[:SHOWN]
-
-
-def _quotes(word: str, secret: str) -> bool:
-    """Whether a word contains a piece of the token, plain or encoded: some servers repeat its beginning."""
-    traces = _traces(secret)
-    return any(word[start : start + PIECE] in traces for start in range(len(word) - PIECE + 1))
-
-
-@lru_cache(maxsize=8)
-def _traces(secret: str) -> frozenset[str]:
-    """Every piece of the token in the encodings in which a server or a proxy may repeat it."""
+    redacted = message.replace(secret, "…") if secret else message
+    words = "".join(c if c.isprintable() else " " for c in redacted[: 4 * SHOWN]).split(" ")
+    # Some servers repeat the beginning of the token, some proxies the whole header, plain or encoded.
     raw = secret.encode()
     shifted = (b64encode(bytes(shift) + raw).decode()[4 if shift else 0 :] for shift in range(3))
-    spelled = (secret, secret[::-1], quote(secret, safe=""), json.dumps(secret), raw.hex(), *shifted)
-    return frozenset(text[start : start + PIECE] for text in spelled for start in range(len(text) - PIECE + 1))
+    pieces = set[str]()
+    for text in (secret, secret[::-1], quote(secret, safe=""), json.dumps(secret), raw.hex(), *shifted):
+        pieces.update(text[start : start + PIECE] for start in range(len(text) - PIECE + 1))
+    for index, word in enumerate(words):
+        if any(word[start : start + PIECE] in pieces for start in range(len(word) - PIECE + 1)):
+            words[index] = "…"
+    return _PERSONAL.sub("…", " ".join(words))[:SHOWN]

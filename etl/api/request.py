@@ -10,12 +10,12 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Literal
 
-from etl.display import discreet
+from etl.display import redacted
 from etl.errors import UsageError
+from etl.times import to_datetime
 
 PATH = "/inbox/users"
 TimeField = Literal["createdAt", "lastSeenAt"]
@@ -83,7 +83,7 @@ class Query:
             "lastSeenAt": dict(_OPEN_RANGE),
             "createdAt": dict(_OPEN_RANGE),
             "hasOrdered": dict(_NO_ORDER),
-            **self._range(),
+            self.field: {"startAt": iso(self.start), "endsAt": iso(self.end)},
             "applicableFilters": list(self.applicable),
             **self.filters,
             "isContact": self.is_contact,
@@ -98,36 +98,21 @@ class Query:
             return "everything"
         return f"{self.field} {iso(self.start) or '...'} to {iso(self.end) or '...'}"
 
-    def _range(self) -> Body:
-        return {self.field: {"startAt": iso(self.start), "endsAt": iso(self.end)}}
-
 
 def iso(milliseconds: int | None) -> str:
     """A time in the API's format, `2025-01-05T10:00:00.000Z`, in the years 1 to 9999; "" for an open end."""
     if milliseconds is None:
         return ""
-    return instant(milliseconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def instant(milliseconds: int) -> datetime:
-    """A time as a datetime, clamped to the years 1 to 9999 that Python supports."""
-    return _EPOCH + timedelta(milliseconds=min(max(milliseconds, _EARLIEST), _LATEST))
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST = -62_135_596_800_000
-"""0001-01-01T00:00:00.000Z."""
-_LATEST = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z."""
+    return to_datetime(milliseconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def checked_filters(filters: Mapping[str, object]) -> dict[str, object]:
     """`filters` if the API has every name and each value has its type. Raises UsageError with the nearest name."""
     for name, value in filters.items():
-        where = f"extract.filters.{discreet(name)}"
+        where = f"extract.filters.{redacted(name)}"
         if name not in FILTERS:
             nearest = difflib.get_close_matches(name, FILTERS, n=1, cutoff=0.0)[0]
-            raise UsageError(f"the API has no filter {discreet(name)}", where=where, hint=f"Did you mean {nearest}?")
+            raise UsageError(f"the API has no filter {redacted(name)}", where=where, hint=f"Did you mean {nearest}?")
         if not isinstance(value, FILTERS[name]):
             raise UsageError(f"expected a value of type {FILTERS[name].__name__}, not {value!r}", where=where)
     return dict(filters)

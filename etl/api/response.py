@@ -3,7 +3,7 @@
 A 200 is a page only if its envelope reports no failure, in any of the ways servers do, and `data` is a list: an empty
 list next to an error would otherwise prove that there are no contacts. A body truncated or replaced by a proxy is a
 failure and is never read as a prefix. A status that rejects the token is attributed to the API only in the API's own
-envelope: firewalls, proxies and captive portals answer 401 and 403, too (fault groups N and A).
+envelope: firewalls, proxies and captive portals return 401 and 403, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -23,6 +24,7 @@ from typing import TypeAlias
 import msgspec
 
 from etl.api.redact import shown
+from etl.times import to_milliseconds
 
 
 class FailureKind(Enum):
@@ -101,7 +103,7 @@ class Page:
     """The page number that was requested."""
     attempt: int = 1
     """The attempt that returned it."""
-    manner: EnvelopeSignature = ()
+    signature: EnvelopeSignature = ()
     """The fields of the envelope besides the rows."""
 
     @property
@@ -137,11 +139,11 @@ class _Envelope(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Envelope).decode
 _FIELDS = {known.name: known.encode_name for known in msgspec.structs.fields(_Envelope) if known.name != "data"}
 
-_TELLING = tuple(name for name in _FIELDS if name not in {"message", "total"})
+_SIGNATURE = tuple(name for name in _FIELDS if name not in {"message", "total"})
 
 _BY_STATUS: Mapping[int, tuple[FailureKind, str]] = {
-    204: (FailureKind.GARBLED, "an empty answer"),
-    401: (FailureKind.AUTH, "the token is refused, or the `authtype: Key` header was lost on the way"),
+    204: (FailureKind.GARBLED, "an empty response"),
+    401: (FailureKind.AUTH, "the token is rejected, or the `authtype: Key` header was lost on the way"),
     403: (FailureKind.AUTH, "the token may not read contacts"),
     407: (FailureKind.UNREACHABLE, "a proxy asks for a password"),
     408: (FailureKind.THROTTLED, "the server timed out"),
@@ -164,17 +166,20 @@ HINTS: Mapping[int, str] = {
 }
 FRONT_HINT = (
     "Have the firewall, proxy or captive portal in front of the API let this machine through; "
-    "if it goes on, check base_url and the token."
+    "if that does not help, check base_url and the token."
 )
 _MALFORMED_TOKEN = "24 hex characters"  # noqa: S105 - words of an error message
-"""KNOWN: a malformed token is answered with 400 and this ObjectId cast error."""
+"""For a malformed token the API returns 400 and this ObjectId cast error."""
 
 
 def parse_response(reply: HttpResponse) -> Page | ApiFailure:
     """Return the page in `reply`, or the failure."""
     if reply.status == HTTPStatus.OK:
         return _page(reply)
-    document = _document(reply.body)
+    document: Mapping[str, object] = {}
+    with suppress(ValueError, RecursionError):
+        parsed = json.loads(reply.body)
+        document = parsed if isinstance(parsed, dict) else {}
     own = _is_own(document, reply.status) and not any(name in reply.headers for name in _FRONT_HEADERS)
     kind, message = _by_status(reply.status, own=own)
     said = shown(document.get("message"), reply.secret)
@@ -192,21 +197,12 @@ def parse_response(reply: HttpResponse) -> Page | ApiFailure:
     )
 
 
-def _document(body: bytes) -> Mapping[str, object]:
-    """The JSON object in the body of a failure; an empty one if the body is anything else."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _is_own(told: Mapping[str, object], status: int) -> bool:
+def _is_own(document: Mapping[str, object], status: int) -> bool:
     """Whether a failure has the format of the API, or of the frameworks it may be built with."""
-    if any(key.lower().replace("_", "").replace("-", "") in _FRONT_KEYS for key in told):
+    if any(key.lower().replace("_", "").replace("-", "") in _FRONT_KEYS for key in document):
         return False
-    codes = {_word(told.get("code")), _word(told.get("statusCode"))}
-    return told.get("success") is not None or bool(_words(told.get("message"))) or str(status) in codes
+    codes = {_word(document.get("code")), _word(document.get("statusCode"))}
+    return document.get("success") is not None or bool(_words(document.get("message"))) or str(status) in codes
 
 
 def _is_html(body: bytes) -> bool:
@@ -216,7 +212,7 @@ def _is_html(body: bytes) -> bool:
 def _by_status(status: int, *, own: bool) -> tuple[FailureKind, str]:
     """The failure for a status, in the API's `own` envelope or outside it."""
     if not own and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _OF_FRAMEWORKS:
-        return FailureKind.BLOCKED, f"{_FRONT} refused the request"
+        return FailureKind.BLOCKED, f"{_FRONT} rejected the request"
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -224,111 +220,82 @@ def _by_status(status: int, *, own: bool) -> tuple[FailureKind, str]:
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         return FailureKind.CONTRACT, "a redirect, which is never followed"
     if status < HTTPStatus.MULTIPLE_CHOICES:
-        return FailureKind.GARBLED, "an answer without contacts"
-    return FailureKind.CONTRACT, "the request is refused"
+        return FailureKind.GARBLED, "a response without contacts"
+    return FailureKind.CONTRACT, "the request is rejected"
 
 
 def _page(reply: HttpResponse) -> Page | ApiFailure:
     body = reply.body.removeprefix(codecs.BOM_UTF8)
-    charset = _foreign_charset(reply, body)
-    if charset:
-        return ApiFailure(FailureKind.GARBLED, f"an answer in {charset} instead of UTF-8")
-    envelope = _envelope(body)
-    if isinstance(envelope, ApiFailure):
-        return envelope
-    code = _failing_code(envelope)
-    if code or envelope.data is msgspec.UNSET or _tells_of_failure(envelope):
-        return _told(envelope, code, reply)
-    total = envelope.total if type(envelope.total) is int else None
-    mislabelled = "json" not in reply.headers.get("Content-Type", "json").lower()
-    return Page(body, envelope.data, server_time(reply.headers), total, mislabelled, manner=_manner(envelope))
-
-
-def _envelope(body: bytes) -> _Envelope | ApiFailure:
+    content_type = reply.headers.get("Content-Type", "json")
+    charset = _CHARSET.search(content_type)
+    if charset is not None and charset[1].lower() not in {"utf-8", "utf8"}:
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            return ApiFailure(FailureKind.GARBLED, f"a response in {charset[1]} instead of UTF-8")
+    envelope: _Envelope | ApiFailure
     try:
-        return _decode(body)
+        envelope = _decode(body)
     except RecursionError:
         return ApiFailure(FailureKind.GARBLED, "JSON nested too deeply")
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return _tolerant_envelope(body)
+        envelope = _tolerant_envelope(body)
+    if isinstance(envelope, ApiFailure):
+        return envelope
+    rows = _rows(envelope, reply)
+    if isinstance(rows, ApiFailure):
+        return rows
+    signature = tuple(_word(getattr(envelope, name)) for name in _SIGNATURE)
+    total = envelope.total if type(envelope.total) is int else None
+    return Page(body, rows, server_time(reply.headers), total, "json" not in content_type.lower(), signature=signature)
 
 
 def _tolerant_envelope(body: bytes) -> _Envelope | ApiFailure:
     """The envelope of a body that a strict decoder rejects: lone surrogates, odd ids, non-objects."""
     if not body.strip():
-        return ApiFailure(FailureKind.GARBLED, "an empty answer")
+        return ApiFailure(FailureKind.GARBLED, "an empty response")
     if _is_html(body):
         return ApiFailure(FailureKind.GARBLED, "an HTML page instead of JSON", hint=FRONT_HINT)
     try:
         text = body.decode("utf-8", errors="replace")
-        document = json.loads(text, parse_constant=_no_constant, parse_int=str, parse_float=str)
+        # `int` rejects NaN and Infinity, which are not JSON.
+        document = json.loads(text, parse_constant=int, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return ApiFailure(FailureKind.GARBLED, f"{len(body)} bytes that are not JSON")
     if not isinstance(document, dict):
         return ApiFailure(FailureKind.GARBLED, f"a JSON {type(document).__name__} instead of an object with data")
-    return _Envelope(_listed(document.get("data")), **{name: document.get(key) for name, key in _FIELDS.items()})
+    data, rows = document.get("data"), list[Row]()
+    # If no item is an object, it is not a list of contacts: some servers put error messages there.
+    if not isinstance(data, list) or (data and not any(isinstance(item, dict) for item in data)):
+        data = None
+    for item in data or ():
+        contact = item if isinstance(item, dict) else {}
+        # Replace lone surrogates as the normalizer does: ids are compared with those it kept.
+        contact_id = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(contact.get("_id"), ensure_ascii=False))
+        times = contact.get("createdAt"), contact.get("lastSeenAt")
+        rows.append(Row(msgspec.Raw(contact_id.encode()), *times, contact.get("isContact")))
+    fields = {name: document.get(key) for name, key in _FIELDS.items()}
+    return _Envelope(msgspec.UNSET if data is None else rows, **fields)
 
 
-def _listed(data: object) -> list[Row] | msgspec.UnsetType:
-    """The rows of a list of contacts; UNSET if no item is an object: some servers put error messages there."""
-    if isinstance(data, list) and (not data or any(isinstance(item, dict) for item in data)):
-        return [_row(item) for item in data]
-    return msgspec.UNSET
+def _word(value: object) -> str:
+    """A field as one word, the same from both decoders; for a list or an object, whether it is non-empty."""
+    return str(bool(value) if isinstance(value, (list, dict)) else value).lower()
 
 
-def _row(item: object) -> Row:
-    if not isinstance(item, dict):
-        return Row()
-    # Replace lone surrogates as the normalizer does: ids are compared with those it kept.
-    contact_id = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(item.get("_id"), ensure_ascii=False))
-    return Row(msgspec.Raw(contact_id.encode()), item.get("createdAt"), item.get("lastSeenAt"), item.get("isContact"))
-
-
-def _no_constant(name: str) -> object:
-    message = f"{name} is not JSON"
-    raise ValueError(message)
-
-
-def _foreign_charset(reply: HttpResponse, body: bytes) -> str:
-    """The declared charset, if it is not UTF-8 and the body is not either; else ""."""
-    declared = _CHARSET.search(reply.headers.get("Content-Type", ""))
-    if declared is None or declared[1].lower() in {"utf-8", "utf8"}:
-        return ""
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return declared[1]
-    return ""
-
-
-def _failing_code(envelope: _Envelope) -> int:
-    """The failing HTTP status that the body reports; 0 if none."""
+def _rows(envelope: _Envelope, reply: HttpResponse) -> list[Row] | ApiFailure:
+    """The rows of an envelope, or the failure that it reports in spite of the status 200."""
     inner = envelope.error.get("code") if isinstance(envelope.error, dict) else None
-    told = (envelope.code, envelope.status, envelope.status_code, envelope.http_status, inner)
-    numbers = [int(found[0]) for each in told if each is not None and (found := _NUMBER.match(_word(each)))]
-    return next((number for number in numbers if number >= HTTPStatus.BAD_REQUEST), 0)
-
-
-def _tells_of_failure(envelope: _Envelope) -> bool:
-    """Whether anything but a numeric code reports a failure."""
-    return (
+    codes = (envelope.code, envelope.status, envelope.status_code, envelope.http_status, inner)
+    numbers = [int(found[0]) for value in codes if value is not None and (found := _NUMBER.match(_word(value)))]
+    code = next((number for number in numbers if number >= HTTPStatus.BAD_REQUEST), 0)
+    reports_failure = (
         not {_word(envelope.success), _word(envelope.ok)} <= _YES
         or not {_word(envelope.error), _word(envelope.errors)} <= _NOTHING
         or _FAILURE.search(f"{_word(envelope.code)} {_word(envelope.status)}") is not None
     )
-
-
-def _manner(envelope: _Envelope) -> EnvelopeSignature:
-    return tuple(_word(getattr(envelope, name)) for name in _TELLING)
-
-
-def _word(told: object) -> str:
-    """A field as one word, the same from both decoders; for a list or an object, whether it is non-empty."""
-    return str(bool(told) if isinstance(told, (list, dict)) else told).lower()
-
-
-def _told(envelope: _Envelope, code: int, reply: HttpResponse) -> ApiFailure:
-    """The failure that a 200 reports in its body."""
+    if envelope.data is not msgspec.UNSET and not code and not reports_failure:
+        return envelope.data
     words = filter(None, map(_words, (envelope.message, envelope.error, envelope.errors)))
     said, wait = shown(next(words, ""), reply.secret), reply.headers.get("Retry-After")
     because = f": {said}" if said else ""
@@ -342,14 +309,14 @@ def _told(envelope: _Envelope, code: int, reply: HttpResponse) -> ApiFailure:
         return ApiFailure(kind, f"HTTP 200 with code {code}: {message}{because}", wait, code, hint)
     if envelope.success is False:
         return ApiFailure(FailureKind.CONTRACT, f"HTTP 200 with success false{because}")
-    if _tells_of_failure(envelope):
-        return ApiFailure(FailureKind.UNAVAILABLE, f"HTTP 200 that tells of a failure{because}", wait)
-    return ApiFailure(FailureKind.GARBLED, "an answer without a list of contacts in `data`")
+    if reports_failure:
+        return ApiFailure(FailureKind.UNAVAILABLE, f"HTTP 200 that reports a failure{because}", wait)
+    return ApiFailure(FailureKind.GARBLED, "a response without a list of contacts in `data`")
 
 
-def _words(told: object) -> str:
+def _words(value: object) -> str:
     """The text in a message or an error, in the formats that servers use."""
-    match told:
+    match value:
         case str(text) | {"message": str(text)} | [str(text), *_] | [{"message": str(text)}, *_]:
             return text
     return ""
@@ -365,13 +332,14 @@ _CHARSET = re.compile(r"charset=\"?([\w-]{1,40})", re.IGNORECASE)
 
 def server_time(headers: Mapping[str, str]) -> int | None:
     """The `Date` header in milliseconds since the epoch; None if missing or unreadable."""
-    return _http_date(headers.get("Date", ""))
+    return http_date(headers.get("Date", ""))
 
 
 @lru_cache(maxsize=8)  # all responses within a second have the same one
-def _http_date(text: str) -> int | None:
+def http_date(text: str) -> int | None:
+    """An HTTP date in milliseconds since the epoch; None if unreadable."""
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):
         return None
-    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)
+    return to_milliseconds(moment.replace(tzinfo=moment.tzinfo or UTC))

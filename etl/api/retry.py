@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from etl.api.response import FailureKind, server_time
+from etl.api.response import FailureKind, http_date
 
 BASE_SECONDS = 0.5
 CAP_SECONDS = 30.0
@@ -58,10 +58,6 @@ def retry_after(header: str | None, server_now: float | None) -> float | None:
     try:
         seconds = float(header)
     except ValueError:
-        return _until(header, server_now)
+        moment = http_date(header)
+        return None if moment is None or server_now is None else max(0.0, moment / 1000 - server_now)
     return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _until(header: str, server_now: float | None) -> float | None:
-    moment = server_time({"Date": header})
-    return None if moment is None or server_now is None else max(0.0, moment / 1000 - server_now)

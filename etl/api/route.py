@@ -39,23 +39,20 @@ def route(base_url: str, settings: Http) -> Route:
             tls = ssl.create_default_context(cafile=str(settings.ca_bundle))
         except (OSError, ssl.SSLError) as error:
             raise UsageError(f"cannot read the CA bundle: {error}", where="http.ca_bundle") from None
-    return Route(tls, *_proxy(base_url)) if settings.proxy_from_environment else Route(tls)
-
-
-def _proxy(base_url: str) -> tuple[str, str] | tuple[()]:
-    """The proxy from the environment for this address, and the variable that names it; () if there is none."""
+    if not settings.proxy_from_environment:
+        return Route(tls)
     parts, proxies = urlsplit(base_url), getproxies_environment()
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     scheme = parts.scheme if proxies.get(parts.scheme) else "all"
     proxy = proxies.get(scheme, "")
     if not proxy or any(map(proxy_bypass, (host, f"{host}:{port}"))):
-        return ()
+        return Route(tls)
     variable = next(name for name in os.environ if name.lower() == f"{scheme}_proxy" and os.environ[name] == proxy)
     if fault := _fault(proxy):
         hint = f"Write {variable}=http://host:port, percent-encode a password in it, or unset it."
         raise UsageError(f"{variable} {fault}", where="http.proxy_from_environment", hint=hint)
-    return proxy, variable
+    return Route(tls, proxy, variable)
 
 
 def _fault(proxy: str) -> str:
@@ -65,7 +62,7 @@ def _fault(proxy: str) -> str:
     if not separator:
         return f"names a proxy without a scheme: {shown}"
     if scheme.lower() != "http":
-        return f"names a proxy that is not reached over http://, which is not supported: {shown}"
+        return f"names a proxy that is not an http:// address, which is not supported: {shown}"
     try:
         parts = urlsplit(proxy)
         sound = bool(parts.hostname) and parts.port != 0
@@ -81,35 +78,37 @@ EXPIRY = {9, 10}
 _PASSING = ("EOF", "INTERNAL_ERROR")
 """Handshake errors that may be transient: the server hung up, or failed."""
 _BUNDLE = (
-    "Where a private authority or a proxy that opens TLS signs for the server, name its certificate in http.ca_bundle"
+    "If a private authority or a proxy that decrypts TLS signs for the server, name its certificate in http.ca_bundle"
 )
 
 
-def certificate_trouble(error: ssl.SSLCertVerificationError) -> TransportError:
+def certificate_failure(error: ssl.SSLCertVerificationError) -> TransportError:
     """Translate an untrusted certificate: not retryable."""
-    hint = f"{_BUNDLE}; SSL_CERT_FILE and SSL_CERT_DIR count, too."
+    hint = f"{_BUNDLE}; SSL_CERT_FILE and SSL_CERT_DIR apply, too."
     if error.verify_code in STRICT:
         hint = (
             "Python 3.13 and newer check private authorities more strictly (VERIFY_X509_STRICT): have the certificates "
-            "in http.ca_bundle issued anew with key usage and key identifiers, or run Python 3.12."
+            "in http.ca_bundle reissued with key usage and key identifiers, or run Python 3.12."
         )
     elif error.verify_code in EXPIRY:
         hint = f"Check the clock of this machine, or ask the server's owner to renew it. {_BUNDLE}."
     elif "match" in str(error) or "not valid for" in str(error):
-        hint = f"Check the host in base_url: the certificate is another one's. {_BUNDLE}."
+        hint = f"Check the host in base_url: the certificate is for another host. {_BUNDLE}."
     reason = f"the server's certificate is not valid: {error}"
     return TransportError(reason, kind=FailureKind.UNREACHABLE, hint=hint)
 
 
-def handshake_trouble(error: ssl.SSLError) -> TransportError:
+def handshake_failure(error: ssl.SSLError) -> TransportError:
     """Translate a failed handshake: retryable only if the cause may be transient."""
     passing = isinstance(error, ssl.SSLEOFError) or any(word in (error.reason or "") for word in _PASSING)
-    hint = "Check scheme, host and port of base_url, and the proxy on the way: no http.ca_bundle makes up for this."
+    hint = "Check scheme, host and port of base_url, and the proxy in between; http.ca_bundle cannot correct this."
     kind = FailureKind.UNAVAILABLE if passing else FailureKind.UNREACHABLE
-    return TransportError(f"no TLS with the server: {error.reason or error}", kind=kind, hint="" if passing else hint)
+    return TransportError(
+        f"the TLS handshake with the server failed: {error.reason or error}", kind=kind, hint="" if passing else hint
+    )
 
 
-def proxy_trouble(variable: str, status: int) -> TransportError:
+def proxy_failure(variable: str, status: int) -> TransportError:
     """Translate a proxy's refusal to connect."""
     if status == 407:
         return TransportError(

@@ -15,7 +15,7 @@ from etl.api.client import Client, Quota
 from etl.api.http import Credential, connect
 from etl.api.rate import Pace
 from etl.api.route import route
-from etl.config import Account, Config, Extract, Http, read_token
+from etl.config import Config, Extract, Http, read_token
 from etl.errors import UsageError
 from etl.sandbox.settings import Settings
 
@@ -50,16 +50,28 @@ async def reach(source: Source, extract: Extract, http: Http, pace: Pace | None 
 async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
     """Every account with its address and token; a sandbox runs until the block ends. Raises UsageError."""
     accounts = config.read_accounts
-    named = {account.name: _named(account) for account in accounts if account.base_url}
+    named = {}
+    for account in accounts:
+        if account.base_url:
+            reread = partial(read_token, account)
+            named[account.name] = Source(account.name, account.base_url, Credential(reread(), reread))
     for source in named.values():
         # Report route errors before anything is locked or created.
         route(source.base_url, config.http)
     if len(named) == len(accounts):
         yield _capped(named.values(), config.extract.requests_per_second)
         return
-    async with _embedded(config) as (url, credential):
-        found = [named.get(account.name) or Source(account.name, url, credential) for account in accounts]
-        yield _capped(found, config.extract.requests_per_second)
+    # Import the server only for a configuration with a [sandbox] section.
+    from etl.sandbox.server import serve  # noqa: PLC0415
+
+    settings = config.sandbox or Settings()
+    credential = Credential(SecretStr(settings.token))
+    try:
+        async with serve(settings) as sandbox:
+            found = [named.get(account.name) or Source(account.name, sandbox.url, credential) for account in accounts]
+            yield _capped(found, config.extract.requests_per_second)
+    except ValueError as error:
+        raise UsageError(str(error), where="[sandbox]") from None
 
 
 def _capped(found: Iterable[Source], per_second: float | None) -> tuple[Source, ...]:
@@ -68,21 +80,3 @@ def _capped(found: Iterable[Source], per_second: float | None) -> tuple[Source, 
         return tuple(found)
     quotas: defaultdict[SecretStr, Quota] = defaultdict(lambda: Quota(Cap(per_second)))
     return tuple(replace(source, quota=quotas[source.credential.token]) for source in found)
-
-
-def _named(account: Account) -> Source:
-    reread = partial(read_token, account)
-    return Source(account.name, account.base_url, Credential(reread(), reread))
-
-
-@asynccontextmanager
-async def _embedded(config: Config) -> AsyncIterator[tuple[str, Credential]]:
-    # Import the server only for a configuration with a [sandbox] section.
-    from etl.sandbox.server import serve  # noqa: PLC0415
-
-    settings = config.sandbox or Settings()
-    try:
-        async with serve(settings) as sandbox:
-            yield sandbox.url, Credential(SecretStr(settings.token))
-    except ValueError as error:
-        raise UsageError(str(error), where="[sandbox]") from None

@@ -20,7 +20,7 @@ from etl.cli.process import complain, fail, leave_no_core
 from etl.cli.streams import harden
 from etl.commands.checks import Finding, worst
 from etl.commands.unexpected import as_error
-from etl.display import discreet
+from etl.display import redacted
 from etl.errors import OK, EtlError, Interrupted, UsageError
 
 T = TypeVar("T")
@@ -331,7 +331,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         message, words = error.format_message(), {part for one in arguments for part in (one, *one.split("=", 1))}
         for word in sorted(words, key=len, reverse=True):
             for spelled in (word, repr(word)[1:-1]):
-                message = message.replace(spelled, discreet(word)) if discreet(word) != word else message
+                message = message.replace(spelled, redacted(word)) if redacted(word) != word else message
         raise UsageError(message, where="command line", hint="See etl --help.") from None
 
 

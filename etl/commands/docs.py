@@ -6,7 +6,7 @@ import difflib
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 
-from etl.display import discreet
+from etl.display import redacted
 from etl.errors import UsageError
 
 Document = dict[str, object]
@@ -41,4 +41,4 @@ def read_docs(name: str | None) -> tuple[Document, str]:
         return asdict(found[name]), found[name].text.rstrip()
     nearest = "".join(f"Did you mean {page}? " for page in difflib.get_close_matches(name, found, n=1))
     hint = f"{nearest}There are: {', '.join(found)}."
-    raise UsageError(f"no documentation page has this name ({discreet(name)})", where="docs", hint=hint)
+    raise UsageError(f"no documentation page has this name ({redacted(name)})", where="docs", hint=hint)

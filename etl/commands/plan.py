@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from datetime import timedelta
 from time import monotonic, time
 
 from etl.api.client import Client, PageRefused, Quota
@@ -27,6 +26,7 @@ from etl.sinks.checks import refuse_other_filters
 from etl.sinks.snapshot import Published
 from etl.sinks.targets import lagging_sink, sinks
 from etl.storage.staging import refuse_strangers, stage_folder
+from etl.times import MILLISECOND
 
 SWEEP_REQUESTS = 4
 """A quiet sweep: two time fields, two lists, one request each for the open rest."""
@@ -95,7 +95,7 @@ async def _work(
         return "filtered", 0, sum([await count_pages(client, query) for query in queries])
     if not found.windows:
         return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
-    due = history.witness_is_due(found.t0, config.extract.witness_every // timedelta(milliseconds=1), full=full)
+    due = history.witness_is_due(found.t0, config.extract.witness_every // MILLISECOND, full=full)
     pages = {listed: await count_pages(client, Query(listed)) if due else 0 for listed in LEADS_FIRST}
     # The page scan is made at least twice if some contacts are in no window; a killed run has made a part of it.
     walks, scanned = max(2 if history.without_created_at else 1, len(left.walks)), sum(pages.values())

@@ -6,7 +6,7 @@ import errno
 import traceback
 from pathlib import Path
 
-from etl.errors import EtlError, Interrupted, SinkError, UsageError
+from etl.errors import OPEN_FILES_HINT, EtlError, Interrupted, SinkError, UsageError
 
 NO_MEMORY = ("can't start new thread", "Failed to launch worker thread", "annot allocate memory")
 """Messages of Python, Arrow and the loader of libraries when memory ran out: nothing else in the error shows it."""
@@ -31,6 +31,5 @@ def as_error(error: BaseException) -> EtlError:
     if isinstance(error, ImportError):
         return UsageError("a library is missing or damaged", where=where, hint="Install it again (make setup).")
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
-        hint = "Raise the limit of open files (ulimit -n), then run again."
-        return SinkError("too many files are open", where=where, hint=hint)
+        return SinkError("too many files are open", where=where, hint=OPEN_FILES_HINT)
     return EtlError(f"internal error: {type(error).__name__}", where=where)

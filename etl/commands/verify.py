@@ -28,13 +28,14 @@ from etl.extract.fetch import WindowReader
 from etl.extract.plan import plan_windows
 from etl.extract.probe import probe
 from etl.extract.strategy import LEADS_FIRST
-from etl.extract.windows import Window, milliseconds
+from etl.extract.windows import Window
 from etl.sinks import Sink, SinkKind, Unpublished, open_readonly, parquet_layout
 from etl.sinks.manifest import decode, digest
 from etl.sinks.snapshot import Published
 from etl.sinks.targets import sinks, targets
 from etl.storage import duck
 from etl.storage.row_hash import ROW_HASH_SQL
+from etl.times import milliseconds, to_milliseconds
 
 _PRESENCE = duck.listed(column.name for column in schema.CONTACTS if column.presence)
 _CHECKS: dict[str, str] = {
@@ -141,7 +142,7 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
     if last.mode == "filtered":
         yield failure("live", UsageError("a filtered export cannot be compared with the account", where=where))
         return
-    until = round(last.watermark.timestamp() * 1000)
+    until = to_milliseconds(last.watermark)
     seen: set[str] = set()
 
     async def receive(page: Page) -> None:

@@ -30,7 +30,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from etl.config import layers
 from etl.config.units import Duration, Rights, Size, TimeLimit
-from etl.display import discreet
+from etl.display import redacted
 from etl.errors import UsageError
 from etl.sandbox.settings import Settings as SandboxSettings
 
@@ -44,29 +44,22 @@ def _named_path(value: object) -> object:
     if not isinstance(value, str | os.PathLike):
         return value
     text = os.fspath(value)
-    fault = ""
     if not text.strip():
-        fault = "an empty path; is a variable not set that it is made of?"
-    elif "\0" in text:
-        fault = "no path holds a zero character"
-    elif not _is_encodable(text):
-        fault = "a path that is no text in UTF-8, or not in this locale"
-    elif text.startswith("~"):
+        raise ValueError("the path is empty; is a variable in it not set?")
+    if "\0" in text:
+        raise ValueError("a path cannot contain a NUL character")
+    try:
+        text.encode()
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError("the path cannot be encoded in UTF-8 or in this locale") from None
+    if text.startswith("~"):
         user = text.partition("/")[0]
         text = os.path.expanduser(text) if user != "~" or os.environ.get("HOME") else text  # noqa: PTH111 - no raise
         if not text.startswith("/"):
             unknown = "HOME names no folder" if user == "~" else f"there is no home folder of {user}"
-            fault = f"{unknown}; write the whole path (./~... for a name that begins with ~)"
-    if fault:
-        raise ValueError(fault)
+            raise ValueError(f"{unknown}; write the whole path (./~... for a name that begins with ~)")
     return Path(text)
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        return bool(text.encode() and os.fsencode(text))
-    except UnicodeEncodeError:
-        return False
 
 
 NamedPath = Annotated[Path, BeforeValidator(_named_path)]
@@ -91,13 +84,28 @@ class Account(_Section):
     @field_validator("base_url")
     @classmethod
     def _secure(cls, value: str) -> str:
-        return _checked_url(value) if value else value
+        """`value` without a trailing slash; https only, except plain http for loopback hosts."""
+        if not value:
+            return value
+        parts = urlsplit(value)
+        # Accessing the port raises ValueError if it is invalid.
+        _ = parts.port
+        if parts.scheme not in {"https", "http"} or not parts.hostname or any(c.isspace() for c in value):
+            raise ValueError("expected an address such as https://api-v7.express-chat.com")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("an address cannot contain a user, password, query or fragment")
+        try:
+            is_loopback = ipaddress.ip_address(parts.hostname).is_loopback
+        except ValueError:
+            is_loopback = parts.hostname == "localhost"
+        if parts.scheme == "http" and not is_loopback:
+            raise ValueError("plain http would send the token unprotected; use https (http only for loopback hosts)")
+        return value.rstrip("/")
 
     @model_validator(mode="after")
     def _one_token(self) -> Self:
         if self.base_url and bool(self.token_env) == (self.token_file is not None):
-            message = "give exactly one of token_env and token_file"
-            raise ValueError(message)
+            raise ValueError("give exactly one of token_env and token_file")
         return self
 
 
@@ -112,7 +120,7 @@ class Extract(_Section):
     visibility_lag: Duration = timedelta(seconds=2)
     scrub_every: TimeLimit = timedelta(days=7)
     scrub_runs: int | None = Field(None, ge=1, le=10_000)
-    """Deprecated in favour of `scrub_every`, which goes by time, whatever the schedule."""
+    """Deprecated in favour of `scrub_every`, which depends on time, not on the schedule."""
     witness_every: Duration = timedelta(days=7)
     deadline: TimeLimit = timedelta(hours=6)
     memory_limit: Size = Field(1_000_000_000, ge=100_000_000)
@@ -146,10 +154,9 @@ class Target(_Section):
 
     @field_validator("path")
     @classmethod
-    def _of_its_own(cls, value: Path) -> Path:
+    def _separate(cls, value: Path) -> Path:
         if value.name in {"", ".."}:
-            message = f"{value} holds other things; name a place of its own in it"
-            raise ValueError(message)
+            raise ValueError(f"{value} contains other files; name a separate path in it")
         return value
 
 
@@ -161,13 +168,11 @@ class DuckDBTarget(Target):
 
     @field_validator("path")
     @classmethod
-    def _known_to_the_engine(cls, value: Path) -> Path:
+    def _openable(cls, value: Path) -> Path:
         if set("?\\") & set(str(value)):
-            message = "DuckDB does not take ? and \\ in a path as they are"
-            raise ValueError(message)
+            raise ValueError("DuckDB does not open a path with ? or \\")
         if os.path.exists(value) and not os.path.isfile(value):  # noqa: PTH110, PTH113 - these do not raise
-            message = f"{value} is no file; name one in it" if value.is_dir() else f"{value} is no file"
-            raise ValueError(message)
+            raise ValueError(f"{value} is not a file" + ("; name one in it" if value.is_dir() else ""))
         return value
 
 
@@ -187,11 +192,9 @@ class Sinks(_Section):
     @model_validator(mode="after")
     def _some(self) -> Self:
         if self.duckdb is None and self.parquet is None:
-            message = "name at least one sink: [sinks.duckdb] or [sinks.parquet] with a path"
-            raise ValueError(message)
+            raise ValueError("name at least one sink: [sinks.duckdb] or [sinks.parquet] with a path")
         if self.duckdb and self.parquet and _absolute(self.duckdb.path) == _absolute(self.parquet.path):
-            message = "both sinks have the same path"
-            raise ValueError(message)
+            raise ValueError("both sinks have the same path")
         return self
 
 
@@ -222,16 +225,13 @@ class Config(_Section):
     @model_validator(mode="after")
     def _reachable(self) -> Self:
         if self.sandbox is None and not self.accounts:
-            message = "name at least one account: [[accounts]] with name, base_url and token_env"
-            raise ValueError(message)
+            raise ValueError("name at least one account: [[accounts]] with name, base_url and token_env")
         names = [account.name for account in self.accounts]
         if len(set(names)) < len(names):
-            message = "two accounts have the same name"
-            raise ValueError(message)
+            raise ValueError("two accounts have the same name")
         for account in self.accounts:
             if not account.base_url and self.sandbox is None:
-                message = f"account {account.name!r} has no base_url"
-                raise ValueError(message)
+                raise ValueError(f"account {account.name!r} has no base_url")
         return self
 
     @property
@@ -253,9 +253,9 @@ def find_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> P
     if Path(DEFAULT_FILE).is_file():
         return Path(DEFAULT_FILE)
     raise UsageError(
-        "no configuration was named",
+        "no configuration named",
         where="command line",
-        hint=f"Name one (etl run configs/eleapi.toml), set {CONFIG_VARIABLE}, or make {DEFAULT_FILE} here.",
+        hint=f"Name one (etl run configs/eleapi.toml), set {CONFIG_VARIABLE}, or create {DEFAULT_FILE} here.",
     )
 
 
@@ -292,13 +292,14 @@ def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> Sec
     """The account's token, from the variable or file that its configuration names. Raises UsageError."""
     where = f"account {account.name}"
     if account.token_file is None:
-        token = environ.get(account.token_env, "")
-        if not token and not _is_name(account.token_env):
-            message = f"the value of token_env ({len(account.token_env)} characters) is no name of a variable"
+        named = account.token_env
+        token, name = environ.get(named, ""), redacted(named)
+        # Text that looks like a token cannot be the name of a variable.
+        if not token and not (named.isascii() and named.isidentifier() and named == name):
+            message = f"the value of token_env ({len(named)} characters) is not the name of a variable"
             hint = "Put the token into a variable, and its name into token_env: export ELEAPI_TOKEN=..."
             raise UsageError(message, where=where, hint=hint)
-        name = discreet(account.token_env)
-        source, hint = f"the variable {name}", f"export {name}=..."
+        source, hint = f"the variable {name}", f"Set it: export {name}=..."
     else:
         source, hint = f"the file {layers.shown(account.token_file)}", "Write the token into it, mode 0600."
         try:
@@ -309,35 +310,25 @@ def read_token(account: Account, environ: Mapping[str, str] = os.environ) -> Sec
     # A variable set from a file may contain its byte order mark.
     token = token.removeprefix("\ufeff").strip()
     if not token:
-        raise UsageError(f"{source} holds no token", where=where, hint=hint)
+        raise UsageError(f"{source} contains no token", where=where, hint=hint)
     if not token.isascii() or not token.isprintable():
-        raise UsageError(f"the token in {source} holds characters that no token has", where=where, hint=hint)
+        raise UsageError(f"the token in {source} contains characters that no token has", where=where, hint=hint)
     return SecretStr(token)
-
-
-def _is_name(text: str) -> bool:
-    """Whether `text` can be the name of an environment variable; text that looks like a token cannot."""
-    return text.isascii() and text.isidentifier() and discreet(text) == text
 
 
 def _usage_error(error: ValidationError, where: str, origins: Mapping[str, str]) -> UsageError:
     """All errors as one; `origins` has, by key, the source of each value that is not from the file at `where`."""
-    faults = [_fault(dict(fault), origins) for fault in error.errors(include_url=False, include_input=False)]
-    return UsageError("; ".join(faults), where=where)
-
-
-def _fault(fault: Mapping[str, Any], origins: Mapping[str, str]) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
-    origin = f" (from {origins[key]})" if key in origins else ""
-    return _said(fault, ".".join(discreet(str(part)) for part in fault["loc"])) + origin
-
-
-def _said(fault: Mapping[str, Any], place: str) -> str:
-    if fault["type"] not in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"{place or 'configuration'}: {fault['msg'].removeprefix('Value error, ')}"
-    known = _known_keys(fault["loc"][:-1])
-    nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
-    return f"unknown key {place}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+    messages = []
+    for fault in error.errors(include_url=False, include_input=False):
+        key = ".".join(map(str, fault["loc"]))
+        shown = ".".join(redacted(str(part)) for part in fault["loc"])
+        if fault["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+            nearest = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1, cutoff=0.0)
+            message = f"unknown key {shown}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+        else:
+            message = f"{shown or 'configuration'}: {fault['msg'].removeprefix('Value error, ')}"
+        messages.append(message + (f" (from {origins[key]})" if key in origins else ""))
+    return UsageError("; ".join(messages), where=where)
 
 
 def _known_keys(place: Sequence[object]) -> list[str]:
@@ -362,27 +353,3 @@ _SECTIONS: dict[str, Any] = {
 
 def _absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - removes `..` without disk access
-
-
-def _checked_url(value: str) -> str:
-    """`value` without a trailing slash; https only, except plain http for loopback hosts."""
-    parts = urlsplit(value)
-    # Accessing the port raises ValueError if it is invalid.
-    _ = parts.port
-    if parts.scheme not in {"https", "http"} or not parts.hostname or any(c.isspace() for c in value):
-        message = "expected an address such as https://api-v7.express-chat.com"
-        raise ValueError(message)
-    if parts.username or parts.password or parts.query or parts.fragment:
-        message = "an address holds no user, password, query or fragment"
-        raise ValueError(message)
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        message = "plain http would send the token unprotected; use https (http is for loopback hosts alone)"
-        raise ValueError(message)
-    return value.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from etl.display import discreet
+from etl.display import redacted
 from etl.errors import UsageError
 
 PREFIX = "ETL_"
@@ -40,7 +40,7 @@ def shown(path: Path) -> str:
     """A path redacted for error output, as it may be a misplaced token; an existing parent folder is no secret."""
     # Problems with the path are reported when it is opened.
     known = os.path.isdir(path.parent)  # noqa: PTH112 - does not raise
-    return str(path.parent / discreet(path.name)) if known else discreet(str(path))
+    return str(path.parent / redacted(path.name)) if known else redacted(str(path))
 
 
 def text(content: bytes) -> str:
@@ -71,7 +71,11 @@ def lay_environment(raw: Raw, environ: Mapping[str, str]) -> None:
     """Override `raw` with the variables `ETL_SECTION__KEY`."""
     for name in sorted(environ):
         if name.startswith(PREFIX) and "__" in name:
-            _assign(raw, _keys(name), environ[name], discreet(name))
+            named = name.removeprefix(PREFIX).split("__")
+            keys = [key.lower() for key in named]
+            if keys[:2] == ["extract", "filters"]:
+                keys[2:] = named[2:]  # the API's own names, which are case-sensitive
+            _assign(raw, keys, environ[name], redacted(name))
 
 
 def lay_flags(raw: Raw, assignments: Sequence[str]) -> None:
@@ -79,15 +83,8 @@ def lay_flags(raw: Raw, assignments: Sequence[str]) -> None:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise UsageError(f"--set {discreet(assignment)} has no value", hint="Write --set section.key=value.")
-        _assign(raw, key.strip().split("."), value, f"--set {discreet(key.strip())}")
-
-
-def _keys(variable: str) -> list[str]:
-    """The keys that an environment variable names: in lower case, except for a filter, whose name is the API's."""
-    named = variable.removeprefix(PREFIX).split("__")
-    keys = [key.lower() for key in named]
-    return keys[:2] + (named[2:] if keys[:2] == ["extract", "filters"] else keys[2:])
+            raise UsageError(f"--set {redacted(assignment)} has no value", hint="Write --set section.key=value.")
+        _assign(raw, key.strip().split("."), value, f"--set {redacted(key.strip())}")
 
 
 def _assign(raw: Raw, keys: Sequence[str], text: str, origin: str) -> None:
@@ -101,9 +98,9 @@ def _assign(raw: Raw, keys: Sequence[str], text: str, origin: str) -> None:
         elif isinstance(place, dict):
             place = place.setdefault(key, empty)
         else:
-            raise UsageError(f"{discreet('.'.join(keys))} does not lead to a setting", where=origin)
+            raise UsageError(f"{redacted('.'.join(keys))} does not lead to a setting", where=origin)
     if not isinstance(place, dict):
-        raise UsageError(f"{discreet('.'.join(keys))} does not lead to a setting", where=origin)
+        raise UsageError(f"{redacted('.'.join(keys))} does not lead to a setting", where=origin)
     place[keys[-1]] = _literal(text)
     raw.origins[".".join(keys)] = origin
 

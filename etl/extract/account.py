@@ -19,7 +19,6 @@ from anyio import to_thread
 from etl import __version__
 from etl.api.client import Client
 from etl.api.rate import Pace
-from etl.api.request import instant
 from etl.api.sources import Source, reach
 from etl.config import Extract, Http
 from etl.errors import SourceUnavailable
@@ -34,8 +33,8 @@ from etl.model import NOTHING, AccountYield, Counts, Level, Look, Progress, Proo
 from etl.schema import PART_SCHEMA, WINDOWS_SCHEMA
 from etl.storage import files
 from etl.storage.staging import Stage
+from etl.times import MILLISECOND, to_datetime, to_milliseconds
 
-MILLISECOND = timedelta(milliseconds=1)
 MOST_OWNERS = 20
 """Maximum customers, or agencies, of one account that are recorded."""
 
@@ -90,7 +89,7 @@ class Reader:
 
         The watermark is safe in both cases, but one of the clocks is or was wrong (N25).
         """
-        ahead, t0 = extraction.clock_ahead, instant(extraction.capabilities.t0)
+        ahead, t0 = extraction.clock_ahead, to_datetime(extraction.capabilities.t0)
         back = max(0, round((self.last.t0 - t0).total_seconds())) if self.last else 0
         if abs(ahead) > CLOCKS_DIFFER:
             log.warning("clocks.differ", account=self.source.account, server_ahead_seconds=ahead)
@@ -161,8 +160,8 @@ class Reader:
             run_id=self.run_id,
             account=self.source.account,
             mode=extraction.mode,
-            t0=instant(extraction.capabilities.t0),
-            watermark=instant(extraction.watermark),
+            t0=to_datetime(extraction.capabilities.t0),
+            watermark=to_datetime(extraction.watermark),
             proof=proof_of(extraction),
             requests=self.spent(),
             seconds=round(seconds, 3),
@@ -238,8 +237,8 @@ def history_of(record: RunRecord | None, snapshot: Snapshot) -> History:
         return History(snapshot=snapshot)
     look, cuts = record.detail.get("look"), record.detail.get("cuts")
     return History(
-        t0=_milliseconds(record.t0),
-        watermark=_milliseconds(record.watermark),
+        t0=to_milliseconds(record.t0),
+        watermark=to_milliseconds(record.watermark),
         clock_ahead=_whole(record.detail, "clock_ahead") or 0,
         witness_at=_whole(record.detail, "witness_at"),
         scrub_after=_whole(record.detail, "scrub_after"),
@@ -322,8 +321,4 @@ def _whole(detail: Mapping[str, object], name: str) -> int | None:
 
 
 def _time(milliseconds: int | None) -> datetime | None:
-    return None if milliseconds is None else instant(milliseconds)
-
-
-def _milliseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
+    return None if milliseconds is None else to_datetime(milliseconds)

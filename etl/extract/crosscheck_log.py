@@ -22,8 +22,8 @@ from etl.api.response import Page, id_text
 from etl.extract.crosscheck import SUSPECTS, FirstSeen, UnmatchedContact
 from etl.extract.journal import Journal, Walked
 from etl.extract.pages import SavedScan
-from etl.extract.windows import milliseconds
 from etl.storage import duck, files
+from etl.times import milliseconds
 
 CHUNK_ROWS = 10_000
 """Number of contacts seen that a killed run can lose."""

@@ -17,7 +17,8 @@ from etl.api.response import ApiFailure, FailureKind, Page, Row
 from etl.api.retry import backoff
 from etl.errors import ContractError
 from etl.extract.capabilities import Capabilities, Lists, PageSizes, PastEnd
-from etl.extract.windows import ROW_FIELD, RangeSemantics, Window, milliseconds
+from etl.extract.windows import ROW_FIELD, RangeSemantics, Window
+from etl.times import milliseconds
 
 FAR_FUTURE = 253_370_764_800_000
 """9999-01-01: almost no contact is created or seen after it; some importers use 9999-12-31 for "never"."""
@@ -74,7 +75,7 @@ async def probe(
         lists=await _lists(client, contacts, leads, asked.created) if compare_lists else "unknown",
         total=contacts.total,
         empty=not asked.first.rows,
-        manners=client.learn_manners(asked.end),
+        manners=client.learn_signatures(asked.end),
     )
 
 

@@ -159,7 +159,7 @@ def strike_ranges(history: History, capabilities: Capabilities) -> list[tuple[in
 async def go_on(client: Client, begun: ExtractionStart) -> ExtractionStart:
     """Resume a killed run: its capabilities are kept, and one request reads the server's current time."""
     client.first_page = begun.capabilities.first_page
-    client.manners = frozenset(begun.capabilities.manners) or None
+    client.signatures = frozenset(begun.capabilities.manners) or None
     await client.read(Query(is_contact=False))
     return begun
 

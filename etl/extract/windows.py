@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import pairwise
 from statistics import median_low
 
 from etl.api.request import Query, TimeField
 from etl.api.response import Row
 from etl.errors import ContractError
+from etl.times import milliseconds
 
 _USUAL = (len("2025-01-05T10:00:00.000Z"), "Z")
 ROW_FIELD: dict[TimeField, str] = {"createdAt": "created_at", "lastSeenAt": "last_seen_at"}
@@ -163,18 +163,3 @@ def _inside(window: Window, time: int) -> bool:
 
 def _splits(window: Window, cut: int) -> bool:
     return (window.start is None or cut > window.start) and (window.end is None or cut < window.end)
-
-
-def milliseconds(value: object) -> int | None:
-    """A time of the API in milliseconds since the epoch, floored; None if it is not an ISO 8601 string."""
-    if not isinstance(value, str) or not value:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    except (ValueError, OverflowError):
-        return None
-    return (seconds.days * 86_400 + seconds.seconds) * 1000 + seconds.microseconds // 1000
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import msgspec
 
 from etl.api.response import Page
-from etl.extract.windows import milliseconds
+from etl.normalize.pages import raw_contacts
+from etl.times import milliseconds
 
 
 def without_creation_time(page: Page) -> Page | None:
@@ -16,17 +17,10 @@ def without_creation_time(page: Page) -> Page | None:
     if not any(without_created_at):
         return None
     try:
-        contacts = _raw_contacts(page.body).data
+        contacts = raw_contacts(page.body)
     except msgspec.DecodeError:
-        # Only the tolerant parser can split this page: return all of it, duplicates are removed later.
+        # Only a tolerant parser can split this page: return all of it, duplicates are removed later.
         return page
     kept = [raw for raw, wanted in zip(contacts, without_created_at, strict=True) if wanted]
     rows = [row for row, wanted in zip(page.rows, without_created_at, strict=True) if wanted]
     return replace(page, body=b'{"data":[' + b",".join(kept) + b"]}", rows=rows)
-
-
-class _RawContacts(msgspec.Struct):
-    data: list[msgspec.Raw]
-
-
-_raw_contacts = msgspec.json.Decoder(_RawContacts).decode

@@ -1,6 +1,6 @@
 """Convert the server's pages to columns: nothing lost, nothing guessed, and as fast as Arrow reads JSON.
 
-May import `schema`, `model` and `errors`, never `api`. Read `normalizer` first (which contact takes which path), then
+Imports only `schema`, `model`, `errors` and `times`. Read `normalizer` first (which contact takes which path), then
 `columnar` (many at once) and `rowwise` (one at a time), which give the same result; `shape` derives both from the
 columns.
 """

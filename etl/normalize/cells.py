@@ -1,7 +1,8 @@
 """Convert one JSON value to a cell: exactly the column's type, or a safe coercion.
 
-`EXACT` handles values of the column's own type, `LOOSE` those of another one; None means that the value does not fit.
-Neither is called for null and "", which are null in every column. This module does not depend on contacts.
+`EXACT` parses the values of the column's own type (texts and booleans need no parsing and have no entry);
+`LOOSE` coerces those of another type. None means that the value does not fit. Neither is called for null and "", which
+are null in every column. This module does not depend on contacts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from msgspec import Raw
 
 from etl.normalize.json_text import Json, text_of, token
 from etl.schema import Kind
+from etl.times import EPOCH
 
 _INT64 = range(-(2**63), 2**63)
 _INT64_DIGITS = len(str(-(2**63)))
@@ -27,25 +29,16 @@ _ISO = re.compile(
     r"([T ]([01][0-9]|2[0-3])(:[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?)?(Z|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?)?",
     re.IGNORECASE,
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-EARLIEST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+EARLIEST = (datetime.min.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
 """Microseconds of 0001-01-01T00:00:00Z: every engine downstream supports it."""
-LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+LATEST = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
 """Microseconds of 9999-12-31T23:59:59.999999Z."""
 
 _EPOCH_UNITS = ((10**11, 10**6), (10**14, 10**3), (10**17, 1))
 """Limit and factor: below the first limit are seconds (to year 5138), then milliseconds, then microseconds."""
 
 _WORDS = {"true": True, "false": False}
-
-
-def _exact_text(value: Json) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _exact_boolean(value: Json) -> bool | None:
-    return value if isinstance(value, bool) else None
 
 
 def _exact_integer(value: Json) -> int | None:
@@ -61,31 +54,23 @@ def _exact_integer(value: Json) -> int | None:
     return number if number in _INT64 else None
 
 
-def _exact_time(value: Json) -> int | None:
-    return iso_micros(value) if isinstance(value, str) else None
-
-
-def iso_micros(text: str) -> int | None:
+def iso_micros(text: Json) -> int | None:
     """Microseconds since 1970 of an ISO 8601 time: with offset, without zone (then UTC), or a date alone.
 
     Digits beyond microseconds are truncated. 24:00 and the leap second :60 are rejected.
     """
-    if not _ISO.fullmatch(text):
+    if not isinstance(text, str) or not _ISO.fullmatch(text):
         return None
     try:
         moment = datetime.fromisoformat(text.upper())
     except ValueError:  # 30 February
         return None
-    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - EPOCH
     return _storable_micros((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 
 
 def _storable_micros(micros: int) -> int | None:
     return micros if EARLIEST <= micros <= LATEST else None
-
-
-def _loose_text(value: Json) -> str:
-    return token(value) if isinstance(value, Raw) else text_of(value)
 
 
 def _loose_integer(value: Json) -> int | None:
@@ -123,13 +108,11 @@ def _loose_time(value: Json) -> int | None:
 Cell = Callable[[Json], "str | int | bool | None"]
 
 EXACT: dict[Kind, Cell] = {
-    Kind.TEXT: _exact_text,
     Kind.INTEGER: _exact_integer,
-    Kind.BOOLEAN: _exact_boolean,
-    Kind.TIME: _exact_time,
+    Kind.TIME: iso_micros,
 }
 LOOSE: dict[Kind, Cell] = {
-    Kind.TEXT: _loose_text,
+    Kind.TEXT: text_of,
     Kind.INTEGER: _loose_integer,
     Kind.BOOLEAN: _loose_boolean,
     Kind.TIME: _loose_time,

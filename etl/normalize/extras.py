@@ -92,8 +92,15 @@ class _Reading:
                     _put(found, path, self._rows.json.read(bytes(raw)))
                 elif path not in self._partly or row in self._partly[path]:
                     _put(found, path, self._value(raw))
-            if found:
-                self._keep(row, found)
+            if found and self._drifting:
+                cells = self._rows.cells(found)
+                if cells[EXTRA] is not None:
+                    self.extras.texts[row] = str(cells[EXTRA])
+                for path in self._drifting:
+                    place, name = _COLUMNS[path]
+                    self.extras.cells[name][row] = cells[place]
+            elif found:
+                self.extras.texts[row] = canonical(found)
         except RecursionError:
             self.extras.unread.add(row)
 
@@ -102,18 +109,8 @@ class _Reading:
         self.extras.counts.update(self._result.counts, repeated=repaired.repeated, replaced=repaired.replaced)
         return self.extras
 
-    def _keep(self, row: int, found: dict[str, Json]) -> None:
-        if not self._drifting:
-            self.extras.texts[row] = canonical(found)
-            return
-        cells = self._rows.cells(found)
-        if cells[EXTRA] is not None:
-            self.extras.texts[row] = str(cells[EXTRA])
-        for path in self._drifting:
-            place, name = _COLUMNS[path]
-            self.extras.cells[name][row] = cells[place]
-
     def _value(self, raw: Raw) -> Json:
+        """The value for `extra`; None if it is empty."""
         text = bytes(raw)
         if text in _NOTHING:
             return None

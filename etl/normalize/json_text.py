@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -43,7 +43,10 @@ class Reader:
         self.repeated = 0
         self.replaced = 0
         self._decode = json.JSONDecoder(
-            object_pairs_hook=self._object, parse_float=Raw, parse_int=Raw, parse_constant=_refuse
+            object_pairs_hook=self._object,
+            parse_float=Raw,
+            parse_int=Raw,
+            parse_constant=int,  # raises ValueError: NaN and Infinity are not JSON
         ).decode
 
     def read(self, raw: bytes) -> Json:
@@ -75,11 +78,6 @@ class Reader:
         if isinstance(value, dict):
             return self._object([(str(self._storable(key)), self._storable(item)) for key, item in value.items()])
         return value
-
-
-def _refuse(constant: str) -> NoReturn:
-    message = f"{constant} is not JSON"
-    raise ValueError(message)
 
 
 def pairs(raw: bytes) -> list[tuple[str, Json]]:

@@ -11,7 +11,7 @@ that has another type in many contacts drifts: from then on Arrow skips it, and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -34,10 +34,10 @@ _MAX_PAUSE = 64
 """The maximum of batches that start with sorting before Arrow is tried with a whole one again."""
 _FEW = 4
 """Up to this many contacts are read faster one by one than by Arrow."""
-_DRIFTS = 8
-"""A column drifts when one contact in this many has another type there."""
+_DRIFT_SHARE = 8
+"""A column drifts when more than one contact in this many has another type there."""
 _SAMPLE = 16
-"""Odd contacts read one by one; if they have an unknown field, the others are then sorted again."""
+"""Odd contacts read one by one first; if they have an unknown field, the other odd ones are then sorted again."""
 _COLUMNS = frozenset(column.path for column in READ)
 _TYPES = {column.name: ARROW[column.kind] for column in READ}
 _ID = ("_id",)
@@ -81,8 +81,18 @@ class Normalizer:
         contacts, work = contacts_of(pages), _Work()
         if len(contacts) and not self._read_in_bulk(pages, contacts, work):
             self._read_sorted(contacts, work)
-        self._learn_drift(work.misfits, len(contacts))
-        return _closed(self._account, work, len(contacts))
+        # Remember the columns that drift; a few contacts of another type are cheaper read one by one.
+        many = max(len(contacts) // _DRIFT_SHARE, _FEW)
+        drifting = {path for path, count in work.misfits.items() if count > many and path != _ID}
+        if not drifting <= self._drifting:
+            self._drifting |= drifting
+            self._pause = 0
+        normalized, rejects = in_reading_order(work.parts), rejects_table(self._account, work.rejects)
+        if len(normalized) + len(rejects) != len(contacts):
+            message = f"{len(contacts)} contacts were read, {len(normalized)} normalized and {len(rejects)} rejected"
+            raise EtlError(message, where=f"account {self._account}")
+        counts = Counter(received=len(contacts), rejected=len(rejects)) + work.counts
+        return NormalizedBatch(normalized, rejects, counts)
 
     def _read_in_bulk(self, pages: Sequence[RawPage], contacts: Contacts, work: _Work) -> bool:
         """Read the whole batch with Arrow; returns whether that was possible."""
@@ -159,7 +169,10 @@ class Normalizer:
         """Keep the contacts that Arrow has read, and read the odd ones one by one."""
         odd = odd | extras.unread
         texts = pa.array(map(extras.texts.get, range(len(contacts))), pa.string(), size=len(contacts))
-        drifting = {name: _cells(name, cells, len(contacts)) for name, cells in extras.cells.items()}
+        drifting = {
+            name: pa.array(map(cells.get, range(len(contacts))), _TYPES[name], size=len(contacts))
+            for name, cells in extras.cells.items()
+        }
         table = part(self._account, flat.columns | drifting, texts, pa.array(contacts.numbers, pa.int64()))
         if odd:
             table = table.take(pa.array(sorted(set(range(len(contacts))) - odd), pa.int64()))
@@ -176,14 +189,6 @@ class Normalizer:
         work.counts.update(result.counts)
         work.misfits.update(result.misfits)
         self._learn(result.unknown)
-
-    def _learn_drift(self, misfits: Counter[Path], contacts: int) -> None:
-        """Remember columns that have another type in many contacts; a few contacts are cheaper read one by one."""
-        many = max(contacts // _DRIFTS, _FEW)
-        drifting = {path for path, count in misfits.items() if count > many and path != _ID}
-        if not drifting <= self._drifting:
-            self._drifting |= drifting
-            self._pause = 0
 
     def _learn(self, paths: Iterable[Path]) -> None:
         """Remember fields without a column, so that they do not make a contact odd again."""
@@ -203,11 +208,6 @@ def _is_clean(raw: bytes, decoder: _StrictDecoder) -> bool:
     return True
 
 
-def _cells(name: str, cells: Mapping[int, object], count: int) -> pa.Array:
-    """The cells of a column by row, null if there is none."""
-    return pa.array(map(cells.get, range(count)), _TYPES[name], size=count)
-
-
 def _rows(mask: pa.BooleanArray) -> frozenset[int]:
     """The positions of the true values in `mask`."""
     return frozenset(pc.indices_nonzero(mask).to_pylist())
@@ -216,13 +216,3 @@ def _rows(mask: pa.BooleanArray) -> frozenset[int]:
 def _odd_rows(flat: Flat) -> frozenset[int]:
     """The contacts that Arrow has not read faithfully."""
     return frozenset[int]().union(*map(_rows, flat.odd))
-
-
-def _closed(account: str, work: _Work, received: int) -> NormalizedBatch:
-    """The batch, after a check that no contact is lost or duplicated."""
-    contacts, rejects = in_reading_order(work.parts), rejects_table(account, work.rejects)
-    if len(contacts) + len(rejects) != received:
-        message = f"{received} contacts were read, {len(contacts)} normalized and {len(rejects)} rejected"
-        raise EtlError(message, where=f"account {account}")
-    counts = Counter(received=received, rejected=len(rejects)) + work.counts
-    return NormalizedBatch(contacts, rejects, counts)

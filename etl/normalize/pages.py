@@ -81,31 +81,29 @@ def without_surrogates(pages: Sequence[RawPage]) -> tuple[list[RawPage], list[in
     return sanitized, repaired
 
 
-def _broken(page: RawPage, message: str) -> ContractError:
-    return ContractError(message, where=f"contact {page.read_no} of the run and those after it")
-
-
 def _elements(page: RawPage) -> list[bytes]:
+    where = f"contact {page.read_no} of the run and those after it"
     try:
-        found = _split(page.body)
+        found = raw_contacts(page.body)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _broken(page, f"A page is no list of contacts: {error}") from error
+        raise ContractError(f"a page is not a list of contacts: {error}", where=where) from error
     if len(found) != page.rows:
-        raise _broken(page, f"A page said to hold {page.rows} contacts holds {len(found)}")
+        raise ContractError(f"a page of {page.rows} contacts contains {len(found)}", where=where)
     return found
 
 
-def _split(body: bytes) -> list[bytes]:
+def raw_contacts(body: bytes) -> list[bytes]:
+    """The elements of `data` in the body of a page, each as the server sent it.
+
+    Raises msgspec.DecodeError if the body is not a page, and RecursionError if it is nested too deeply.
+    """
     try:
         return list(map(bytes, _decode(body).data))
     except msgspec.ValidationError:
         raise
-    except msgspec.DecodeError:  # perhaps only because of a lone surrogate
-        return _split_along(body, without_lone_surrogates(body))
-
-
-def _split_along(body: bytes, twin: bytes) -> list[bytes]:
-    """Split `body` at the positions at which its `twin` of the same length is split."""
+    except msgspec.DecodeError:
+        # Perhaps only because of a lone surrogate: split the body where its twin of the same length without them is.
+        twin = without_lone_surrogates(body)
     raws: list[bytes] = []
     start = 0
     for element in _decode(twin).data:

@@ -83,7 +83,9 @@ def _e164(prefix: str, number: str) -> str | None:
         return _written(prefix, number) if len(number) <= _LONGEST else None
     known = _country(prefix)
     if known is None:
-        return _split(prefix, digits)
+        # The country code may be split between prefix and number.
+        start = _prefix_digits(prefix)
+        return _ask(start + digits) if start else None
     rules, rest = known
     return rules.only_reading(rest, digits) if rest else rules.e164(digits)
 
@@ -128,17 +130,11 @@ def _country(prefix: str) -> tuple[_Rules, str] | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def _prefix_digits(prefix: str) -> str:
     found = _PREFIX.fullmatch(_ascii(prefix).replace("(0)", "")) if len(prefix) <= _LONGEST else None
     digits = _NOT_A_DIGIT.sub("", found["digits"]) if found else ""
     return "" if digits.startswith("0") else digits
-
-
-@lru_cache(maxsize=4096)
-def _split(prefix: str, digits: str) -> str | None:
-    """The number, if its country code is split between prefix and number."""
-    start = _prefix_digits(prefix)
-    return _ask(start + digits) if start else None
 
 
 @lru_cache(maxsize=4096)
@@ -225,7 +221,12 @@ def _matches(patterns: dict[int, re.Pattern[str]], digits: str) -> bool:
 @cache
 def _rules(code: int) -> _Rules:
     """The rules of a country code; compiled once, in a few milliseconds."""
-    regions = [_metadata(code, region) for region in COUNTRY_CODE_TO_REGION_CODE[code]]
+    regions: list[PhoneMetadata] = []
+    for region in COUNTRY_CODE_TO_REGION_CODE[code]:
+        metadata = PhoneMetadata.metadata_for_region_or_calling_code(code, region)
+        if metadata is None:
+            raise LookupError(f"phonenumbers has no metadata of {region} +{code}")
+        regions.append(metadata)
     main, others = regions[0], regions[1:]
     prefix = main.national_prefix_for_parsing or "(?!)"
     return _Rules(
@@ -238,13 +239,6 @@ def _rules(code: int) -> _Rules:
     )
 
 
-def _metadata(code: int, region: str) -> PhoneMetadata:
-    found = PhoneMetadata.metadata_for_region_or_calling_code(code, region)
-    if found is None:
-        raise LookupError(f"phonenumbers has no metadata of {region} +{code}")
-    return found
-
-
 def _patterns(regions: list[PhoneMetadata]) -> dict[int, re.Pattern[str]]:
     by_length: dict[int, list[str]] = {}
     for region in regions:
@@ -252,12 +246,10 @@ def _patterns(regions: list[PhoneMetadata]) -> dict[int, re.Pattern[str]]:
         general = region.general_desc or PhoneNumberDesc()
         start = f"(?={region.leading_digits or ''})(?=(?:{general.national_number_pattern})\\Z)"
         for length in general.possible_length:
-            either = "|".join(f"(?:{kind.national_number_pattern})" for kind in kinds if _has(kind, length))
+            # A number type without lengths has those of its region.
+            fitting = [kind for kind in kinds if length in (kind.possible_length or (length,))]
+            patterns = [kind.national_number_pattern for kind in fitting if kind.national_number_pattern]
+            either = "|".join(f"(?:{pattern})" for pattern in patterns)
             if either:
                 by_length.setdefault(length, []).append(f"{start}(?:{either})")
     return {length: re.compile("|".join(found)) for length, found in by_length.items()}
-
-
-def _has(kind: PhoneNumberDesc, length: int) -> bool:
-    """Whether a number type has numbers of a length; a type without lengths has those of its region."""
-    return bool(kind.national_number_pattern) and length in (kind.possible_length or (length,))

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from etl.normalize.cells import EXACT, LOOSE, Cell
-from etl.normalize.json_text import Json, Reader, canonical, pairs, pruned, text_of, token
+from etl.normalize.json_text import Json, Reader, canonical, pairs, pruned, text_of
 from etl.normalize.pages import MAX_CONTACT_BYTES
 from etl.normalize.shape import ATTRIBUTE_FIELDS, TREE, Path, Tree
 from etl.schema import NOTE_FIELDS, READ, Kind
@@ -57,7 +57,8 @@ class _Scalar:
     index: int
     plain: type | None
     """Values of this type are used unchanged, which saves a call for two fields out of three."""
-    exact: Cell
+    exact: Cell | None
+    """Parses values of the column's type; None if they are used unchanged."""
     loose: Cell
 
 
@@ -79,8 +80,8 @@ def _steps(tree: Tree) -> dict[str, _Step]:
     for name, step in tree.items():
         if isinstance(step, dict):
             found[name] = _steps(step)
-        elif step.kind in EXACT:
-            found[name] = _Scalar(place[step.name], _PLAIN.get(step.kind), EXACT[step.kind], LOOSE[step.kind])
+        elif step.kind in LOOSE:
+            found[name] = _Scalar(place[step.name], _PLAIN.get(step.kind), EXACT.get(step.kind), LOOSE[step.kind])
         else:
             found[name] = _List(place[step.name], step.kind)
     return found
@@ -106,7 +107,7 @@ def read_rows(raws: Sequence[bytes], numbers: Sequence[int]) -> RowResult:
 
 
 class RowReader:
-    """Reads contacts along the column tree and records its findings in `result`."""
+    """Reads contacts along the column tree and counts in `result`."""
 
     def __init__(self, result: RowResult) -> None:
         self.json = Reader()
@@ -117,25 +118,21 @@ class RowReader:
     def contact(self, raw: bytes) -> Row | Reject:
         """The contact in `raw` as a row, without its number."""
         if len(raw) > MAX_CONTACT_BYTES:
-            return Reject("too_large", None, raw, _told_id(raw))
+            return Reject("too_large", None, raw, _id_without_decoding(raw))
+        repeated = self.json.repeated
         try:
-            return self._contact(raw)
+            contact = self.json.read(raw)
+            if not isinstance(contact, dict):
+                return Reject("not_an_object", None, raw)
+            reason = _id_fault(contact)
+            if reason is None and self.json.repeated > repeated:
+                ids = [value for name, value in pairs(raw) if name == "_id"]
+                reason = "conflicting_ids" if any(value != ids[0] for value in ids) else None
+            return self.cells(contact) if reason is None else Reject(reason, "_id", raw)
         except RecursionError:
             return Reject("too_deep", None, raw)
         except ValueError:
             return Reject("not_json", None, raw)
-
-    def _contact(self, raw: bytes) -> Row | Reject:
-        repeated = self.json.repeated
-        contact = self.json.read(raw)
-        if not isinstance(contact, dict):
-            return Reject("not_an_object", None, raw)
-        reason = _id_fault(contact)
-        if reason is None and self.json.repeated > repeated and _ids_conflict(raw):
-            reason = "conflicting_ids"
-        if reason is not None:
-            return Reject(reason, "_id", raw)
-        return self.cells(contact)
 
     def cells(self, contact: dict[str, Json]) -> Row:
         """The row of a contact, or of a part of it."""
@@ -157,11 +154,13 @@ class RowReader:
                 if type(value) is step.plain:
                     row[step.index] = value
                     continue
-                cell = row[step.index] = step.exact(value)
+                cell = row[step.index] = step.exact(value) if step.exact else None
                 if cell is not None:
                     continue
                 self._misfits[*above, name] += 1
-                kept = self._loose(step, value, row)
+                cell = row[step.index] = step.loose(value)
+                self._counts["nulled" if cell is None else "coerced"] += 1
+                kept = pruned(value) if cell is None else None
             elif isinstance(step, dict):
                 kept = self._parent(step, value, (*above, name), row)
             elif step is None:
@@ -174,12 +173,6 @@ class RowReader:
                     self._misfits[*above, name] += 1
             if kept is not None:
                 extra[name] = kept
-
-    def _loose(self, step: _Scalar, value: Json, row: Row) -> Json:
-        """Fill the cell from a value of another type; a returned value did not fit and belongs in `extra`."""
-        cell = row[step.index] = step.loose(value)
-        self._counts["nulled" if cell is None else "coerced"] += 1
-        return pruned(value) if cell is None else None
 
     def _parent(self, steps: dict[str, _Step], value: Json, path: Path, row: Row) -> Json:
         if not isinstance(value, dict):
@@ -204,7 +197,7 @@ class RowReader:
         if value is None or isinstance(value, str):
             return value or None
         self._counts["coerced"] += 1
-        return token(value) if isinstance(value, Raw) else text_of(value)
+        return text_of(value)
 
     def _attributes(self, items: list[Json]) -> tuple[bool, list[tuple[str, str | None]]]:
         """The map of the items, and whether it represents them completely."""
@@ -224,7 +217,7 @@ class RowReader:
         whole, found = True, list[dict[str, str | None] | None]()
         for item in items:
             if isinstance(item, dict):
-                whole = whole and _only(item, _NOTE) and all(map(_is_text, item.values()))
+                whole = whole and _only(item, _NOTE) and all(isinstance(text, str | None) for text in item.values())
                 found.append({name: self._text(item.get(name)) for name in NOTE_FIELDS})
             else:
                 self._counts["nulled"] += item is not None
@@ -238,15 +231,11 @@ def _only(item: dict[str, Json], names: frozenset[str]) -> bool:
     return item.keys() <= names or all(name in names or value is None for name, value in item.items())
 
 
-def _is_text(value: Json) -> bool:
-    return isinstance(value, str | None)
-
-
 class _Identified(msgspec.Struct):
     contact_id: str = msgspec.field(name="_id")
 
 
-def _told_id(raw: bytes) -> str | None:
+def _id_without_decoding(raw: bytes) -> str | None:
     """The `_id` of a contact that is not decoded completely, if it is a text."""
     try:
         return msgspec.json.decode(raw, type=_Identified).contact_id or None
@@ -267,9 +256,3 @@ def _id_fault(contact: dict[str, Json]) -> str | None:
             return None
         case _:
             return "wrong_type_id"
-
-
-def _ids_conflict(raw: bytes) -> bool:
-    """Whether a contact with repeated keys has several different ids."""
-    ids = [value for name, value in pairs(raw) if name == "_id"]
-    return any(value != ids[0] for value in ids)

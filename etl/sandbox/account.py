@@ -1,4 +1,4 @@
-"""The account at one moment: who lives in it, in which list, and the log of what changed."""
+"""The account at one moment: its contacts, their lists, and the log of changes."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -30,23 +30,23 @@ PARTITIONS: Mapping[Partition, Mapping[bool, Member]] = MappingProxyType(
         "same": {True: _everyone, False: _everyone},
     }
 )
-"""Who is in the list of `isContact` true, and of false."""
+"""Which contacts are in the list of `isContact` true, and of false."""
 
 
 class Account:
-    """The contacts that answers can show, and the truth about all that ever were."""
+    """The contacts that answers can show, and the log of all that ever existed."""
 
     def __init__(self, contacts: Iterable[Contact], partition: Partition, start: float) -> None:
         everyone = list(contacts)
         self.rows = {contact.serial: contact for contact in everyone}
-        """What answers can show, by serial; contacts deleted in a soft way stay here."""
+        """The contacts that answers can show, by serial, including soft-deleted ones."""
         self.truth = Truth()
         self.changes = 0
-        """Grows whenever an answer could have become another."""
+        """Incremented whenever an answer may change."""
         self.deleted: dict[str, Contact] = {}
-        """The last version of everyone who was deleted, by id."""
+        """The last version of each deleted contact, by id."""
         self.hidden: dict[int, Contact] = {}
-        """Deleted contacts that only a filter on their status shows, by serial."""
+        """Deleted contacts that only a filter on their status returns, by serial."""
         self._visible: Member = _everyone
         self.members = PARTITIONS[partition]
         by_member = {member: Listing(filter(member, everyone)) for member in set(self.members.values())}
@@ -59,9 +59,9 @@ class Account:
             self.truth.begin(start, contact.id, contact.raw)
 
     def narrow(self, visible: Member) -> None:
-        """Of everybody only those who are `visible` are listed from now on, as to a token that lost some of its rights.
+        """From now on list only `visible` contacts, as for a token that lost some of its permissions.
 
-        The others live on, and the truth knows it.
+        The others still exist, also in the truth log.
         """
         for member, listing in self._listings:
             for contact in filter(member, self.rows.values()):
@@ -71,20 +71,20 @@ class Account:
         self.changes += 1
 
     def find(self, id: str) -> Contact | None:  # noqa: A002 - the API's own word
-        """The living contact with this id, if there is one."""
+        """The existing contact with this id, if any."""
         serial = self._serials.get(id)
         return self.rows[serial] if serial in self._places else None
 
     def pick(self, chance: float) -> Contact | None:
-        """One of the living, by a number in [0, 1)."""
+        """One of the existing contacts, by a number in [0, 1)."""
         return self.rows[self._living[int(chance * len(self._living))]] if self._living else None
 
     def living(self) -> dict[str, Contact]:
-        """Everyone who exists and was not deleted."""
+        """All contacts that exist and are not deleted, by id."""
         return {self.rows[serial].id: self.rows[serial] for serial in self._living}
 
     def put(self, kind: str, contact: Contact, at: float) -> None:
-        """A new contact, or the next version of a living one, becomes visible."""
+        """Show a new contact, or the next version of an existing one."""
         self._relist(self.rows.get(contact.serial), contact)
         if contact.serial not in self._places:
             self._places[contact.serial] = len(self._living)
@@ -93,7 +93,7 @@ class Account:
         self.truth.record(Event(at, kind, contact.id, contact.raw))
 
     def remove(self, contact: Contact, mark: Contact, how: SoftDelete, at: float) -> None:
-        """A living contact is deleted; in a soft way, `mark` is what remains of it."""
+        """Delete a contact; after a soft delete, `mark` remains of it."""
         self._relist(contact, mark if how == "listed" else None)
         if how == "hidden":
             self.rows[contact.serial] = self.hidden[contact.serial] = mark
@@ -102,7 +102,7 @@ class Account:
         self.truth.record(Event(at, "delete", contact.id, None))
 
     def restore(self, contact: Contact, at: float) -> None:
-        """A deleted contact is there again, as it was."""
+        """Restore a deleted contact unchanged."""
         del self.deleted[contact.id]
         if self.hidden.pop(contact.serial, None):
             del self.rows[contact.serial]
@@ -121,7 +121,7 @@ class Account:
             self.rows[new.serial] = new
 
     def _bury(self, serial: int) -> None:
-        """Take a contact out of the living; the last one takes its place, so that picking stays cheap."""
+        """Remove a contact from the existing ones; the last one takes its place, so that picking stays cheap."""
         place, last = self._places.pop(serial), self._living.pop()
         if last != serial:
             self._living[place] = last

@@ -1,4 +1,4 @@
-"""A contact given as JSON, taken into the account as it is written."""
+"""Turn a contact given as JSON into one of the account, unchanged."""
 
 import json
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from etl.sandbox.contacts import Contact, Facts
 from etl.sandbox.times import read
 
 CHANGING = ("status", "isContact", "unreadMessages", "lastMessage", "lastSeenAt", "__v", "createdAt", "updatedAt")
-"""Members that `contacts` writes anew with every version."""
+"""Members that `contacts` writes again with every version."""
 
 
 def adopted(raw: bytes, serial: int, now: int) -> Contact:
-    """The contact that shows exactly `raw`, one JSON object, until something happens to it.
+    """The contact that is shown exactly as `raw`, one JSON object, until it changes.
 
-    The filters know its documented members, as far as they have the documented types.
+    The filters use its documented members, if they have the documented types.
     """
     value: dict[str, object] = json.loads(raw.decode("utf-8", "replace"))
     constant = {key: member for key, member in value.items() if key not in CHANGING}

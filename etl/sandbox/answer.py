@@ -1,4 +1,4 @@
-"""One answer of the server: its status, headers and bytes, and what the wire does to them."""
+"""One answer of the server: its status, headers and bytes, and the faults of its transport."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ class Wire:
     reset: bool = False
     """A cut is a TCP reset instead of an orderly end."""
     headless: bool = False
-    """Not even the status line arrives."""
+    """Nothing arrives, not even the status line."""
     chunked: bool = False
     """No Content-Length; a cut body then lacks its last chunk."""
     drip: float = 0.0
@@ -32,7 +32,7 @@ WHOLE = Wire()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request gets."""
+    """The response to one request."""
 
     status: int
     body: bytes

@@ -1,4 +1,4 @@
-"""How a contact comes to be: drawn from the tables of `people`, as a function of seed, serial and moment."""
+"""Create contacts: drawn from the tables of `people`, as a function of seed, serial and time."""
 
 from dataclasses import replace
 from random import Random
@@ -24,7 +24,7 @@ def object_id(seed: int, serial: int, created: int) -> str:
 def newborn(settings: Settings, draw: Random, serial: int, created: int | None, now: int) -> Contact:
     """Contact number `serial`; for one of the past (`created` None) the moment is drawn, too.
 
-    The `_id` of a contact that is not of the past tells when it was entered, which `createdAt` need not.
+    The `_id` of a contact that is not from the past shows when it was entered, unlike `createdAt`.
     """
     draw.seed(settings.seed << 32 | serial)
     past = created is None
@@ -47,7 +47,7 @@ def _odd(settings: Settings, draw: Random, contact: Contact) -> Contact:
 
 
 _ABSENT = ("ms", "blank", "null")
-"""Without an instant: no member at all, "" or null."""
+"""Formats without a time: no member at all, "" or null."""
 _KINDS = tuple(nasty.KINDS)
 
 
@@ -149,7 +149,7 @@ def _facts(draw: Random, serial: int, channel: str, phone: str, seen: int) -> Fa
 
 
 def _owner(channel: str, identity: str, facts: Facts) -> str:
-    """Who the contact belongs to; website visitors have a `uuid`, and an agent may look after anyone."""
+    """The owners of the contact; website visitors have a `uuid`, and any contact may have an agent."""
     visitor = f'"uuid":"{identity[:8]}-{identity[8:12]}-4{identity[13:16]}-8{identity[17:20]}-{identity[12:]}",'
     return (
         f'{visitor if channel == "WEBSITE" else ""}"_agency":"{people.AGENCY}","_customer":"{people.CUSTOMER}",'
@@ -162,7 +162,7 @@ _SECONDARY = '"website"'
 
 
 def _named(draw: Random, channel: str, facts: Facts, country: people.Country) -> tuple[str, ...]:
-    """The members of `userDetails` that say who it is, which differ by channel."""
+    """The members of `userDetails` that identify the person, which differ by channel."""
     handle = facts.email.partition("@")[0] or f"user{int(draw.random() * 10**8):08d}"
     picture = f'"picture":"https://cdn.example.com/pictures/{handle}/profile-256x256.jpg"'
     number = f"{int(draw.random() * 10**15):015d}"

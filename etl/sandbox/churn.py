@@ -1,6 +1,6 @@
-"""What happens in the account by itself: a stream of events that follows from seed, rates and start alone.
+"""The events in the account: a stream determined only by seed, rates and start.
 
-Because nothing else enters, two processes that look at the same account at the same time see the same contacts.
+So two processes that read the same account at the same time see the same contacts.
 """
 
 import heapq
@@ -14,46 +14,46 @@ from etl.sandbox.settings import Settings
 KINDS = ("inserts", "touches", "deletes", "flips", "edits", "imports")
 """Settings that are rates, and the kinds of events."""
 LIVELY_EVENTS = 25_000
-"""Events after which an account that lives on between processes grows quiet."""
+"""Events after which the churn of an account that persists between processes slows down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tide:
-    """How the time of churn runs against the clock.
+    """The time of churn as a function of the clock.
 
     The first `lively` seconds are equal. Then the rate falls with the age, so that a process which opens an old account
     replays a bounded number of events: 25,000, and 12,500 more for every doubling of the age (a year at ten events a
-    second is 190,000). It is a function of the age alone, so that nobody sees another past than others.
+    second is 190,000). It is a function of the age alone, so that all processes see the same past.
     """
 
     lively: float = math.inf
 
     def clock(self, churned: float) -> float:
-        """Seconds after the start at which so many seconds of churn have happened."""
+        """Seconds after the start at which `churned` seconds of churn have happened."""
         if churned <= self.lively:
             return churned
         return self.lively * math.pow(2, 2 * (churned / self.lively - 1))
 
 
 def tide(settings: Settings) -> Tide:
-    """Endless liveliness, unless the account outlives its process."""
+    """A constant rate, unless the account persists between processes."""
     events = sum(getattr(settings, kind) for kind in KINDS) + settings.imports * (settings.import_size - 1)
     return Tide(LIVELY_EVENTS / events) if settings.state and events else Tide()
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Due:
-    """One event of the stream, before it is known whom it strikes."""
+    """One event of the stream, before its contact is known."""
 
     at: float
     """Seconds after the start."""
     kind: str
     chance: float
-    """Uniform in [0, 1): which of the contacts that live then."""
+    """Uniform in [0, 1): selects one of the contacts that exist then."""
 
 
 def stream(settings: Settings) -> Iterator[Due]:
-    """All events in the order of time, without end; none where every rate is 0."""
+    """All events in the order of time, without end; empty if every rate is 0."""
     return heapq.merge(*(_of_kind(settings, kind, tide(settings)) for kind in KINDS))
 
 

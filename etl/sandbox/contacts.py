@@ -1,7 +1,7 @@
 """One contact as the server holds it, and the JSON it shows: encoded once per version, as bytes.
 
-Bytes, because what bites (a repeated key, a lone surrogate) cannot survive a dict. The encoding has a constant head
-(who the contact is) and a tail of the members that change (status, last message, times).
+Bytes, because oddities (a repeated key, a lone surrogate) do not survive a dict. The encoding has a constant head (the
+identity) and a tail of the members that change (status, last message, times).
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from etl.sandbox.times import SPELLINGS
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the filters of a request look at and what never changes."""
+    """The constant data that the filters of a request check."""
 
     name: str = ""
     email: str = ""
@@ -36,16 +36,16 @@ class Contact:
     """One version of one contact."""
 
     serial: int
-    """Order of birth in the account, never used again; breaks ties of every order."""
+    """Order of birth in the account, never reused; breaks ties of every order."""
     id: str
-    """`_id` as text; where it is missing or unusable, `#` and the serial."""
+    """`_id` as text; if it is missing or unusable, `#` and the serial."""
     head: bytes
     """The JSON object up to its first changing member, ending in a comma."""
     facts: Facts
     status: str
     is_contact: bool
     created: int | None
-    """Instant of `createdAt`; None where the server has none, and then no window on it finds the contact."""
+    """Instant of `createdAt`; None if it has none; then no window on it returns the contact."""
     last_seen: int | None
     updated: int
     last_by: str = "user"
@@ -62,7 +62,7 @@ class Contact:
     """The JSON object as the server shows it."""
 
     def __post_init__(self) -> None:
-        """Encode it, once for all the pages it will be shown on."""
+        """Encode it once for all pages."""
         object.__setattr__(self, "raw", self.verbatim or self.head + _tail(self).encode())
 
 

@@ -1,6 +1,6 @@
-"""What can go wrong with a request: tables of the kinds of faults, by the stage of serving that they spoil.
+"""The faults of a server: tables of their kinds, by the stage of serving that they affect.
 
-Each is a pure function of what that stage makes and of the fault's parameters; `strikes.py` decides when one strikes.
+Each is a pure function of that stage's result and the fault's parameters; `strikes.py` decides when one strikes.
 """
 
 import gzip
@@ -43,7 +43,7 @@ PAGES: Mapping[str, Callable[[Page, Spec], Page]] = MappingProxyType(
     }
 )
 
-# --- faults of the answer and of its way -----------------------------------------------------------------------------
+# --- faults of the answer and its transport --------------------------------------------------------------------------
 
 _HTML = b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>"
 _BODIES: Mapping[str, tuple[bytes, str]] = MappingProxyType(
@@ -92,7 +92,7 @@ def _encoded(answer: Answer, spec: Spec) -> Answer:
 
 
 def _cut(answer: Answer, spec: Spec) -> Answer:
-    """Truncated, yet with the Content-Length of what is left."""
+    """Truncated, with the Content-Length of the rest."""
     return replace(answer, body=answer.body[: int(len(answer.body) * spec.get("at", 0.5))])
 
 
@@ -103,7 +103,7 @@ def _bad_gzip(answer: Answer, _: Spec) -> Answer:
 
 
 def _bomb(answer: Answer, spec: Spec) -> Answer:
-    """Blanks before the JSON, packed: a thousandth of what it becomes."""
+    """Blanks before the JSON, compressed to a thousandth."""
     size = spec.get("megabytes", 100) * 2**20
     packed = gzip.compress(b" " * size + answer.body, 9)
     return replace(answer, body=packed, headers={**answer.headers, "Content-Encoding": "gzip"})
@@ -119,7 +119,7 @@ def _headed(answer: Answer, **headers: str) -> Answer:
 
 
 def _dated(answer: Answer, spec: Spec) -> Answer:
-    """A `Date` off by so many seconds, or a text instead, or none ("")."""
+    """A `Date` that is wrong by some seconds, a text instead, or none ("")."""
     if "text" in spec:
         return _headed(answer, Date=spec["text"])
     now = parsedate_to_datetime(answer.headers["Date"]).timestamp()
@@ -187,7 +187,7 @@ ANSWERS: Mapping[str, Callable[[Answer, Spec], Answer]] = MappingProxyType(
 # --- faults that need more than one request --------------------------------------------------------------------------
 
 OTHERS = ("page_size", "duplicate_page")
-"""Another page size (`size`); the body of the last good answer once more. `strikes.Plan` knows how."""
+"""Another page size (`size`); the body of the last good answer once more. `strikes.Plan` implements them."""
 
 KINDS = frozenset((*REQUESTS, *PAGES, *ANSWERS, *OTHERS))
 """Every kind of fault."""

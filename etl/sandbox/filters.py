@@ -1,4 +1,4 @@
-"""Every filter of a request, as a table of predicates; and the date windows, which an index answers."""
+"""Every filter of a request, as a table of predicates, and the date windows, which an index answers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ EMPTY_BODY: Body = MappingProxyType(
 )
 """A body with every field of the API that filters nothing: page 1 of the contacts."""
 OPTIONAL = frozenset({"tagsV2", "isSubscriber", "ctwaNewUsers", "ctwaOldUsers"})
-"""Fields that are not documented, only seen in a client: no server may insist on them."""
+"""Undocumented fields, only seen in a client: no server may require them."""
 
 _Listed = Callable[[Contact], tuple[str, ...]]
 LISTS: Mapping[str, _Listed] = MappingProxyType(
@@ -62,7 +62,7 @@ LISTS: Mapping[str, _Listed] = MappingProxyType(
         "lastMessageBy": lambda contact: (contact.last_by,),
     }
 )
-"""List filters: the contact has one of the values. `tagsV2` means nothing here, its meaning being UNKNOWN."""
+"""List filters: the contact has one of the values. `tagsV2` is ignored, as its meaning is UNKNOWN."""
 FLAGS: Mapping[str, Predicate] = MappingProxyType(
     {
         "isOnline": lambda contact: contact.facts.online,
@@ -80,7 +80,7 @@ RESOLUTIONS = MappingProxyType({"ms": MILLISECOND, "s": SECOND, "day": DAY})
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What a request asks for."""
+    """The meaning of a request."""
 
     is_contact: bool
     page: int
@@ -88,7 +88,7 @@ class Query:
     seen: Span
     predicates: tuple[Predicate, ...]
     filters: Body
-    """The body but for its page; equal for all pages of one listing."""
+    """The body without its page; equal for all pages of one listing."""
     wants_deleted: bool
     """The status filter names DELETED."""
 
@@ -136,7 +136,7 @@ def _predicates(body: Body, named: frozenset[str], *, lists_named: bool) -> list
 
 
 def _matches(search: str) -> Predicate:
-    """Name, e-mail or phone holds the text, whatever its case."""
+    """Name, e-mail or phone contains the text, in any case."""
     text = search.casefold()
     return lambda contact: any(
         text in fact.casefold() for fact in (contact.facts.name, contact.facts.email, contact.facts.phone)

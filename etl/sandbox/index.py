@@ -7,31 +7,31 @@ from etl.sandbox.contacts import Contact
 from etl.sandbox.times import EVER, Span
 
 Entry = tuple[int, int]
-"""An instant (-1 where the contact has none, as a document store sorts it) and the serial of the contact."""
+"""An instant (-1 if the contact has none, as a document store sorts it) and the serial of the contact."""
 
 
 def created(contact: Contact) -> Entry:
-    """The place of a contact by `createdAt`."""
+    """The position of a contact by `createdAt`."""
     return (-1 if contact.created is None else contact.created, contact.serial)
 
 
 def seen(contact: Contact) -> Entry:
-    """The place of a contact by `lastSeenAt`."""
+    """The position of a contact by `lastSeenAt`."""
     return (-1 if contact.last_seen is None else contact.last_seen, contact.serial)
 
 
 class Index:
-    """Entries in ascending order; adding and removing one moves memory and nothing else."""
+    """Entries in ascending order; adding or removing one only moves memory."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self.entries = sorted(entries)
 
     def add(self, entry: Entry) -> None:
-        """Put an entry in its place."""
+        """Insert an entry at its position."""
         insort(self.entries, entry)
 
     def remove(self, entry: Entry) -> None:
-        """Take out an entry that is there."""
+        """Remove an existing entry."""
         at = bisect_left(self.entries, entry)
         if self.entries[at] != entry:
             raise KeyError(entry)
@@ -54,11 +54,11 @@ class Listing:
         self.seen = Index(map(seen, members))
 
     def add(self, contact: Contact) -> None:
-        """List a contact."""
+        """Add a contact to the list."""
         self.created.add(created(contact))
         self.seen.add(seen(contact))
 
     def remove(self, contact: Contact) -> None:
-        """List it no longer."""
+        """Remove a contact from the list."""
         self.created.remove(created(contact))
         self.seen.remove(seen(contact))

@@ -1,4 +1,4 @@
-"""How an account lives on between processes: a small file with the moment it began."""
+"""Persists an account between processes: a small file with the time at which it started."""
 
 import json
 import os
@@ -11,10 +11,10 @@ HALVINGS = 20
 
 
 def started(settings: Settings, now: float) -> float:
-    """When the account began, in seconds since 1970: as the state file says, else now, which is then written there.
+    """The start of the account, in seconds since 1970: from the state file, else now, which is then written to it.
 
-    What happened since follows from seed and clock alone. Raises `ValueError` where the file is of another account, or
-    none that can be used.
+    All later events follow from seed and clock. Raises `ValueError` if the file belongs to another account or is
+    unusable.
     """
     if not settings.state:
         return now
@@ -31,12 +31,12 @@ def started(settings: Settings, now: float) -> float:
 
 
 def alive(settings: Settings, now: float) -> World:
-    """The account as it is now, without the memory of what happened before; raises what `started` raises."""
+    """The account as of now, without the log of earlier events; raises as `started` does."""
     world = World(settings, started(settings, now))
     age = now - world.start
     if not age:
         return world
-    # Each step holds about as many events as the next (churn.Tide), so that the log never grows long.
+    # Each step holds about as many events as the next (churn.Tide), so the log stays short.
     for halvings in range(HALVINGS, -1, -1):
         world.advance(world.start + age / 2**halvings)
         world.truth.forget()

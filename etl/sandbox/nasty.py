@@ -1,4 +1,4 @@
-"""Oddities that real answers were seen to hold, or must be expected to, as a table of small edits to one contact."""
+"""Oddities seen or to be expected in real answers, as a table of small edits to one contact."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -30,12 +30,12 @@ def _value(keys: str, value: str) -> Edit:
 
 
 def _members(text: str) -> Edit:
-    """Put more members beside the others, at the top level."""
+    """Add members at the top level."""
     return lambda contact: replace(contact, head=contact.head + text.encode())
 
 
 def _identity(spell: Callable[[Contact], str], key: Callable[[Contact], str]) -> Edit:
-    """Write `_id` in another way; `key` is its text, by which the truth log knows the contact."""
+    """Write `_id` differently; `key` is its text, by which the truth log identifies the contact."""
 
     def edit(contact: Contact) -> Contact:
         rest = contact.head.partition(b'",')[2]
@@ -45,12 +45,12 @@ def _identity(spell: Callable[[Contact], str], key: Callable[[Contact], str]) ->
 
 
 def _nobody(member: str) -> Edit:
-    """An `_id` by which no contact can be known."""
+    """An `_id` that identifies no contact."""
     return _identity(lambda _: member, lambda contact: f"#{contact.serial}")
 
 
 def _times(created_as: str = "ms", seen_as: str = "ms") -> Edit:
-    """Spell the times in another way; the instants stay, and so do the windows that hold them."""
+    """Write the times in another format; the instants, and so the windows that contain them, stay the same."""
     return lambda contact: replace(contact, created_as=created_as, seen_as=seen_as)
 
 
@@ -59,7 +59,7 @@ def _unseen(seen_as: str) -> Edit:
 
 
 def _finer(contact: Contact) -> Contact:
-    """Times with microseconds, which are instants of their own."""
+    """Times with microseconds, which are different instants."""
     created = None if contact.created is None else contact.created + 123
     seen = None if contact.last_seen is None else contact.last_seen + 456
     return replace(contact, created=created, last_seen=seen, created_as="us", seen_as="us")
@@ -76,7 +76,7 @@ REJECTED: Mapping[str, Edit] = MappingProxyType(
         "id_twice": _nobody('"_id":"65aa0000000000000000a001","_id":"65aa0000000000000000a002",'),
     }
 )
-"""Contacts that nobody can key: they belong into `rejects`; the truth log names them `#serial`."""
+"""Contacts without a usable key: they belong into `rejects`; the truth log names them `#serial`."""
 
 KEPT: Mapping[str, Edit] = MappingProxyType(
     {
@@ -142,6 +142,6 @@ KEPT: Mapping[str, Edit] = MappingProxyType(
         "times_epoch_ms": _times("epoch_ms", "epoch_ms"),
     }
 )
-"""Contacts that must be kept, whatever happens to the odd value."""
+"""Contacts that must be kept, regardless of the odd value."""
 
 KINDS: Mapping[str, Edit] = MappingProxyType({**REJECTED, **KEPT})

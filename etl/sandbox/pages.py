@@ -1,4 +1,4 @@
-"""From a query to the rows of its page: by rank where an index has the order, else by gathering once and keeping it."""
+"""The rows of a page: by rank if an index has the order, else from matches that are gathered once and cached."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Rows:
     high: int
 
     def __len__(self) -> int:
-        """How many match."""
+        """The number of matches."""
         return self.high - self.low
 
     def serials(self, first: int, count: int, *, descending: bool) -> list[int]:
@@ -38,7 +38,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The contacts of one page, as JSON, and what the answer says about all that match."""
+    """The contacts of one page, as JSON, and the reported number of all matches."""
 
     rows: list[bytes]
     matching: int
@@ -58,7 +58,7 @@ TOTALS: Mapping[Total, Callable[[Page, Settings], object]] = MappingProxyType(
         "per_page": lambda page, _: len(page.rows),
     }
 )
-"""What `total` says."""
+"""The value of `total`, by setting."""
 
 
 def render(page: Page, settings: Settings) -> Answer:
@@ -70,16 +70,16 @@ def render(page: Page, settings: Settings) -> Answer:
 
 @dataclass(slots=True)
 class Pager:
-    """Reads pages of an account; it keeps the last gathered matches until the account changes."""
+    """Reads pages of an account; caches the last gathered matches until the account changes."""
 
     account: Account
     settings: Settings
     shuffle: Random = field(default_factory=Random)
-    """The order of every request where the sort is `shuffled`."""
+    """The order of every request if the sort is `shuffled`."""
     _gathered: dict[tuple[str, int], Rows] = field(default_factory=dict)
 
     def page(self, query: Query, size: int) -> Page | Answer:
-        """The page asked for, or the refusal of one that does not exist."""
+        """The requested page, or the rejection of one that does not exist."""
         matching = self.matching(query)
         number = self._number(query.page)
         if number < 0:
@@ -92,7 +92,7 @@ class Pager:
         return Page([self.account.rows[n].raw for n in self._serials(matching, number * size, size)], len(matching))
 
     def _number(self, page: int) -> int:
-        """Pages before the one asked for; -1 where there is no such page."""
+        """The number of pages before the requested one; -1 if there is no such page."""
         if self.settings.ignore_page:
             return 0
         if self.settings.page_base == 1 and page == 0 and self.settings.page_zero == "first":
@@ -102,12 +102,12 @@ class Pager:
     def _serials(self, matching: Rows, first: int, count: int) -> list[int]:
         if self.settings.sort != "shuffled":
             return matching.serials(first, count, descending=self.settings.sort.endswith("desc"))
-        # A page of an order that no other request shares is nothing but a sample.
+        # Every request has its own order, so a page of it is a random sample.
         left = max(0, min(count, len(matching) - first))
         return [matching.entries[n][1] for n in self.shuffle.sample(range(matching.low, matching.high), left)]
 
     def matching(self, query: Query) -> Rows:
-        """Everyone who matches, in order."""
+        """All contacts that match, in order."""
         listing = self.account.lists[query.is_contact]
         by_seen = self.settings.sort == "last_seen_desc"
         own, other = (query.seen, query.created) if by_seen else (query.created, query.seen)
@@ -125,7 +125,7 @@ class Pager:
         return self._gathered[key]
 
     def _candidates(self, query: Query, listing: Listing) -> list[Contact]:
-        """The contacts of the narrower window; with those deleted out of sight where their status is asked for."""
+        """The contacts of the narrower window, and hidden deleted ones if the request asks for their status."""
         windows = ((listing.created, query.created), (listing.seen, query.seen))
         ranges = [(*order.between(span), order) for order, span in windows]
         low, high, order = min(ranges, key=lambda found: found[1] - found[0])

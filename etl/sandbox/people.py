@@ -1,14 +1,14 @@
 """Invented people for every channel: the tables that contacts are drawn from.
 
-Phones are well formed for their country, from a block reserved for fiction where the country has one; mail is at
-example.com alone. All text is safe to stand between JSON quotes as it is.
+Phones are well formed for their country, from a block reserved for fiction if the country has one; mail addresses
+are at example.com only. All text is valid between JSON quotes without escaping.
 """
 
 from typing import NamedTuple
 
 
 class Country(NamedTuple):
-    """Where a contact lives, and how the phone numbers there look."""
+    """A country, and the format of its phone numbers."""
 
     name: str
     city: str
@@ -17,7 +17,7 @@ class Country(NamedTuple):
     stem: str
     """First digits of the national number; some keep the leading 0."""
     free: int
-    """How many digits follow the stem."""
+    """The number of digits after the stem."""
 
 
 COUNTRIES = (
@@ -89,6 +89,6 @@ PAGES = (
     "https://shop.example.com/cart",
 )
 CHANNELS = ("WHATSAPP", "WHATSAPP", "WHATSAPP", "WEBSITE", "WEBSITE", "TELEGRAM", "FACEBOOK", "INSTAGRAM")
-"""By how common they are."""
+"""Repeated by how common they are."""
 BOTS = {channel: tuple(f"65aa0000000000{n:02x}0000b0{k:02x}" for k in range(3)) for n, channel in enumerate(CHANNELS)}
 AUTOMATION = "65aa0000000000ff0000b0ff"

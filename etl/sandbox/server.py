@@ -3,7 +3,7 @@
     async with serve(Settings(contacts=500)) as sandbox:
         ...  # sandbox.url, sandbox.world, sandbox.stats
 
-Beside the API it answers `GET /_truth` (NDJSON, see `Service.truth`) and `GET /_stats` (JSON), without a token.
+Besides the API it answers `GET /_truth` (NDJSON, see `Service.truth`) and `GET /_stats` (JSON), without a token.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from etl.sandbox.world import World
 Clock = Callable[[], float]
 """Seconds since 1970."""
 PIECES = 20
-"""Pieces in which a trickling body arrives."""
+"""Pieces in which a slow body arrives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Sandbox:
     """A running server."""
 
     url: str
-    """Base URL, without a slash at its end."""
+    """Base URL, without a trailing slash."""
     service: Service
 
     @property
@@ -46,12 +46,12 @@ class Sandbox:
 
     @property
     def stats(self) -> Stats:
-        """What the server has seen so far."""
+        """Counters of the server so far."""
         return self.service.stats
 
 
 class Front:
-    """Takes requests off the socket, and puts answers on it with all that may happen to them there."""
+    """Receives requests from the socket and sends the answers, including transport faults."""
 
     def __init__(self, service: Service, clock: Clock) -> None:
         self.service = service
@@ -60,7 +60,7 @@ class Front:
         self._jitter = Random(service.settings.seed)  # noqa: S311 - reproducible on purpose
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; those of the test's own go past all counting."""
+        """Answer one request; requests of tests (`/_truth`, `/_stats`) are not counted."""
         if request.path == "/_truth":
             return await self._truth(request)
         if request.path == "/_stats":
@@ -98,7 +98,7 @@ class Front:
 
 
 async def _send_raw(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-    """Write an answer byte by byte, as no decent server would, and close the connection."""
+    """Write an answer directly to the transport, with its faults, and close the connection."""
     transport, wire = request.transport, answer.wire
     if transport is None or transport.is_closing():
         return web.Response()
@@ -134,7 +134,7 @@ async def _trickle(transport: asyncio.WriteTransport, body: bytes, seconds: floa
 
 
 async def _flushed(transport: asyncio.WriteTransport) -> None:
-    """Wait until the kernel has the bytes, and the other side had a moment to read them."""
+    """Wait until the kernel has the bytes, and the client has had a moment to read them."""
     for _ in range(500):
         if not transport.get_write_buffer_size():
             break
@@ -145,7 +145,7 @@ async def _flushed(transport: asyncio.WriteTransport) -> None:
 def _hang_up(transport: asyncio.WriteTransport, *, reset: bool) -> None:
     plug = transport.get_extra_info("socket")
     if reset and plug is not None:
-        # The other side may have gone first: then there is nothing left to reset.
+        # If the client has closed the connection first, there is nothing to reset.
         with contextlib.suppress(OSError):
             plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
@@ -155,7 +155,7 @@ def _hang_up(transport: asyncio.WriteTransport, *, reset: bool) -> None:
 
 @asynccontextmanager
 async def serve(settings: Settings, port: int = 0, *, clock: Clock = time.time) -> AsyncIterator[Sandbox]:
-    """A server on 127.0.0.1 while the context lasts; port 0 takes any that is free.
+    """A server on 127.0.0.1 until the block ends; port 0 means any free port.
 
     Raises `OSError` if the port is taken, and `ValueError` for a fault that does not exist or a foreign state file.
     """
@@ -172,7 +172,7 @@ async def serve(settings: Settings, port: int = 0, *, clock: Clock = time.time) 
 
 
 def run(settings: Settings, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is told the URL once requests are answered."""
+    """Serve until SIGINT or SIGTERM; calls `ready` with the URL as soon as requests are answered."""
     asyncio.run(_run(settings, port, ready))
 
 

@@ -1,6 +1,6 @@
-"""The server without a network: access, pace, faults and routes as synchronous code with a given clock.
+"""The server without a network: access, rate limit, faults and routes as synchronous code; time is a parameter.
 
-A virtual-time test can use it as it stands; `server` puts it behind a socket.
+A virtual-time test can use it directly; `server` puts it behind a socket.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from etl.sandbox.strikes import Plan
 from etl.sandbox.world import World
 
 MALFORMED_TOKEN = "Argument passed in must be a single String of 12 bytes or a string of 24 hex characters"  # noqa: S105
-"""KNOWN: the message of the 400 that means a malformed token."""
+"""KNOWN: the message of the 400 for a malformed token."""
 _OBJECT_ID = re.compile(r"[0-9a-fA-F]{24}")
 
 
@@ -29,32 +29,32 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
-    """Found whatever the case of the name, as real header maps do; plain dicts must use the spelling of docs/api.md."""
+    """Names in any case, if the mapping supports that; in a plain dict, spelled as the client sends them."""
     body: bytes = b""
 
 
 @dataclass(slots=True)
 class Stats:
-    """What the server has seen so far."""
+    """Counters of the server so far."""
 
     requests: int = 0
-    """Requests to the contacts, refused ones included."""
+    """Requests for contacts, including rejected ones."""
     by_status: Counter[int] = field(default_factory=Counter)
     by_page: Counter[int] = field(default_factory=Counter)
-    """Good answers by number of the page."""
+    """Good answers by page number."""
     max_in_flight: int = 0
     max_per_second: int = 0
-    """The most requests that arrived within any second."""
+    """The maximum number of requests that arrived within any second."""
     bytes: int = 0
-    """Bodies sent, before any fault of the wire cut them."""
+    """Bytes of bodies, before a transport fault truncates them."""
     violations: Counter[str] = field(default_factory=Counter)
-    """What a careful client never does: write, export, or ask for a path that does not exist."""
+    """Requests that a careful client never makes: a write, an export, or a path that does not exist."""
 
     _latest: deque[float] = field(default_factory=deque)
     """When the requests of the last second arrived."""
 
     def arrive(self, now: float) -> None:
-        """Note that a request has arrived."""
+        """Count a request that has arrived."""
         self._latest.append(now)
         while self._latest[0] <= now - 1:
             self._latest.popleft()
@@ -81,7 +81,7 @@ class Service:
         self._last_good = b""
 
     def handle(self, request: Request, now: float, in_flight: int = 1) -> Answer:
-        """The answer at `now`, while so many requests are in flight, this one among them."""
+        """The answer at `now`, with `in_flight` requests in flight, including this one."""
         self.stats.max_in_flight = max(self.stats.max_in_flight, in_flight)
         answer = self._routed(request, now, in_flight)
         self.stats.by_status[answer.status] += 1
@@ -121,7 +121,7 @@ class Service:
         return answer
 
     def _refused(self, headers: Mapping[str, str]) -> Answer | None:
-        """Whether the caller may not read, by its headers."""
+        """The rejection of a caller whose headers do not allow reading; None if they do."""
         if self.settings.require_authtype and headers.get("authtype") != "Key":
             return refusal(401, "Unauthorized")
         scheme, _, token = headers.get("Authorization", "").partition(" ")
@@ -134,12 +134,12 @@ class Service:
         return refusal(401, "Unauthorized") if known or _OBJECT_ID.fullmatch(token) else refusal(400, MALFORMED_TOKEN)
 
     def _token(self) -> str:
-        """The token that is good now."""
+        """The token that is valid now."""
         expired = 0 < self.settings.token_expires_after <= self._accepted
         return self.settings.token_next if expired else self.settings.token
 
     def _paced(self, now: float, in_flight: int) -> Answer | None:
-        """A 429 for the caller that is too fast or too many."""
+        """A 429 if there are too many requests at once or per second; else None."""
         allowed, rate = self.settings.max_in_flight_allowed, self.settings.rate_limit
         if not (allowed and in_flight > allowed) and not (rate and self._too_fast(now, rate)):
             return None
@@ -147,7 +147,7 @@ class Service:
         return replace(answer, headers={**answer.headers, "Retry-After": wait}) if wait else answer
 
     def _too_fast(self, now: float, rate: float) -> bool:
-        """A bucket of one second's requests that fills at the rate."""
+        """A token bucket of one second's requests, refilled at the rate."""
         filled = self._allowance + max(0.0, now - self._refilled) * rate
         self._allowance, self._refilled = min(filled, max(1.0, rate)), now
         if self._allowance < 1:

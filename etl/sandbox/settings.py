@@ -1,7 +1,7 @@
 """Everything that is unknown about the API, as settings of the simulated server.
 
 Only the standard library is imported, and only plain types are used, because the same class is a section of the TOML
-configuration. A default is what is LIKELY of the real server; every other value is one it could turn out to have.
+configuration. A default is the LIKELY behaviour of the real server; every other value is a possible one.
 """
 
 from collections.abc import Iterable
@@ -46,7 +46,7 @@ class Settings:
     contacts: int = 2000
     """Contacts (and leads) that exist at the start; 0 or more."""
     seed: int = 1
-    """What every random choice follows from: the same seed and clock give the same bytes."""
+    """Determines every random choice: the same seed and clock give the same bytes."""
     small: bool = False
     """Contacts of a few fields (about 0.4 KB): a world of 100 is built in a millisecond or two."""
     nasty_share: float = 0.01
@@ -58,7 +58,7 @@ class Settings:
     ties: int = 0
     """How many of the first contacts share one `createdAt`, as after a bulk import; 0 or more."""
     state: str = ""
-    """File that remembers when the account started, so that it lives on between processes; "" = starts now."""
+    """File that stores when the account started, so that it persists between processes; "" = starts now."""
 
     # --- lists and pages -----------------------------------------------------------------------------------------
     page_size: int = 50
@@ -68,23 +68,23 @@ class Settings:
     sort: Sort = "created_desc"
     """Order of the list; `shuffled` is another order for every request."""
     is_contact: Partition = "disjoint"
-    """What the two lists hold: true = contacts always but for `same` (both everyone); false = leads | everyone."""
+    """The two lists: true = contacts (with `same`, all); false = leads | all | all."""
     page_base: Literal[0, 1] = 1
     """Number of the first page."""
     page_zero: Literal["error", "first"] = "error"
-    """Where pages start at 1: page 0 is a 400, or the same as page 1."""
+    """If pages start at 1: page 0 is a 400, or the same as page 1."""
     ignore_page: bool = False
     """Every page is the first one."""
     past_end: Literal["empty", "repeat", "404", "400"] = "empty"
     """A page beyond the end: no rows, the last page once more, or an error."""
     total: Total = "none"
-    """Whether the answer tells how many rows match, and how reliably."""
+    """Whether the answer reports the number of matches, and how reliably."""
     total_cap: int = 10_000
-    """Largest total told where `total` is `capped`; 1 or more."""
+    """Largest reported total if `total` is `capped`; 1 or more."""
 
     # --- filters -------------------------------------------------------------------------------------------------
     applicable_filters: Literal["free", "named", "ignored"] = "free"
-    """Date filters are honoured always | only if named in `applicableFilters` | never, without a word."""
+    """Date filters are honoured always | only if named in `applicableFilters` | never, silently."""
     lists_named: bool = False
     """List filters (tags, status, ...) are honoured only if named in `applicableFilters`."""
     start_bound: Bound = "inclusive"
@@ -94,7 +94,7 @@ class Settings:
     granularity: Granularity = "ms"
     """Granule to which contacts and bounds are floored before they are compared."""
     zone_offset_minutes: int = 0
-    """The account's zone: where its days begin and what a date without a time means; -840 to 840."""
+    """The account's zone: determines when its days begin and the meaning of a date without a time; -840 to 840."""
     require_all_fields: bool = True
     """A body without one of the documented fields is a 400, as newer vendor documentation says."""
 
@@ -108,7 +108,7 @@ class Settings:
 
     # --- access --------------------------------------------------------------------------------------------------
     token: str = "5eed5eed5eed5eed5eed5eed"  # noqa: S105 - invented, and only good for this simulator
-    """The accepted token. Any other is a 401, or the KNOWN 400 where it is not 24 hex digits."""
+    """The accepted token. Any other is a 401, or the KNOWN 400 if it is not 24 hex digits."""
     token_expires_after: int = 0
     """Requests with a good token after which it is a 401; 0 = never."""
     token_next: str = ""
@@ -155,7 +155,7 @@ class Settings:
     """Faults as data, for example `{"kind": "status", "status": 500, "every": 10}`; see `faults.py`."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
+        """Reject values out of range, all together."""
         wrong = [
             *(f"{name} must be between 0 and 1" for name in SHARES if not 0 <= getattr(self, name) <= 1),
             *(f"{name} must be 1 or more" for name in AT_LEAST_ONE if getattr(self, name) < 1),

@@ -1,4 +1,4 @@
-"""When a fault strikes.
+"""Decide when a fault strikes.
 
 A fault is a dict: its `kind` (`faults.KINDS`), the conditions under which it strikes (all of them must hold; none means
 always) and the parameters of its kind. Requests to the contacts are numbered from 1.
@@ -27,7 +27,7 @@ from etl.sandbox.times import read
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the conditions of a fault look at."""
+    """The data that the conditions of a fault check."""
 
     number: int
     body: Body
@@ -38,7 +38,7 @@ class Call:
 
 
 def _covers(text: str, call: Call) -> bool:
-    """The request asks for a window on `createdAt` that holds this time."""
+    """Whether the request asks for a window on `createdAt` that contains this time."""
     dates = call.body.get("createdAt") or {}
     start, end = dates.get("startAt"), dates.get("endsAt")
     at, utc = read(text, timedelta()), timedelta()
@@ -92,7 +92,7 @@ class Strike:
         return next((spec["size"] for spec in self.specs if spec["kind"] == "page_size"), 0)
 
     def repeats(self) -> bool:
-        """The last good answer is given once more."""
+        """Whether the last good answer is returned once more."""
         return any(spec["kind"] == "duplicate_page" for spec in self.specs)
 
 

@@ -1,4 +1,4 @@
-"""Instants as integer microseconds since 1970 (UTC), and the ways a server spells and reads them.
+"""Instants as integer microseconds since 1970 (UTC), and the formats in which a server writes and reads them.
 
 Microseconds, not milliseconds, because odd contacts carry times finer than the documented three digits.
 """
@@ -12,7 +12,7 @@ from types import MappingProxyType
 MILLISECOND = 1_000
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - naive on purpose: twice as fast to spell, and always UTC here
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - naive on purpose: twice as fast to format, and always UTC here
 
 
 def instant(seconds: float) -> int:
@@ -51,7 +51,7 @@ SPELLINGS: Mapping[str, Callable[[int], str]] = MappingProxyType(
 
 
 def read(text: str, zone: timedelta) -> int:
-    """An ISO 8601 text as an instant; without a zone of its own, a bare date is in `zone` and a time in UTC.
+    """An ISO 8601 text as an instant; without a zone, a bare date is in `zone` and a time in UTC.
 
     Raises `ValueError` for anything else.
     """
@@ -68,22 +68,22 @@ class Granule:
     size: int
     """Microseconds."""
     offset: int = 0
-    """Microseconds by which the zone of the account is ahead of UTC; it matters to days alone."""
+    """Microseconds by which the zone of the account is ahead of UTC; relevant only for days."""
 
     def floor(self, at: int) -> int:
-        """The beginning of the resolution that holds `at`."""
+        """The start of the step that contains `at`."""
         return (at + self.offset) // self.size * self.size - self.offset
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Half-open range of instants, `start <= t < end`; it never holds the absent time -1."""
+    """Half-open range of instants, `start <= t < end`; it never contains the absent time -1."""
 
     start: int = 0
     end: int = 1 << 62
 
     def __contains__(self, at: int) -> bool:
-        """Whether the instant lies in the range."""
+        """Whether the instant is in the range."""
         return self.start <= at < self.end
 
 
@@ -91,7 +91,7 @@ EVER = Span()
 
 
 def window(start: int | None, end: int | None, resolution: Granule, *, start_in: bool, end_in: bool) -> Span:
-    """The instants a date filter lets through; an open side is None."""
+    """The instants that a date filter accepts; an open side is None."""
     low = EVER.start if start is None else resolution.floor(start) + (0 if start_in else resolution.size)
     high = EVER.end if end is None else resolution.floor(end) + (resolution.size if end_in else 0)
     return Span(max(low, 0), high)

@@ -1,4 +1,4 @@
-"""What really happened: every version of every contact with the time from which answers could show it."""
+"""The truth log: every version of every contact, with the time from which answers could show it."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened to one contact."""
+    """One event of one contact."""
 
     at: float
     """Seconds since 1970 from which answers show it."""
@@ -20,34 +20,34 @@ class Event:
 
 
 class Truth:
-    """The log of the account, and what an oracle asks of it; contacts are known by `_id` as text, else `#serial`.
+    """The log of the account and the queries of an oracle; contacts are identified by `_id` as text, else `#serial`.
 
-    Times asked about lie between the start of the account and the last time the world was advanced to.
+    Times must be between the start of the account and the last time to which the world was advanced.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        """Everything after the start, in the order in which it became visible."""
+        """All events after the start, in the order in which they became visible."""
         self.counts: Counter[str] = Counter()
-        """How many events of each kind there were, forgotten ones too."""
+        """The number of events of each kind, including forgotten ones."""
         self._histories: dict[str, list[tuple[float, bytes | None]]] = {}
 
     def begin(self, at: float, id: str, raw: bytes) -> None:  # noqa: A002 - the API's own word
-        """A contact exists when the account starts; this is no event."""
+        """Record a contact that exists when the account starts, which is no event."""
         self._histories[id] = [(at, raw)]
 
     def record(self, event: Event) -> None:
-        """Add what happened last."""
+        """Add the latest event."""
         self.events.append(event)
         self.counts[event.kind] += 1
         self._histories.setdefault(event.id, []).append((event.at, event.raw))
 
     def ids(self) -> Iterator[str]:
-        """Every contact that ever was visible."""
+        """The ids of all contacts that were ever visible."""
         return iter(self._histories)
 
     def version_at(self, id: str, at: float) -> bytes | None:  # noqa: A002
-        """The contact as an answer at that time would show it; None while there is none."""
+        """The contact as an answer at that time would show it; None if there was none."""
         history = self._histories.get(id, [])
         position = bisect_right(history, at, key=lambda state: state[0])
         return history[position - 1][1] if position else None
@@ -66,10 +66,10 @@ class Truth:
         return all(raw is not None for at, raw in self._histories[id] if start < at <= end)
 
     def deleted(self) -> dict[str, float]:
-        """The contacts that are gone now, and since when."""
+        """The deleted contacts, with the time of deletion."""
         return {id: states[-1][0] for id, states in self._histories.items() if states[-1][1] is None}  # noqa: A001
 
     def forget(self) -> None:
-        """Keep only how things are now: a past that no oracle will ask about need not stay in memory."""
+        """Keep only the current versions: a past that no oracle queries need not stay in memory."""
         self.events.clear()
         self._histories = {id: states[-1:] for id, states in self._histories.items()}  # noqa: A001

@@ -1,4 +1,4 @@
-"""What a body must look like: a table of checks, and every problem told at once."""
+"""Validate a request body: a table of checks; all problems are reported together."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -27,7 +27,7 @@ def _is_page(value: object) -> bool:
 
 
 def _is_time(value: object) -> bool:
-    """Empty, or a time that can be read."""
+    """Whether it is empty, or a readable time."""
     if not isinstance(value, str):
         return False
     try:
@@ -68,7 +68,7 @@ ALWAYS_REQUIRED = frozenset({"page", "isContact", "isExport"})
 
 
 def problems(body: object, *, require_all_fields: bool) -> list[str]:
-    """What is wrong with a body, one text for each field; none for a good one."""
+    """The problems of a body, one text for each field; none for a valid one."""
     if not isinstance(body, dict):
         return ["body must be an object"]
     required = EMPTY_BODY.keys() - OPTIONAL if require_all_fields else ALWAYS_REQUIRED

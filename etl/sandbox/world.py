@@ -1,7 +1,7 @@
-"""The simulated account in time: what happens to it, by itself and on demand, and how it answers a request.
+"""The simulated account over time: scheduled and requested events, and the answers to requests.
 
-Pure, synchronous and deterministic: every time is given, in seconds since 1970; one that lies in the past counts as
-the latest one seen. One answer is one atomic read of one moment, so a test needs a virtual clock and one thread.
+Pure, synchronous and deterministic: every time is a parameter, in seconds since 1970; one in the past counts as the
+latest one seen. One answer is one atomic read of one moment, so a test needs a virtual clock and one thread.
 """
 
 import heapq
@@ -51,7 +51,7 @@ EDITS: Mapping[str, Edit] = MappingProxyType(
 )
 """Changes of a living contact, by the name under which the truth log knows them."""
 CHURN = MappingProxyType({"touches": "touch", "edits": "edit", "flips": "flip"})
-"""The rates of the settings that are such changes."""
+"""The rates in the settings that cause such changes."""
 
 
 class World:
@@ -78,7 +78,7 @@ class World:
 
     @property
     def truth(self) -> Truth:
-        """Everything that happened; it is only as new as the last `advance`."""
+        """The log of all events, up to the last `advance`."""
         return self.account.truth
 
     def _population(self) -> list[Contact]:
@@ -89,7 +89,7 @@ class World:
     # --- time ------------------------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> None:
-        """Let everything happen that is due by `now`; how often this is called makes no difference."""
+        """Apply every event that is due by `now`; the result does not depend on how often this is called."""
         self.now = max(now, self.now)
         while (at := self._earliest()) <= self.now:
             if self._waiting and self._waiting[0][0] == at:
@@ -99,7 +99,7 @@ class World:
                 self._churn(at)
 
     def _earliest(self) -> float:
-        """When the next thing happens."""
+        """The time of the next event."""
         churning = self.start + self._due.at if self._due else float("inf")
         return min(self._waiting[0][0], churning) if self._waiting else churning
 
@@ -118,7 +118,7 @@ class World:
             self._import(self.settings.import_size, instant(at - self.settings.import_backdated), at)
 
     def _after(self, delay: float, at: float, act: Callable[[float], None]) -> None:
-        """Do something when it becomes visible."""
+        """Apply a change when it becomes visible."""
         if not delay:
             act(at)
             return
@@ -133,12 +133,12 @@ class World:
         return self._insert(self.now, instant(self.now if created is None else created), is_contact=is_contact)
 
     def adopt(self, raw: bytes, now: float) -> str:
-        """A contact given as one JSON object appears exactly as it is written; returns its id."""
+        """Add a contact given as one JSON object, exactly as written; returns its id."""
         self.advance(now)
         return self._enter(adopted(raw, self._born, instant(self.now)), self.now)
 
     def touch(self, id: str, now: float) -> None:  # noqa: A002 - the API's own word
-        """A contact is active: `lastSeenAt`, `updatedAt` and the last message move."""
+        """A contact is active: `lastSeenAt`, `updatedAt` and the last message change."""
         self.change("touch", id, now)
 
     def flip(self, id: str, now: float) -> None:  # noqa: A002
@@ -150,11 +150,11 @@ class World:
         self.change("edit", id, now)
 
     def presence(self, id: str, now: float) -> None:  # noqa: A002
-        """`unreadMessages` alone changes; no time moves."""
+        """Only `unreadMessages` changes, and no time."""
         self.change("presence", id, now)
 
     def change(self, kind: str, id: str, now: float) -> None:  # noqa: A002
-        """One of `EDITS` happens to a contact."""
+        """Apply one of `EDITS` to a contact."""
         self.advance(now)
         self._change(kind, id, self.now)
 
@@ -206,9 +206,9 @@ class World:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def answer(self, body: object, now: float, *, page_size: int = 0, reshape: Reshape = lambda page: page) -> Answer:
-        """What `POST /inbox/users` answers to a decoded body at `now`.
+        """The answer of `POST /inbox/users` to a decoded body at `now`.
 
-        A `page_size` other than 0 stands for that of the settings, and `reshape` spoils a good page; both serve faults.
+        A `page_size` other than 0 replaces that of the settings, and `reshape` alters a good page; both are for faults.
         """
         self.advance(now)
         if wrong := problems(body, require_all_fields=self.settings.require_all_fields):
@@ -217,7 +217,7 @@ class World:
         return render(reshape(found), self.settings) if isinstance(found, Page) else found
 
     def select(self, body: Body, now: float, *, page_size: int = 0) -> Page | Answer:
-        """The page a valid body asks for at `now`, or the refusal of a page that does not exist."""
+        """The page that a valid body requests at `now`, or the rejection of a page that does not exist."""
         self.advance(now)
         return self._pager.page(query(body, self.settings), page_size or self._size(leads=not body["isContact"]))
 
@@ -227,7 +227,7 @@ class World:
     # --- the oracle ------------------------------------------------------------------------------------------------
 
     def contacts(self, now: float) -> dict[str, bytes]:
-        """Everyone who exists at `now` (in either list), as JSON by id."""
+        """All contacts that exist at `now` (in either list), as JSON by id."""
         self.advance(now)
         return {id: contact.raw for id, contact in self.account.living().items()}  # noqa: A001
 
@@ -236,5 +236,5 @@ class World:
         return self.truth.existed_throughout(start, end)
 
     def version_at(self, id: str, at: float) -> bytes | None:  # noqa: A002
-        """The contact as shown at a time that the world has passed; None while there is none."""
+        """The contact as shown at a past time; None if there was none."""
         return self.truth.version_at(id, at)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from etl.errors import EtlError, SinkError, TargetCorrupt
+from etl.errors import OPEN_FILES_HINT, EtlError, SinkError, TargetCorrupt
 from etl.sinks import rejects, tables
 from etl.storage import duck, files
 
@@ -36,7 +36,7 @@ Held = Mapping[tuple[str, str], Mapping[str, str]]
 
 _INTACT = {
     "lock on file": "Close the program that writes to it, then try again.",
-    "Too many open files": "Raise the limit of open files (ulimit -n), then try again.",
+    "Too many open files": OPEN_FILES_HINT,
     "Interrupted system call": "Try again.",
     "Out of Memory": "Give it more memory, then try again.",
 }

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 from anyio import to_thread
 
-from etl.api.request import instant
 from etl.model import NOTHING, Look, Received, Span
 from etl.sinks import Sink
 from etl.storage import duck, files
+from etl.times import to_datetime
 
 _ID = (("contact_id", "VARCHAR"),)
 
@@ -94,7 +94,7 @@ class SnapshotInUse:
 
     async def look(self, start: int | None, end: int) -> Look:
         """See `history.Snapshot`; the engine compares, so that memory does not grow with the range."""
-        span = Span(None if start is None else instant(start), instant(end))
+        span = Span(None if start is None else to_datetime(start), to_datetime(end))
         return await to_thread.run_sync(self._look, span, *await self.received())
 
     def _look(self, span: Span, parts: Sequence[Path], rejects: Sequence[Path]) -> Look:

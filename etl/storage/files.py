@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from etl.errors import SinkError, UsageError
+from etl.errors import OPEN_FILES_HINT, SinkError, UsageError
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -50,7 +50,7 @@ _HINTS = {
     errno.EEXIST: "A file is in the place of a folder; choose another path.",
     errno.EXDEV: "Keep the `.etl` folder on the same disk as the target, and mount the target as a whole.",
     errno.EBUSY: "Mount the folder that the file is in, not the file by itself.",
-    errno.EMFILE: "Raise the limit of open files (ulimit -n), then run again.",
+    errno.EMFILE: OPEN_FILES_HINT,
     errno.ENAMETOOLONG: "Choose a shorter path.",
     errno.ELOOP: "A link is in the place of a file or a folder; remove it, or choose another path.",
 }

@@ -130,12 +130,12 @@ def test_an_empty_list_counts_as_one_in_a_manner_that_is_known(said: dict[str, o
 
     async def ask() -> list[Page]:
         before = [await client.read(EVERYTHING) for _ in range(3)]
-        assert client.learn_manners(before[0]) == (before[0].manner,)
+        assert client.learn_signatures(before[0]) == (before[0].signature,)
         return [*before, await client.read(EVERYTHING)]
 
     assert [len(page.rows) for page in run(ask())] == [1, 0, 0, 0]
     assert client.statistics().retried == 1
-    with pytest.raises(ContractError, match="an empty list in an envelope that no other answer had"):
+    with pytest.raises(ContractError, match="an empty list in an envelope that no other response had"):
         run(client.read(EVERYTHING))
 
 
@@ -144,7 +144,7 @@ def test_a_server_whose_envelopes_all_differ_tells_nothing_by_them() -> None:
     numbered = [{"success": True, "code": number, "data": [{"_id": "a"}] * (number < 5)} for number in range(1, 7)]
     client = Script([HttpResponse(200, {}, json.dumps(told).encode()) for told in numbered]).client()
     *_, last = [run(client.read(EVERYTHING)) for _ in range(4)]
-    assert client.learn_manners(last) == ()
+    assert client.learn_signatures(last) == ()
     assert [len(run(client.read(EVERYTHING)).rows) for _ in range(2)] == [0, 0]
 
 

@@ -59,7 +59,7 @@ async def broken(*turns: Turn, http: Http | None = None) -> ApiFailure:
     async with talk(*turns, http=http) as (_, send):
         with pytest.raises(TransportError) as caught:
             await send(BODY)
-    return caught.value.refusal
+    return caught.value.failure
 
 
 def client(send: Transport, jitter: float = 0.0) -> Client:
@@ -126,7 +126,7 @@ async def test_no_answer_cut_at_any_byte_is_taken(breaks: type[Turn]) -> None:
             try:
                 taken.append(await send(BODY))
             except TransportError as caught:
-                assert caught.refusal.kind in {FailureKind.UNAVAILABLE, FailureKind.GARBLED}  # noqa: PT017
+                assert caught.failure.kind in {FailureKind.UNAVAILABLE, FailureKind.GARBLED}  # noqa: PT017
 
     async with talk(*turns) as (wire, send), anyio.create_task_group() as tasks:
         for _ in range(4):
@@ -188,7 +188,7 @@ async def test_a_silent_server_ends_as_unavailable() -> None:
     """A server that accepts and never answers ends the run as unavailable, with all slots free (N3, N10)."""
     async with talk(silence, http=settings(attempt_timeout="30ms")) as (_, send):
         asking = client(send)
-        with pytest.raises(SourceUnavailable, match="no whole answer within the time limit"):
+        with pytest.raises(SourceUnavailable, match="no complete response within the time limit"):
             await asking.read(EVERYTHING)
         assert asking.statistics().in_flight == 0
 
@@ -295,7 +295,7 @@ async def test_a_million_empty_members_are_given_up_soon(first: bytes) -> None:
     many = gzip.compress(first) + gzip.compress(b"", mtime=0) * 1_000_000
     started = time.process_time()
     refusal = await broken(says(packed(many)))
-    assert (refusal.kind, refusal.message) == (FailureKind.GARBLED, "a compressed answer of more than 10000 parts")
+    assert (refusal.kind, refusal.message) == (FailureKind.GARBLED, "a compressed response of more than 10000 parts")
     assert time.process_time() - started < 3
     async with talk(says(packed(gzip.compress(PAGE) + gzip.compress(b"", mtime=0) * 9_999))) as (_, send):
         assert (await send(BODY)).body == PAGE
@@ -324,7 +324,7 @@ async def test_no_bit_flipped_in_a_compressed_answer_changes_a_page() -> None:
             try:
                 assert (await send(BODY)).body == PAGE
             except TransportError as caught:
-                kinds.append(caught.refusal.kind)
+                kinds.append(caught.failure.kind)
     # What is left are the bytes of the header that mean nothing: time, level, system.
     assert len(kinds) >= len(content) - 6
     assert set(kinds) == {FailureKind.GARBLED}
@@ -366,7 +366,8 @@ async def test_a_flood_is_given_up_at_the_cap(turn: Turn) -> None:
     """A body beyond the cap, packed or not, declared or not, is given up as a broken contract (N12, N13)."""
     refusal = await broken(turn, http=settings(max_body="1MiB"))
     assert refusal.kind is FailureKind.GARBLED
-    assert "more than 1048576 bytes; raise http.max_body" in refusal.message
+    assert "more than 1048576 bytes" in refusal.message
+    assert "http.max_body" in refusal.hint
 
 
 async def test_a_body_of_just_the_cap_is_taken() -> None:
@@ -406,7 +407,7 @@ async def test_a_bomb_does_not_fill_the_memory() -> None:
         )
         told, _ = await asyncio.wait_for(child.communicate(), 20)
     message, _, grown = told.decode().rpartition(" ")
-    assert message.startswith("an answer of more than 16777216 bytes")
+    assert message.startswith("a response of more than 16777216 bytes")
     assert int(grown) * 1024 < 2 * 2**24
 
 
@@ -437,7 +438,7 @@ RUBBISH = [
 async def test_what_is_no_http_is_told_without_a_quote(content: bytes) -> None:
     """An answer that is not HTTP breaks the contract, and nothing the server said is in the message (X1, X9)."""
     refusal = await broken(says(content))
-    assert (refusal.kind, refusal.message) == (FailureKind.GARBLED, "an answer that is not valid HTTP")
+    assert (refusal.kind, refusal.message) == (FailureKind.GARBLED, "a response that is not valid HTTP")
 
 
 # --- N15 to N18: the wrong answer -----------------------------------------------------------------------------------
@@ -692,9 +693,9 @@ PROXIES = [
     ("HTTP_PROXY", "127.0.0.1:9", "without a scheme: 127.0.0.1:9"),
     ("http_proxy", "localhost:3128", "without a scheme: localhost:3128"),
     ("HTTP_PROXY", "user:secret@proxy:3128", "without a scheme: …@proxy:3128"),
-    ("ALL_PROXY", "socks5://127.0.0.1:1080", "not reached over http://"),
-    ("all_proxy", "socks5h://user:secret@h", "not reached over http://, which is not supported: …@h"),
-    ("HTTP_PROXY", "https://proxy:3128", "not reached over http://"),
+    ("ALL_PROXY", "socks5://127.0.0.1:1080", "not an http:// address"),
+    ("all_proxy", "socks5h://user:secret@h", "not an http:// address, which is not supported: …@h"),
+    ("HTTP_PROXY", "https://proxy:3128", "not an http:// address"),
     ("HTTP_PROXY", "http://", "is not the address of a proxy"),
     ("HTTP_PROXY", "http://proxy:port", "is not the address of a proxy"),
     ("HTTP_PROXY", "http://proxy:99999", "is not the address of a proxy"),

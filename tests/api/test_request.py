@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etl.api.request import FILTERS, Query, checked_filters, iso
 from etl.errors import UsageError
-from etl.extract.windows import milliseconds
+from etl.times import milliseconds
 
 # The request of docs/api.md, "Requests", with the empty value of each field: "all fields are required".
 EMPTY = {

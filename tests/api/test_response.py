@@ -304,7 +304,7 @@ def test_what_an_error_says_is_redacted(fields: dict[str, object]) -> None:
     content = json.dumps({**fields, "data": []}).replace("{}", words).encode()
     verdict = parse_response(HttpResponse(200, {}, content, secret="canary-5f0c1e"))  # noqa: S106 - invented
     assert isinstance(verdict, ApiFailure)
-    assert verdict.message == "HTTP 200 that tells of a failure: boom, token …, … …"
+    assert verdict.message == "HTTP 200 that reports a failure: boom, token …, … …"
 
 
 @pytest.mark.parametrize("data", [b'["lastSeenAt must be a date"]', b"[null]", b"[[],5]"])
@@ -389,7 +389,7 @@ def test_a_declared_latin_1_is_refused() -> None:
     """Text declared as Latin-1 would be published with every accent broken, so it is refused by name (N17)."""
     content = body(data=[{"_id": "a", "name": "Zoë"}]).decode().encode("latin-1")
     verdict = refusal(content, Content_Type='application/json; charset="ISO-8859-1"')
-    assert (verdict.kind, verdict.message) == (FailureKind.GARBLED, "an answer in ISO-8859-1 instead of UTF-8")
+    assert (verdict.kind, verdict.message) == (FailureKind.GARBLED, "a response in ISO-8859-1 instead of UTF-8")
 
 
 def test_utf_8_under_a_wrong_label_is_accepted() -> None:
@@ -529,7 +529,7 @@ def test_a_servers_message_is_shown_short_and_clean(said: str, shown: str) -> No
 @pytest.mark.parametrize("message", [None, 5, [], {}, ["name must be text"]])
 def test_a_message_that_is_no_text_is_not_shown(message: object) -> None:
     """A message of another type is left out, and the failure is told without it."""
-    assert refusal(body(message=message), 400).message == "HTTP 400: the request is refused"
+    assert refusal(body(message=message), 400).message == "HTTP 400: the request is rejected"
 
 
 def test_the_token_is_never_quoted() -> None:

@@ -58,7 +58,7 @@ async def outcomes(turns: Sequence[Turn]) -> list[bytes | FailureKind]:
             try:
                 found.append((await send(BODY)).body)
             except TransportError as broken:
-                found.append(broken.refusal.kind)
+                found.append(broken.failure.kind)
     return found
 
 
@@ -144,9 +144,11 @@ async def test_a_bomb_is_told_by_its_ratio(ratio: int, size: int, *, taken: bool
         if taken:
             assert (await send(BODY)).body == content
         else:
-            with pytest.raises(TransportError, match="a compressed answer of more than 200 times its size") as caught:
+            with pytest.raises(
+                TransportError, match="a compressed response that expands more than 200 times"
+            ) as caught:
                 await send(BODY)
-            assert caught.value.refusal.kind is FailureKind.GARBLED
+            assert caught.value.failure.kind is FailureKind.GARBLED
 
 
 async def test_a_small_answer_may_be_packed_as_well_as_it_goes() -> None:
@@ -180,7 +182,7 @@ def chunk(content: bytes) -> bytes:
 async def test_endless_small_chunks_are_given_up_at_the_cap() -> None:
     """Chunks of one byte without an end fill no more than the cap (N13)."""
     async with talk(repeats(chunk(b" ") * 4096, first=CHUNKED), max_body="64KiB") as (_, send):
-        with pytest.raises(TransportError, match="an answer of more than 65536 bytes"):
+        with pytest.raises(TransportError, match="a response of more than 65536 bytes"):
             await send(BODY)
 
 
@@ -193,7 +195,7 @@ async def test_a_header_bomb_ends_the_run(form: str) -> None:
         "endless": b"".join(b"X-%d: x\r\n" % n for n in range(10_000)),
     }
     async with talk(says(HEAD + heads[form]), attempt_timeout=timedelta(seconds=5)) as (wire, send):
-        with pytest.raises(ContractError, match="an answer that is not valid HTTP"):
+        with pytest.raises(ContractError, match="a response that is not valid HTTP"):
             await client(send).read(EVERYTHING)
     assert len(wire.requests) == 3
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl.cli.streams import harden, steering
-from etl.display import discreet, lines, printable
+from etl.display import lines, printable, redacted
 
 STEERING = [
     *(chr(number) for number in (*range(0x20), *range(0x7F, 0xA0))),
@@ -81,7 +81,7 @@ def test_the_streams_let_nothing_through(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_a_name_is_shown(name: str) -> None:
     """Names of variables and settings, options and paths, mistyped ones too: people must find them again."""
-    assert discreet(name) == name
+    assert redacted(name) == name
 
 
 @pytest.mark.parametrize(
@@ -96,4 +96,4 @@ def test_a_name_is_shown(name: str) -> None:
 )
 def test_what_may_be_a_token_is_not(token: str) -> None:
     """Only its length is told (X1)."""
-    assert discreet(token) == f"<{len(token)} characters, not shown>"
+    assert redacted(token) == f"<{len(token)} characters, not shown>"

@@ -166,24 +166,24 @@ def test_a_variable_keeps_the_letters_of_a_filter() -> None:
 
 PATHS = {
     "sinks.parquet.path=x/../contacts.duckdb": "both sinks have the same path",
-    'sinks.duckdb.path="a\\u0000b"': "no path holds a zero character",
-    "sinks.duckdb.path=what?.duckdb": "does not take ?",
-    "sinks.duckdb.path=": "sinks.duckdb.path: an empty path",
-    "sinks.parquet.path=": "sinks.parquet.path: an empty path",
-    "sinks.parquet.path=  ": "sinks.parquet.path: an empty path",
-    'sinks.parquet.path="\\t"': "sinks.parquet.path: an empty path",
-    "accounts.0.token_file=": "accounts.0.token_file: an empty path",
-    "http.ca_bundle=": "http.ca_bundle: an empty path",
-    "sinks.parquet.path=.": "sinks.parquet.path: . holds other things",
-    "sinks.parquet.path=./": "sinks.parquet.path: . holds other things",
-    "sinks.parquet.path=/": "sinks.parquet.path: / holds other things",
-    "sinks.parquet.path=..": "sinks.parquet.path: .. holds other things",
-    "sinks.duckdb.path=a/..": "sinks.duckdb.path: a/.. holds other things",
-    "sinks.duckdb.path=/dev": "sinks.duckdb.path: /dev is no file; name one in it",
-    "sinks.duckdb.path=/dev/null": "sinks.duckdb.path: /dev/null is no file",
-    "sinks.parquet.path=a\udcffb": "sinks.parquet.path: a path that is no text in UTF-8",
-    "sinks.duckdb.path=a\ud800b": "sinks.duckdb.path: a path that is no text in UTF-8",
-    "accounts.0.token_file=a\0b": "accounts.0.token_file: no path holds a zero character",
+    'sinks.duckdb.path="a\\u0000b"': "a path cannot contain a NUL character",
+    "sinks.duckdb.path=what?.duckdb": "DuckDB does not open a path with ?",
+    "sinks.duckdb.path=": "sinks.duckdb.path: the path is empty",
+    "sinks.parquet.path=": "sinks.parquet.path: the path is empty",
+    "sinks.parquet.path=  ": "sinks.parquet.path: the path is empty",
+    'sinks.parquet.path="\\t"': "sinks.parquet.path: the path is empty",
+    "accounts.0.token_file=": "accounts.0.token_file: the path is empty",
+    "http.ca_bundle=": "http.ca_bundle: the path is empty",
+    "sinks.parquet.path=.": "sinks.parquet.path: . contains other files",
+    "sinks.parquet.path=./": "sinks.parquet.path: . contains other files",
+    "sinks.parquet.path=/": "sinks.parquet.path: / contains other files",
+    "sinks.parquet.path=..": "sinks.parquet.path: .. contains other files",
+    "sinks.duckdb.path=a/..": "sinks.duckdb.path: a/.. contains other files",
+    "sinks.duckdb.path=/dev": "sinks.duckdb.path: /dev is not a file; name one in it",
+    "sinks.duckdb.path=/dev/null": "sinks.duckdb.path: /dev/null is not a file",
+    "sinks.parquet.path=a\udcffb": "sinks.parquet.path: the path cannot be encoded in UTF-8",
+    "sinks.duckdb.path=a\ud800b": "sinks.duckdb.path: the path cannot be encoded in UTF-8",
+    "accounts.0.token_file=a\0b": "accounts.0.token_file: a path cannot contain a NUL character",
     "http.ca_bundle=~nobody-of-that-name/ca.pem": "http.ca_bundle: there is no home folder of ~nobody-of-that-name",
 }
 
@@ -203,7 +203,9 @@ def test_a_path_that_cannot_be_is_refused(assignment: str, told: str, folder: Pa
 def test_a_path_of_a_variable_that_is_empty_is_refused(key: str, value: str) -> None:
     """`${TARGET}` that is not set becomes an empty variable: it is named, and never means the working folder (P12)."""
     name = "ETL_" + key.upper().replace(".", "__")
-    assert f"{key}: an empty path; is a variable not set" in (message := refused(environ={name: value}).message)
+    assert f"{key}: the path is empty; is a variable in it not set" in (
+        message := refused(environ={name: value}).message
+    )
     assert f"(from {name})" in message
 
 
@@ -408,7 +410,7 @@ def test_a_duration_beyond_reason_is_refused(text: str) -> None:
 @pytest.mark.parametrize("key", ["extract.deadline", "http.attempt_timeout", "http.connect_timeout"])
 def test_a_time_limit_of_zero_is_refused(key: str) -> None:
     """Zero would switch a time limit off, silently (N9, N10)."""
-    assert refused(GOOD, f"{key}=0s").message.startswith(f"{key}: a time limit of zero")
+    assert refused(GOOD, f"{key}=0s").message.startswith(f"{key}: a time limit cannot be zero")
 
 
 @pytest.mark.parametrize(("text", "size"), [("64MiB", 2**26), ("1GB", 10**9), ("512 kib", 2**19), ("1000000", 10**6)])
@@ -583,7 +585,7 @@ def test_a_token_comes_from_its_file(folder: Path) -> None:
 @pytest.mark.parametrize("environ", [{}, {"T": ""}, {"T": "  \n"}])
 def test_a_missing_token_names_its_variable(environ: dict[str, str]) -> None:
     """A missing or empty token is exit 2 and names the variable and what to do."""
-    with pytest.raises(UsageError, match="the variable T holds no token") as caught:
+    with pytest.raises(UsageError, match="the variable T contains no token") as caught:
         read_token(Account(name="a", token_env="T"), environ)  # noqa: S106 - the name of a variable
     assert (caught.value.exit_code, caught.value.where) == (2, "account a")
     assert "export T=" in caught.value.hint
@@ -638,7 +640,7 @@ def test_a_configuration_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPat
 def test_an_empty_name_of_a_configuration_is_told() -> None:
     """`etl run "$CONFIG"` without the variable does not read a folder."""
     for path, environ in ((Path(), {}), (Path("  "), {}), (None, {"ETL_CONFIG": "  "})):
-        with pytest.raises(UsageError, match="an empty path"):
+        with pytest.raises(UsageError, match="the path is empty"):
             find_config(path, environ)
 
 

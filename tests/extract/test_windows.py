@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from etl.api.request import TimeField, iso
 from etl.api.response import Row
 from etl.errors import ContractError
-from etl.extract.windows import RangeSemantics, Window, may_be_read, milliseconds, split
+from etl.extract.windows import RangeSemantics, Window, may_be_read, split
+from etl.times import milliseconds
 
 RESOLUTIONS = (1, 1000, 86_400_000)
 FIELDS: tuple[TimeField, ...] = ("createdAt", "lastSeenAt")

@@ -25,7 +25,7 @@ from etl.api.retry import retry_after
 from etl.config import Http
 from etl.errors import SourceUnavailable
 from etl.extract.fetch import read_indivisible
-from etl.extract.windows import milliseconds
+from etl.times import milliseconds
 from tests.simulation.loop import run
 from tests.support.canary import TOKEN, leaks
 from tests.support.live import Job, live

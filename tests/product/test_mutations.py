@@ -21,11 +21,11 @@ from etl.extract.crosscheck import FirstSeen, UnmatchedContact
 from etl.extract.history import History, NoSnapshot, Timing
 from etl.extract.pages import SavedScan
 from etl.extract.strategy import Extraction, extract
-from etl.extract.windows import milliseconds
 from etl.sandbox.answer import envelope
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
 from etl.sinks.merge import prepare
+from etl.times import milliseconds
 from tests.support.publishing import brought, contact, day, publication
 
 START = 1_700_000_000.0

@@ -219,7 +219,7 @@ def test_a_token_in_the_configuration_file_is_not_repeated(tmp_path: Path) -> No
             assert token[:8] not in ended.out + ended.err
             assert f"{len(token)} characters" in ended.err
     config.write_text(text.replace("TOKEN_MAIN", "TOKEN_MIAN"))
-    assert "the variable TOKEN_MIAN holds no token" in job.call("run", str(config)).err
+    assert "the variable TOKEN_MIAN contains no token" in job.call("run", str(config)).err
 
 
 # --- cores and terminals ----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ LAYERS = (
     ("extract", "sinks"),
     ("api", "normalize", "storage"),
     ("config",),
-    ("schema", "model", "errors", "display", "log"),
+    ("schema", "model", "errors", "times", "display", "log"),
 )
 """From the command line down to the values. A folder may import within itself, and from every layer below its own."""
 
@@ -40,7 +40,7 @@ LIBRARIES: dict[str, set[str]] = {
 """A library that would be costly to change has one home; pydantic's secret string travels with the token."""
 
 PURE = (
-    *("errors", "schema", "display", "commands.guard", "commands.checks", "extract.plan", "extract.windows"),
+    *("errors", "schema", "times", "display", "commands.guard", "commands.checks", "extract.plan", "extract.windows"),
     *("sinks.merge", "sinks.tables", "sinks.manifest"),
     *("api.request", "api.response", "api.retry", "api.rate", "api.cap"),
 )

@@ -10,7 +10,8 @@ from etl.extract.checkpoint import ExtractionStart, Resumption
 from etl.extract.crosscheck import FirstSeen, UnmatchedContact
 from etl.extract.pages import SavedScan
 from etl.extract.strategy import LEADS_FIRST
-from etl.extract.windows import Accepted, milliseconds
+from etl.extract.windows import Accepted
+from etl.times import milliseconds
 from tests.simulation.contact import versions
 
 CHUNK = 4

@@ -24,7 +24,8 @@ from etl.extract.fetch import IndivisibleRead, WindowReader
 from etl.extract.history import History, Timing
 from etl.extract.plan import remaining
 from etl.extract.strategy import Extraction
-from etl.extract.windows import Window, milliseconds
+from etl.extract.windows import Window
+from etl.times import milliseconds
 from tests.simulation import schedule
 
 Change = tuple[Any, str, Callable[[Any], Any]]

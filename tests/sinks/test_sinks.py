@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from etl import schema
-from etl.api.request import instant
 from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt, UsageError
 from etl.model import Merged, NormalizedBatch, Publication
 from etl.sinks import Sink, SinkKind, open_readonly, select
 from etl.sinks.snapshot import Published
 from etl.storage import staging
 from etl.storage.lock import Lock
+from etl.times import to_datetime
 from tests.support.publishing import Row, batch, brought, contact, day, publication, sink_at
 
 
@@ -283,9 +283,9 @@ def test_creation_times_come_sorted_for_each_list(target: Target) -> None:
     sink = target.sink()
     sink.open()
     created = Published(sink, "main").created
-    assert [instant(time) for time in created(None)] == [day(1), day(2), day(3)]
-    assert [instant(time) for time in created(True)] == [day(1), day(3)]
-    assert [instant(time) for time in created(False)] == [day(1), day(2)]
+    assert [to_datetime(time) for time in created(None)] == [day(1), day(2), day(3)]
+    assert [to_datetime(time) for time in created(True)] == [day(1), day(3)]
+    assert [to_datetime(time) for time in created(False)] == [day(1), day(2)]
     assert Published(sink, "nobody").created(True) == ()
     assert sink.created_at("main").schema.types == [schema.TIME, pa.bool_(), pa.bool_()]
 
