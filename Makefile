@@ -7,7 +7,7 @@ OLD_DUCKDB := $(wildcard tests/old_duckdb/*.lock)
 CONFIG ?= configs/sandbox.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench simulate faults crash fuzz lock clean
+.PHONY: help setup run test campaigns check format bench simulate faults crash fuzz lock clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -31,6 +31,9 @@ run: setup ## Export the simulated account (CONFIG=... for another).
 
 test: setup ## Run the tests.
 	$(BIN)/python -m pytest
+
+campaigns: setup ## Run the tests that take longest: planted bugs, more kills, benchmarks.
+	$(BIN)/python -m pytest -m campaign
 
 check: setup ## Lint, format, types, architecture.
 	$(BIN)/ruff check

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CONTACTS = 400
 
 
@@ -24,6 +26,7 @@ def bench(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.campaign
 def test_a_miniature_bench_reports_rows_of_jobs_whose_counts_were_conserved() -> None:
     """Every job of W1 handles every contact once (else the bench fails), and the document has all its figures."""
     asked = ["--only", "W1,PLAN", "--contacts", str(CONTACTS), "--runs", "1", "--json"]
@@ -54,6 +57,7 @@ def test_two_documents_are_compared_row_by_row(tmp_path: Path) -> None:
     assert row.split() == ["NORM", "clean", "100", *compared.split()]
 
 
+@pytest.mark.campaign
 def test_the_load_phase_is_measured_without_a_server() -> None:
     """A first run and two incremental ones store every contact in each sink (else the bench fails)."""
     rows = json.loads(bench("--only", "LOAD", "--loaded", str(CONTACTS), "--json"))["rows"]
@@ -64,6 +68,7 @@ def test_the_load_phase_is_measured_without_a_server() -> None:
     assert files == [(0, 1)] * 2, "so few contacts are one file, which is written again"
 
 
+@pytest.mark.campaign
 def test_many_accounts_are_measured_in_one_process() -> None:
     """A first run and an incremental one store every contact of every account (else the bench fails)."""
     rows = json.loads(bench("--only", "FLEET", "--accounts", "2", "--json"))["rows"]

@@ -36,7 +36,7 @@ def server() -> Iterator[Live]:
 @pytest.fixture
 def job(server: Live, tmp_path: Path) -> Job:
     """A job for that account."""
-    return Job(tmp_path, {"main": server.url})
+    return Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
 
 
 # --- the truth, field by field ---------------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ def _hold_of_errors(found: Verdicts) -> None:
     assert tally(found, "saw").keys() == {"old", "new"}
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("sink", "call"),
     [("duckdb", "pwrite64"), ("duckdb", "fdatasync"), ("duckdb", "pread64"), ("parquet", "pwrite64")],
@@ -104,6 +105,7 @@ def test_an_interrupted_call_of_the_engine_is_got_over(sink: str, call: str) -> 
     assert {(each["code"], each["saw"]) for each in found} == {(0, "new")}
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("sink", "which", "shown"),
     [

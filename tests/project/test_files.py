@@ -137,7 +137,7 @@ def test_ci_runs_the_checks_and_the_tests() -> None:
     """The continuous integration is a program that runs `make check`, then `make test`."""
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o100
-    assert re.findall(r"^make (\w+)$", script.read_text(), re.MULTILINE) == ["check", "test"]
+    assert re.findall(r"^make (\w+)$", script.read_text(), re.MULTILINE) == ["check", "test", "campaigns"]
 
 
 def test_dockerfile_copies_what_exists() -> None:

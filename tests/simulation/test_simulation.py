@@ -14,12 +14,14 @@ from tests.simulation.planted import PLANTS, Plant
 from tests.simulation.schedule import play
 from tests.simulation.warehouse import Both
 
-BATCHES, BATCH = 20, 50
-"""1,000 schedules, in batches for two processes; `.ci/run` plays others, too."""
-FOLDED = 100
+BATCHES, BATCH = 6, 50
+"""300 schedules, in batches that two processes share; `.ci/run` plays thousands of others."""
+FOLDED, BATCH_FOLDED = 40, 10
 """Schedules that use the production merge."""
 WALKED = 400
 """Schedules of the control arm."""
+DRAWN = 1000
+"""Seeds whose traits are drawn, without playing them."""
 MOST_SEEDS = 60
 """Schedules within which a planted bug must be caught."""
 
@@ -54,11 +56,10 @@ def test_no_promise_is_broken_in_silence(batch: int) -> None:
     assert tally.proven > tally.runs // 2, tally.refused
 
 
-@pytest.mark.parametrize("batch", range(10))
+@pytest.mark.parametrize("batch", range(FOLDED // BATCH_FOLDED))
 def test_the_production_fold_keeps_the_promises_too(batch: int) -> None:
     """Normalizer and merge SQL produce the same snapshot, strikes and counts as the model that replaces them."""
-    share = FOLDED // 10
-    for seed in range(batch * share, (batch + 1) * share):
+    for seed in range(batch * BATCH_FOLDED, (batch + 1) * BATCH_FOLDED):
         report = play(personality(seed), Both)
         assert not report.broken, told(report)
 
@@ -73,6 +74,7 @@ def test_plain_paging_loses_contacts_under_the_same_schedules() -> None:
     assert lossy > len(lively) / 2
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
 def test_a_planted_bug_is_caught(plant: Plant) -> None:
     """A wrong protocol breaks a promise in a schedule that the sound one passes."""
@@ -89,7 +91,7 @@ def test_a_schedule_follows_from_its_seed() -> None:
 def test_every_value_of_every_trait_is_drawn() -> None:
     """1,000 seeds draw every value of every trait."""
     drawn: dict[str, set[object]] = {name: set() for name in TRAITS}
-    for seed in range(BATCHES * BATCH):
+    for seed in range(DRAWN):
         for name, value in personality(seed, unsparing=True).traits.items():
             drawn[name].add(str(value))
     for name, options in TRAITS.items():
