@@ -1,13 +1,13 @@
-"""On-disk checkpoint of one account's extraction, from which a killed run is resumed.
+"""Checkpoint of one account's extraction: the progress from which the next run resumes a killed one.
 
-Pages are stored as received, in segments, until the part that holds their contacts is complete. Every accepted window
-and every chunk of the cross-check's page scan is a line. A line is one write, so a killed process leaves at most one
-torn line at the end. The journal survives a process, not the machine: nothing is synced, and after a reboot it is
-discarded.
+Reading knows only the interface `Checkpoint`; `CheckpointFile` keeps the progress on disk. Pages are stored as
+received, in segments, until the part that holds their contacts is complete. Every accepted window and every chunk of
+the cross-check's page scan is a line. A line is one write, so a killed process leaves at most one torn line at the end.
+The checkpoint survives a process, not the machine: nothing is synced, and after a reboot it is discarded.
 
 Each line holds the checksums of its page or files, and one of itself and all lines before it. A line with a wrong
-checksum ends the journal; if a page or file does not match its checksum, everything is discarded. This detects damage
-and edits, not forgery: the folder's permissions keep other users out (`staging.refuse_strangers`).
+checksum ends the file; if a page or file does not match its checksum, everything is discarded. This detects damage and
+edits, not forgery: the folder's permissions keep other users out (`staging.refuse_strangers`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 
 from etl.errors import SinkError
-from etl.extract.checkpoint import ExtractionStart, Resumption
+from etl.extract.capabilities import Capabilities
 from etl.extract.windows import Accepted
-from etl.model import RawPage
+from etl.model import Mode, RawPage
 from etl.storage import disk
 from etl.storage.staging import Checksums
 
@@ -35,14 +35,63 @@ TOO_OLD = timedelta(hours=24)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-class _Began(msgspec.Struct, tag="began"):
+@dataclass(frozen=True, slots=True)
+class ExtractionStart:
+    """The values fixed after the probe: a resumed extraction keeps its T0 and its watermark."""
+
+    mode: Mode
+    capabilities: Capabilities
+    watermark: int
+    clock_ahead: int
+    """Seconds by which the server's clock was ahead of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """The progress of a killed extraction."""
+
+    start: ExtractionStart
+    accepted: Sequence[Accepted] = ()
+    """Windows that need not be read again."""
+
+
+class Checkpoint(Protocol):
+    """Records the progress of an extraction."""
+
+    @property
+    def resumed(self) -> Resumption | None:
+        """The progress to resume from; None to start from the beginning."""
+
+    def begin(self, start: ExtractionStart) -> None:
+        """Record the values fixed after the probe."""
+
+    def accept(self, done: Accepted) -> None:
+        """Record a complete window, after all of its contacts were received."""
+
+
+class NullCheckpoint:
+    """A checkpoint that records nothing, for extractions that are never resumed."""
+
+    resumed: Resumption | None = None
+
+    def begin(self, start: ExtractionStart) -> None:
+        """See `Checkpoint`."""
+
+    def accept(self, done: Accepted) -> None:
+        """See `Checkpoint`."""
+
+
+# --- the file: one JSON object per line ------------------------------------------------------------------------------
+
+
+class _Start(msgspec.Struct, tag="start"):
     key: str
     boot: str
     at: float
-    begun: ExtractionStart
+    start: ExtractionStart
 
 
-class _Received(msgspec.Struct, tag="received"):
+class _Page(msgspec.Struct, tag="page"):
     segment: int
     offset: int
     size: int
@@ -51,13 +100,13 @@ class _Received(msgspec.Struct, tag="received"):
     checksum: str
 
 
-class _Accepted(msgspec.Struct, tag="accepted"):
+class _Window(msgspec.Struct, tag="window"):
     done: Accepted
-    """Its contacts were received before: see an earlier line."""
+    """Its contacts are on the pages of earlier lines."""
 
 
-class _Walked(msgspec.Struct, tag="walked"):
-    walk: int
+class _Scan(msgspec.Struct, tag="scan"):
+    scan: int
     """The number of the page scan, from 1."""
     files: Mapping[str, str]
     """Files with the contacts of the pages: name to checksum."""
@@ -67,14 +116,14 @@ class _Walked(msgspec.Struct, tag="walked"):
     """List, first page past its end."""
 
 
-class _Forgotten(msgspec.Struct, tag="forgotten"):
-    walk: int
+class _Rescan(msgspec.Struct, tag="rescan"):
+    scan: int
     is_contact: bool
     upto: int
     """The pages after it must be read again."""
 
 
-class _Written(msgspec.Struct, tag="written"):
+class _Parts(msgspec.Struct, tag="parts"):
     parts: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Name to checksum."""
     rejects: Mapping[str, str] = msgspec.field(default_factory=dict)
@@ -83,7 +132,7 @@ class _Written(msgspec.Struct, tag="written"):
     counts: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
-_Line = _Began | _Received | _Accepted | _Walked | _Forgotten | _Written
+_Line = _Start | _Page | _Window | _Scan | _Rescan | _Parts
 _decode = msgspec.json.Decoder(_Line).decode
 _encode = msgspec.json.Encoder().encode
 _CHAIN = b',"chain":"'
@@ -91,8 +140,8 @@ _CHAIN = b',"chain":"'
 
 
 @dataclass(frozen=True, slots=True)
-class Walked:
-    """The saved progress of one page scan; empty by default."""
+class ScanProgress:
+    """The saved progress of one page scan of both lists; empty by default."""
 
     files: dict[Path, str] = field(default_factory=dict)
     """Files with the contacts it saw, in order, with checksums."""
@@ -118,21 +167,21 @@ class SavedProgress:
     """How many of the contacts received, in order, are in these parts."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Counts from normalizing them."""
-    pages: Sequence[_Received] = ()
+    pages: Sequence[_Page] = ()
     """Pages received whose contacts are in no part yet."""
-    walks: Sequence[Walked] = field(default_factory=lambda: [Walked()])
+    scans: Sequence[ScanProgress] = field(default_factory=lambda: [ScanProgress()])
     """Page scans, in order; all but the last are complete."""
     size: int = 0
-    """Size in bytes of the journal's valid lines."""
+    """Size in bytes of the valid lines."""
     chain: bytes = b""
     """The checksum of the last valid line."""
 
     def checksums(self) -> Checksums:
         """All complete files that the resumed run uses, with checksums."""
-        return {**self.parts, **self.rejects, **{file: c for walked in self.walks for file, c in walked.files.items()}}
+        return {**self.parts, **self.rejects, **{file: c for scan in self.scans for file, c in scan.files.items()}}
 
     def files(self, folder: Path) -> set[Path]:
-        """All files that the resumed run uses, except the journal."""
+        """All files that the resumed run uses, except the checkpoint file."""
         segments = {_segment_path(folder, page.segment) for page in self.pages}
         return {*self.checksums(), *segments}
 
@@ -142,51 +191,46 @@ def key_of(*facts: object) -> str:
     return hashlib.sha256(_encode([repr(fact) for fact in facts])).hexdigest()
 
 
-def left_in(folder: Path, key: str, now: float) -> SavedProgress:
+def saved_progress(folder: Path, key: str, now: float) -> SavedProgress:
     """The progress that can be resumed; none if it has another key, predates a reboot, was changed or is too old.
 
     `now` is in seconds since 1970.
     """
-    lines, size, chain = _whole_lines(folder / NAME)
-    began = lines[0] if lines else None
-    if not isinstance(began, _Began) or (began.key, began.boot) != (key, _boot()):
+    lines, size, chain = _valid_lines(folder / NAME)
+    first = lines[0] if lines else None
+    if not isinstance(first, _Start) or (first.key, first.boot) != (key, _boot()):
         return SavedProgress()
-    if not 0 <= now - began.at <= TOO_OLD.total_seconds():
+    if not 0 <= now - first.at <= TOO_OLD.total_seconds():
         return SavedProgress()
-    left = _left(began.begun, lines, folder)
-    return replace(left, size=size, chain=chain) if _is_unchanged(left, folder) else SavedProgress()
-
-
-def _is_unchanged(left: SavedProgress, folder: Path) -> bool:
-    """Whether all saved pages and files still match their checksums."""
+    written = next((line for line in reversed(lines) if isinstance(line, _Parts)), _Parts())
+    saved = SavedProgress(
+        Resumption(first.start, [line.done for line in lines if isinstance(line, _Window)]),
+        parts=_paths(folder, written.parts),
+        rejects=_paths(folder, written.rejects),
+        upto=written.upto,
+        counts=written.counts,
+        pages=[line for line in lines if isinstance(line, _Page) and line.read_no >= written.upto],
+        scans=_scans(lines, folder),
+        size=size,
+        chain=chain,
+    )
     try:
-        for page in left.pages:
+        for page in saved.pages:
             _body(folder, page)
-        return all(disk.checksum(file) == checksum for file, checksum in left.checksums().items())
+        unchanged = all(disk.checksum(file) == checksum for file, checksum in saved.checksums().items())
     except SinkError:
-        return False
+        unchanged = False
+    return saved if unchanged else SavedProgress()
 
 
-def _body(folder: Path, page: _Received) -> bytes:
-    """A page as it was received. Raises `SinkError` if it was changed since."""
-    path = _segment_path(folder, page.segment)
-    with disk.own_file(path) as file, disk.translate_os_errors("read a page again", path):
-        file.seek(page.offset)
-        body = file.read(page.size)
-    if _checksum(body).hex() != page.checksum:
-        hint = "Run again: everything is read anew."
-        raise SinkError("A page was changed after it was received", where=str(path), hint=hint)
-    return body
-
-
-def _whole_lines(path: Path) -> tuple[list[_Line], int, bytes]:
+def _valid_lines(path: Path) -> tuple[list[_Line], int, bytes]:
     """The lines before the first torn or changed one, their size in bytes, and the last one's checksum."""
     lines: list[_Line] = []
     size, chain = 0, b""
     with suppress(SinkError, msgspec.MsgspecError), disk.own_file(path) as file:
         for line in file:
-            told, _, rest = line.rpartition(_CHAIN)
-            following = _checksum(chain + told)
+            content, _, rest = line.rpartition(_CHAIN)
+            following = _checksum(chain + content)
             if rest != following.hex().encode() + b'"}\n':
                 break
             lines.append(_decode(line))
@@ -194,39 +238,38 @@ def _whole_lines(path: Path) -> tuple[list[_Line], int, bytes]:
     return lines, size, chain
 
 
+def _scans(lines: Sequence[_Line], folder: Path) -> Sequence[ScanProgress]:
+    """The progress of every page scan: later lines add pages, or withdraw those that must be read again."""
+    known = [line for line in lines if isinstance(line, _Scan | _Rescan)]
+    scans = [ScanProgress() for _ in range(max((line.scan for line in known), default=1))]
+    for line in known:
+        scan = scans[line.scan - 1]
+        if isinstance(line, _Scan):
+            scan.files.update(_paths(folder, line.files))
+            scan.ends.update(line.ends)
+            for is_contact, number, rows in line.pages:
+                scan.sizes[is_contact][number] = rows
+        else:
+            read = scan.sizes[line.is_contact]
+            scan.sizes[line.is_contact] = {number: rows for number, rows in read.items() if number <= line.upto}
+            scan.ends.pop(line.is_contact, None)
+    return scans
+
+
+def _body(folder: Path, page: _Page) -> bytes:
+    """A page as it was received. Raises `SinkError` if it was changed since."""
+    path = _segment_path(folder, page.segment)
+    with disk.own_file(path) as file, disk.translate_os_errors("read a page again", path):
+        file.seek(page.offset)
+        body = file.read(page.size)
+    if _checksum(body).hex() != page.checksum:
+        hint = "Run again: everything is read from the beginning."
+        raise SinkError("a page was changed after it was received", where=str(path), hint=hint)
+    return body
+
+
 def _checksum(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
-
-
-def _left(begun: ExtractionStart, lines: Sequence[_Line], folder: Path) -> SavedProgress:
-    written = next((line for line in reversed(lines) if isinstance(line, _Written)), _Written())
-    accepted = [line.done for line in lines if isinstance(line, _Accepted)]
-    return SavedProgress(
-        Resumption(begun, accepted),
-        parts=_paths(folder, written.parts),
-        rejects=_paths(folder, written.rejects),
-        upto=written.upto,
-        counts=written.counts,
-        pages=[line for line in lines if isinstance(line, _Received) and line.read_no >= written.upto],
-        walks=_walks(lines, folder),
-    )
-
-
-def _walks(lines: Sequence[_Line], folder: Path) -> Sequence[Walked]:
-    told = [line for line in lines if isinstance(line, _Walked | _Forgotten)]
-    walks = [Walked() for _ in range(max((line.walk for line in told), default=1))]
-    for line in told:
-        walked = walks[line.walk - 1]
-        if isinstance(line, _Walked):
-            walked.files.update(_paths(folder, line.files))
-            walked.ends.update(line.ends)
-            for is_contact, number, rows in line.pages:
-                walked.sizes[is_contact][number] = rows
-        else:
-            held = walked.sizes[line.is_contact]
-            walked.sizes[line.is_contact] = {number: rows for number, rows in held.items() if number <= line.upto}
-            walked.ends.pop(line.is_contact, None)
-    return walks
 
 
 def _boot() -> str:
@@ -236,14 +279,14 @@ def _boot() -> str:
 
 
 @dataclass(slots=True)
-class Journal:
-    """Writes the journal of one account; `folder` is the account's stage. Not thread-safe: the event loop writes."""
+class CheckpointFile:
+    """The checkpoint of one account in its stage `folder`. Not thread-safe: the event loop writes."""
 
     folder: Path
     key: str
-    began_at: float
+    started_at: float
     """When this process started, in seconds since 1970."""
-    left: SavedProgress = field(default_factory=SavedProgress)
+    saved: SavedProgress = field(default_factory=SavedProgress)
     """The progress to resume from."""
     _segment: int = field(default=0, init=False)
     _offset: int = field(default=0, init=False)
@@ -255,38 +298,43 @@ class Journal:
     _lines: disk.Appended | None = field(default=None, init=False)
     _pages: disk.Appended | None = field(default=None, init=False)
 
+    @classmethod
+    def open(cls, folder: Path, key: str, now: float) -> Self:
+        """The checkpoint in a private `folder`, with the progress of a killed run; otherwise the folder is emptied."""
+        saved = saved_progress(folder, key, now)
+        if saved.resumption is None:
+            disk.remove(folder)
+        disk.private_folder(folder)
+        return cls(folder, key, now, saved)
+
     def __post_init__(self) -> None:
-        """Append to the existing journal, if there is one."""
-        if self.left.resumption:
+        """Append to the existing file, if there is one; remove files that were not complete when the run was killed."""
+        if self.saved.resumption:
             self._begun = True
-            self._chain = self.left.chain
-            self._ends = {page.segment: page.read_no + page.rows for page in self.left.pages}
+            self._chain = self.saved.chain
+            self._ends = {page.segment: page.read_no + page.rows for page in self.saved.pages}
             self._segment = max(self._ends, default=0) + 1
             # Lines after a torn one could not be read.
-            disk.truncate(self.folder / NAME, self.left.size)
-            self._drop_the_rest()
-
-    def _drop_the_rest(self) -> None:
-        """Remove files that were not complete when the run was killed."""
-        kept = {self.folder / NAME} | self.left.files(self.folder)
-        for path in disk.entries(self.folder):
-            if path not in kept:
-                disk.remove(path)
+            disk.truncate(self.folder / NAME, self.saved.size)
+            kept = {self.folder / NAME} | self.saved.files(self.folder)
+            for path in disk.entries(self.folder):
+                if path not in kept:
+                    disk.remove(path)
 
     @property
     def resumed(self) -> Resumption | None:
-        """See `checkpoint.Checkpoint`."""
-        return self.left.resumption
+        """See `Checkpoint`."""
+        return self.saved.resumption
 
-    def begin(self, begun: ExtractionStart) -> None:
-        """See `checkpoint.Checkpoint`."""
+    def begin(self, start: ExtractionStart) -> None:
+        """See `Checkpoint`."""
         if not self._begun:
             self._begun = True
-            self._write(_Began(self.key, _boot(), self.began_at, begun))
+            self._write(_Start(self.key, _boot(), self.started_at, start))
 
     def accept(self, done: Accepted) -> None:
-        """See `checkpoint.Checkpoint`."""
-        self._write(_Accepted(done))
+        """See `Checkpoint`."""
+        self._write(_Window(done))
 
     def receive(self, page: RawPage) -> None:
         """Keep a page until `written` records that its contacts are in a part."""
@@ -295,26 +343,26 @@ class Journal:
                 self._pages = disk.Appended(_segment_path(self.folder, self._segment))
             self._pages.add(page.body)
             checksum = _checksum(page.body).hex()
-            self._write(_Received(self._segment, self._offset, len(page.body), page.rows, page.read_no, checksum))
+            self._write(_Page(self._segment, self._offset, len(page.body), page.rows, page.read_no, checksum))
             self._ends[self._segment] = page.read_no + page.rows
             self._offset += len(page.body)
 
-    def walked(
-        self, walk: int, files: Checksums, pages: Sequence[tuple[bool, int, int]], ends: Mapping[bool, int]
+    def scanned(
+        self, scan: int, files: Checksums, pages: Sequence[tuple[bool, int, int]], ends: Mapping[bool, int]
     ) -> None:
         """Record `pages` (list, page number, rows) of a page scan, whose contacts are in the complete `files`.
 
-        `walk` is the number of the page scan, from 1; `ends` is, by list, the first page past the end.
+        `scan` is the number of the page scan, from 1; `ends` is, by list, the first page past the end.
         """
-        self._write(_Walked(walk, _names(files), tuple(pages), tuple(ends.items())))
+        self._write(_Scan(scan, _names(files), tuple(pages), tuple(ends.items())))
 
-    def forget(self, walk: int, is_contact: bool, upto: int) -> None:
+    def rescan(self, scan: int, is_contact: bool, upto: int) -> None:
         """Record that the page scan reads the pages of a list after `upto`, and finds its end, again."""
-        self._write(_Forgotten(walk, is_contact, upto))
+        self._write(_Rescan(scan, is_contact, upto))
 
     def written(self, parts: Checksums, rejects: Checksums, upto: int, counts: Mapping[str, int]) -> None:
         """Record the complete parts, which hold the first `upto` contacts received, and remove the pages of those."""
-        self._write(_Written(_names(parts), _names(rejects), upto, counts))
+        self._write(_Parts(_names(parts), _names(rejects), upto, counts))
         for segment in [segment for segment, end in self._ends.items() if end <= upto]:
             disk.remove(_segment_path(self.folder, segment))
             del self._ends[segment]
@@ -325,16 +373,16 @@ class Journal:
 
     def pages(self) -> Iterator[RawPage]:
         """The pages received by a killed run whose contacts are in no part, in the order received."""
-        for page in self.left.pages:
+        for page in self.saved.pages:
             yield RawPage(_body(self.folder, page), page.rows, page.read_no)
 
     def _write(self, line: _Line) -> None:
         if self._begun:
             if self._lines is None:
                 self._lines = disk.Appended(self.folder / NAME)
-            told = _encode(line).removesuffix(b"}")
-            self._chain = _checksum(self._chain + told)
-            self._lines.add(b'%b%b%b"}\n' % (told, _CHAIN, self._chain.hex().encode()))
+            content = _encode(line).removesuffix(b"}")
+            self._chain = _checksum(self._chain + content)
+            self._lines.add(b'%b%b%b"}\n' % (content, _CHAIN, self._chain.hex().encode()))
 
     def __enter__(self) -> Self:
         """Close its files when the block ends, also on errors."""

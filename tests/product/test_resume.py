@@ -150,7 +150,7 @@ def _without_first_line(job: Job) -> None:
 
 
 def _without_a_part(job: Job) -> None:
-    for path in job.temporary.rglob("witness-*.parquet"):
+    for path in job.temporary.rglob("cross-check-*.parquet"):
         path.unlink()
 
 
@@ -251,7 +251,7 @@ def test_a_walk_that_was_killed_is_gone_on_with(
     with live(contacts=MANY, nasty_share=0, no_created_at_share=0.33, small=True, latency=0.01) as server:
         job.urls = {"main": server.url}
         ended(job, server, 300, number)
-        assert list(job.temporary.rglob("witness-*.parquet"))
+        assert list(job.temporary.rglob("cross-check-*.parquet"))
         gone = server.ids()[-4000::400]
         for identity in gone:
             server.change(lambda w, now, identity=identity: w.delete(identity, now))

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from etl.api.response import Page, Row, id_text
-from etl.extract.checkpoint import ExtractionStart, Resumption
 from etl.extract.crosscheck import FirstSeen, UnmatchedContact
+from etl.extract.journal import ExtractionStart, Resumption
 from etl.extract.pages import SavedScan
 from etl.extract.strategy import LEADS_FIRST
 from etl.extract.windows import Accepted, milliseconds
@@ -52,29 +52,29 @@ class Witness:
         self._lost.clear()
 
     @property
-    def walk(self) -> int:
+    def scan(self) -> int:
         """Which walk this is."""
         return self._walk
 
-    def next_walk(self) -> None:
+    def next_scan(self) -> None:
         """Begin another."""
         self._walk += 1
 
-    async def trail(self, is_contact: bool) -> SavedScan:
+    async def saved_scan(self, is_contact: bool) -> SavedScan:
         """How far a killed process had walked one of the lists."""
         place = (self._walk, is_contact)
         taken = {number: rows for (*where, number), rows in self._pages.items() if (*where,) == place}
-        trail = SavedScan({number: len(rows) for number, rows in taken.items()}, self._ends.get(place))
-        ids = {number: _texts(rows) for number, rows in taken.items() if number in trail.wanted}
-        return replace(trail, ids=ids)
+        saved = SavedScan({number: len(rows) for number, rows in taken.items()}, self._ends.get(place))
+        ids = {number: _texts(rows) for number, rows in taken.items() if number in saved.wanted}
+        return replace(saved, ids=ids)
 
-    async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
+    async def resume(self, is_contact: bool, valid: SavedScan) -> None:
         """Forget what does not hold any more."""
         place = (self._walk, is_contact)
         for *where, number in [*self._pages]:
-            if (*where,) == place and number not in trail.sizes:
+            if (*where,) == place and number not in valid.sizes:
                 del self._pages[*place, number]
-        if trail.end is None:
+        if valid.end is None:
             self._ends.pop(place, None)
             self._ends_kept.pop(place, None)
 
@@ -96,7 +96,7 @@ class Witness:
         if end is not None:
             self._ends[self._walk, is_contact] = end
 
-    async def keep(self) -> None:
+    async def save(self) -> None:
         """What was seen outlives the process, unless that ended too suddenly to come to it."""
         ended = [walk for walk, _ in self._ends].count(self._walk) == len(LEADS_FIRST)
         if ended or not self._sudden:
@@ -142,9 +142,9 @@ class Diary:
         self._begun: ExtractionStart | None = None
         self._accepted: list[Accepted] = []
 
-    def begin(self, begun: ExtractionStart) -> None:
+    def begin(self, start: ExtractionStart) -> None:
         """Note what is fixed."""
-        self._begun = begun
+        self._begun = start
 
     def accept(self, done: Accepted) -> None:
         """Note a window."""

@@ -19,9 +19,9 @@ from etl.api.request import Query
 from etl.api.response import Page
 from etl.errors import EtlError
 from etl.extract.capabilities import PageSizes
-from etl.extract.checkpoint import ExtractionStart
 from etl.extract.fetch import IndivisibleRead, WindowReader
 from etl.extract.history import History, Timing
+from etl.extract.journal import ExtractionStart
 from etl.extract.plan import remaining
 from etl.extract.strategy import Extraction
 from etl.extract.windows import Window, milliseconds
@@ -54,7 +54,7 @@ def arguments(change: Callable[[History, Timing], tuple[History, Timing]]) -> Ch
     return schedule, "extract", spoil
 
 
-def results(change: Callable[[Extraction, Client, Sequence[Page]], None]) -> Change:
+def results(change: Callable[[Extraction, Client, Sequence[Page]], Extraction]) -> Change:
     """`extract` with an extraction that was tampered with, in the light of the pages received."""
 
     def spoil(sound: Any) -> Any:
@@ -68,8 +68,7 @@ def results(change: Callable[[Extraction, Client, Sequence[Page]], None]) -> Cha
                 await receive(page)
 
             extraction: Extraction = await sound(client, history, timing, keep, *rest, **more)
-            change(extraction, client, pages)
-            return extraction
+            return change(extraction, client, pages)
 
         return extract
 
@@ -103,43 +102,43 @@ def shorter_lookback(share: float) -> Change:
     return arguments(lambda history, timing: (history, replace(timing, lookback=int(timing.lookback * share))))
 
 
-def latest_seen(run: Extraction, _: Client, pages: Sequence[Page]) -> None:
+def latest_seen(run: Extraction, _: Client, pages: Sequence[Page]) -> Extraction:
     """The watermark as many make it."""
     seen = [at for page in pages for row in page.rows if (at := milliseconds(row.last_seen_at)) is not None]
-    run.watermark = max(seen, default=run.watermark)
+    return replace(run, watermark=max(seen, default=run.watermark))
 
 
-def end_of_run(run: Extraction, client: Client, _: Sequence[Page]) -> None:
+def end_of_run(run: Extraction, client: Client, _: Sequence[Page]) -> Extraction:
     """The watermark of a run that does not think of what happens while it reads."""
-    run.watermark = client.server_now or run.watermark
+    return replace(run, watermark=client.server_now or run.watermark)
 
 
-def read_everywhere(run: Extraction, *_: object) -> None:
+def read_everywhere(run: Extraction, *_: object) -> Extraction:
     """Coverage of what was not read."""
-    run.coverage = ((None, run.watermark),)
+    return replace(run, coverage=((None, run.watermark),))
 
 
-def never_onwards(run: Extraction, *_: object) -> None:
+def never_onwards(run: Extraction, *_: object) -> Extraction:
     """A scrub that begins at the beginning every time."""
-    run.scrub_after = None
+    return replace(run, scrub_after=None)
 
 
 def _never(_: Any) -> Any:
     return lambda *_, **__: False
 
 
-NO_WITNESS: Change = (etl.extract.strategy._Reading, "_witness_is_due", _never)
+NO_WITNESS: Change = (History, "cross_check_is_due", _never)
 """Without the witness, which brings most losses of a first run to light before the oracle has to."""
 
 
 def begins_now(sound: Any) -> Any:
     """A run that is resumed takes the time of its own beginning for its watermark."""
 
-    async def go_on(client: Client, begun: ExtractionStart) -> ExtractionStart:
-        begun = await sound(client, begun)
-        return replace(begun, watermark=client.server_now or begun.watermark)
+    async def resume(client: Client, start: ExtractionStart) -> ExtractionStart:
+        start = await sound(client, start)
+        return replace(start, watermark=client.server_now or start.watermark)
 
-    return go_on
+    return resume
 
 
 def untouched_alone(windows: Iterable[Window], done: Sequence[Window]) -> Iterator[Window]:
