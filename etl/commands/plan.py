@@ -17,8 +17,8 @@ from etl.config import Config
 from etl.display import lines
 from etl.extract.account import history_of, last_run, reading_key, timing_of
 from etl.extract.capabilities import Capabilities
+from etl.extract.checkpoint import SavedProgress, saved_progress
 from etl.extract.history import History, choose_mode
-from etl.extract.journal import SavedProgress, saved_progress
 from etl.extract.plan import requests_of
 from etl.extract.probe import probe
 from etl.extract.strategy import LEADS_FIRST, next_scrub, resume, strike_ranges

@@ -24,8 +24,8 @@ from etl.commands.sql import names_of
 from etl.config import Config
 from etl.errors import EtlError, TargetCorrupt, UnprovenError, UsageError
 from etl.extract.account import last_run
+from etl.extract.checkpoint import NullCheckpoint
 from etl.extract.fetch import WindowReader
-from etl.extract.journal import NullCheckpoint
 from etl.extract.plan import plan_windows
 from etl.extract.probe import probe
 from etl.extract.strategy import LEADS_FIRST

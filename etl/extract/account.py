@@ -23,9 +23,9 @@ from etl.api.request import instant
 from etl.api.sources import Source, reach
 from etl.config import Config, Extract
 from etl.errors import SourceUnavailable
+from etl.extract.checkpoint import CheckpointFile, key_of
 from etl.extract.crosscheck_log import CrossCheckFiles
 from etl.extract.history import CLOCKS_DIFFER, History, PublishedSnapshot, Snapshot, Timing
-from etl.extract.journal import CheckpointFile, key_of
 from etl.extract.meter import Meter
 from etl.extract.pipeline import Pipeline
 from etl.extract.strategy import Extraction, extract

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from anyio import to_thread
 
 from etl.api.response import Page, id_text
+from etl.extract.checkpoint import CheckpointFile, ScanProgress
 from etl.extract.crosscheck import MOST_UNMATCHED, FirstSeen, UnmatchedContact
-from etl.extract.journal import CheckpointFile, ScanProgress
 from etl.extract.pages import SavedScan
 from etl.extract.windows import milliseconds
 from etl.storage import disk, engine

@@ -16,7 +16,7 @@ from etl.api.request import Query, TimeField
 from etl.api.response import Page
 from etl.errors import ContractError
 from etl.extract.capabilities import SMALLEST_PAGE, Capabilities, PageSizes
-from etl.extract.journal import Checkpoint
+from etl.extract.checkpoint import Checkpoint
 from etl.extract.pages import Receive
 from etl.extract.plan import remaining
 from etl.extract.probe import FAR_FUTURE

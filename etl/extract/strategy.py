@@ -18,10 +18,10 @@ from etl.api.client import Client
 from etl.api.request import Query, TimeField
 from etl.errors import ContractError
 from etl.extract.capabilities import SMALLEST_PAGE, Capabilities
+from etl.extract.checkpoint import Checkpoint, ExtractionStart
 from etl.extract.crosscheck import CrossCheck, CrossCheckLog
 from etl.extract.fetch import WindowReader
 from etl.extract.history import History, Timing, choose_mode
-from etl.extract.journal import Checkpoint, ExtractionStart
 from etl.extract.meter import Meter, Purpose
 from etl.extract.pages import PageScan, Receive, scan_pages
 from etl.extract.plan import others_in, plan_windows, ranges_around, scrub_span

@@ -18,8 +18,8 @@ from etl.api.response import HttpResponse, Page, Row
 from etl.errors import SinkError
 from etl.extract import crosscheck
 from etl.extract.capabilities import Capabilities, PageSizes
+from etl.extract.checkpoint import NAME, CheckpointFile, ExtractionStart, saved_progress
 from etl.extract.crosscheck_log import CHUNK_ROWS, CrossCheckFiles
-from etl.extract.journal import NAME, CheckpointFile, ExtractionStart, saved_progress
 from etl.extract.pages import SavedScan
 from etl.extract.windows import RangeSemantics
 from etl.model import RawPage

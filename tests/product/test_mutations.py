@@ -16,9 +16,9 @@ from etl.api.client import Client
 from etl.api.request import Body
 from etl.api.response import HttpResponse, Page, Row, id_text
 from etl.errors import ContractError
+from etl.extract.checkpoint import NullCheckpoint
 from etl.extract.crosscheck import FirstSeen, UnmatchedContact
 from etl.extract.history import History, NoSnapshot, Timing
-from etl.extract.journal import NullCheckpoint
 from etl.extract.meter import Meter
 from etl.extract.pages import SavedScan
 from etl.extract.strategy import Extraction, extract

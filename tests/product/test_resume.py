@@ -13,7 +13,7 @@ from datetime import datetime
 import pytest
 
 from etl.errors import SourceUnavailable
-from etl.extract.journal import NAME, TOO_OLD
+from etl.extract.checkpoint import NAME, TOO_OLD
 from tests.support.live import Job, Live, Row, live
 
 CONTACTS = 6_000

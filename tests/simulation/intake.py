@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from etl.api.response import Page, Row, id_text
+from etl.extract.checkpoint import ExtractionStart, Resumption
 from etl.extract.crosscheck import FirstSeen, UnmatchedContact
-from etl.extract.journal import ExtractionStart, Resumption
 from etl.extract.pages import SavedScan
 from etl.extract.strategy import LEADS_FIRST
 from etl.extract.windows import Accepted, milliseconds

@@ -19,9 +19,9 @@ from etl.api.request import Query
 from etl.api.response import Page
 from etl.errors import EtlError
 from etl.extract.capabilities import PageSizes
+from etl.extract.checkpoint import ExtractionStart
 from etl.extract.fetch import IndivisibleRead, WindowReader
 from etl.extract.history import History, Timing
-from etl.extract.journal import ExtractionStart
 from etl.extract.plan import remaining
 from etl.extract.strategy import Extraction
 from etl.extract.windows import Window, milliseconds
