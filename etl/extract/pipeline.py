@@ -80,7 +80,17 @@ class Pipeline:
 
     async def _work(self) -> None:
         normalize = await to_thread.run_sync(_normalizer, self._account)
-        while pages := await self._gather():
+        while True:
+            pages: list[RawPage] = []
+            # Wait briefly for more pages than one: a batch costs at least as much as three pages.
+            async with self._gathering:
+                with suppress(anyio.EndOfStream):
+                    pages.append(await self._receiver.receive())
+                    with anyio.move_on_after(GATHER_SECONDS):
+                        while len(pages) < BATCH_PAGES:
+                            pages.append(await self._receiver.receive())
+            if not pages:
+                return
             batch = await to_thread.run_sync(normalize, pages)
             async with self._progress:
                 while self._done < pages[0].read_no:
@@ -91,17 +101,6 @@ class Pipeline:
                 if complete:
                     self._check()
                 self._progress.notify_all()
-
-    async def _gather(self) -> list[RawPage]:
-        """The next pages, none at the end; waits briefly for more: a batch costs at least as much as three pages."""
-        pages: list[RawPage] = []
-        async with self._gathering:
-            with suppress(anyio.EndOfStream):
-                pages.append(await self._receiver.receive())
-                with anyio.move_on_after(GATHER_SECONDS):
-                    while len(pages) < BATCH_PAGES:
-                        pages.append(await self._receiver.receive())
-        return pages
 
     async def parts(self) -> Sequence[Path]:
         """The complete parts that hold everything received so far."""

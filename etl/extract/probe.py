@@ -12,7 +12,6 @@ from functools import partial
 from typing import Generic, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from etl.api.client import Client, PageRefused
 from etl.api.request import Query, TimeField
@@ -57,11 +56,11 @@ async def probe(
     # The longer list shows more.
     query = Query(len(contacts.rows) >= len(leads.rows))
     ask = _Questions(client, query, contacts if query.is_contact else leads)
+    further, beyond = _Answer(partial(ask.further_pages, sizes)), _Answer(ask.beyond_the_end)
+    created_at, last_seen_at = [_Answer(partial(ask.range_semantics, field)) for field in ("createdAt", "lastSeenAt")]
     async with anyio.create_task_group() as tasks:
-        further = _Answer(tasks, partial(ask.further_pages, sizes))
-        created_at = _Answer(tasks, partial(ask.range_semantics, "createdAt"))
-        last_seen_at = _Answer(tasks, partial(ask.range_semantics, "lastSeenAt"))
-        beyond = _Answer(tasks, ask.beyond_the_end)
+        for answer in (further, created_at, last_seen_at, beyond):
+            tasks.start_soon(answer)
     pages, created, seen, (past_end, end) = further.value, created_at.value, last_seen_at.value, beyond.value
     one_page = created is not None and pages.honours_page is None and await ask.is_one_page(created)
     if seen is None and created is not None:
@@ -98,10 +97,15 @@ async def _first_pages(client: Client) -> tuple[Page, Page]:
         except PageRefused:
             # There may be only a page 0.
             pages.append(EMPTY)
-    for is_contact, first in zip(LISTS, pages, strict=True):
-        before = await _asked(client, Query(is_contact), 0)
+    for is_contact, page in zip(LISTS, pages, strict=True):
+        before, first = await _asked(client, Query(is_contact), 0), page
         if isinstance(before, Page) and before.rows:
-            if await _is_another(client, Query(is_contact), before, first):
+            for _ in range(PATIENCE):
+                if not DOUBTFUL[0] < _shared(before, first) < DOUBTFUL[1]:
+                    break
+                # Contacts moved between page 0 and page 1.
+                before, first = await client.read(Query(is_contact), 0), await client.read(Query(is_contact))
+            if not _overlap(before, first):
                 client.adopt(first_page=0)
             break
         if first.rows:
@@ -110,16 +114,6 @@ async def _first_pages(client: Client) -> tuple[Page, Page]:
         pages = [await client.read(Query(is_contact)) for is_contact in LISTS]
     contacts, leads = pages
     return contacts, leads
-
-
-async def _is_another(client: Client, query: Query, before: Page, first: Page) -> bool:
-    """Whether page 0 is another page than page 1; reads both again while contacts move between them."""
-    for _ in range(PATIENCE):
-        if not DOUBTFUL[0] < _shared(before, first) < DOUBTFUL[1]:
-            break
-        before = await client.read(query, 0)
-        first = await client.read(query)
-    return not _overlap(before, first)
 
 
 async def _asked(client: Client, query: Query, number: int) -> Page | ApiFailure:
@@ -143,15 +137,16 @@ def _shared(one: Page, other: Page) -> float:
 
 
 class _Answer(Generic[T]):
-    """The answer to a question that a task group asks; `value` is set once the group has ended."""
+    """Asks a question as a task, and then holds its answer as `value`."""
 
     value: T
 
-    def __init__(self, tasks: TaskGroup, question: Callable[[], Awaitable[T]]) -> None:
-        tasks.start_soon(self._wait, question)
+    def __init__(self, question: Callable[[], Awaitable[T]]) -> None:
+        self._question = question
 
-    async def _wait(self, question: Callable[[], Awaitable[T]]) -> None:
-        self.value = await question()
+    async def __call__(self) -> None:
+        """Ask."""
+        self.value = await self._question()
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,11 +296,19 @@ class _KnownTime:
         padded = await self._pads(spelled)
         if padded is None:
             return None
-        found = await self._resolution(padded)
+        widened = max(padded.start_pad, padded.end_pad)
+        # Coarser than a day: days in another time zone.
+        resolution = 2 * DAY
+        # A bound that had to be widened by a second cannot distinguish finer steps.
+        for step in (step for step in RESOLUTIONS if step >= widened):
+            outside = (-step - widened, step + widened)
+            if not any([await self._answered(padded, shift=shift) for shift in outside]):
+                resolution = step
+                break
         # That no contact was listed next to the time proves something only if one is still listed at the time.
         if not await self._answered(padded, shift=0):
             return None
-        return replace(found, resolution=max(found.resolution, _coarseness(self.time)))
+        return replace(padded, resolution=max(resolution, _coarseness(self.time)))
 
     async def _pads(self, bounds: RangeSemantics) -> RangeSemantics | None:
         """The smallest padding with which a one-millisecond window at the time returns the contact."""
@@ -317,17 +320,6 @@ class _KnownTime:
             if (start_pad, end_pad) == _PADS[0] and not await self._answered(widest, shift=0):
                 return None
         return widest
-
-    async def _resolution(self, bounds: RangeSemantics) -> RangeSemantics:
-        """`bounds` with the finest step at which the server distinguishes times inside and outside."""
-        widened = max(bounds.start_pad, bounds.end_pad)
-        # A bound that had to be widened by a second cannot distinguish finer steps.
-        for step in (step for step in RESOLUTIONS if step >= widened):
-            outside = (-step - widened, step + widened)
-            if not any([await self._answered(bounds, shift=shift) for shift in outside]):
-                return replace(bounds, resolution=step)
-        # Coarser than a day: days in another time zone.
-        return replace(bounds, resolution=2 * DAY)
 
     async def _answered(self, bounds: RangeSemantics, *, shift: int) -> bool:
         """Whether the one-millisecond window `shift` ms from the time returns a contact with exactly this time."""
