@@ -292,7 +292,7 @@ class CheckpointFile:
     _offset: int = field(default=0, init=False)
     _ends: dict[int, int] = field(default_factory=dict, init=False)
     """By segment: the number of contacts received up to its last page."""
-    _begun: bool = field(default=False, init=False)
+    _started: bool = field(default=False, init=False)
     _chain: bytes = field(default=b"", init=False)
     """The checksum of the last line."""
     _lines: disk.Appended | None = field(default=None, init=False)
@@ -310,7 +310,7 @@ class CheckpointFile:
     def __post_init__(self) -> None:
         """Append to the existing file, if there is one; remove files that were not complete when the run was killed."""
         if self.saved.resumption:
-            self._begun = True
+            self._started = True
             self._chain = self.saved.chain
             self._ends = {page.segment: page.read_no + page.rows for page in self.saved.pages}
             self._segment = max(self._ends, default=0) + 1
@@ -328,8 +328,8 @@ class CheckpointFile:
 
     def begin(self, start: ExtractionStart) -> None:
         """See `Checkpoint`."""
-        if not self._begun:
-            self._begun = True
+        if not self._started:
+            self._started = True
             self._write(_Start(self.key, _boot(), self.started_at, start))
 
     def accept(self, done: Accepted) -> None:
@@ -338,7 +338,7 @@ class CheckpointFile:
 
     def receive(self, page: RawPage) -> None:
         """Keep a page until `written` records that its contacts are in a part."""
-        if self._begun:
+        if self._started:
             if self._pages is None:
                 self._pages = disk.Appended(_segment_path(self.folder, self._segment))
             self._pages.add(page.body)
@@ -377,7 +377,7 @@ class CheckpointFile:
             yield RawPage(_body(self.folder, page), page.rows, page.read_no)
 
     def _write(self, line: _Line) -> None:
-        if self._begun:
+        if self._started:
             if self._lines is None:
                 self._lines = disk.Appended(self.folder / NAME)
             content = _encode(line).removesuffix(b"}")

@@ -174,14 +174,13 @@ class CrossCheck:
         await reader.read({around(one.created, not one.is_contact, resolution) for one in moved})
         gone = await self.log.missing(before)
         if len(gone) < len(moved):
-            times, capacity = self.log.created(False), self.capabilities.capacity(False)
             leads = plan_windows(
-                times,
+                self.log.created(False),
                 field="createdAt",
                 is_contact=False,
                 start=None,
                 end=before,
-                capacity=capacity,
+                capacity=self.capabilities.capacity(False),
                 resolution=resolution,
             )
             await reader.read(leads)

@@ -22,6 +22,7 @@ PHASES: Mapping[Purpose, Phase] = {
     "sweep": "sweep",
     "walk": "windows",
 }
+"""The phase of each purpose. A page scan that reads the data itself takes the place of the windows."""
 
 
 class Meter:

@@ -196,7 +196,7 @@ class _Steps:
     """The steps of one extraction, by mode; each returns what it found."""
 
     client: Client
-    begun: ExtractionStart
+    start: ExtractionStart
     history: History
     timing: Timing
     receive: Receive
@@ -207,7 +207,7 @@ class _Steps:
 
     async def full(self) -> Extraction:
         """Read every window up to the watermark, then sweep; cross-checked on the first run and every week."""
-        until = self.begun.watermark
+        until = self.start.watermark
         scan = await self._scan_for_cross_check(full=True)
         created = self.log.created if scan.check else self.history.snapshot.created
         reader = WindowReader(self.client, scan.capabilities, self.receive, self.checkpoint, created)
@@ -225,7 +225,7 @@ class _Steps:
 
     async def incremental(self) -> Extraction:
         """Scrub a share of the windows, and sweep from before the last watermark; cross-checked every week."""
-        until, created = self.begun.watermark, self.history.snapshot.created
+        until, created = self.start.watermark, self.history.snapshot.created
         scan = await self._scan_for_cross_check(full=False)
         reader = WindowReader(self.client, scan.capabilities, self.receive, self.checkpoint, created)
         with self.meter.counted("scrub"):
@@ -252,7 +252,7 @@ class _Steps:
 
         Without filters, this is the only way on a server without time filters, and no proof.
         """
-        begun, capabilities = self.begun, self.begun.capabilities
+        capabilities = self.start.capabilities
         if filters and not (capabilities.honours_page or capabilities.one_page):
             raise ContractError(
                 "the server answers page 2 with page 1, so a filtered export would stop there",
@@ -267,10 +267,10 @@ class _Steps:
                 await scan_pages(self.client, query, self.receive, PageScan(capabilities.past_end == "repeats"))
         doubts = [] if filters else ["the server does not honour its time filters, so pages are all there is"]
         return Extraction(
-            begun.mode,
+            self.start.mode,
             capabilities,
-            begun.watermark,
-            begun.clock_ahead,
+            self.start.watermark,
+            self.start.clock_ahead,
             unproven=doubts,
             scanned=True,
             cross_checked_at=self.history.cross_checked_at,
@@ -279,17 +279,17 @@ class _Steps:
 
     def _last_margin(self) -> int:
         """The time from which the last run may have missed contacts that became visible late; at most T0."""
-        return min(self.history.watermark or 0, self.begun.capabilities.t0) - max(
+        return min(self.history.watermark or 0, self.start.capabilities.t0) - max(
             self.timing.lookback, self.timing.visibility_lag
         )
 
     async def _scan_for_cross_check(self, *, full: bool) -> _Scan:
-        capabilities = self.begun.capabilities
+        capabilities = self.start.capabilities
         if not self.history.cross_check_is_due(capabilities.t0, self.timing.cross_check_every, full=full):
             return _Scan(capabilities)
         check = CrossCheck(self.client, capabilities, self.log, self.receive, LEADS_FIRST)
         with self.meter.counted("witness"):
-            doubts, sizes = await check.scan(swept=self.begun.watermark)
+            doubts, sizes = await check.scan(swept=self.start.watermark)
         capabilities = replace(capabilities, page_sizes=sizes)
         return _Scan(capabilities, doubts, replace(check, capabilities=capabilities))
 
@@ -316,7 +316,7 @@ class _Steps:
         If too many known contacts are absent, or too many of those near contacts with a strike, the server may show
         only part of the account: then everything is read.
         """
-        snapshot, until = self.history.snapshot, self.begun.watermark
+        snapshot, until = self.history.snapshot, self.start.watermark
         start, end = next_scrub(self.history, self.timing, capabilities, until)
         await reader.complete(_windows(capabilities, snapshot.created, start, end))
         look = await snapshot.look(start, end)
@@ -335,7 +335,7 @@ class _Steps:
         Windows that a page size lowered during the run may have cut off are read again, and so is everything since.
         """
         while True:
-            until = (self.client.server_now or self.begun.capabilities.t0) - self.timing.visibility_lag
+            until = (self.client.server_now or self.start.capabilities.t0) - self.timing.visibility_lag
             with self.meter.counted("sweep"):
                 async with anyio.create_task_group() as tasks:
                     for name in FIELDS:
@@ -353,10 +353,10 @@ class _Steps:
         """The part of the result that full and incremental runs have in common."""
         t0 = scan.capabilities.t0
         return Extraction(
-            self.begun.mode,
+            self.start.mode,
             scan.capabilities,
-            self.begun.watermark,
-            self.begun.clock_ahead,
+            self.start.watermark,
+            self.start.clock_ahead,
             accepted=reader.accepted,
             unproven=[*doubts, *reader.unproven],
             cuts=self.history.cuts_after(reader.sizes, t0),
