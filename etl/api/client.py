@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -106,11 +106,11 @@ class Client:
         """
         self.concurrency = concurrency
         self.first_page = 1
-        """The server's number of its first page; the probe corrects it."""
+        """The server's number of its first page; see `adopt`."""
         self.server_now: int | None = None
         """The server's clock at its last response, milliseconds since the epoch."""
         self.signatures: frozenset[EnvelopeSignature] | None = None
-        """The signatures that an empty page may have; None, before `learn_signatures`: any."""
+        """The signatures accepted for empty pages; None until `learn_signatures` or `adopt`."""
         self._filled: set[EnvelopeSignature] = set()
         """The signatures of non-empty pages."""
         self._empty: Counter[EnvelopeSignature] = Counter()
@@ -135,6 +135,11 @@ class Client:
         self._waited = self._held = 0.0
         self._repeated = 0
         """Requests being retried: their attempts are not spent on trials of the pace."""
+
+    def adopt(self, *, first_page: int, signatures: Iterable[EnvelopeSignature] = ()) -> None:
+        """Adopt results of a probe: the number of the first page, and the signatures of empty pages if known."""
+        self.first_page = first_page
+        self.signatures = frozenset(signatures) or None
 
     @property
     def sent(self) -> int:

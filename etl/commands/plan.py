@@ -16,17 +16,16 @@ from etl.commands.result import Forecast
 from etl.config import Config
 from etl.extract.account import history_of, last_run, reading_key, timing_of
 from etl.extract.capabilities import Capabilities
-from etl.extract.history import History
-from etl.extract.journal import SavedProgress, left_in
+from etl.extract.checkpoint import SavedProgress, saved_progress
+from etl.extract.history import History, choose_mode
 from etl.extract.plan import requests_of
 from etl.extract.probe import probe
-from etl.extract.strategy import LEADS_FIRST, go_on, next_scrub, strike_ranges
+from etl.extract.strategy import LEADS_FIRST, next_scrub, resume, strike_ranges
 from etl.model import Mode
 from etl.sinks.checks import refuse_other_filters
 from etl.sinks.snapshot import Published
 from etl.sinks.targets import lagging_sink, sinks
 from etl.storage.staging import refuse_strangers, stage_folder
-from etl.times import MILLISECOND
 
 SWEEP_REQUESTS = 4
 """A quiet sweep: two time fields, two lists, one request each for the open rest."""
@@ -50,7 +49,7 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
             sink = lagging_sink(made, states, source.account, last)
             history = history_of(last, Published(sink, source.account))
             stage = stage_folder(made[0].path) / source.account
-            left = left_in(stage, reading_key(source, config.extract, last, full=full), time())
+            left = saved_progress(stage, reading_key(source, config.extract, last, full=full), time())
             forecasts.append(await _forecast(config, source, history, left, full=full))
     # The rate limit of a token adds the time that all accounts which share it need together.
     least: defaultdict[Quota, list[float]] = defaultdict(list)
@@ -69,7 +68,7 @@ async def _forecast(config: Config, source: Source, history: History, left: Save
     async with reach(source, config.extract, config.http) as client:
         started = monotonic()
         if left.resumption:
-            found = (await go_on(client, left.resumption.begun)).capabilities
+            found = (await resume(client, left.resumption.start)).capabilities
         else:
             first = history.watermark is None
             found = await probe(client, local_now=int(time() * 1000), held=history.held, compare_lists=first or full)
@@ -90,28 +89,29 @@ async def _work(
     config: Config, client: Client, found: Capabilities, history: History, left: SavedProgress, *, full: bool
 ) -> tuple[Mode, int, int]:
     """Mode, number of windows, and number of other requests."""
-    if config.extract.filters:
+    mode = choose_mode(history, found, full=full, filters=config.extract.filters)
+    if mode == "filtered":
         queries = [Query(listed, filters=config.extract.filters) for listed in LEADS_FIRST]
-        return "filtered", 0, sum([await count_pages(client, query) for query in queries])
+        return mode, 0, sum([await count_pages(client, query) for query in queries])
     if not found.windows:
-        return "full", 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
-    due = history.witness_is_due(found.t0, config.extract.witness_every // MILLISECOND, full=full)
+        return mode, 0, sum([await count_pages(client, Query(listed)) for listed in LEADS_FIRST])
+    full, timing = mode == "full", timing_of(config.extract)
+    due = history.cross_check_is_due(found.t0, timing.cross_check_every, full=full)
     pages = {listed: await count_pages(client, Query(listed)) if due else 0 for listed in LEADS_FIRST}
     # The page scan is made at least twice if some contacts are in no window; a killed run has made a part of it.
-    walks, scanned = max(2 if history.without_created_at else 1, len(left.walks)), sum(pages.values())
-    others = SWEEP_REQUESTS + max(0, scanned - left.walks[-1].pages) + scanned * (walks - len(left.walks))
+    walks, scanned = max(2 if history.without_created_at else 1, len(left.scans)), sum(pages.values())
+    others = SWEEP_REQUESTS + max(0, scanned - left.scans[-1].pages) + scanned * (walks - len(left.scans))
     if history.watermark is None:
         rows = {listed: count * found.page_sizes.of(listed) for listed, count in pages.items()}
-        return "full", sum(-(-rows[listed] // found.capacity(listed)) for listed in rows), others
+        return mode, sum(-(-rows[listed] // found.capacity(listed)) for listed in rows), others
     start, end, created = None, found.t0, history.snapshot.created
-    full = full or not history.allows_incremental
     if not full:
-        start, end = next_scrub(history, timing_of(config.extract), found, found.t0)
+        start, end = next_scrub(history, timing, found, found.t0)
     windows = sum(
         requests_of(created(listed), start=start, end=end, capacity=found.capacity(listed)) for listed in LEADS_FIRST
     )
     windows += len(LEADS_FIRST) * len(strike_ranges(history, found))
-    return ("full" if full else "incremental"), windows, others
+    return mode, windows, others
 
 
 async def count_pages(client: Client, query: Query) -> int:

@@ -194,12 +194,10 @@ class Run:
             source=source,
             published=Published(sink, source.account),
             folder=folder / source.account,
-            extract=self._config.extract,
-            http=self._config.http,
+            config=self._config,
             full=self._options.full,
             seq=seq,
             run_id=self.run_id,
-            shrink_share=self._config.guard.max_shrink_share,
             last=last,
         )
 

@@ -2,6 +2,6 @@
 
 Read `strategy` first (the reads of a run, and why they are sufficient), then `windows` and `fetch` (time ranges small
 enough that one response proves completeness), `sweep` (contacts created or updated since a given time), `pages` and
-`crosscheck` (the page scan that checks the result), and `account`, which connects reading and writing. Never imports
-`sinks`.
+`crosscheck` (the page scan that checks the result), `checkpoint` (from which a killed run is resumed), and `account`,
+which connects reading and writing. Never imports `sinks`.
 """

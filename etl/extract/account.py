@@ -17,24 +17,26 @@ import pyarrow.parquet as pq
 from anyio import to_thread
 
 from etl import __version__
-from etl.api.client import Client
+from etl.api.client import Statistics
 from etl.api.rate import Pace
 from etl.api.sources import Source, reach
-from etl.config import Extract, Http
+from etl.config import Config, Extract
 from etl.errors import SourceUnavailable
+from etl.extract.checkpoint import CheckpointFile, key_of
 from etl.extract.crosscheck_log import CrossCheckFiles
 from etl.extract.history import CLOCKS_DIFFER, History, PublishedSnapshot, Snapshot, Timing
-from etl.extract.journal import Journal, key_of, left_in
+from etl.extract.meter import Meter
 from etl.extract.pipeline import Pipeline
 from etl.extract.strategy import Extraction, extract
 from etl.extract.windows import Accepted
 from etl.log import log
 from etl.model import NOTHING, AccountYield, Counts, Level, Look, Progress, Proof, Requests, RunRecord, SinkState, Span
 from etl.schema import PART_SCHEMA, WINDOWS_SCHEMA
-from etl.storage import files
 from etl.storage.staging import Stage
 from etl.times import MILLISECOND, to_datetime, to_milliseconds
 
+ROW_COUNTS = ("received", "folded", "rejected")
+"""The counts of the pipeline that count contacts; the others count cells, texts and keys."""
 MOST_OWNERS = 20
 """Maximum customers, or agencies, of one account that are recorded."""
 
@@ -47,17 +49,13 @@ class Reader:
     published: PublishedSnapshot
     """The last published snapshot."""
     folder: Path
-    extract: Extract
-    http: Http
+    config: Config
     full: bool
     seq: int
     run_id: str
-    shrink_share: float = 0.05
-    """The share of the contacts checked for that may be absent (`guard.max_shrink_share`)."""
     last: RunRecord | None = None
     """The account's last published run."""
-    _began_at: float = field(default=0.0, init=False)
-    _client: Client | None = field(default=None, init=False)
+    _meter: Meter | None = field(default=None, init=False)
     _pipeline: Pipeline | None = field(default=None, init=False)
 
     async def read(self) -> AccountYield:
@@ -65,128 +63,105 @@ class Reader:
 
         Raises the client's errors, and SourceUnavailable at the deadline.
         """
-        started, self._began_at = monotonic(), time()
-        limit = self.extract.deadline.total_seconds()
+        started, account = monotonic(), self.source.account
+        limit = self.config.extract.deadline.total_seconds()
         try:
             with anyio.fail_after(limit):
-                extraction, pipeline, stage = await self._extract()
+                extraction, pipeline, stage, seen = await self._extract()
         except TimeoutError:
-            raise SourceUnavailable(f"not done within extract.deadline ({limit:.0f} s)", where=self._where) from None
+            message = f"not done within extract.deadline ({limit:.0f} s)"
+            raise SourceUnavailable(message, where=f"account {account}") from None
         owners = await to_thread.run_sync(_owners, stage.parts)
-        record = self._record(extraction, pipeline, owners, monotonic() - started)
-        log.info("account.read", account=self.source.account, mode=record.mode, **asdict(record.requests))
+        record = self._record(extraction, pipeline.counts, seen, owners, monotonic() - started)
+        log.info("account.read", account=account, mode=record.mode, **asdict(record.requests))
         return AccountYield(
             record,
             stage.parts,
             stage.rejects,
             tuple(Span(_time(start), _time(end)) for start, end in extraction.coverage),
-            _windows(self.source.account, extraction.accepted),
+            _windows(account, extraction.accepted),
             tuple(Span(_time(start), _time(end)) for start, end in extraction.confirmed),
         )
 
-    def _clocks(self, extraction: Extraction) -> dict[str, int]:
-        """Seconds by which the server's clock is ahead of ours, and by which T0 is before the last run's; may warn.
-
-        The watermark is safe in both cases, but one of the clocks is or was wrong (N25).
-        """
-        ahead, t0 = extraction.clock_ahead, to_datetime(extraction.capabilities.t0)
-        back = max(0, round((self.last.t0 - t0).total_seconds())) if self.last else 0
-        if abs(ahead) > CLOCKS_DIFFER:
-            log.warning("clocks.differ", account=self.source.account, server_ahead_seconds=ahead)
-        if back:
-            log.warning("clock.went_back", account=self.source.account, t0_earlier_seconds=back)
-        return {"clock_ahead": ahead, "clock_back": back}
-
     def progress(self) -> Progress | None:
         """The current progress; None before the client exists."""
-        if self._client is None or self._pipeline is None:
+        if self._meter is None or self._pipeline is None:
             return None
-        seen = self._client.statistics()
+        seen = self._meter.client.statistics()
         expected = self.last.counts.contacts if self.last else None
-        return Progress(self.source.account, self._pipeline.rows, seen.sent, seen.in_flight, expected)
+        account, rows = self.source.account, self._pipeline.rows
+        return Progress(account, rows, seen.sent, seen.in_flight, expected, self._meter.phase)
 
     def spent(self) -> Requests:
         """The requests sent so far, also if reading failed."""
-        if self._client is None:
+        if self._meter is None:
             return Requests()
-        seen = self._client.statistics()
+        seen = self._meter.client.statistics()
         return Requests(seen.sent, seen.retried)
 
-    async def _extract(self) -> tuple[Extraction, Pipeline, Stage]:
-        journal = await to_thread.run_sync(self._journal)
-        left = journal.left
-        stage = Stage(self.folder, left.parts, left.rejects)
-        pace = pace_of(self.last, self.extract.concurrency)
-        with journal, Pipeline(self.source.account, stage, journal) as pipeline:
+    async def _extract(self) -> tuple[Extraction, Pipeline, Stage, Statistics]:
+        settings, account = self.config.extract, self.source.account
+        key = reading_key(self.source, settings, self.last, full=self.full)
+        checkpoint = await to_thread.run_sync(CheckpointFile.open, self.folder, key, time())
+        if checkpoint.resumed:
+            log.info("run.resumed", account=account, windows=len(checkpoint.resumed.accepted))
+        stage = Stage(self.folder, checkpoint.saved.parts, checkpoint.saved.rejects)
+        pace = pace_of(self.last, settings.concurrency)
+        with checkpoint, Pipeline(account, stage, checkpoint) as pipeline:
             self._pipeline = pipeline
-            async with reach(self.source, self.extract, self.http, pace) as client, anyio.create_task_group() as tasks:
-                self._client = client
+            connection = reach(self.source, settings, self.config.http, pace)
+            async with connection as client, anyio.create_task_group() as tasks:
+                self._meter = Meter(client)
                 tasks.start_soon(pipeline.run)
-                await pipeline.go_on()
+                await pipeline.resume()
                 snapshot = self.published.during(pipeline.files, self.folder)
                 extraction = await extract(
                     client,
                     history_of(self.last, snapshot),
-                    timing_of(self.extract),
+                    timing_of(settings),
                     pipeline.receive,
-                    CrossCheckFiles(self.folder, pipeline.parts, self.published.copy_ids, journal),
-                    journal,
+                    CrossCheckFiles(self.folder, pipeline.parts, self.published.copy_ids, checkpoint),
+                    checkpoint,
+                    self._meter,
                     full=self.full,
-                    filters=self.extract.filters,
+                    filters=settings.filters,
                     local_now=int(time() * 1000),
-                    shrink_share=self.shrink_share,
+                    shrink_share=self.config.guard.max_shrink_share,
                 )
                 await pipeline.parts()
                 pipeline.close()
-        return extraction, pipeline, stage
-
-    def _journal(self) -> Journal:
-        """The journal of this account's stage, with the progress of a killed run or empty."""
-        key = reading_key(self.source, self.extract, self.last, full=self.full)
-        left = left_in(self.folder, key, self._began_at)
-        if left.resumption is None:
-            files.remove(self.folder)
-        else:
-            log.info("run.resumed", account=self.source.account, windows=len(left.resumption.accepted))
-        files.private_folder(self.folder)
-        return Journal(self.folder, key, self._began_at, left)
+        return extraction, pipeline, stage, client.statistics()
 
     def _record(
-        self, extraction: Extraction, pipeline: Pipeline, owners: Mapping[str, Sequence[str]], seconds: float
+        self,
+        extraction: Extraction,
+        counts: Mapping[str, int],
+        seen: Statistics,
+        owners: Mapping[str, Sequence[str]],
+        seconds: float,
     ) -> RunRecord:
+        """The record of this run. Warns if one of the clocks is or was wrong (N25); the watermark is safe anyway."""
+        account, t0 = self.source.account, to_datetime(extraction.capabilities.t0)
+        clock_back = max(0, round((self.last.t0 - t0).total_seconds())) if self.last else 0
+        if abs(extraction.clock_ahead) > CLOCKS_DIFFER:
+            log.warning("clocks.differ", account=account, server_ahead_seconds=extraction.clock_ahead)
+        if clock_back:
+            log.warning("clock.went_back", account=account, t0_earlier_seconds=clock_back)
         before = self.last.detail.get("identity") if self.last else None
         return RunRecord(
             seq=self.seq,
             run_id=self.run_id,
-            account=self.source.account,
+            account=account,
             mode=extraction.mode,
-            t0=to_datetime(extraction.capabilities.t0),
+            t0=t0,
             watermark=to_datetime(extraction.watermark),
             proof=proof_of(extraction),
-            requests=self.spent(),
+            requests=Requests(seen.sent, seen.retried),
             seconds=round(seconds, 3),
-            counts=Counts(**{name: pipeline.counts[name] for name in ("received", "folded", "rejected")}),
-            detail=_detail(extraction, pipeline.counts)
-            | {"pace": self._pace(), "identity": identity_of(self.source.base_url, owners, before)}
-            | self._clocks(extraction),
+            counts=Counts(**{name: counts[name] for name in ROW_COUNTS}),
+            detail=_detail(extraction, counts, seen)
+            | {"identity": identity_of(self.source.base_url, owners, before), "clock_back": clock_back},
         )
-
-    def _pace(self) -> dict[str, object]:
-        """The request rate and concurrency learned for this server."""
-        if self._client is None:
-            return {}
-        seen = self._client.statistics()
-        return {
-            "peak_in_flight": seen.peak_in_flight,
-            "at_once": seen.at_once,
-            "per_second": round(1 / seen.interval, 1) if seen.interval else None,
-            "throttled": seen.throttled,
-            "waited": round(seen.waited, 1),
-        }
-
-    @property
-    def _where(self) -> str:
-        return f"account {self.source.account}"
 
 
 def reading_key(source: Source, extract: Extract, last: RunRecord | None, *, full: bool) -> str:
@@ -203,7 +178,7 @@ def proof_of(extraction: Extraction) -> Proof:
     level: Level = "windows"
     if any(done.level == "sequential" for done in extraction.accepted):
         level = "sequential"
-    if extraction.walked:
+    if extraction.scanned:
         level = "pages"
     return Proof(level, len(extraction.accepted), tuple(extraction.unproven))
 
@@ -212,12 +187,11 @@ def last_run(states: Sequence[SinkState], account: str) -> RunRecord | None:
     """The published run to continue from: that of the most lagging sink; None if a sink has no run of the account."""
     records = [state.runs.get(account) for state in states]
     known = [record for record in records if record is not None]
-    return min(known, key=_began) if len(known) == len(records) else None
-
-
-def _began(record: RunRecord) -> datetime:
-    """When a run began, by the local clock: the server's may have gone back since."""
-    return record.t0 - timedelta(seconds=_whole(record.detail, "clock_ahead") or 0)
+    if len(known) < len(records) or not known:
+        return None
+    # The server's clock may have gone back since: the runs are compared by the local one.
+    began = [record.t0 - timedelta(seconds=_whole(record.detail, "clock_ahead") or 0) for record in known]
+    return known[began.index(min(began))]
 
 
 def pace_of(record: RunRecord | None, concurrency: int) -> Pace:
@@ -240,7 +214,7 @@ def history_of(record: RunRecord | None, snapshot: Snapshot) -> History:
         t0=to_milliseconds(record.t0),
         watermark=to_milliseconds(record.watermark),
         clock_ahead=_whole(record.detail, "clock_ahead") or 0,
-        witness_at=_whole(record.detail, "witness_at"),
+        cross_checked_at=_whole(record.detail, "witness_at"),
         scrub_after=_whole(record.detail, "scrub_after"),
         proven=record.proof.holds,
         without_created_at=record.counts.contacts > len(snapshot.created(None)),
@@ -271,21 +245,27 @@ def _owners(parts: Sequence[Path]) -> dict[str, Sequence[str]]:
     return {name: sorted(owners) if len(owners) <= MOST_OWNERS else () for name, owners in found.items()}
 
 
-def _detail(extraction: Extraction, cells: Mapping[str, int]) -> dict[str, object]:
+def _detail(extraction: Extraction, counts: Mapping[str, int], seen: Statistics) -> dict[str, object]:
     return {
         "capabilities": extraction.capabilities.document(),
         "requests": dict(extraction.requests),
         "seconds": {purpose: round(seconds, 3) for purpose, seconds in extraction.seconds.items()},
-        "cells": {
-            name: count for name, count in sorted(cells.items()) if name not in {"received", "folded", "rejected"}
-        },
-        "witness_at": extraction.witness_at,
+        "cells": {name: count for name, count in sorted(counts.items()) if name not in ROW_COUNTS},
+        "witness_at": extraction.cross_checked_at,
         "scrub_after": extraction.scrub_after,
         "late": extraction.late,
         "look": asdict(extraction.look),
         "escalated": extraction.escalated and asdict(extraction.escalated),
         "cuts": {"contacts" if listed else "leads": cut for listed, cut in extraction.cuts.items()},
         "resumed": extraction.resumed,
+        "clock_ahead": extraction.clock_ahead,
+        "pace": {
+            "peak_in_flight": seen.peak_in_flight,
+            "at_once": seen.at_once,
+            "per_second": round(1 / seen.interval, 1) if seen.interval else None,
+            "throttled": seen.throttled,
+            "waited": round(seen.waited, 1),
+        },
     }
 
 
@@ -309,7 +289,7 @@ def timing_of(extract: Extract) -> Timing:
     return Timing(
         visibility_lag=extract.visibility_lag // MILLISECOND,
         lookback=extract.lookback // MILLISECOND,
-        witness_every=extract.witness_every // MILLISECOND,
+        cross_check_every=extract.witness_every // MILLISECOND,
         scrub_every=extract.scrub_every // MILLISECOND,
         scrub_runs=extract.scrub_runs,
     )

@@ -1,7 +1,7 @@
 """On-disk log of the contacts seen by page scans, compared in DuckDB with the contacts received.
 
-Memory holds one chunk of ids and the creation times (8 bytes per contact). The journal records each file and its pages,
-so that a killed scan loses at most one chunk.
+Memory holds one chunk of ids and the creation times (8 bytes per contact). The checkpoint records each file and its
+pages, so that a killed scan loses at most one chunk.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +18,8 @@ import pyarrow.parquet as pq
 from anyio import to_thread
 
 from etl.api.response import Page, id_text
-from etl.extract.crosscheck import SUSPECTS, FirstSeen, UnmatchedContact
-from etl.extract.journal import Journal, Walked
+from etl.extract.checkpoint import CheckpointFile, ScanProgress
+from etl.extract.crosscheck import MOST_UNMATCHED, FirstSeen, UnmatchedContact
 from etl.extract.pages import SavedScan
 from etl.storage import duck, files
 from etl.times import milliseconds
@@ -58,17 +57,17 @@ class CrossCheckFiles:
         folder: Path,
         parts: Callable[[], Awaitable[Sequence[Path]]],
         copy_ids: Callable[[Path], None],
-        journal: Journal,
+        checkpoint: CheckpointFile,
     ) -> None:
         """`parts` returns the files that hold everything received so far; `copy_ids` writes the ids of the snapshot."""
         self._folder = folder
         self._parts = parts
         self._copy_ids = copy_ids
-        self._journal = journal
-        *self._ended, self._before = journal.left.walks
+        self._checkpoint = checkpoint
+        *self._ended, self._before = checkpoint.saved.scans
         """The page scans of a killed run: the complete ones, and the progress of the interrupted one."""
-        self._walk = len(journal.left.walks)
-        self._files = [file for walked in journal.left.walks for file in walked.files]
+        self._scan = len(checkpoint.saved.scans)
+        self._files = [file for scan in checkpoint.saved.scans for file in scan.files]
         self._rows: list[_Seen] = []
         self._pages: list[tuple[bool, int, int]] = []
         """The pages of the rows: list, page number, rows."""
@@ -78,29 +77,29 @@ class CrossCheckFiles:
         self._writing = anyio.Lock()
 
     @property
-    def walk(self) -> int:
+    def scan(self) -> int:
         """See `crosscheck.CrossCheckLog`."""
-        return self._walk
+        return self._scan
 
-    def next_walk(self) -> None:
+    def next_scan(self) -> None:
         """See `crosscheck.CrossCheckLog`."""
-        self._walk += 1
-        self._ended, self._before = [], Walked()
+        self._scan += 1
+        self._ended, self._before = [], ScanProgress()
 
-    async def trail(self, is_contact: bool) -> SavedScan:
+    async def saved_scan(self, is_contact: bool) -> SavedScan:
         """See `crosscheck.CrossCheckLog`."""
-        trail = SavedScan(self._before.sizes[is_contact], self._before.ends.get(is_contact))
-        if trail.over:
-            return trail
-        return replace(trail, ids=await to_thread.run_sync(self._ids, is_contact, trail.wanted))
+        saved = SavedScan(self._before.sizes[is_contact], self._before.ends.get(is_contact))
+        if saved.over:
+            return saved
+        return replace(saved, ids=await to_thread.run_sync(self._ids, is_contact, saved.wanted))
 
-    async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
+    async def resume(self, is_contact: bool, valid: SavedScan) -> None:
         """See `crosscheck.CrossCheckLog`."""
-        if trail.end is None and self._before.sizes[is_contact]:
-            self._journal.forget(self._walk, is_contact, trail.last)
-        for number, walked in enumerate(self._ended, 1):
-            await to_thread.run_sync(self._count_in, number, walked, is_contact, walked.sizes[is_contact].keys())
-        await to_thread.run_sync(self._count_in, self._walk, self._before, is_contact, trail.sizes.keys())
+        if valid.end is None and self._before.sizes[is_contact]:
+            self._checkpoint.rescan(self._scan, is_contact, valid.last)
+        for number, scan in enumerate(self._ended, 1):
+            await to_thread.run_sync(self._count_in, number, scan, is_contact, scan.sizes[is_contact].keys())
+        await to_thread.run_sync(self._count_in, self._scan, self._before, is_contact, valid.sizes.keys())
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
         """See `crosscheck.CrossCheckLog`; contacts without an id cannot be matched and are skipped."""
@@ -110,29 +109,29 @@ class CrossCheckFiles:
                 created = milliseconds(row.created_at)
                 last_seen = milliseconds(row.last_seen_at) if created is None else None
                 self._rows.append(_Seen(contact_id, created, last_seen, is_contact, page.number))
-                self._count(self._walk, self._rows[-1])
+                self._count(self._scan, self._rows[-1])
         self._pages.append((is_contact, page.number, len(page.rows)))
         if len(self._rows) >= CHUNK_ROWS:
-            await self.keep()
+            await self.save()
 
     def end(self, is_contact: bool, end: int | None) -> None:
         """See `crosscheck.CrossCheckLog`."""
         if end is not None:
             self._ends[is_contact] = end
 
-    async def keep(self) -> None:
-        """Write the contacts seen since the last call, then record the file in the journal; also during shutdown."""
+    async def save(self) -> None:
+        """Write the contacts seen since the last call, then record the file; also during shutdown."""
         with anyio.CancelScope(shield=True):
             async with self._writing:
                 rows, pages, ends = self._rows, self._pages, self._ends
                 self._rows, self._pages, self._ends = [], [], {}
                 files = {}
                 if rows:
-                    path = self._folder / f"witness-{len(self._files) + 1:06d}.parquet"
+                    path = self._folder / f"cross-check-{len(self._files) + 1:06d}.parquet"
                     files[path] = await to_thread.run_sync(_write, path, rows)
                     self._files.append(path)
                 if pages or ends:
-                    self._journal.walked(self._walk, files, pages, ends)
+                    self._checkpoint.scanned(self._scan, files, pages, ends)
 
     def _ids(self, is_contact: bool, wanted: Collection[int]) -> dict[int, frozenset[str]]:
         """The ids listed on the `wanted` pages, as far as they were read."""
@@ -143,17 +142,18 @@ class CrossCheckFiles:
                 listed.setdefault(row.page, set()).add(row.contact_id)
         return {number: frozenset(ids) for number, ids in listed.items()}
 
-    def _count_in(self, walk: int, walked: Walked, is_contact: bool, pages: Collection[int]) -> None:
-        for row, newest in _seen(tuple(walked.files), is_contact, pages):
+    def _count_in(self, number: int, scan: ScanProgress, is_contact: bool, pages: Collection[int]) -> None:
+        """Count the contacts that scan `number` of a killed run saw on `pages`."""
+        for row, newest in _seen(tuple(scan.files), is_contact, pages):
             # Contacts without a creation time were received already, and may be missing from a page that is read again.
             if newest or row.created is None:
-                self._count(walk, row)
+                self._count(number, row)
 
-    def _count(self, walk: int, row: _Seen) -> None:
+    def _count(self, scan: int, row: _Seen) -> None:
         if row.created is None:
-            seen = FirstSeen(walk, row.last_seen or 0)
+            seen = FirstSeen(scan, row.last_seen or 0)
             self._without_created_at[row.contact_id] = min(self._without_created_at.get(row.contact_id, seen), seen)
-        elif walk == 1:
+        elif scan == 1:
             self._created[row.is_contact].append(row.created)
 
     def without_created_at(self) -> Mapping[str, FirstSeen]:
@@ -162,49 +162,43 @@ class CrossCheckFiles:
 
     def created(self, is_contact: bool) -> Sequence[int]:
         """See `crosscheck.CrossCheckLog`."""
-        self._created[is_contact] = _in_order(self._created[is_contact])
-        return self._created[is_contact]
+        times = self._created[is_contact]
+        if times:
+            # Sorted with Arrow, to avoid one Python object per value.
+            whole = pa.Array.from_buffers(pa.int64(), len(times), [None, pa.py_buffer(times)]).sort()
+            times = array("q")
+            times.frombytes(memoryview(whole.buffers()[1])[: whole.nbytes])
+            self._created[is_contact] = times
+        return times
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
         """See `crosscheck.CrossCheckLog`."""
-        held = list(await self._parts())
-        if beyond_snapshot:
-            held.append(await to_thread.run_sync(self._snapshot))
-        return await to_thread.run_sync(partial(self._missing, held, before))
+        received = await self._parts()
+        return await to_thread.run_sync(self._missing, received, before, beyond_snapshot)
 
-    def _snapshot(self) -> Path:
-        path = self._folder / "snapshot.parquet"
-        if not path.exists():
-            self._copy_ids(path)
-        return path
-
-    def _missing(self, held: Sequence[Path], before: int) -> Sequence[UnmatchedContact]:
+    def _missing(self, received: Sequence[Path], before: int, beyond_snapshot: bool) -> Sequence[UnmatchedContact]:
         if not self._files:
             return []
+        held = list(received)
+        if beyond_snapshot:
+            held.append(self._folder / "snapshot.parquet")
+            if not held[-1].exists():
+                self._copy_ids(held[-1])
         seen = duck.scan(self._files, _COLUMNS)
         query = f"""
             select created, is_contact from ({seen}) anti join ({duck.scan(held, _COLUMNS[:1])}) using (contact_id)
-            where created < ? limit {SUSPECTS}
+            where created < ? limit {MOST_UNMATCHED}
         """  # noqa: S608 - file names are quoted by the engine
         # The spill folder is created here because DuckDB would create it with the umask's permissions.
         with duck.connect(duck.FRUGAL, files.private_folder(self._folder / "spill")) as connection:
             return [UnmatchedContact(*row) for row in connection.execute(query, [before]).fetchall()]
 
 
-def _in_order(times: array[int]) -> array[int]:
-    """Sorted with Arrow, to avoid one Python object per value."""
-    ordered = array("q")
-    if times:
-        whole = pa.Array.from_buffers(pa.int64(), len(times), [None, pa.py_buffer(times)]).sort()
-        ordered.frombytes(memoryview(whole.buffers()[1])[: whole.nbytes])
-    return ordered
-
-
 def _seen(paths: Sequence[Path], is_contact: bool, pages: Collection[int]) -> Iterator[tuple[_Seen, bool]]:
     """All contacts seen in one list, newest file first, and whether each is from the latest read of one of `pages`."""
     left = set(pages)
     for file in reversed(paths):
-        with files.translate_os_errors("read what the witness saw", file):
+        with files.translate_os_errors("read the contacts seen", file):
             rows = map(_Seen, *(column.to_pylist() for column in pq.read_table(file).columns))
         found = set[int]()
         for row in rows:
@@ -218,6 +212,6 @@ def _write(path: Path, rows: list[_Seen]) -> str:
     """Write the rows to a new file; returns its checksum."""
     columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
     files.private_file(path)
-    with files.translate_os_errors("write what the witness saw", path):
+    with files.translate_os_errors("write the contacts seen", path):
         pq.write_table(pa.table(columns, schema=_SCHEMA), path)
     return files.checksum(path)

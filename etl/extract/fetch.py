@@ -21,7 +21,7 @@ from etl.extract.pages import Receive
 from etl.extract.plan import remaining
 from etl.extract.probe import FAR_FUTURE
 from etl.extract.windows import Accepted, RangeSemantics, Window, halved, may_be_read, split
-from etl.extract.workqueue import Worklist
+from etl.extract.workqueue import WorkQueue
 
 COUNTED_READS = 3
 """Reads of a window whose page lists fewer contacts than its total."""
@@ -82,7 +82,7 @@ class WindowReader:
 
         A response with `most` or more rows is treated as full.
         """
-        await Worklist(partial(self.settle, most=most), windows, may_be_read).run(self._client.concurrency)
+        await WorkQueue(partial(self.settle, most=most), windows, may_be_read).run(self._client.concurrency)
 
     async def settle(self, window: Window, *, most: int | None = None) -> Sequence[Window]:
         """Read one window; return the parts still to be read if it was too full to be proven."""
@@ -100,8 +100,12 @@ class WindowReader:
         # If this page is larger than any page of this list before, the true page size is at least this.
         if window.is_contact not in self._lowered:
             self.sizes = self.sizes.with_page(window.is_contact, len(page.rows))
-        hopeless = not page.rows or (cut and self._would_fit(window, page))
-        parts = () if hopeless else split(window, page.rows, bounds, newest_first=self._newest_first(window))
+        # If even the smallest page would hold the total, splitting the window would list no more.
+        hopeless = not page.rows or (
+            cut and (page.total or 0) < min(SMALLEST_PAGE, self.sizes.of(window.is_contact) / 2)
+        )
+        newest_first = window.field == "createdAt" and self._capabilities.newest_first
+        parts = () if hopeless else split(window, page.rows, bounds, newest_first=newest_first)
         if not parts and cut:
             reason = f"the server says that {page.total} match, and lists {len(page.rows)}"
             await self._give_up(window, bounds, reason, page)
@@ -121,21 +125,17 @@ class WindowReader:
         """
         if not page.rows:
             return False
-        known = self._known(window)
+        known = 0
+        if window.field == "createdAt":
+            times = self._created(window.is_contact)
+            first = 0 if window.start is None else bisect_left(times, window.start)
+            known = (len(times) if window.end is None else bisect_left(times, window.end)) - first
         if known >= len(page.rows) + FEW_ABSENT:
             return True
         if 2 * known >= len(page.rows) or len(page.rows) < SMALLEST_PAGE:
             return False
         self._second_looks += 1
         return self._second_looks <= SECOND_LOOKS + self._client.sent // SPARED
-
-    def _known(self, window: Window) -> int:
-        """How many contacts of a window were known before."""
-        if window.field != "createdAt":
-            return 0
-        times = self._created(window.is_contact)
-        first = 0 if window.start is None else bisect_left(times, window.start)
-        return (len(times) if window.end is None else bisect_left(times, window.end)) - first
 
     async def _look_again(self, window: Window, page: Page) -> Sequence[Window]:
         """Read the two parts of a window; return them, to be read instead of it, if they show that its page was cut.
@@ -154,35 +154,28 @@ class WindowReader:
             self.sizes = self.sizes.with_cut(window.is_contact, len(page.rows))
         return parts if parts and (hidden or len(lost) >= FEW_ABSENT) else ()
 
-    def _newest_first(self, window: Window) -> bool:
-        return window.field == "createdAt" and self._capabilities.newest_first
-
     async def _read(self, window: Window, bounds: RangeSemantics) -> Page:
         """Page 1 of a window; read again if it lists fewer rows than its total, which may come from another instant."""
+        query = window.query(bounds)
+        # A part of a window that failed was retried as part of it: one attempt is enough.
+        request = self._client.ask if window in self._poisoned else self._client.read
         for _ in range(COUNTED_READS):
-            page = await self._page(window, bounds)
+            answer = await request(query)
+            if not isinstance(answer, Page):
+                raise RequestFailed(answer.message, where=query.span())
+            page = answer
             window.check(page.rows, bounds)
             if not self._is_cut(window, page):
                 break
         return page
-
-    async def _page(self, window: Window, bounds: RangeSemantics) -> Page:
-        query = window.query(bounds)
-        if window not in self._poisoned:
-            return await self._client.read(query)
-        # Already retried as part of larger windows: one attempt is enough.
-        verdict = await self._client.ask(query)
-        if isinstance(verdict, Page):
-            return verdict
-        raise RequestFailed(verdict.message, where=query.span())
 
     async def _isolate(self, window: Window, bounds: RangeSemantics, error: RequestFailed) -> Sequence[Window]:
         """Halve a window on which the server always fails while it answers others: one half may be readable.
 
         Raises ContractError for a window that cannot be halved: it is reported, never skipped (A9).
         """
-        nobody = replace(window, start=FAR_FUTURE, end=None)
-        if not isinstance(await self._client.ask(nobody.query(bounds)), Page):
+        empty = replace(window, start=FAR_FUTURE, end=None)
+        if not isinstance(await self._client.ask(empty.query(bounds)), Page):
             raise error
         # An open start is halved as if it were 1970; the lower half includes everything older.
         halves = halved(replace(window, start=window.start or 0), bounds)
@@ -192,10 +185,6 @@ class WindowReader:
         lower, upper = replace(halves[0], start=window.start), halves[1]
         self._poisoned |= {lower, upper}
         return lower, upper
-
-    def _would_fit(self, window: Window, page: Page) -> bool:
-        """Whether even the smallest page would hold the total, so that splitting the window would list no more."""
-        return (page.total or 0) < min(SMALLEST_PAGE, self.sizes.of(window.is_contact) / 2)
 
     def _is_cut(self, window: Window, page: Page) -> bool:
         """Whether the total of a short page shows that it was cut, on a server whose totals follow the filter."""
@@ -214,8 +203,11 @@ class WindowReader:
         """
         leads, contacts = [len((await self._client.read(Query(listed))).rows) for listed in (False, True)]
         now = PageSizes(contacts, leads)
-        if vanished := self._vanished(now):
-            self.unproven.append(vanished)
+        gone = sum(self.sizes.seen(listed) for listed in (False, True) if not now.seen(listed))
+        # Under maintenance, servers return valid empty lists (A43). A few contacts may have been deleted, or moved to
+        # the other list if that is not empty too.
+        if gone > FEW_GONE or (gone and now == PageSizes(0, 0)):
+            self.unproven.append(f"a list became empty while it was read: it had shown a page of {gone} contacts")
             return []
         for listed in (False, True):
             if 2 * now.seen(listed) < len(self._created(listed)):
@@ -230,16 +222,6 @@ class WindowReader:
         self.accepted = [done for done in self.accepted if not _may_be_cut(done, self.sizes)]
         self._before = []
         return [done.window for done in doubtful]
-
-    def _vanished(self, now: PageSizes) -> str:
-        """A message if a list became empty, else "": under maintenance, servers return valid empty lists (A43).
-
-        A few contacts may have been deleted or moved to the other list, if that list is not empty too.
-        """
-        gone = sum(self.sizes.seen(listed) for listed in (False, True) if not now.seen(listed))
-        if gone > FEW_GONE or (gone and now == PageSizes(0, 0)):
-            return f"a list became empty while it was read: {gone} contacts of a page that it had shown are gone"
-        return ""
 
     async def _accept(self, window: Window, page: Page) -> None:
         if page.rows:
@@ -328,7 +310,11 @@ async def read_in_order(client: Client, query: Query, page_size: int, *, alone: 
                 page = await client.read(query, len(pages) + 1)
         except PageRefused:
             # Some servers refuse a page past the end; in the middle of the list, a refusal is a fault.
-            if pages and await _is_refused(client, query, len(pages) + 2):
+            if not pages:
+                raise
+            try:
+                await client.read(query, len(pages) + 2)
+            except PageRefused:
                 return pages
             raise
         if page.ids <= known:
@@ -337,11 +323,3 @@ async def read_in_order(client: Client, query: Query, page_size: int, *, alone: 
             return pages if ended else [*pages, page]
         pages.append(page)
         known |= page.ids
-
-
-async def _is_refused(client: Client, query: Query, number: int) -> bool:
-    try:
-        await client.read(query, number)
-    except PageRefused:
-        return True
-    return False

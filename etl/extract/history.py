@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from etl.extract.capabilities import PageSizes
+from etl.extract.capabilities import Capabilities, PageSizes
 from etl.model import NOTHING, Look, Received
 
 ROUNDING = 2
@@ -26,7 +26,8 @@ class Timing:
     """H: how late a change can become visible."""
     lookback: int
     """L: how late a lead can become visible, according to the vendor."""
-    witness_every: int
+    cross_check_every: int
+    """The time after which a run is cross-checked again."""
     scrub_every: int
     """The time within which everything is read again."""
     scrub_runs: int | None = None
@@ -90,7 +91,8 @@ class History:
     """The server's clock when that run began."""
     clock_ahead: int = 0
     """Seconds by which the server's clock was ahead of ours then."""
-    witness_at: int | None = None
+    cross_checked_at: int | None = None
+    """When the last run with a cross-check began."""
     scrub_after: int | None = None
     proven: bool = True
     """Whether that run left nothing unproven; contacts it may have missed are older than any sweep covers."""
@@ -111,17 +113,14 @@ class History:
         back = max(0, self.clock_ahead - ahead + ROUNDING)
         return self if self.watermark is None else replace(self, watermark=self.watermark - back * 1000)
 
-    @property
-    def allows_incremental(self) -> bool:
-        """Whether only contacts created or updated since are missing, so that an incremental run is enough."""
-        return self.watermark is not None and self.proven
-
-    def witness_is_due(self, t0: int, every: int, *, full: bool) -> bool:
+    def cross_check_is_due(self, t0: int, every: int, *, full: bool) -> bool:
         """Whether a run that begins at `t0` is cross-checked by a page scan, due every `every` milliseconds.
 
         A full run always is if some contacts can be read only by a page scan.
         """
-        return self.witness_at is None or t0 - self.witness_at >= every or (full and self.without_created_at)
+        return (
+            self.cross_checked_at is None or t0 - self.cross_checked_at >= every or (full and self.without_created_at)
+        )
 
     def held(self, is_contact: bool) -> int:
         """How many contacts of a list the snapshot holds."""
@@ -146,3 +145,18 @@ class History:
             if rows:
                 cuts[is_contact] = (rows, at)
         return cuts
+
+
+def choose_mode(
+    history: History, capabilities: Capabilities, *, full: bool, filters: Mapping[str, object]
+) -> Literal["full", "incremental", "filtered"]:
+    """The mode of the next run of an account.
+
+    It is incremental if only contacts created or updated since the last run are missing: that run left nothing
+    unproven, and the server can list them by time. `full` asks for a full run; `filters` are the user's.
+    """
+    if filters:
+        return "filtered"
+    if full or history.watermark is None or not history.proven or not capabilities.windows:
+        return "full"
+    return "incremental"

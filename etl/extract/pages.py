@@ -98,23 +98,22 @@ class PageScan:
 
     def take(self, number: int, page: Page) -> bool:
         """Record page `number`; returns whether it is to be passed to `receive`."""
-        if not page.rows or self._is_known(page):
+        ended = not page.rows
+        if page.rows:
+            self.again = self.again + 1 if page.ids == self.latest else 0
+            self.latest = page.ids
+            # The probe may find no repeated last page on a server that returns the same page again and again.
+            ended = self.again >= REPEATS
+        if page.rows and self.repeats:
+            ids = {hash(contact_id) for contact_id in page.ids}
+            # Without a new contact, the list must have ended.
+            ended = ids <= self.known
+            self.known |= ids
+        if ended:
             self.ends_before(number)
-            return False
-        self.sizes[number] = len(page.rows)
-        return True
-
-    def _is_known(self, page: Page) -> bool:
-        """Whether the page has no new contact, so that the list must have ended."""
-        self.again = self.again + 1 if page.ids == self.latest else 0
-        self.latest = page.ids
-        if not self.repeats:
-            # The probe found no repeated last page, but a server that returns the same page again and again does that.
-            return self.again >= REPEATS
-        ids = {hash(contact_id) for contact_id in page.ids}
-        fresh = not ids <= self.known
-        self.known |= ids
-        return not fresh
+        else:
+            self.sizes[number] = len(page.rows)
+        return not ended
 
     def ends_before(self, number: int) -> None:
         """Record that page `number` is past the end."""
@@ -142,10 +141,10 @@ class PageScan:
         return last == max(self.sizes.values(), default=0)
 
 
-async def walk(client: Client, query: Query, receive: Receive, progress: PageScan) -> int:
+async def scan_pages(client: Client, query: Query, receive: Receive, scan: PageScan) -> int:
     """Pass every page of `query` to `receive`, in any order; returns the number of pages.
 
-    `progress` initially holds the pages to skip, and records the progress in case the scan is interrupted.
+    `scan` initially holds the pages to skip, and records the progress in case this is interrupted.
 
     The end is found without a total: the first empty page, a repeated last page, or a refusal (400, 404) with no page
     after it. At most `client.concurrency` requests go beyond it. Raises ContractError if a page is refused in the
@@ -153,29 +152,29 @@ async def walk(client: Client, query: Query, receive: Receive, progress: PageSca
     """
 
     async def worker() -> None:
-        while (number := progress.next()) is not None:
+        while (number := scan.next()) is not None:
             try:
                 page = await client.read(query, number)
             except PageRefused:
-                progress.refused.add(number)
-                progress.ends_before(number)
+                scan.refused.add(number)
+                scan.ends_before(number)
                 continue
-            if progress.take(number, page):
+            if scan.take(number, page):
                 await receive(page)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(client.concurrency):
             tasks.start_soon(worker)
-    if progress.end in progress.refused:
-        await _confirm_end(client, query, progress)
-        progress.refused.clear()
-    return (progress.end or 1) - 1
+    if scan.end in scan.refused:
+        await _confirm_end(client, query, scan)
+        scan.refused.clear()
+    return (scan.end or 1) - 1
 
 
-async def _confirm_end(client: Client, query: Query, progress: PageScan) -> None:
+async def _confirm_end(client: Client, query: Query, scan: PageScan) -> None:
     """Check that a refused page is the end: the page after it must not have rows; page 1 is never past the end."""
-    end = progress.end or 1
-    if end > 1 and not progress.ends_full:
+    end = scan.end or 1
+    if end > 1 and not scan.ends_full:
         return
     try:
         beyond = await client.read(query, end + 1)
@@ -187,7 +186,7 @@ async def _confirm_end(client: Client, query: Query, progress: PageScan) -> None
         raise ContractError(f"page {end} is refused, but page {end + 1} is not", where=query.span())
 
 
-async def still_holds(client: Client, query: Query, trail: SavedScan, *, repeats: bool = False) -> SavedScan:
+async def still_holds(client: Client, query: Query, saved: SavedScan, *, repeats: bool = False) -> SavedScan:
     """The part of an interrupted scan that is still valid, although the list may have moved since.
 
     Since the interruption, each deletion moved the contacts after it one place forward, perhaps onto a page already
@@ -198,25 +197,23 @@ async def still_holds(client: Client, query: Query, trail: SavedScan, *, repeats
     Pages read after the gap, and the end, are valid only if the page before the gap and the last page read have not
     moved at all; never on a server that repeats its last page, because the last page read may now be a repetition.
     """
-    if trail.over:
-        return trail
-    border = trail.gap - 1
-    known = frozenset[str]().union(*(ids for number, ids in trail.ids.items() if number <= border))
+    if saved.over:
+        return saved
+    border = saved.gap - 1
+    known = frozenset[str]().union(*(ids for number, ids in saved.ids.items() if number <= border))
     for leap in LEAPS:
         if leap >= border:
             break
         listed = await _listed(client, query, border - leap)
-        if leap == 0 and listed == trail.ids.get(border) and await _ends_alike(client, query, trail, repeats):
-            return trail
+        if leap == 0 and listed == saved.ids.get(border):
+            unmoved = saved.last < saved.gap
+            if not unmoved and not repeats:
+                unmoved = await _listed(client, query, saved.last) == saved.ids.get(saved.last)
+            if unmoved:
+                return saved
         if listed and listed <= known:
-            return trail.upto(border - leap)
+            return saved.upto(border - leap)
     return SavedScan()
-
-
-async def _ends_alike(client: Client, query: Query, trail: SavedScan, repeats: bool) -> bool:
-    if trail.last < trail.gap:
-        return True
-    return not repeats and await _listed(client, query, trail.last) == trail.ids.get(trail.last)
 
 
 async def _listed(client: Client, query: Query, number: int) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Pipeline from accepted pages to parts: a bounded stream, worker threads that normalize, a stage on disk.
+"""Pipeline from accepted pages to parts: a bounded stream, worker threads that normalize, a stage on files.
 
 The stream is short, so that a slow disk slows reading down instead of filling memory. Pages are normalized in batches,
 which costs a third of one at a time; batches are normalized concurrently and staged in the order received.
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from anyio import to_thread
 
 from etl.api.response import Page
-from etl.extract.journal import Journal
+from etl.extract.checkpoint import CheckpointFile
 from etl.model import NormalizedBatch, RawPage
 from etl.storage.staging import Stage
 
@@ -39,15 +39,15 @@ GATHER_SECONDS = 0.05
 class Pipeline:
     """Normalizes one account's pages into its stage."""
 
-    def __init__(self, account: str, stage: Stage, journal: Journal) -> None:
-        self.counts: Counter[str] = Counter(journal.left.counts)
+    def __init__(self, account: str, stage: Stage, checkpoint: CheckpointFile) -> None:
+        self.counts: Counter[str] = Counter(checkpoint.saved.counts)
         self._account = account
         self._stage = stage
-        self._journal = journal
+        self._checkpoint = checkpoint
         self._sender, self._receiver = anyio.create_memory_object_stream[RawPage](WAITING_PAGES)
         self._rejected = {digest for file in stage.rejects for digest in _digests(pq.read_table(file, columns=["raw"]))}
         """Digests of the contacts rejected so far."""
-        self._rows = self._done = journal.left.upto
+        self._rows = self._done = checkpoint.saved.upto
         """Contacts received, and how many of them, in order, are staged."""
         self._progress = anyio.Condition()
         self._gathering = anyio.Lock()
@@ -57,12 +57,12 @@ class Pipeline:
         if page.mislabelled:
             self.counts["mislabelled_pages"] += 1
         raw = RawPage(page.body, len(page.rows), self._rows)
-        self._journal.receive(raw)
+        self._checkpoint.receive(raw)
         await self._take(raw)
 
-    async def go_on(self) -> None:
+    async def resume(self) -> None:
         """Queue the pages that a killed run had received but not yet written to parts."""
-        for raw in self._journal.pages():
+        for raw in self._checkpoint.pages():
             await self._take(raw)
 
     async def _take(self, raw: RawPage) -> None:
@@ -80,7 +80,17 @@ class Pipeline:
 
     async def _work(self) -> None:
         normalize = await to_thread.run_sync(_normalizer, self._account)
-        while pages := await self._gather():
+        while True:
+            pages: list[RawPage] = []
+            # Wait briefly for more pages than one: a batch costs at least as much as three pages.
+            async with self._gathering:
+                with suppress(anyio.EndOfStream):
+                    pages.append(await self._receiver.receive())
+                    with anyio.move_on_after(GATHER_SECONDS):
+                        while len(pages) < BATCH_PAGES:
+                            pages.append(await self._receiver.receive())
+            if not pages:
+                return
             batch = await to_thread.run_sync(normalize, pages)
             async with self._progress:
                 while self._done < pages[0].read_no:
@@ -91,17 +101,6 @@ class Pipeline:
                 if complete:
                     self._check()
                 self._progress.notify_all()
-
-    async def _gather(self) -> list[RawPage]:
-        """The next pages, none at the end; waits briefly for more: a batch costs at least as much as three pages."""
-        pages: list[RawPage] = []
-        async with self._gathering:
-            with suppress(anyio.EndOfStream):
-                pages.append(await self._receiver.receive())
-                with anyio.move_on_after(GATHER_SECONDS):
-                    while len(pages) < BATCH_PAGES:
-                        pages.append(await self._receiver.receive())
-        return pages
 
     async def parts(self) -> Sequence[Path]:
         """The complete parts that hold everything received so far."""
@@ -117,8 +116,8 @@ class Pipeline:
         return await self.parts(), self._stage.rejects
 
     def _check(self) -> None:
-        """Record in the journal that everything staged so far is in complete parts."""
-        self._journal.written(*self._stage.checksums, self._done, self.counts)
+        """Record in the checkpoint that everything staged so far is in complete parts."""
+        self._checkpoint.written(*self._stage.checksums, self._done, self.counts)
 
     def close(self) -> None:
         """Signal that no more pages will be received."""
@@ -139,22 +138,21 @@ class Pipeline:
         return self._rows
 
     def _keep(self, batch: NormalizedBatch) -> bool:
-        rejects = self._first_seen(batch.rejects)
+        """Stage a batch without the rejects seen before; returns whether all data so far is in complete parts."""
+        rejects = batch.rejects
+        if rejects.num_rows:
+            # Without an id they cannot be deduplicated later, so it is done here by bytes.
+            digests = _digests(rejects)
+            new = [index for index, digest in enumerate(digests) if digests.index(digest) == index]
+            new = [index for index in new if digests[index] not in self._rejected]
+            self._rejected.update(digests)
+            rejects = rejects.take(pa.array(new, pa.int64()))
         complete = self._stage.append(replace(batch, rejects=rejects))
         self.counts.update(batch.counts)
-        self.counts["folded"] += batch.rejects.num_rows - rejects.num_rows
-        self.counts["rejected"] -= batch.rejects.num_rows - rejects.num_rows
+        repeated = batch.rejects.num_rows - rejects.num_rows
+        self.counts["folded"] += repeated
+        self.counts["rejected"] -= repeated
         return complete
-
-    def _first_seen(self, rejects: pa.Table) -> pa.Table:
-        """The rejects not seen before: without an id they cannot be deduplicated later, so it is done here by bytes."""
-        if not rejects.num_rows:
-            return rejects
-        digests = _digests(rejects)
-        fresh = [index for index, digest in enumerate(digests) if digests.index(digest) == index]
-        fresh = [index for index in fresh if digests[index] not in self._rejected]
-        self._rejected.update(digests)
-        return rejects.take(pa.array(fresh, pa.int64()))
 
 
 def _normalizer(account: str) -> Normalize:

@@ -91,35 +91,26 @@ def ranges_around(
     for place in range(len(ranges)):
         floor = ranges[place - 1][1] if place else -inf
         ceiling = ranges[place + 1][0] if place + 1 < len(ranges) else inf
-        ranges[place] = _widened(ranges[place], floor, ceiling, chosen, times, resolution, company, neighbours)
+        while others_in(*ranges[place], chosen, times) < neighbours:
+            wider = [
+                (start, end)
+                for start, end in _wider(ranges[place], times, resolution)
+                if floor <= start and end <= ceiling and others_in(start, end, chosen, times) <= company
+            ]
+            if not wider:
+                break
+            ranges[place] = min(wider, key=lambda span: span[1] - span[0])
     return ranges
 
 
-def _widened(
-    span: tuple[int, int],
-    floor: float,
-    ceiling: float,
-    chosen: Sequence[int],
-    times: Sequence[int],
-    resolution: int,
-    company: int,
-    neighbours: int,
-) -> tuple[int, int]:
-    """`span` widened to hold `neighbours` others, nearest first, within `floor` and `ceiling`."""
-    while others_in(*span, chosen, times) < neighbours:
-        start, end = span
-        first, last = bisect_left(times, start), bisect_left(times, end)
-        wider = [(_floor(time, resolution), end) for time in times[max(0, first - 1) : first]]
-        wider += [(start, _floor(time, resolution) + resolution) for time in times[last : last + 1]]
-        within = [
-            (begin, stop)
-            for begin, stop in wider
-            if floor <= begin and stop <= ceiling and others_in(begin, stop, chosen, times) <= company
-        ]
-        if not within:
-            break
-        span = min(within, key=lambda one: one[1] - one[0])
-    return span
+def _wider(span: tuple[int, int], times: Sequence[int], resolution: int) -> Iterator[tuple[int, int]]:
+    """`span` extended to the last of the sorted `times` before it, and to the first one after it."""
+    start, end = span
+    first, after = bisect_left(times, start), bisect_left(times, end)
+    if first > 0:
+        yield _floor(times[first - 1], resolution), end
+    if after < len(times):
+        yield start, _floor(times[after], resolution) + resolution
 
 
 def others_in(start: int, end: int, chosen: Sequence[int], times: Sequence[int]) -> int:
@@ -131,18 +122,15 @@ def remaining(windows: Iterable[Window], done: Iterable[Window]) -> Iterator[Win
     """The parts of `windows` not covered by `done`, in order; a done window with an open end covers nothing."""
     covered = _covered(done)
     for window in windows:
-        yield from _left_of(window, covered.get((window.field, window.is_contact), ()))
-
-
-def _left_of(window: Window, spans: Sequence[tuple[float, float]]) -> Iterator[Window]:
-    opened, end = _begin(window), inf if window.end is None else window.end
-    position = bisect_right(spans, opened, key=itemgetter(1))
-    while opened < end:
-        start, stop = spans[position] if position < len(spans) else (inf, inf)
-        if start > opened:
-            yield replace(window, start=_bound(opened), end=_bound(min(start, end)))
-        opened = stop
-        position += 1
+        spans = covered.get((window.field, window.is_contact), [])
+        opened, end = _begin(window), inf if window.end is None else window.end
+        position = bisect_right(spans, opened, key=itemgetter(1))
+        while opened < end:
+            start, stop = spans[position] if position < len(spans) else (inf, inf)
+            if start > opened:
+                yield replace(window, start=_bound(opened), end=_bound(min(start, end)))
+            opened = stop
+            position += 1
 
 
 def _covered(done: Iterable[Window]) -> dict[tuple[TimeField, bool], list[tuple[float, float]]]:

@@ -6,8 +6,10 @@ never guessed. Does not know sinks or configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Generic, TypeVar
 
 import anyio
 
@@ -20,6 +22,8 @@ from etl.extract.capabilities import Capabilities, Lists, PageSizes, PastEnd
 from etl.extract.windows import ROW_FIELD, RangeSemantics, Window
 from etl.times import milliseconds
 
+T = TypeVar("T")
+
 FAR_FUTURE = 253_370_764_800_000
 """9999-01-01: almost no contact is created or seen after it; some importers use 9999-12-31 for "never"."""
 DAY = 86_400_000
@@ -28,7 +32,7 @@ _PADS = ((0, 0), (1, 0), (0, 1), (1, 1), (1000, 1000))
 """Milliseconds by which a start and an end may have to be widened, most likely first."""
 NO_SUCH_PAGE = 1_000_000
 LISTS = (True, False)
-NOBODY = Page(b"", ())
+EMPTY = Page(b"", ())
 PATIENCE = 4
 """Attempts at a question that a moving contact or a transient failure left open."""
 MOVED = 2
@@ -46,76 +50,71 @@ async def probe(
     `compare_lists` costs two requests; its result is informational, so most runs skip it.
     """
     contacts, leads = await _first_pages(client)
-    asked = _Questions(client, contacts, leads)
+    sizes = PageSizes(len(contacts.rows), len(leads.rows))
     for is_contact, page in zip(LISTS, (contacts, leads), strict=True):
         if 2 * len(page.rows) < held(is_contact):
-            asked.page_sizes = asked.page_sizes.with_cut(is_contact, len(page.rows))
+            sizes = sizes.with_cut(is_contact, len(page.rows))
+    # The longer list shows more.
+    query = Query(len(contacts.rows) >= len(leads.rows))
+    ask = _Questions(client, query, contacts if query.is_contact else leads)
+    further, beyond = _Answer(partial(ask.further_pages, sizes)), _Answer(ask.beyond_the_end)
+    created_at, last_seen_at = [_Answer(partial(ask.range_semantics, field)) for field in ("createdAt", "lastSeenAt")]
     async with anyio.create_task_group() as tasks:
-        for question in (asked.further_pages, asked.created_bounds, asked.seen_bounds, asked.beyond_the_end):
-            tasks.start_soon(question)
-    if asked.honours_page is None:
-        await asked.whether_one_page()
-    if asked.seen is None:
-        await asked.whether_nobody_was_seen()
-    await asked.whether_matches_are_counted()
-    date = contacts.date
+        for answer in (further, created_at, last_seen_at, beyond):
+            tasks.start_soon(answer)
+    pages, created, seen, (past_end, end) = further.value, created_at.value, last_seen_at.value, beyond.value
+    one_page = created is not None and pages.honours_page is None and await ask.is_one_page(created)
+    if seen is None and created is not None:
+        seen = await ask.semantics_without_example(created, [*contacts.rows, *leads.rows])
     return Capabilities(
-        t0=(local_now if date is None else date) // 1000 * 1000,
-        clock="local" if date is None else "server",
-        page_sizes=asked.page_sizes,
-        page_size_agreed=len(asked.rows) > 2 and len(set(asked.rows)) == 1,
+        t0=(local_now if contacts.date is None else contacts.date) // 1000 * 1000,
+        clock="local" if contacts.date is None else "server",
+        page_sizes=pages.sizes,
+        page_size_agreed=len(pages.rows) > 2 and len(set(pages.rows)) == 1,
         first_page=client.first_page,
-        honours_page=asked.honours_page,
-        one_page=asked.one_page,
-        past_end=asked.past_end,
-        newest_first=_falling(asked.first.rows),
-        created=asked.created,
-        seen=asked.seen,
-        counts_matches=asked.counts_matches,
-        lists=await _lists(client, contacts, leads, asked.created) if compare_lists else "unknown",
+        honours_page=pages.honours_page,
+        one_page=one_page,
+        past_end=past_end,
+        newest_first=_falling(ask.first.rows),
+        created=created,
+        seen=seen,
+        counts_matches=created is not None and await ask.counts_matches(created),
+        lists=await _lists(client, contacts, leads, created) if compare_lists else "unknown",
         total=contacts.total,
-        empty=not asked.first.rows,
-        manners=client.learn_signatures(asked.end),
+        empty=not ask.first.rows,
+        manners=client.learn_signatures(end),
     )
 
 
 async def _first_pages(client: Client) -> tuple[Page, Page]:
-    """The first page of contacts and of leads, after determining whether the server counts pages from 0 or 1."""
-    contacts, leads = [await _page_or_nobody(client, is_contact) for is_contact in LISTS]
-    if await _counts_from_zero(client, contacts, leads):
-        client.first_page = 0
-    elif NOBODY not in (contacts, leads):
-        return contacts, leads
-    return await client.read(Query(True)), await client.read(Query(False))
+    """The first page of contacts and of leads, after determining whether the server counts pages from 0 or 1.
 
-
-async def _page_or_nobody(client: Client, is_contact: bool) -> Page:
-    """Page 1 of a list, or an empty page if the server refuses it: there may be only a page 0."""
-    try:
-        return await client.read(Query(is_contact))
-    except PageRefused:
-        return NOBODY
-
-
-async def _counts_from_zero(client: Client, contacts: Page, leads: Page) -> bool:
-    """Whether page 0 exists and is another page. The API's first page is 1; on other servers, page 0 would be lost."""
-    for is_contact, first in zip(LISTS, (contacts, leads), strict=True):
-        before = await _asked(client, Query(is_contact), 0)
+    The API's first page is 1; on other servers, page 0 would be lost.
+    """
+    pages = []
+    for is_contact in LISTS:
+        try:
+            pages.append(await client.read(Query(is_contact)))
+        except PageRefused:
+            # There may be only a page 0.
+            pages.append(EMPTY)
+    for is_contact, page in zip(LISTS, pages, strict=True):
+        before, first = await _asked(client, Query(is_contact), 0), page
         if isinstance(before, Page) and before.rows:
-            return await _is_another(client, is_contact, before, first)
-        if first.rows:
-            return False
-    return False
-
-
-async def _is_another(client: Client, is_contact: bool, before: Page, first: Page) -> bool:
-    """Whether page 0 is another page than page 1; reads both again while contacts move between them."""
-    for _ in range(PATIENCE):
-        if not DOUBTFUL[0] < _shared(before, first) < DOUBTFUL[1]:
+            for _ in range(PATIENCE):
+                if not DOUBTFUL[0] < _shared(before, first) < DOUBTFUL[1]:
+                    break
+                # Contacts moved between page 0 and page 1.
+                before, first = await client.read(Query(is_contact), 0), await client.read(Query(is_contact))
+            if not _overlap(before, first):
+                client.adopt(first_page=0)
             break
-        before = await client.read(Query(is_contact), 0)
-        first = await client.read(Query(is_contact))
-    return not _overlap(before, first)
+        if first.rows:
+            break
+    if client.first_page == 0 or EMPTY in pages:
+        pages = [await client.read(Query(is_contact)) for is_contact in LISTS]
+    contacts, leads = pages
+    return contacts, leads
 
 
 async def _asked(client: Client, query: Query, number: int) -> Page | ApiFailure:
@@ -138,132 +137,128 @@ def _shared(one: Page, other: Page) -> float:
     return len(one.ids & other.ids) / max(1, len(one.ids))
 
 
+class _Answer(Generic[T]):
+    """Asks a question as a task, and then holds its answer as `value`."""
+
+    value: T
+
+    def __init__(self, question: Callable[[], Awaitable[T]]) -> None:
+        self._question = question
+
+    async def __call__(self) -> None:
+        """Ask."""
+        self.value = await self._question()
+
+
+@dataclass(frozen=True, slots=True)
+class _FurtherPages:
+    """The pages after the first one."""
+
+    rows: Sequence[int]
+    """Row counts of pages 1, 2 and 3, as far as they have rows."""
+    sizes: PageSizes
+    honours_page: bool | None
+    """See `Capabilities.honours_page`."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Questions:
-    """Questions with their results, most of them independent of each other; asked about the longer of the two lists."""
+    """Questions about one list, most of them independent of each other."""
 
-    def __init__(self, client: Client, contacts: Page, leads: Page) -> None:
-        is_contact = len(contacts.rows) >= len(leads.rows)
-        self.first = contacts if is_contact else leads
-        self.rows = [len(self.first.rows)]
-        """Row counts of pages 1, 2 and 3, as far as they have rows."""
-        self.page_sizes = PageSizes(len(contacts.rows), len(leads.rows))
-        self.honours_page: bool | None = None
-        self.one_page = False
-        self.counts_matches = False
-        self.past_end: PastEnd = "empty"
-        self.end = self.first
-        """The page far beyond the end, if the server returned one."""
-        self.created: RangeSemantics | None = None
-        self.seen: RangeSemantics | None = None
-        self._client = client
-        self._query = Query(is_contact)
-        self._rows = [*contacts.rows, *leads.rows]
+    client: Client
+    query: Query
+    """Without a range."""
+    first: Page
+    """Page 1 of the list."""
 
-    async def further_pages(self) -> None:
+    async def further_pages(self, sizes: PageSizes) -> _FurtherPages:
         """Row counts of pages 2 and 3, and whether they differ from the pages before them."""
-        is_contact, before = self._query.is_contact, self.first
+        is_contact, before = self.query.is_contact, self.first
+        rows, honours_page = [len(self.first.rows)], None
         for number in (2, 3):
             try:
-                page = await self._client.read(self._query, number)
+                page = await self.client.read(self.query, number)
             except PageRefused:
-                return
+                break
             if page.ids < self.first.ids and len(page.rows) + MOVED < len(self.first.rows):
                 # A smaller page of the same contacts: another server answered, with a smaller page size.
-                self.page_sizes = self.page_sizes.with_cut(is_contact, len(page.rows))
-            if page.rows and (_overlap(page, self.first) or not (self.honours_page or await self._is_no_first(page))):
+                sizes = sizes.with_cut(is_contact, len(page.rows))
+            if page.rows and _overlap(page, self.first):
                 # Either the server ignores the page number, or it repeats the last page past the end.
-                return
-            self.honours_page = True
+                break
+            if page.rows and not honours_page:
+                # An import can replace all of page 1 between two reads, so that it looks like another page.
+                again = await self.client.read(self.query)
+                if not _overlap(again, self.first) or _overlap(page, again):
+                    break
+            honours_page = True
             if not page.rows or _overlap(page, before):
-                return
+                break
             before = page
-            self.page_sizes = self.page_sizes.with_cut(is_contact, self.rows[-1])
-            self.page_sizes = self.page_sizes.with_page(is_contact, len(page.rows))
-            self.rows.append(len(page.rows))
+            sizes = sizes.with_cut(is_contact, rows[-1]).with_page(is_contact, len(page.rows))
+            rows.append(len(page.rows))
+        return _FurtherPages(rows, sizes, honours_page)
 
-    async def _is_no_first(self, page: Page) -> bool:
-        """Whether page 1, read again, is still the same, and not the same as `page`.
-
-        An import can replace all of page 1 between two reads, so that it looks like another page.
-        """
-        again = await self._client.read(self._query)
-        return _overlap(again, self.first) and not _overlap(page, again)
-
-    async def whether_one_page(self) -> None:
+    async def is_one_page(self, created: RangeSemantics) -> bool:
         """Page 2 repeats page 1: harmless if page 1 is the whole list, which reading two halves of time shows."""
         times = sorted(t for t in (milliseconds(row.created_at) for row in self.first.rows) if t is not None)
-        if self.created is None or not times or len(times) < len(self.first.rows):
-            return
+        if not times or len(times) < len(self.first.rows):
+            return False
         middle = times[len(times) // 2]
         rows = 0
         for start, end in ((None, middle), (middle, None)):
-            window = Window("createdAt", self._query.is_contact, start, end)
-            rows += len((await self._client.read(window.query(self.created))).rows)
-        self.one_page = rows <= len(times)
+            window = Window("createdAt", self.query.is_contact, start, end)
+            rows += len((await self.client.read(window.query(created))).rows)
+        return rows <= len(times)
 
-    async def whether_nobody_was_seen(self) -> None:
-        """No contact to probe lastSeenAt with: assume the semantics of createdAt, if a range is honoured at all."""
-        if self.created is None or any(milliseconds(row.last_seen_at) is not None for row in self._rows):
-            return
-        future = Window("lastSeenAt", self._query.is_contact, FAR_FUTURE, None)
-        if await _keeps_to(self._client, future, self.created):
-            self.seen = self.created
+    async def semantics_without_example(self, created: RangeSemantics, rows: Sequence[Row]) -> RangeSemantics | None:
+        """The semantics of lastSeenAt if no contact was seen: those of createdAt, if a range is honoured at all."""
+        if any(milliseconds(row.last_seen_at) is not None for row in rows):
+            return None
+        future = Window("lastSeenAt", self.query.is_contact, FAR_FUTURE, None)
+        return created if await _keeps_to(self.client, future, created) else None
 
-    async def whether_matches_are_counted(self) -> None:
+    async def counts_matches(self, created: RangeSemantics) -> bool:
         """Whether the total follows the filter: 0 for an empty range, small for one with a known contact."""
         times = _quietest("createdAt", self.first.rows)
-        if self.created is None or self.first.total is None or not times:
-            return
+        if self.first.total is None or not times:
+            return False
         totals = []
         for start in (FAR_FUTURE, times[0]):
-            window = Window("createdAt", self._query.is_contact, start, start + 1)
-            totals.append((await self._client.read(window.query(self.created))).total)
+            window = Window("createdAt", self.query.is_contact, start, start + 1)
+            totals.append((await self.client.read(window.query(created))).total)
         none, some = totals
-        self.counts_matches = none == 0 and some is not None and 0 < some < self.first.total
+        return none == 0 and some is not None and 0 < some < self.first.total
 
-    async def created_bounds(self) -> None:
-        """How the server reads a range of createdAt."""
-        self.created = await _bounds(self._client, "createdAt", self._query, self.first)
+    async def range_semantics(self, field: TimeField) -> RangeSemantics | None:
+        """How the server reads a range of `field`; None if it honours none, with or without `applicableFilters`."""
+        if not self.first.rows:
+            return RangeSemantics()
+        for applicable in (False, True):
+            spelled = RangeSemantics(applicable=applicable)
+            if not await _keeps_to(self.client, Window(field, self.query.is_contact, FAR_FUTURE, None), spelled):
+                continue
+            rows = self.first.rows
+            for _ in range(PATIENCE):
+                for time in _quietest(field, rows):
+                    known = _KnownTime(self.client, field, self.query.is_contact, time)
+                    semantics = await known.range_semantics(spelled)
+                    if semantics is not None:
+                        return semantics
+                # All of them may have moved since, or page 1 lists only contacts without a time: read others.
+                timed = Window(field, self.query.is_contact, None, FAR_FUTURE)
+                try:
+                    rows = (await self.client.read(timed.query(spelled))).rows
+                except PageRefused:
+                    rows = ()
+        return None
 
-    async def seen_bounds(self) -> None:
-        """How the server reads a range of lastSeenAt."""
-        self.seen = await _bounds(self._client, "lastSeenAt", self._query, self.first)
-
-    async def beyond_the_end(self) -> None:
-        """How the server answers a page far beyond the end."""
-        page = await _asked(self._client, self._query, NO_SUCH_PAGE)
+    async def beyond_the_end(self) -> tuple[PastEnd, Page]:
+        """How the server answers a page far beyond the end, and that page, or page 1 if it was refused."""
+        page = await _asked(self.client, self.query, NO_SUCH_PAGE)
         if isinstance(page, ApiFailure):
-            self.past_end = "refused"
-            return
-        self.end = page
-        if page.rows:
-            self.past_end = "repeats"
-
-
-async def _bounds(client: Client, field: TimeField, query: Query, first: Page) -> RangeSemantics | None:
-    """How the server reads a range of `field`; None if it does not honour one, with or without `applicableFilters`."""
-    if not first.rows:
-        return RangeSemantics()
-    for applicable in (False, True):
-        spelled = RangeSemantics(applicable=applicable)
-        if not await _keeps_to(client, Window(field, query.is_contact, FAR_FUTURE, None), spelled):
-            continue
-        rows = first.rows
-        for _ in range(PATIENCE):
-            for time in _quietest(field, rows):
-                bounds = await _Known(client, field, query.is_contact, time).bounds(spelled)
-                if bounds is not None:
-                    return bounds
-            # All of them may have moved since, or page 1 lists only contacts without a time: read contacts with one.
-            rows = await _timed(client, Window(field, query.is_contact, None, FAR_FUTURE), spelled)
-    return None
-
-
-async def _timed(client: Client, window: Window, bounds: RangeSemantics) -> Sequence[Row]:
-    try:
-        return (await client.read(window.query(bounds))).rows
-    except PageRefused:
-        return ()
+            return "refused", self.first
+        return ("repeats" if page.rows else "empty"), page
 
 
 async def _keeps_to(client: Client, window: Window, bounds: RangeSemantics) -> bool:
@@ -289,7 +284,7 @@ def _coarseness(time: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _KnownTime:
     """The time of a known contact, and thus the expected response of a working filter around it."""
 
     client: Client
@@ -297,16 +292,24 @@ class _Known:
     is_contact: bool
     time: int
 
-    async def bounds(self, spelled: RangeSemantics) -> RangeSemantics | None:
+    async def range_semantics(self, spelled: RangeSemantics) -> RangeSemantics | None:
         """How the server reads a range; None if no contact is listed at the time: it moved, or ranges are ignored."""
         padded = await self._pads(spelled)
         if padded is None:
             return None
-        found = await self._resolution(padded)
+        widened = max(padded.start_pad, padded.end_pad)
+        # Coarser than a day: days in another time zone.
+        resolution = 2 * DAY
+        # A bound that had to be widened by a second cannot distinguish finer steps.
+        for step in (step for step in RESOLUTIONS if step >= widened):
+            outside = (-step - widened, step + widened)
+            if not any([await self._answered(padded, shift=shift) for shift in outside]):
+                resolution = step
+                break
         # That no contact was listed next to the time proves something only if one is still listed at the time.
         if not await self._answered(padded, shift=0):
             return None
-        return replace(found, resolution=max(found.resolution, _coarseness(self.time)))
+        return replace(padded, resolution=max(resolution, _coarseness(self.time)))
 
     async def _pads(self, bounds: RangeSemantics) -> RangeSemantics | None:
         """The smallest padding with which a one-millisecond window at the time returns the contact."""
@@ -318,17 +321,6 @@ class _Known:
             if (start_pad, end_pad) == _PADS[0] and not await self._answered(widest, shift=0):
                 return None
         return widest
-
-    async def _resolution(self, bounds: RangeSemantics) -> RangeSemantics:
-        """`bounds` with the finest step at which the server distinguishes times inside and outside."""
-        widened = max(bounds.start_pad, bounds.end_pad)
-        # A bound that had to be widened by a second cannot distinguish finer steps.
-        for step in (step for step in RESOLUTIONS if step >= widened):
-            beside = (-step - widened, step + widened)
-            if not any([await self._answered(bounds, shift=shift) for shift in beside]):
-                return replace(bounds, resolution=step)
-        # Coarser than a day: days in another time zone.
-        return replace(bounds, resolution=2 * DAY)
 
     async def _answered(self, bounds: RangeSemantics, *, shift: int) -> bool:
         """Whether the one-millisecond window `shift` ms from the time returns a contact with exactly this time."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
 
 import anyio
 
@@ -23,15 +21,14 @@ from etl.extract.capabilities import SMALLEST_PAGE, Capabilities
 from etl.extract.checkpoint import Checkpoint, ExtractionStart
 from etl.extract.crosscheck import CrossCheck, CrossCheckLog
 from etl.extract.fetch import WindowReader
-from etl.extract.history import History, Timing
-from etl.extract.pages import PageScan, Receive, walk
+from etl.extract.history import History, Timing, choose_mode
+from etl.extract.meter import Meter, Purpose
+from etl.extract.pages import PageScan, Receive, scan_pages
 from etl.extract.plan import others_in, plan_windows, ranges_around, scrub_span
 from etl.extract.probe import probe
 from etl.extract.sweep import sweep
 from etl.extract.windows import Accepted, Window
 from etl.model import NOTHING, Look, Mode
-
-Number = TypeVar("Number", int, float)
 
 FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
 COMPANY, NEIGHBOURS = 6, 3
@@ -44,22 +41,23 @@ LEADS_FIRST = (False, True)
 A lead becomes a contact, not the reverse: in this order, a lead that changes during the run is seen in one list."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Extraction:
     """The result of reading one account, with the evidence that it is complete."""
 
     mode: Mode
     capabilities: Capabilities
+    """As probed, with the page sizes that the cross-check saw."""
     watermark: int
     clock_ahead: int
     """Seconds by which the server's clock was ahead of ours when T0 was read."""
-    accepted: list[Accepted] = field(default_factory=list)
-    unproven: list[str] = field(default_factory=list)
-    walked: bool = False
+    accepted: Sequence[Accepted] = ()
+    unproven: Sequence[str] = ()
+    scanned: bool = False
     """Whether the data itself comes from a page scan."""
-    coverage: tuple[tuple[int | None, int], ...] = ()
+    coverage: Sequence[tuple[int | None, int]] = ()
     """Ranges of createdAt in which absence is a strike."""
-    confirmed: tuple[tuple[int, int], ...] = ()
+    confirmed: Sequence[tuple[int, int]] = ()
     """Ranges of createdAt requested directly because of contacts with a strike: absence is the second strike."""
     look: Look = NOTHING
     """Known contacts that the scrub checked for."""
@@ -67,11 +65,12 @@ class Extraction:
     """The check that missed too many contacts, so that everything was read."""
     cuts: Mapping[bool, tuple[int, int]] = field(default_factory=dict)
     """See `History.cuts`."""
-    witness_at: int | None = None
+    cross_checked_at: int | None = None
+    """See `History.cross_checked_at`."""
     scrub_after: int | None = None
-    requests: dict[str, int] = field(default_factory=dict)
-    """Attempts by purpose: probe, witness, windows, sweep, scrub, walk."""
-    seconds: dict[str, float] = field(default_factory=dict)
+    requests: Mapping[Purpose, int] = field(default_factory=dict)
+    """Attempts by purpose."""
+    seconds: Mapping[Purpose, float] = field(default_factory=dict)
     """Duration by purpose."""
     resumed: int = 0
     """Windows already read by a killed run."""
@@ -84,13 +83,14 @@ async def extract(
     history: History,
     timing: Timing,
     receive: Receive,
-    witness: CrossCheckLog,
+    log: CrossCheckLog,
     checkpoint: Checkpoint,
+    meter: Meter,
     *,
     full: bool,
     filters: Mapping[str, object],
     local_now: int,
-    shrink_share: float = 0.05,
+    shrink_share: float,
 ) -> Extraction:
     """Read one account, resuming a killed run from the checkpoint.
 
@@ -98,31 +98,27 @@ async def extract(
     Raises the client's errors; anything that cannot be proven is listed, not raised.
     """
     started = anyio.current_time()
-    if checkpoint.resumed:
-        begun = await go_on(client, checkpoint.resumed.begun)
-    else:
-        first = history.watermark is None
-        found = await probe(client, local_now=local_now, held=history.held, compare_lists=first or full)
-        found = replace(found, page_sizes=history.remembered(found.page_sizes, found.t0))
-        incremental = history.allows_incremental and not (full or filters) and found.windows
-        mode: Mode = "filtered" if filters else "incremental" if incremental else "full"
-        # A server clock that runs ahead would hide changes until time catches up; an older watermark is safe.
-        watermark = min(found.t0, local_now) - timing.visibility_lag
-        begun = ExtractionStart(mode, found, watermark, clock_ahead(client, local_now, started))
+    with meter.counted("probe"):
+        if checkpoint.resumed:
+            start = await resume(client, checkpoint.resumed.start)
+        else:
+            first = history.watermark is None
+            found = await probe(client, local_now=local_now, held=history.held, compare_lists=first or full)
+            found = replace(found, page_sizes=history.remembered(found.page_sizes, found.t0))
+            mode = choose_mode(history, found, full=full, filters=filters)
+            # A server clock that runs ahead would hide changes until time catches up; an older watermark is safe.
+            watermark = min(found.t0, local_now) - timing.visibility_lag
+            start = ExtractionStart(mode, found, watermark, clock_ahead(client, local_now, started))
     history = history.by_clock(clock_ahead(client, local_now, started))
-    run = Extraction(
-        begun.mode,
-        begun.capabilities,
-        begun.watermark,
-        begun.clock_ahead,
-        witness_at=history.witness_at,
-        scrub_after=history.scrub_after,
-        requests={"probe": client.sent},
-        seconds={"probe": anyio.current_time() - started},
-        resumed=len(checkpoint.resumed.accepted) if checkpoint.resumed else 0,
-    )
-    await _read(_Reading(client, run, history, timing, receive, witness, checkpoint, shrink_share), filters)
-    return run
+    steps = _Steps(client, start, history, timing, receive, log, checkpoint, meter, shrink_share)
+    if filters or not start.capabilities.windows:
+        extraction = await steps.scan(filters)
+    else:
+        # Proven windows can be resumed; page numbers alone are ranks in a list that has moved since.
+        checkpoint.begin(start)
+        extraction = await (steps.incremental() if start.mode == "incremental" else steps.full())
+    resumed = len(checkpoint.resumed.accepted) if checkpoint.resumed else 0
+    return replace(extraction, requests=dict(meter.requests), seconds=dict(meter.seconds), resumed=resumed)
 
 
 def clock_ahead(client: Client, local_start: int, started: float) -> int:
@@ -156,212 +152,230 @@ def strike_ranges(history: History, capabilities: Capabilities) -> list[tuple[in
     )
 
 
-async def go_on(client: Client, begun: ExtractionStart) -> ExtractionStart:
+async def resume(client: Client, start: ExtractionStart) -> ExtractionStart:
     """Resume a killed run: its capabilities are kept, and one request reads the server's current time."""
-    client.first_page = begun.capabilities.first_page
-    client.signatures = frozenset(begun.capabilities.manners) or None
+    client.adopt(first_page=start.capabilities.first_page, signatures=start.capabilities.manners)
     await client.read(Query(is_contact=False))
-    return begun
-
-
-async def _read(reading: _Reading, filters: Mapping[str, object]) -> None:
-    run = reading.run
-    if filters:
-        await reading.walk_filtered(filters)
-    elif not run.capabilities.windows:
-        await reading.walk_all()
-    else:
-        # Proven windows can be resumed; page numbers alone are ranks in a list that has moved since.
-        reading.checkpoint.begin(ExtractionStart(run.mode, run.capabilities, run.watermark, run.clock_ahead))
-        await (reading.incremental() if run.mode == "incremental" else reading.full())
+    return start
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    """The steps of one extraction, by mode."""
+class _Scan:
+    """The first half of a cross-check: the page scan, made before the windows are read."""
+
+    capabilities: Capabilities
+    """With the page sizes that the scan saw."""
+    doubts: Sequence[str] = ()
+    check: CrossCheck | None = None
+    """Compares the windows with the scan; None if this run is not cross-checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Strikes:
+    """The contacts with a strike, requested directly."""
+
+    ranges: Sequence[tuple[int, int]]
+    near: Look
+    """The other contacts that these ranges should hold; absent are those in ranges that listed no contact at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scrub:
+    """The share of all windows that was read again."""
+
+    start: int | None
+    end: int
+    look: Look
+    """The known contacts in that share."""
+    escalated: Look | None
+    """See `Extraction.escalated`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The steps of one extraction, by mode; each returns what it found."""
 
     client: Client
-    run: Extraction
+    start: ExtractionStart
     history: History
     timing: Timing
     receive: Receive
-    witness: CrossCheckLog
+    log: CrossCheckLog
     checkpoint: Checkpoint
+    meter: Meter
     shrink_share: float
 
-    async def full(self) -> None:
+    async def full(self) -> Extraction:
         """Read every window up to the watermark, then sweep; cross-checked on the first run and every week."""
-        walked = self._witness_is_due(full=True)
-        if walked:
-            await self._walk_witness()
-        created = self.witness.created if walked else self.history.snapshot.created
-        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.checkpoint, created)
-        with self._counted("windows"):
-            await reader.complete(self._both(created, None, self.run.watermark))
-            await self._confirm_strikes(reader)
+        until = self.start.watermark
+        scan = await self._scan_for_cross_check(full=True)
+        created = self.log.created if scan.check else self.history.snapshot.created
+        reader = WindowReader(self.client, scan.capabilities, self.receive, self.checkpoint, created)
+        with self.meter.counted("windows"):
+            await reader.complete(_windows(scan.capabilities, created, None, until))
+            strikes = await self._confirm_strikes(reader, scan.capabilities)
         # Contacts without a creation time are in no window, and a page scan may miss them: the sweep reads updates.
-        since = min(self.run.watermark, self._last_margin()) if self.history.without_created_at else self.run.watermark
-        await self._sweep(reader, since=since)
-        self.run.coverage = ((None, self.run.watermark),)
-        await self._finish(reader, since=since)
-        if walked:
-            with self._counted("witness"):
-                self.run.unproven += await self._cross_check().contradict(reader, self.run.watermark)
-        self._conclude(reader)
+        await self._sweep(reader, since=min(until, self._last_margin()) if self.history.without_created_at else until)
+        doubts = list(scan.doubts)
+        if scan.check:
+            with self.meter.counted("witness"):
+                doubts += await scan.check.contradict(reader, until)
+        found = self._extraction(scan, reader, doubts)
+        return replace(found, coverage=((None, until),), confirmed=strikes.ranges)
 
-    async def incremental(self) -> None:
+    async def incremental(self) -> Extraction:
         """Scrub a share of the windows, and sweep from before the last watermark; cross-checked every week."""
-        walked = self._witness_is_due(full=False)
-        if walked:
-            await self._walk_witness()
-        created = self.history.snapshot.created
-        reader = WindowReader(self.client, self.run.capabilities, self.receive, self.checkpoint, created)
-        with self._counted("scrub"):
-            await self._scrub(reader, beside=await self._confirm_strikes(reader))
-        since = self._last_margin()
-        await self._sweep(reader, since=since)
-        await self._finish(reader, since=since)
-        if walked:
-            with self._counted("witness"):
-                self.run.late, doubts = await self._cross_check().recover(reader, self.run.watermark)
-                self.run.unproven += doubts
-        self._conclude(reader)
-
-    def _last_margin(self) -> int:
-        """The time from which the last run may have missed contacts that became visible late; at most T0."""
-        return min(self.history.watermark or 0, self.run.capabilities.t0) - max(
-            self.timing.lookback, self.timing.visibility_lag
+        until, created = self.start.watermark, self.history.snapshot.created
+        scan = await self._scan_for_cross_check(full=False)
+        reader = WindowReader(self.client, scan.capabilities, self.receive, self.checkpoint, created)
+        with self.meter.counted("scrub"):
+            strikes = await self._confirm_strikes(reader, scan.capabilities)
+            scrub = await self._scrub(reader, scan.capabilities, strikes.near)
+        await self._sweep(reader, since=self._last_margin())
+        late, doubts = 0, list(scan.doubts)
+        if scan.check:
+            with self.meter.counted("witness"):
+                late, further = await scan.check.recover(reader, until)
+                doubts += further
+        return replace(
+            self._extraction(scan, reader, doubts),
+            coverage=((scrub.start, scrub.end),),
+            confirmed=strikes.ranges,
+            look=scrub.look,
+            escalated=scrub.escalated,
+            scrub_after=scrub.end if scrub.end < until else None,
+            late=late,
         )
 
-    async def walk_all(self) -> None:
-        """Read every page of both lists: the only way on a server without time filters, and no proof."""
-        self.run.walked = True
-        with self._counted("walk"):
-            for is_contact in LEADS_FIRST:
-                await self._walk(Query(is_contact), self.receive)
-        self.run.unproven.append("the server does not honour its time filters, so pages are all there is")
+    async def scan(self, filters: Mapping[str, object]) -> Extraction:
+        """Read every page, of the contacts that match the user's `filters` if there are any.
 
-    async def walk_filtered(self, filters: Mapping[str, object]) -> None:
-        """Read every page that matches the user's filters."""
-        self.run.walked = True
-        if not (self.run.capabilities.honours_page or self.run.capabilities.one_page):
+        Without filters, this is the only way on a server without time filters, and no proof.
+        """
+        capabilities = self.start.capabilities
+        if filters and not (capabilities.honours_page or capabilities.one_page):
             raise ContractError(
                 "the server answers page 2 with page 1, so a filtered export would stop there",
                 where="extract.filters",
                 hint="Remove the filters: a full export does not need pages.",
             )
-        lists = [bool(filters["isContact"])] if "isContact" in filters else LEADS_FIRST
-        with self._counted("walk"):
-            for is_contact in lists:
-                query = Query(is_contact, applicable=self._applicable(filters), filters=filters)
-                await self._walk(query, self.receive)
+        # It is not known whether filters other than flags must be named in `applicableFilters`.
+        applicable = tuple(name for name in filters if name not in {"isContact", "searchText", "applicableFilters"})
+        with self.meter.counted("walk"):
+            for is_contact in [bool(filters["isContact"])] if "isContact" in filters else LEADS_FIRST:
+                query = Query(is_contact, applicable=applicable, filters=filters)
+                await scan_pages(self.client, query, self.receive, PageScan(capabilities.past_end == "repeats"))
+        doubts = [] if filters else ["the server does not honour its time filters, so pages are all there is"]
+        return Extraction(
+            self.start.mode,
+            capabilities,
+            self.start.watermark,
+            self.start.clock_ahead,
+            unproven=doubts,
+            scanned=True,
+            cross_checked_at=self.history.cross_checked_at,
+            scrub_after=self.history.scrub_after,
+        )
 
-    async def _walk(self, query: Query, receive: Receive) -> None:
-        await walk(self.client, query, receive, PageScan(self.run.capabilities.past_end == "repeats"))
+    def _last_margin(self) -> int:
+        """The time from which the last run may have missed contacts that became visible late; at most T0."""
+        return min(self.history.watermark or 0, self.start.capabilities.t0) - max(
+            self.timing.lookback, self.timing.visibility_lag
+        )
 
-    def _applicable(self, filters: Mapping[str, object]) -> tuple[str, ...]:
-        """The names to send in `applicableFilters`; it is not known whether filters other than flags must be named."""
-        return tuple(name for name in filters if name not in {"isContact", "searchText", "applicableFilters"})
+    async def _scan_for_cross_check(self, *, full: bool) -> _Scan:
+        capabilities = self.start.capabilities
+        if not self.history.cross_check_is_due(capabilities.t0, self.timing.cross_check_every, full=full):
+            return _Scan(capabilities)
+        check = CrossCheck(self.client, capabilities, self.log, self.receive, LEADS_FIRST)
+        with self.meter.counted("witness"):
+            doubts, sizes = await check.scan(swept=self.start.watermark)
+        capabilities = replace(capabilities, page_sizes=sizes)
+        return _Scan(capabilities, doubts, replace(check, capabilities=capabilities))
 
-    def _witness_is_due(self, *, full: bool) -> bool:
-        return self.history.witness_is_due(self.run.capabilities.t0, self.timing.witness_every, full=full)
-
-    async def _walk_witness(self) -> None:
-        with self._counted("witness"):
-            doubts, sizes = await self._cross_check().walk(swept=self.run.watermark)
-            self.run.unproven += doubts
-            self.run.capabilities = replace(self.run.capabilities, page_sizes=sizes)
-        self.run.witness_at = self.run.capabilities.t0
-
-    def _cross_check(self) -> CrossCheck:
-        return CrossCheck(self.client, self.run.capabilities, self.witness, self.receive, LEADS_FIRST)
-
-    async def _confirm_strikes(self, reader: WindowReader) -> Look:
+    async def _confirm_strikes(self, reader: WindowReader, capabilities: Capabilities) -> _Strikes:
         """Request every contact with a strike in a range small enough for a page of any size.
 
-        Returns how many other contacts these ranges should hold, and how many of those are in ranges that listed no
-        contact at all: the server may not be showing such a range.
+        The server may not be showing a range that lists no contact at all, although others should be in it.
         """
-        snapshot = self.history.snapshot
-        struck, created = snapshot.struck(), snapshot.created(None)
-        ranges = strike_ranges(history=self.history, capabilities=self.run.capabilities)
+        struck, created = self.history.snapshot.struck(), self.history.snapshot.created(None)
+        ranges = strike_ranges(self.history, capabilities)
         for is_contact in LEADS_FIRST:
             windows = (Window("createdAt", is_contact, start, end) for start, end in ranges)
             await reader.read(windows, most=SMALLEST_PAGE)
-        self.run.confirmed = tuple(ranges)
-        look, shown = NOTHING, reader.starts_of_shown()
+        near, shown = NOTHING, reader.starts_of_shown()
         for start, end in ranges:
             looked = others_in(start, end, struck, created)
             silent = bisect_left(shown, start) == bisect_left(shown, end)
-            look += Look(looked, looked if silent else 0)
-        return look
+            near += Look(looked, looked if silent else 0)
+        return _Strikes(ranges, near)
 
-    async def _scrub(self, reader: WindowReader, *, beside: Look) -> None:
+    async def _scrub(self, reader: WindowReader, capabilities: Capabilities, near_strikes: Look) -> _Scrub:
         """Read the next share of all windows again, to find deletions and edits that do not change `lastSeenAt`.
 
-        If too many known contacts are absent, or too many of those next to contacts with a strike (`beside`), the
-        server may show only part of the account: then everything is read.
+        If too many known contacts are absent, or too many of those near contacts with a strike, the server may show
+        only part of the account: then everything is read.
         """
-        snapshot, until = self.history.snapshot, self.run.watermark
-        start, end = next_scrub(self.history, self.timing, self.run.capabilities, until)
-        await reader.complete(self._both(snapshot.created, start, end))
-        self.run.look = await snapshot.look(start, end)
-        looks = (self.run.look, self.run.look + self.history.look, beside)
-        self.run.escalated = next((look for look in looks if look.is_suspicious(self.shrink_share)), None)
-        if self.run.escalated is not None:
+        snapshot, until = self.history.snapshot, self.start.watermark
+        start, end = next_scrub(self.history, self.timing, capabilities, until)
+        await reader.complete(_windows(capabilities, snapshot.created, start, end))
+        look = await snapshot.look(start, end)
+        looks = (look, look + self.history.look, near_strikes)
+        escalated = next((look for look in looks if look.is_suspicious(self.shrink_share)), None)
+        if escalated is not None:
             if start is not None:
-                await reader.complete(self._both(snapshot.created, None, start))
-            await reader.complete(self._both(snapshot.created, end, until))
+                await reader.complete(_windows(capabilities, snapshot.created, None, start))
+            await reader.complete(_windows(capabilities, snapshot.created, end, until))
             start, end = None, until
-        self.run.coverage = ((start, end),)
-        self.run.scrub_after = end if end < until else None
+        return _Scrub(start, end, look, escalated)
 
     async def _sweep(self, reader: WindowReader, *, since: int) -> None:
-        until = (self.client.server_now or self.run.capabilities.t0) - self.timing.visibility_lag
-        with self._counted("sweep"):
-            async with anyio.create_task_group() as tasks:
-                for name in FIELDS:
-                    tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=LEADS_FIRST))
+        """Read the contacts created or updated since then.
 
-    async def _finish(self, reader: WindowReader, *, since: int) -> None:
-        """Read again, in the original order, the windows that a page size lowered during the run may have cut off."""
-        while doubtful := await reader.doubtful():
+        Windows that a page size lowered during the run may have cut off are read again, and so is everything since.
+        """
+        while True:
+            until = (self.client.server_now or self.start.capabilities.t0) - self.timing.visibility_lag
+            with self.meter.counted("sweep"):
+                async with anyio.create_task_group() as tasks:
+                    for name in FIELDS:
+                        tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=LEADS_FIRST))
+            doubtful = await reader.doubtful()
+            if not doubtful:
+                return
+            # In the original order: leads first.
             ranges = {(window.start, window.end) for window in doubtful if window.field == "createdAt" and window.end}
-            with self._counted("windows"):
+            with self.meter.counted("windows"):
                 for is_contact in LEADS_FIRST:
                     await reader.read(Window("createdAt", is_contact, start, end) for start, end in ranges)
-            await self._sweep(reader, since=since)
 
-    def _conclude(self, reader: WindowReader) -> None:
-        self.run.cuts = self.history.cuts_after(reader.sizes, self.run.capabilities.t0)
-        self.run.accepted = reader.accepted
-        self.run.unproven.extend(reader.unproven)
+    def _extraction(self, scan: _Scan, reader: WindowReader, doubts: Sequence[str]) -> Extraction:
+        """The part of the result that full and incremental runs have in common."""
+        t0 = scan.capabilities.t0
+        return Extraction(
+            self.start.mode,
+            scan.capabilities,
+            self.start.watermark,
+            self.start.clock_ahead,
+            accepted=reader.accepted,
+            unproven=[*doubts, *reader.unproven],
+            cuts=self.history.cuts_after(reader.sizes, t0),
+            cross_checked_at=t0 if scan.check else self.history.cross_checked_at,
+            scrub_after=self.history.scrub_after,
+        )
 
-    def _both(self, created: Callable[[bool], Sequence[int]], start: int | None, end: int) -> Iterator[Window]:
-        """The windows of both lists in one sequence, so that reading them overlaps."""
-        for is_contact in LEADS_FIRST:
-            yield from self._plan(created(is_contact), is_contact, start, end)
 
-    def _plan(self, times: Sequence[int], is_contact: bool, start: int | None, end: int) -> Iterator[Window]:
-        return plan_windows(
-            times,
+def _windows(
+    capabilities: Capabilities, created: Callable[[bool], Sequence[int]], start: int | None, end: int
+) -> Iterator[Window]:
+    """The windows of both lists in one sequence, so that reading them overlaps."""
+    for is_contact in LEADS_FIRST:
+        yield from plan_windows(
+            created(is_contact),
             field="createdAt",
             is_contact=is_contact,
             start=start,
             end=end,
-            capacity=self.run.capabilities.capacity(is_contact),
-            resolution=self.run.capabilities.resolution,
+            capacity=capabilities.capacity(is_contact),
+            resolution=capabilities.resolution,
         )
-
-    @contextmanager
-    def _counted(self, purpose: str) -> Iterator[None]:
-        sent, begun = self.client.sent, anyio.current_time()
-        try:
-            yield
-        finally:
-            _add(self.run.requests, purpose, self.client.sent - sent)
-            _add(self.run.seconds, purpose, anyio.current_time() - begun)
-
-
-def _add(sums: dict[str, Number], name: str, amount: Number) -> None:
-    sums[name] = sums[name] + amount if name in sums else amount

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 from statistics import median_low
 
 from etl.api.request import Query, TimeField
@@ -60,30 +61,24 @@ class Window:
         times = (milliseconds(getattr(row, name)) for row in rows)
         return [time for time in times if time is not None]
 
-    def _extremes(self, rows: Sequence[Row]) -> Sequence[int]:
-        """Times of `rows` that include the earliest and the latest.
-
-        If all times have the usual format they sort as text, so only two need to be parsed.
-        """
-        name = ROW_FIELD[self.field]
-        texts = [text for row in rows if isinstance(text := getattr(row, name), str) and text]
-        if {(len(text), text[-1]) for text in texts} == {_USUAL}:
-            first, last = milliseconds(min(texts)), milliseconds(max(texts))
-            if first is not None and last is not None:
-                return (first, last)
-        return self.times(rows)
-
     def check(self, rows: Sequence[Row], bounds: RangeSemantics) -> None:
         """Raise ContractError if a row is outside the window: then the server does not honour the filter."""
+        name = ROW_FIELD[self.field]
+        texts = [text for row in rows if isinstance(text := getattr(row, name), str) and text]
+        times: Sequence[int | None] = ()
+        if {(len(text), text[-1]) for text in texts} == {_USUAL}:
+            # Times in the usual format sort as text, so only the earliest and the latest need to be parsed.
+            times = (milliseconds(min(texts)), milliseconds(max(texts)))
+        if not times or None in times:
+            times = self.times(rows)
         slack = bounds.resolution + max(bounds.start_pad, bounds.end_pad)
-        low = None if self.start is None else self.start - slack
-        high = None if self.end is None else self.end + slack
-        for time in self._extremes(rows):
-            if (low is not None and time < low) or (high is not None and time > high):
-                raise ContractError(
-                    f"the server does not honour its {self.field} filter: it returned a row outside the window",
-                    where=self.query(bounds).span(),
-                )
+        low = -inf if self.start is None else self.start - slack
+        high = inf if self.end is None else self.end + slack
+        if not all(low <= time <= high for time in times if time is not None):
+            raise ContractError(
+                f"the server does not honour its {self.field} filter: it returned a row outside the window",
+                where=self.query(bounds).span(),
+            )
 
 
 def around(created: int, is_contact: bool, resolution: int) -> Window:
@@ -97,17 +92,13 @@ def may_be_read(window: Window, unfinished: Iterable[Window]) -> bool:
 
     Contacts wait for leads of the same time: a lead that becomes a contact in between is then seen in one of the lists.
     """
-    return not window.is_contact or not any(_hides(other, window) for other in unfinished)
-
-
-def _hides(leads: Window, contacts: Window) -> bool:
-    """Whether a contact may be in both windows and the first is a window of leads."""
-    apart = (
-        leads.is_contact
-        or (leads.start is not None and contacts.end is not None and contacts.end <= leads.start)
-        or (contacts.start is not None and leads.end is not None and leads.end <= contacts.start)
+    return not window.is_contact or all(
+        other.is_contact
+        or other.field != window.field
+        or (other.start is not None and window.end is not None and window.end <= other.start)
+        or (window.start is not None and other.end is not None and other.end <= window.start)
+        for other in unfinished
     )
-    return leads.field == contacts.field and not apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +118,8 @@ def split(window: Window, rows: Sequence[Row], bounds: RangeSemantics, *, newest
     If the server lists the newest first, a full page holds the newest contacts of the window: the cut leaves almost
     all of them in the upper part, which then fits one page. Otherwise they are a sample and the middle is best.
     """
-    inside = sorted(time for time in window.times(rows) if _inside(window, time))
+    low, high = -inf if window.start is None else window.start, inf if window.end is None else window.end
+    inside = sorted(time for time in window.times(rows) if low <= time < high)
     if not inside:
         return halved(window, bounds)
     cut = _aligned(inside[len(inside) // 8] if newest_first else median_low(inside), bounds)
@@ -155,10 +147,6 @@ def halved(window: Window, bounds: RangeSemantics) -> tuple[Window, ...]:
 
 def _aligned(time: int, bounds: RangeSemantics) -> int:
     return time - time % bounds.resolution
-
-
-def _inside(window: Window, time: int) -> bool:
-    return (window.start is None or time >= window.start) and (window.end is None or time < window.end)
 
 
 def _splits(window: Window, cut: int) -> bool:

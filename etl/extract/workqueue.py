@@ -10,7 +10,7 @@ import anyio
 T = TypeVar("T")
 
 
-class Worklist(Generic[T]):
+class WorkQueue(Generic[T]):
     """Applies `work` to every item, and to every item that `work` returns, with a fixed number of workers.
 
     `items` is consumed lazily, in order; items returned by `work` go first, so that the queue stays short. `ready`
@@ -40,26 +40,23 @@ class Worklist(Generic[T]):
                 tasks.start_soon(self._worker)
 
     async def _worker(self) -> None:
-        while (item := await self._next()) is not None:
-            self._left.extend(await self._work(item))
-            self._unfinished.remove(item)
-            if self._changed is not None:
-                self._changed.set()
-                self._changed = None
-
-    async def _next(self) -> T | None:
         while True:
             item = self._left.pop() if self._left else self._draw()
             if item is not None:
                 self._unfinished.append(item)
-                return item
-            if not self._unfinished:
-                return None
-            self._changed = self._changed or anyio.Event()
-            await self._changed.wait()
+                self._left.extend(await self._work(item))
+                self._unfinished.remove(item)
+                if self._changed is not None:
+                    self._changed.set()
+                    self._changed = None
+            elif self._unfinished:
+                self._changed = self._changed or anyio.Event()
+                await self._changed.wait()
+            else:
+                return
 
     def _draw(self) -> T | None:
-        """The next item, if there is one and it is ready."""
+        """The next of `items`, if there is one and it is ready."""
         item = self._held if self._held is not None else next(self._items, None)
         ready = item is None or self._ready(item, self._unfinished)
         self._held = None if ready else item

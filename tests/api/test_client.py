@@ -112,7 +112,7 @@ def test_pages_are_counted_as_the_server_counts() -> None:
     """Where the probe found a first page 0, page 3 is asked as number 2 (A15)."""
     script = Script([good()])
     client = script.client()
-    client.first_page = 0
+    client.adopt(first_page=0)
     run(client.read(EVERYTHING, 3))
     assert script.bodies[0]["page"] == 2
 

@@ -18,9 +18,8 @@ from etl.api.response import HttpResponse, Page, Row
 from etl.errors import SinkError
 from etl.extract import crosscheck
 from etl.extract.capabilities import Capabilities, PageSizes
-from etl.extract.checkpoint import ExtractionStart
+from etl.extract.checkpoint import NAME, CheckpointFile, ExtractionStart, saved_progress
 from etl.extract.crosscheck_log import CHUNK_ROWS, CrossCheckFiles
-from etl.extract.journal import NAME, Journal, left_in
 from etl.extract.pages import SavedScan
 from etl.extract.windows import RangeSemantics
 from etl.model import RawPage
@@ -78,7 +77,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     with ExitStack() as held:
 
         def another() -> CrossCheckFiles:
-            journal = held.enter_context(Journal(tmp_path, KEY, NOW, left_in(tmp_path, KEY, NOW)))
+            journal = held.enter_context(CheckpointFile.open(tmp_path, KEY, NOW))
             journal.begin(BEGUN)
             return CrossCheckFiles(tmp_path, nothing, lambda _: None, journal)
 
@@ -87,7 +86,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
 def files(folder: Path) -> list[str]:
     """The names of the witness's files."""
-    return sorted(path.name for path in folder.glob("witness-*"))
+    return sorted(path.name for path in folder.glob("cross-check-*"))
 
 
 async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin) -> None:
@@ -97,15 +96,15 @@ async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin
     await log.record(page_of(3, "c"), is_contact=True)
     await log.record(page_of(1, "b", "d"), is_contact=False)
     log.end(False, 2)
-    await log.keep()
+    await log.save()
     again = begin()
-    trail = await again.trail(True)
+    trail = await again.saved_scan(True)
     assert trail == SavedScan({1: 3, 3: 1}, None, {1: frozenset({"a", "x"}), 3: frozenset({"c"})})
     assert (trail.gap, trail.last, trail.over) == (2, 3, False)
-    leads = await again.trail(False)
+    leads = await again.saved_scan(False)
     assert (leads, leads.over) == (SavedScan({1: 2}, 2), True)
     for is_contact, told in ((True, trail), (False, leads)):
-        await again.go_on(is_contact, told)
+        await again.resume(is_contact, told)
     assert [list(again.created(is_contact)) for is_contact in (True, False)] == [[1000, 3000], [1000, 1000]]
     assert {one.created for one in await again.missing(10**6)} == {1000, 3000}
 
@@ -115,16 +114,16 @@ async def test_a_second_walk_that_was_interrupted_is_gone_on_with(begin: Begin) 
     log = begin()
     await log.record(page_of(1, "a", "x1"), is_contact=True)
     log.end(True, 2)
-    await log.keep()
-    log.next_walk()
+    await log.save()
+    log.next_scan()
     await log.record(page_of(1, "x1", "x2", "b"), is_contact=True)
-    await log.keep()
+    await log.save()
     for again in (log, begin()):
-        trail = await again.trail(True)
+        trail = await again.saved_scan(True)
         if again is not log:
             assert (trail.sizes, trail.end) == ({1: 3}, None)
-            await again.go_on(True, trail)
-        assert (again.walk, list(again.created(True))) == (2, [1000])
+            await again.resume(True, trail)
+        assert (again.scan, list(again.created(True))) == (2, [1000])
         assert again.without_created_at() == {"x1": (1, 0), "x2": (2, 0)}
 
 
@@ -133,9 +132,9 @@ async def test_who_is_on_a_page_that_is_taken_again_was_seen(begin: Begin) -> No
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
     await log.record(page_of(2, "x"), is_contact=True)
-    await log.keep()
+    await log.save()
     again = begin()
-    await again.go_on(True, (await again.trail(True)).upto(1))
+    await again.resume(True, (await again.saved_scan(True)).upto(1))
     assert (list(again.without_created_at()), list(again.created(True))) == (["x"], [1000])
 
 
@@ -144,8 +143,8 @@ async def test_a_chunk_outlives_a_process_that_is_killed(begin: Begin, tmp_path:
     log = begin()
     for number in range(1, 6):
         await log.record(page_of(number, size=CHUNK_ROWS // 4), is_contact=True)
-    assert files(tmp_path) == ["witness-000001.parquet"]
-    assert sorted((await begin().trail(True)).sizes) == [1, 2, 3, 4]
+    assert files(tmp_path) == ["cross-check-000001.parquet"]
+    assert sorted((await begin().saved_scan(True)).sizes) == [1, 2, 3, 4]
 
 
 async def test_what_was_seen_is_kept_by_a_run_that_is_cancelled(begin: Begin) -> None:
@@ -157,8 +156,8 @@ async def test_what_was_seen_is_kept_by_a_run_that_is_cancelled(begin: Begin) ->
             scope.cancel()
             await anyio.sleep(1)
         finally:
-            await log.keep()
-    assert (await begin().trail(True)).sizes == {1: 1}
+            await log.save()
+    assert (await begin().saved_scan(True)).sizes == {1: 1}
 
 
 async def test_many_pages_at_once_are_all_in_whole_files(begin: Begin) -> None:
@@ -167,12 +166,12 @@ async def test_many_pages_at_once_are_all_in_whole_files(begin: Begin) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(1, 41):
             tasks.start_soon(lambda n: log.record(page_of(n, size=CHUNK_ROWS // 5), is_contact=bool(n % 2)), number)
-    await log.keep()
+    await log.save()
     again = begin()
-    trails = [await again.trail(is_contact) for is_contact in (False, True)]
+    trails = [await again.saved_scan(is_contact) for is_contact in (False, True)]
     assert [sorted(trail.sizes) for trail in trails] == [list(range(2, 41, 2)), list(range(1, 41, 2))]
     for is_contact in (False, True):
-        await again.go_on(is_contact, trails[is_contact])
+        await again.resume(is_contact, trails[is_contact])
         assert len(again.created(is_contact)) == 4 * CHUNK_ROWS
 
 
@@ -182,16 +181,16 @@ async def test_pages_forgotten_are_taken_again_and_count_once(begin: Begin) -> N
     for number in (1, 2, 3):
         await log.record(page_of(number, f"old {number}"), is_contact=True)
     log.end(True, 5)
-    await log.keep()
+    await log.save()
     log = begin()
-    await log.go_on(True, (await log.trail(True)).upto(1))
+    await log.resume(True, (await log.saved_scan(True)).upto(1))
     assert list(log.created(True)) == [1000]
     await log.record(page_of(2, "new 2"), is_contact=True)
-    await log.keep()
+    await log.save()
     log = begin()
-    trail = await log.trail(True)
+    trail = await log.saved_scan(True)
     assert trail == SavedScan({1: 1, 2: 1}, None, {1: frozenset({"old 1"}), 2: frozenset({"new 2"})})
-    await log.go_on(True, trail)
+    await log.resume(True, trail)
     assert list(log.created(True)) == [1000, 2000]
     assert sorted(one.created for one in await log.missing(10**6)) == [1000, 2000, 2000, 3000]
 
@@ -200,14 +199,14 @@ async def test_a_file_without_its_line_is_not_there(begin: Begin, tmp_path: Path
     """A process killed between the two leaves a file that nobody knows, and that the next run removes (P27)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
-    await log.keep()
-    (tmp_path / "witness-000002.parquet").write_bytes(b"PAR1 and no")
+    await log.save()
+    (tmp_path / "cross-check-000002.parquet").write_bytes(b"PAR1 and no")
     again = begin()
-    assert (await again.trail(True)).sizes == {1: 1}
-    assert files(tmp_path) == ["witness-000001.parquet"]
+    assert (await again.saved_scan(True)).sizes == {1: 1}
+    assert files(tmp_path) == ["cross-check-000001.parquet"]
     await again.record(page_of(2, "b"), is_contact=True)
-    await again.keep()
-    assert files(tmp_path) == ["witness-000001.parquet", "witness-000002.parquet"]
+    await again.save()
+    assert files(tmp_path) == ["cross-check-000001.parquet", "cross-check-000002.parquet"]
 
 
 async def test_a_torn_line_costs_its_chunk_alone(begin: Begin, tmp_path: Path) -> None:
@@ -215,30 +214,30 @@ async def test_a_torn_line_costs_its_chunk_alone(begin: Begin, tmp_path: Path) -
     log = begin()
     for number in (1, 2):
         await log.record(page_of(number, "a"), is_contact=True)
-        await log.keep()
+        await log.save()
     whole = (tmp_path / NAME).read_bytes()
     (tmp_path / NAME).write_bytes(whole[:-20])
     log = begin()
-    assert (await log.trail(True)).sizes == {1: 1}
+    assert (await log.saved_scan(True)).sizes == {1: 1}
     await log.record(page_of(3, "c"), is_contact=True)
-    await log.keep()
-    assert (await begin().trail(True)).sizes == {1: 1, 3: 1}
+    await log.save()
+    assert (await begin().saved_scan(True)).sizes == {1: 1, 3: 1}
 
 
-OLDER = b'{"type":"witnessed","files":["witness-000001.parquet"]}\n'
+OLDER = b'{"type":"witnessed","files":["cross-check-000001.parquet"]}\n'
 """What the journal said of a walk when only one that was over could be resumed."""
 
 
-@pytest.mark.parametrize("line", [OLDER, b'{"type":"walked","files":[]}\n', b'{"type":"walked"\n', b"\xff\n"])
+@pytest.mark.parametrize("line", [OLDER, b'{"type":"scan","files":[]}\n', b'{"type":"scan"\n', b"\xff\n"])
 async def test_a_line_that_is_not_understood_ends_the_journal(begin: Begin, tmp_path: Path, line: bytes) -> None:
     """Of another version, or damaged: nothing behind it is believed (P24, P25)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
-    await log.keep()
+    await log.save()
     with (tmp_path / NAME).open("ab") as journal:
         journal.write(line)
     size = (tmp_path / NAME).stat().st_size
-    assert (await begin().trail(True)).sizes == {1: 1}
+    assert (await begin().saved_scan(True)).sizes == {1: 1}
     assert (tmp_path / NAME).stat().st_size == size - len(line)
 
 
@@ -246,9 +245,9 @@ async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tm
     """Somebody has tidied up: the reading begins anew (P26)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
-    await log.keep()
-    (tmp_path / "witness-000001.parquet").unlink()
-    assert left_in(tmp_path, KEY, NOW).resumption is None
+    await log.save()
+    (tmp_path / "cross-check-000001.parquet").unlink()
+    assert saved_progress(tmp_path, KEY, NOW).resumption is None
 
 
 # --- everything that a killed run leaves, and what becomes of it when one thing of it is changed ----------------------
@@ -257,7 +256,7 @@ async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tm
 async def a_killed_run(folder: Path) -> None:
     """A journal with a part, a file of rejects, one of the witness, and two pages that are in no part yet."""
     stage = Stage(folder)
-    with Journal(folder, KEY, NOW) as journal:
+    with CheckpointFile(folder, KEY, NOW) as journal:
         journal.begin(BEGUN)
         stage.append(batch("main", [contact(1)], [{"reason": "no id", "raw": "{}"}]))
         stage.close()
@@ -265,7 +264,7 @@ async def a_killed_run(folder: Path) -> None:
         journal.written(*stage.checksums, 2, {"received": 2})
         log = CrossCheckFiles(folder, nothing, lambda _: None, journal)
         await log.record(page_of(1, "a"), is_contact=True)
-        await log.keep()
+        await log.save()
         journal.receive(RawPage(b'{"email": "ada@example.com"}', 1, 2))
         journal.receive(RawPage(b'{"email": "eve@example.com"}', 1, 3))
 
@@ -279,17 +278,17 @@ def the_file(folder: Path, pattern: str) -> Path:
 async def test_what_is_left_is_gone_on_with_as_it_is(tmp_path: Path) -> None:
     """The same parts, pages and files, and lines that follow those of the process before (P4)."""
     await a_killed_run(tmp_path)
-    left = left_in(tmp_path, KEY, NOW)
+    left = saved_progress(tmp_path, KEY, NOW)
     assert {path.name for path in left.files(tmp_path)} == {
-        *("part-000001.parquet", "rejects-000001.parquet", "witness-000001.parquet", "pages-000001.jsonl"),
+        *("part-000001.parquet", "rejects-000001.parquet", "cross-check-000001.parquet", "pages-000001.jsonl"),
     }
-    with Journal(tmp_path, KEY, NOW, left) as journal:
+    with CheckpointFile(tmp_path, KEY, NOW, left) as journal:
         assert [page.body[11:14] for page in journal.pages()] == [b"ada", b"eve"]
         journal.receive(RawPage(b"more", 1, 4))
-    assert [page.read_no for page in left_in(tmp_path, KEY, NOW).pages] == [2, 3, 4]
+    assert [page.read_no for page in saved_progress(tmp_path, KEY, NOW).pages] == [2, 3, 4]
 
 
-@pytest.mark.parametrize("name", ["part-*", "rejects-*", "witness-*", "pages-*"])
+@pytest.mark.parametrize("name", ["part-*", "rejects-*", "cross-check-*", "pages-*"])
 @pytest.mark.parametrize("change", ["flip", "cut", "empty", "grow", "link", "remove"])
 async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, change: str) -> None:
     """A byte, the end, all of it: the reading begins anew (P25, P26, X4)."""
@@ -304,7 +303,7 @@ async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, cha
         middle = len(content) // 2
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         file.write_bytes({"flip": flipped, "cut": content[:-1], "empty": b"", "grow": content + b"x"}[change])
-    resumption = left_in(tmp_path, KEY, NOW).resumption
+    resumption = saved_progress(tmp_path, KEY, NOW).resumption
     # What stands behind the pages in their file belongs to none of them.
     assert (resumption is None) is not ((name, change) == ("pages-*", "grow"))
 
@@ -312,11 +311,11 @@ async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, cha
 async def test_a_page_with_another_address_in_it_is_not_gone_on_with(tmp_path: Path) -> None:
     """Of the same length, so that only its checksum tells; neither when it is changed after the look (X4)."""
     await a_killed_run(tmp_path)
-    left = left_in(tmp_path, KEY, NOW)
+    left = saved_progress(tmp_path, KEY, NOW)
     file = the_file(tmp_path, "pages-*")
     file.write_bytes(file.read_bytes().replace(b"eve@", b"mal@"))
-    assert left_in(tmp_path, KEY, NOW).resumption is None
-    with Journal(tmp_path, KEY, NOW, left) as journal, pytest.raises(SinkError, match="changed"):
+    assert saved_progress(tmp_path, KEY, NOW).resumption is None
+    with CheckpointFile(tmp_path, KEY, NOW, left) as journal, pytest.raises(SinkError, match="changed"):
         list(journal.pages())
 
 
@@ -324,15 +323,15 @@ async def test_a_line_that_was_edited_ends_the_journal(tmp_path: Path) -> None:
     """Also one that is well-formed, one that is missing, and two in another order: never more than was before it."""
     await a_killed_run(tmp_path)
     lines = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
-    whole = left_in(tmp_path, KEY, NOW)
+    whole = saved_progress(tmp_path, KEY, NOW)
     assert len(whole.pages) == 2
     for at, line in enumerate(lines):
         edited = re.sub(rb'("\w+":)\d', rb"\g<1>9", line)
         assert edited != line
         for changed in ([edited], [], [edited, line], [line, line]):
             (tmp_path / NAME).write_bytes(b"".join([*lines[:at], *changed, *lines[at + 1 :]]))
-            left = left_in(tmp_path, KEY, NOW)
-            assert left.resumption is None or left.resumption.begun == BEGUN
+            left = saved_progress(tmp_path, KEY, NOW)
+            assert left.resumption is None or left.resumption.start == BEGUN
             assert left.size <= sum(map(len, lines[: at + 1]))
             assert list(left.pages) == list(whole.pages)[: len(left.pages)]
 
@@ -397,8 +396,8 @@ async def test_it_walks_until_nobody_else_is_found_whom_no_window_reaches(
         received.update(json.loads(bytes(row.contact_id)) for row in page.rows)
 
     client = Client(server, account="main", concurrency=1)
-    told, _ = await crosscheck.CrossCheck(client, BEGUN.capabilities, begin(), receive, (False, True)).walk(
+    told, _ = await crosscheck.CrossCheck(client, BEGUN.capabilities, begin(), receive, (False, True)).scan(
         1_800_000_000_000
     )
     assert (found <= received, len(told)) == (True, doubts)
-    assert server.answered <= crosscheck.MOST_WALKS * (len(server.names) // 3 + 4)
+    assert server.answered <= crosscheck.MOST_SCANS * (len(server.names) // 3 + 4)

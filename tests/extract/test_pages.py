@@ -18,7 +18,7 @@ from etl.api.client import Client, PageRefused, TransportError
 from etl.api.request import Body, Query
 from etl.api.response import HttpResponse, Page, Row
 from etl.errors import AuthError, ContractError, EtlError, SourceUnavailable
-from etl.extract.pages import LEAPS, PageScan, SavedScan, still_holds, walk
+from etl.extract.pages import LEAPS, PageScan, SavedScan, scan_pages, still_holds
 from tests.simulation.loop import run
 
 QUERY = Query(is_contact=True)
@@ -160,7 +160,7 @@ def walked(listing: Listing, concurrency: int = 4, receive: Callable[[Page], obj
 
     async def main() -> None:
         client = Client(listing, account="main", concurrency=concurrency, jitter=lambda: 0.5)
-        await walk(client, QUERY, keep, PageScan(listing.past_end == "repeats"))
+        await scan_pages(client, QUERY, keep, PageScan(listing.past_end == "repeats"))
 
     run(main())
     return seen
@@ -229,7 +229,7 @@ def test_a_slow_receiver_slows_the_walk_down() -> None:
         ahead.append(len(listing.asked) - len(received))
 
     async def main() -> int:
-        return await walk(Client(listing, account="main", concurrency=4), QUERY, receive, PageScan(repeats=False))
+        return await scan_pages(Client(listing, account="main", concurrency=4), QUERY, receive, PageScan(repeats=False))
 
     assert run(main()) == 40
     assert len(received) == 40
@@ -278,7 +278,7 @@ def gone_on(listing: Moving, trail: SavedScan, concurrency: int = 4) -> tuple[Sa
         client = Client(listing, account="main", concurrency=concurrency, jitter=lambda: 0.5)
         repeats = listing.past_end == "repeats"
         held = await still_holds(client, QUERY, trail, repeats=repeats)
-        await walk(client, QUERY, keep, PageScan(repeats, sizes=dict(held.sizes), end=held.end))
+        await scan_pages(client, QUERY, keep, PageScan(repeats, sizes=dict(held.sizes), end=held.end))
         return held
 
     return run(main()), seen

@@ -12,7 +12,7 @@ import pytest
 
 from etl.api.response import HttpResponse, Page, parse_response
 from etl.errors import SinkError
-from etl.extract.journal import Journal
+from etl.extract.checkpoint import CheckpointFile
 from etl.extract.pipeline import BATCH_PAGES, Pipeline
 from etl.storage.staging import Stage
 
@@ -31,7 +31,7 @@ def page(number: int, text: str = "x") -> Page:
 
 async def staged(stage: Stage, pages: Sequence[Page]) -> tuple[Sequence[Path], Pipeline]:
     """The parts that a pipeline makes of `pages`."""
-    with Pipeline("main", stage, Journal(stage.folder, "", 0.0)) as pipeline:
+    with Pipeline("main", stage, CheckpointFile(stage.folder, "", 0.0)) as pipeline:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pipeline.run)
             for one in pages:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.extract.workqueue import Worklist
+from etl.extract.workqueue import WorkQueue
 from tests.simulation.loop import run
 
 Item = tuple[int, ...]
@@ -43,7 +43,7 @@ def test_every_item_is_worked_off_once(roots: int, workers: int, width: int, dep
         return further
 
     items = [(n,) for n in range(roots)]
-    run(Worklist(work, items).run(workers))
+    run(WorkQueue(work, items).run(workers))
     assert sorted(done) == sorted([*items, *left])
     assert peak <= workers
 
@@ -65,7 +65,7 @@ def test_items_are_drawn_only_when_somebody_is_free() -> None:
         assert drawn <= len(order) + 2
         return [f"{item}+"] if item == "3" else ()
 
-    run(Worklist(work, items()).run(2))
+    run(WorkQueue(work, items()).run(2))
     assert drawn == 20
     # The other worker may have drawn the next item in the same instant.
     assert order.index("3+") <= order.index("3") + 2
@@ -80,7 +80,7 @@ def test_an_idle_worker_waits_for_what_a_busy_one_leaves() -> None:
         at[item] = anyio.current_time()
         return ["left", "right"] if item == "root" else ()
 
-    run(Worklist(work, ["root"]).run(4))
+    run(WorkQueue(work, ["root"]).run(4))
     assert at == {"root": 5.0, "left": 10.0, "right": 10.0}
 
 
@@ -97,7 +97,7 @@ def test_the_first_error_ends_all() -> None:
         return ()
 
     with pytest.raises(ExceptionGroup) as caught:
-        run(Worklist(work, range(50)).run(3))
+        run(WorkQueue(work, range(50)).run(3))
     assert caught.group_contains(LookupError)
     assert started == [0, 1, 2]
 
@@ -108,7 +108,7 @@ def test_nothing_to_do_is_done_at_once() -> None:
     async def work(_: int) -> Sequence[int]:
         raise AssertionError
 
-    run(Worklist(work, []).run(3))
+    run(WorkQueue(work, []).run(3))
 
 
 def test_an_item_that_is_not_ready_waits_for_those_before_it() -> None:
@@ -123,5 +123,5 @@ def test_an_item_that_is_not_ready_waits_for_those_before_it() -> None:
     def ready(item: str, unfinished: Collection[str]) -> bool:
         return item != "careful" or not any(other.startswith("slow") for other in unfinished)
 
-    run(Worklist(work, ["slow", "quick", "careful", "last"], ready).run(3))
+    run(WorkQueue(work, ["slow", "quick", "careful", "last"], ready).run(3))
     assert order == ["quick", "slow", "slow part", "careful", "last"]

@@ -19,6 +19,7 @@ from etl.errors import ContractError
 from etl.extract.checkpoint import NullCheckpoint
 from etl.extract.crosscheck import FirstSeen, UnmatchedContact
 from etl.extract.history import History, NoSnapshot, Timing
+from etl.extract.meter import Meter
 from etl.extract.pages import SavedScan
 from etl.extract.strategy import Extraction, extract
 from etl.sandbox.answer import envelope
@@ -29,7 +30,7 @@ from etl.times import milliseconds
 from tests.support.publishing import brought, contact, day, publication
 
 START = 1_700_000_000.0
-TIMING = Timing(visibility_lag=2_000, lookback=1_800_000, witness_every=604_800_000, scrub_every=1)
+TIMING = Timing(visibility_lag=2_000, lookback=1_800_000, cross_check_every=604_800_000, scrub_every=1)
 Change = Callable[[World, float], object]
 
 
@@ -40,17 +41,17 @@ class Memory:
         self.seen: dict[str, UnmatchedContact] = {}
         self.arrived: dict[str, Row] = {}
 
-    walk = 1
+    scan = 1
 
-    def next_walk(self) -> None:
+    def next_scan(self) -> None:
         """One scan is enough if every contact has a creation time."""
         raise NotImplementedError
 
-    async def trail(self, is_contact: bool) -> SavedScan:  # noqa: ARG002 - of either list
+    async def saved_scan(self, is_contact: bool) -> SavedScan:  # noqa: ARG002 - of either list
         """There was no scan before."""
         return SavedScan()
 
-    async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
+    async def resume(self, is_contact: bool, valid: SavedScan) -> None:
         """There is no scan to resume."""
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
@@ -63,7 +64,7 @@ class Memory:
     def end(self, is_contact: bool, end: int | None) -> None:
         """The end is not needed here."""
 
-    async def keep(self) -> None:
+    async def save(self) -> None:
         """Nothing to do: the log is in memory."""
 
     def created(self, is_contact: bool) -> list[int]:
@@ -118,9 +119,11 @@ class Account:
             memory.receive,
             memory,
             NullCheckpoint(),
+            Meter(client),
             full=full,
             filters=filters,
             local_now=int(self.now * 1000),
+            shrink_share=0.05,
         )
 
 
@@ -221,7 +224,7 @@ async def test_no_field_that_can_change_is_used_to_part_the_account() -> None:
 async def test_a_filtered_run_claims_no_proof_and_no_coverage() -> None:
     """M14: any change can remove a contact from a filtered list, so a filtered export never counts as complete."""
     extraction, _, _ = await run(Account(), status=["OPEN"])
-    assert (extraction.mode, extraction.walked, extraction.coverage) == ("filtered", True, ())
+    assert (extraction.mode, extraction.scanned, extraction.coverage) == ("filtered", True, ())
 
 
 async def test_a_filter_that_is_ignored_later_voids_the_run() -> None:
@@ -272,7 +275,7 @@ class Grown(Account):
         rows = [json.loads(raw) for raw in self.world.contacts(self.now).values()]
         known = sorted((milliseconds(row["createdAt"]) or 0, row["isContact"]) for row in rows)
         snapshot = Known([contact for contact in known if contact[0] < self.watermark])
-        history = History(self.watermark, self.watermark, witness_at=self.watermark, snapshot=snapshot)
+        history = History(self.watermark, self.watermark, cross_checked_at=self.watermark, snapshot=snapshot)
         extraction = await self.read(memory, history, {}, full=full)
         assert not extraction.unproven
         return self.world.existed_throughout(begin, self.now) - memory.arrived.keys()
@@ -361,6 +364,7 @@ def test_a_contact_whose_creation_time_was_rewritten_is_changed_and_not_struck(t
     with duck.connect() as connection:
         connection.execute(tables.create("contacts", tables.CONTACTS))
         connection.execute(tables.create("strikes", tables.STRIKES))
+        connection.execute(tables.create("rejects", tables.REJECTS))
         first = publication(brought(tmp_path, "a", [contact(1, last_seen_at=day(9))], seq=10))
         prepare(connection, first, {})
         connection.execute("INSERT INTO contacts BY NAME SELECT * EXCLUDE (verdict, cut_at) FROM upserts")
@@ -369,6 +373,7 @@ def test_a_contact_whose_creation_time_was_rewritten_is_changed_and_not_struck(t
             second.register("old", connection.sql("FROM contacts").to_arrow_table())
             second.execute("CREATE TABLE contacts AS FROM old")
             second.execute(tables.create("strikes", tables.STRIKES))
+            second.execute(tables.create("rejects", tables.REJECTS))
             merged = prepare(second, publication(brought(tmp_path, "a", [row], seq=11)), {})
     assert (merged.counts["a"].changed, merged.counts["a"].deleted, merged.struck["a"]) == (1, 0, 0)
 

@@ -13,7 +13,7 @@ from datetime import datetime
 import pytest
 
 from etl.errors import SourceUnavailable
-from etl.extract.journal import NAME, TOO_OLD
+from etl.extract.checkpoint import NAME, TOO_OLD
 from tests.support.live import Job, Live, Row, live
 
 CONTACTS = 6_000
@@ -151,7 +151,7 @@ def _without_first_line(job: Job) -> None:
 
 
 def _without_a_part(job: Job) -> None:
-    for path in job.temporary.rglob("witness-*.parquet"):
+    for path in job.temporary.rglob("cross-check-*.parquet"):
         path.unlink()
 
 
@@ -253,7 +253,7 @@ def test_a_walk_that_was_killed_is_gone_on_with(
     with live(contacts=MANY, nasty_share=0, no_created_at_share=0.33, small=True, latency=0.01) as server:
         job.urls = {"main": server.url}
         ended(job, server, 300, number)
-        assert list(job.temporary.rglob("witness-*.parquet"))
+        assert list(job.temporary.rglob("cross-check-*.parquet"))
         gone = server.ids()[-4000::400]
         for identity in gone:
             server.change(lambda w, now, identity=identity: w.delete(identity, now))

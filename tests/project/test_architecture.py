@@ -41,6 +41,7 @@ LIBRARIES: dict[str, set[str]] = {
 
 PURE = (
     *("errors", "schema", "times", "display", "commands.guard", "commands.checks", "extract.plan", "extract.windows"),
+    *("extract.capabilities", "extract.history", "extract.without_created_at"),
     *("sinks.merge", "sinks.tables", "sinks.manifest"),
     *("api.request", "api.response", "api.retry", "api.rate", "api.cap"),
 )

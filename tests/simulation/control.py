@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from etl.api.client import Client
 from etl.api.request import Query
 from etl.api.response import Page
-from etl.extract.pages import PageScan, walk
+from etl.extract.pages import PageScan, scan_pages
 from etl.sandbox.service import Service
 from etl.sandbox.world import World
 from tests.simulation import loop
@@ -45,7 +45,7 @@ async def _schedule(world: World, personality: Personality) -> Walked:
     weather, walked, moving = Weather(world, personality), Walked(), _moving(personality)
     wire = Wire(Service(world), weather, personality["seconds"], personality.draw("control"))
     client = Client(wire, account="main", concurrency=personality["concurrency"])
-    client.first_page = personality["page_base"]
+    client.adopt(first_page=personality["page_base"])
     for _ in range(1 + len(personality["chain"])):
         began, before = now(), len(world.truth.events)
         weather.blow(personality.rate, began, personality.most)
@@ -80,5 +80,5 @@ async def _walk(client: Client, *, repeats: bool) -> set[str | None]:
         seen.update(row.id for row in versions(page))
 
     for is_contact in (False, True):
-        await walk(client, Query(is_contact), receive, PageScan(repeats))
+        await scan_pages(client, Query(is_contact), receive, PageScan(repeats))
     return seen

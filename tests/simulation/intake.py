@@ -53,29 +53,29 @@ class Witness:
         self._lost.clear()
 
     @property
-    def walk(self) -> int:
+    def scan(self) -> int:
         """Number of the current page scan."""
         return self._walk
 
-    def next_walk(self) -> None:
+    def next_scan(self) -> None:
         """Begin another scan."""
         self._walk += 1
 
-    async def trail(self, is_contact: bool) -> SavedScan:
+    async def saved_scan(self, is_contact: bool) -> SavedScan:
         """The progress of a killed process in one of the lists."""
         place = (self._walk, is_contact)
         taken = {number: rows for (*where, number), rows in self._pages.items() if (*where,) == place}
-        trail = SavedScan({number: len(rows) for number, rows in taken.items()}, self._ends.get(place))
-        ids = {number: _texts(rows) for number, rows in taken.items() if number in trail.wanted}
-        return replace(trail, ids=ids)
+        saved = SavedScan({number: len(rows) for number, rows in taken.items()}, self._ends.get(place))
+        ids = {number: _texts(rows) for number, rows in taken.items() if number in saved.wanted}
+        return replace(saved, ids=ids)
 
-    async def go_on(self, is_contact: bool, trail: SavedScan) -> None:
+    async def resume(self, is_contact: bool, valid: SavedScan) -> None:
         """Discard saved pages that are no longer valid."""
         place = (self._walk, is_contact)
         for *where, number in [*self._pages]:
-            if (*where,) == place and number not in trail.sizes:
+            if (*where,) == place and number not in valid.sizes:
                 del self._pages[*place, number]
-        if trail.end is None:
+        if valid.end is None:
             self._ends.pop(place, None)
             self._ends_kept.pop(place, None)
 
@@ -97,7 +97,7 @@ class Witness:
         if end is not None:
             self._ends[self._walk, is_contact] = end
 
-    async def keep(self) -> None:
+    async def save(self) -> None:
         """Save the log; with `sudden`, only after a complete scan."""
         ended = [walk for walk, _ in self._ends].count(self._walk) == len(LEADS_FIRST)
         if ended or not self._sudden:
@@ -143,9 +143,9 @@ class Diary:
         self._begun: ExtractionStart | None = None
         self._accepted: list[Accepted] = []
 
-    def begin(self, begun: ExtractionStart) -> None:
+    def begin(self, start: ExtractionStart) -> None:
         """Record the fixed values."""
-        self._begun = begun
+        self._begun = start
 
     def accept(self, done: Accepted) -> None:
         """Record a window."""

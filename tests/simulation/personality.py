@@ -187,7 +187,7 @@ def personality(
     timing = Timing(
         visibility_lag=found["visibility_lag"],
         lookback=found["lookback"],
-        witness_every=found["witness_every"],
+        cross_check_every=found["witness_every"],
         scrub_every=found["scrub_every"],
         scrub_runs=None if found["scrub_every"] else found["scrub_runs"],
     )

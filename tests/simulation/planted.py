@@ -117,7 +117,7 @@ PLANTS = (
     ),
     Plant(
         "a run that goes on with a killed one forgets the time between",
-        ((strategy, "go_on", spoilt.begins_now), NO_WITNESS),
+        ((strategy, "resume", spoilt.begins_now), NO_WITNESS),
         {**_TOUCHED, "killed": 60, "pages": 20, "page_size": 3, "churn": 0.01, "gap_events": 0},
     ),
     Plant(

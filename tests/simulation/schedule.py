@@ -14,6 +14,7 @@ from etl.api.retry import ATTEMPTS
 from etl.commands import guard
 from etl.errors import EtlError
 from etl.extract.history import History
+from etl.extract.meter import Meter
 from etl.extract.strategy import Extraction, extract
 from etl.model import Look, Merged, Proof, Requests, RunRecord
 from etl.sandbox.service import Service
@@ -159,6 +160,7 @@ class Schedule:
             reading.intake.receive,
             reading.witness,
             reading.diary,
+            Meter(client),
             full=reading.full,
             filters={},
             local_now=int(now() * 1000),
@@ -173,7 +175,7 @@ class Schedule:
             watermark=self._last.watermark,
             t0=self._last.capabilities.t0,
             clock_ahead=self._last.clock_ahead,
-            witness_at=self._last.witness_at,
+            cross_checked_at=self._last.cross_checked_at,
             scrub_after=self._last.scrub_after,
             without_created_at=any(row.created is None for row in self.fold.contacts().values()),
             look=self._last.look,

@@ -55,7 +55,7 @@ def arguments(change: Callable[[History, Timing], tuple[History, Timing]]) -> Ch
     return schedule, "extract", spoil
 
 
-def results(change: Callable[[Extraction, Client, Sequence[Page]], None]) -> Change:
+def results(change: Callable[[Extraction, Client, Sequence[Page]], Extraction]) -> Change:
     """`extract` with a changed result; the change also gets the pages received."""
 
     def spoil(sound: Any) -> Any:
@@ -69,8 +69,7 @@ def results(change: Callable[[Extraction, Client, Sequence[Page]], None]) -> Cha
                 await receive(page)
 
             extraction: Extraction = await sound(client, history, timing, keep, *rest, **more)
-            change(extraction, client, pages)
-            return extraction
+            return change(extraction, client, pages)
 
         return extract
 
@@ -104,43 +103,43 @@ def shorter_lookback(share: float) -> Change:
     return arguments(lambda history, timing: (history, replace(timing, lookback=int(timing.lookback * share))))
 
 
-def latest_seen(run: Extraction, _: Client, pages: Sequence[Page]) -> None:
+def latest_seen(run: Extraction, _: Client, pages: Sequence[Page]) -> Extraction:
     """The largest `lastSeenAt` as the watermark, a common mistake."""
     seen = [at for page in pages for row in page.rows if (at := milliseconds(row.last_seen_at)) is not None]
-    run.watermark = max(seen, default=run.watermark)
+    return replace(run, watermark=max(seen, default=run.watermark))
 
 
-def end_of_run(run: Extraction, client: Client, _: Sequence[Page]) -> None:
+def end_of_run(run: Extraction, client: Client, _: Sequence[Page]) -> Extraction:
     """The end of the run as the watermark, which ignores changes while it reads."""
-    run.watermark = client.server_now or run.watermark
+    return replace(run, watermark=client.server_now or run.watermark)
 
 
-def read_everywhere(run: Extraction, *_: object) -> None:
+def read_everywhere(run: Extraction, *_: object) -> Extraction:
     """Coverage of ranges that were not read."""
-    run.coverage = ((None, run.watermark),)
+    return replace(run, coverage=((None, run.watermark),))
 
 
-def never_onwards(run: Extraction, *_: object) -> None:
+def never_onwards(run: Extraction, *_: object) -> Extraction:
     """A scrub that starts from the beginning every time."""
-    run.scrub_after = None
+    return replace(run, scrub_after=None)
 
 
 def _never(_: Any) -> Any:
     return lambda *_, **__: False
 
 
-NO_WITNESS: Change = (etl.extract.strategy._Reading, "_witness_is_due", _never)
+NO_WITNESS: Change = (History, "cross_check_is_due", _never)
 """Disables the cross-check, which detects most losses of a first run before the oracle does."""
 
 
 def begins_now(sound: Any) -> Any:
     """A resumed run takes the time of its resumption as the watermark."""
 
-    async def go_on(client: Client, begun: ExtractionStart) -> ExtractionStart:
-        begun = await sound(client, begun)
-        return replace(begun, watermark=client.server_now or begun.watermark)
+    async def resume(client: Client, start: ExtractionStart) -> ExtractionStart:
+        start = await sound(client, start)
+        return replace(start, watermark=client.server_now or start.watermark)
 
-    return go_on
+    return resume
 
 
 def untouched_alone(windows: Iterable[Window], done: Sequence[Window]) -> Iterator[Window]:

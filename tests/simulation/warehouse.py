@@ -16,7 +16,7 @@ from typing import TypeVar
 import duckdb
 
 from etl.api.response import Page
-from etl.extract.journal import Journal
+from etl.extract.checkpoint import CheckpointFile
 from etl.extract.pipeline import Pipeline
 from etl.extract.strategy import Extraction
 from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
@@ -113,8 +113,8 @@ class Warehouse:
 
 
 def _staged(pages: Sequence[Page], stage: Stage) -> Counts:
-    """Normalize the pages into the stage as the production pipeline does, but without its thread."""
-    pipeline = Pipeline(ACCOUNT, stage, Journal(stage.folder, "", 0.0))
+    """Normalize the pages into the stage as the production pipeline does, here without its thread."""
+    pipeline = Pipeline(ACCOUNT, stage, CheckpointFile(stage.folder, "", 0.0))
     starts = accumulate((len(page.rows) for page in pages), initial=0)
     raw = [RawPage(page.body, len(page.rows), start) for page, start in zip(pages, starts, strict=False)]
     if raw:
