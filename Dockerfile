@@ -1,4 +1,4 @@
-# The image holds Python, the packages that `etl` needs at run time, and `etl`; no build or development tools.
+# The image contains Python, `etl` and its run-time dependencies; no build or development tools.
 #
 #   docker build -t etl .
 #   docker run --rm -v etl-data:/data etl run configs/sandbox.toml
@@ -11,11 +11,11 @@ FROM ${BASE} AS build
 WORKDIR /build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 
-# The one lock names development tools too. So everything it names is fetched, each file checked against its hash ...
+# The lock includes development tools. Download all its packages, checking each file against its hash, ...
 COPY requirements.lock ./
 RUN pip download --quiet --only-binary :all: --require-hashes --requirement requirements.lock --dest wheels
 
-# ... and pip picks from these files alone what etl depends on, without a network. The environment itself gets no pip.
+# ... and install from them only the dependencies of etl, without a network. The environment has no pip.
 COPY . .
 RUN python -m venv --without-pip /opt/etl \
     && pip --python /opt/etl/bin/python install --quiet --no-index --find-links wheels .
@@ -27,7 +27,7 @@ COPY --from=build /opt/etl /opt/etl
 COPY --chown=10001:10001 configs /configs
 ENV PATH=/opt/etl/bin:$PATH PYTHONUNBUFFERED=1
 
-# The paths in configs/ are relative: from the root they lead to the volume.
+# The paths in configs/ are relative: from / they point to the volume.
 WORKDIR /
 VOLUME /data
 USER 10001:10001

@@ -1,4 +1,4 @@
-# Two commands are enough: `make run` exports a simulated account, `make test` runs the tests. Both set everything up first.
+# `make run` exports a simulated account, `make test` runs the tests; both install everything first.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,14 +12,14 @@ CONFIG ?= configs/sandbox.toml
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
-setup: $(STAMP) ## Make .venv from the lock.
+setup: $(STAMP) ## Create .venv from the lock.
 
 $(STAMP): requirements.lock pyproject.toml $(OLD_DUCKDB)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("etl needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@# Old clients of DuckDB, by which the tests read the published file.
+	@# Old DuckDB clients, with which the tests read the published file.
 	@for lock in $(OLD_DUCKDB); do \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
 			--target .venv/old-duckdb/$$(basename $$lock .lock) --upgrade -r $$lock || exit 1; \
@@ -41,14 +41,14 @@ check: setup ## Lint, format, types, architecture.
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/project/test_architecture.py
 
-format: setup ## Rewrite the code as the formatter wants it.
+format: setup ## Format the code.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup ## Measure speed and memory, side by side with the bare pipeline.
+bench: setup ## Measure speed and memory, compared with the bare pipeline.
 	$(BIN)/python -m tests.bench
 
-simulate: setup ## Check the promises in N simulated worlds (N=25000, START=0 the first seed).
+simulate: setup ## Check the guarantees in N simulated worlds (N=25000, START=0 the first seed).
 	$(BIN)/python -m tests.simulation --count $(or $(N),25000) --start $(or $(START),0)
 
 faults: setup ## List the faults of the catalogue and the tests that cover them.
@@ -57,12 +57,12 @@ faults: setup ## List the faults of the catalogue and the tests that cover them.
 crash: setup ## Kill and fail publications at every system call (SAMPLE=100 for some).
 	$(BIN)/python -m tests.crash --sample $(or $(SAMPLE),0) --seed $(or $(SEED),0)
 
-fuzz: setup ## Read mutated bytes for a while and keep what fails (SECONDS=60).
+fuzz: setup ## Read mutated bytes for a while and keep the failures (SECONDS=60).
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
 
-lock: ## Write requirements.lock anew (needs uv).
+lock: ## Update requirements.lock (needs uv).
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--quiet --upgrade --group pyproject.toml:dev pyproject.toml -o requirements.lock
 
-clean: ## Remove what was made here, the exported data excepted.
+clean: ## Remove generated files, except the exported data.
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -1,13 +1,13 @@
 #!/bin/sh
-# The nightly export for cron: one run, again if that can help, with a log of each night. cron mails what is printed, so
-# it prints only what a person should read, and nothing after a complete run. It exits with the code of the last run.
+# The nightly export for cron: one run, repeated if that can help, with a log for each night. cron mails the output, so
+# it prints only messages that need attention, and nothing after a complete run. It exits with the code of the last run.
 #
 # Install: crontab -e as the user that owns the data, with
 #
 #   MAILTO=data@example.com
 #   15 2 * * * /srv/etl/configs/deploy/etl-nightly.sh
 #
-# The settings below may also be given in the environment.
+# The settings below can be overridden in the environment.
 
 set -u
 
@@ -15,7 +15,7 @@ home=${ETL_HOME:-/srv/etl}                              # the folder with .venv 
 config=${ETL_CONFIG:-configs/eleapi.toml}
 token=${ETL_TOKEN_FILE:-/etc/etl/eleapi.token}          # mode 0600; not used if the configuration has token_file
 logs=${ETL_LOGS:-log}
-keep_days=${ETL_KEEP_DAYS:-30}                          # logs that are older are deleted
+keep_days=${ETL_KEEP_DAYS:-30}                          # older logs are deleted
 attempts=${ETL_ATTEMPTS:-4}
 pause=${ETL_PAUSE:-600}                                 # seconds before the next attempt
 
@@ -23,7 +23,7 @@ umask 077
 cd "$home" || exit 2
 mkdir -p "$logs" || exit 20
 
-# Two scripts at once would mix their logs. The lock ends with the script, however it ends.
+# Two scripts at once would mix their logs. The lock is released when the script ends, for any reason.
 exec 9>"$logs/nightly.lock" || exit 20
 flock --nonblock 9 || exit 30
 
@@ -51,7 +51,7 @@ find "$logs" -name '*T*Z.log' -mtime "+$keep_days" -delete
 
 case $code in
     0) ;;
-    30) ;; # another run is at work, and nothing was done
+    30) ;; # another run holds the lock, and nothing was done
     40)
         echo "etl: published; some contacts could not be kept and are in the table rejects"
         cat "$summary"

@@ -1,4 +1,4 @@
-"""The command line: which configuration, bad input, damaged targets; always one clear message and the right code."""
+"""The command line: choice of configuration, bad input, damaged targets; one clear message and the right exit code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def job(server: Live, tmp_path: Path) -> Job:
 
 
 def refused(ended: Ended, code: int, *words: str) -> None:
-    """One JSON document with the code, and a message for people that names what, where and the hint; no traceback."""
+    """Check for a JSON document with this code, a message, its place and a hint, and for no traceback."""
     assert ended.code == code, ended
     error = ended.document["error"]
     assert error.keys() == {"code", "message", "where", "hint"}
@@ -50,7 +50,7 @@ def refused(ended: Ended, code: int, *words: str) -> None:
 
 
 def test_the_configuration_may_be_named_by_a_variable(job: Job) -> None:
-    """ETL_CONFIG, where CONFIG is left out, for every command that takes one."""
+    """Every command that takes CONFIG uses ETL_CONFIG if CONFIG is omitted."""
     config = str(job.config())
     assert job.call("run", ETL_CONFIG=config).code == 0
     assert job.call("status", "--json", ETL_CONFIG=config).document["accounts"][0]["seq"] == 1
@@ -59,7 +59,7 @@ def test_the_configuration_may_be_named_by_a_variable(job: Job) -> None:
 
 
 def test_etl_toml_in_the_working_folder_is_taken(job: Job) -> None:
-    """Where nothing names another."""
+    """`etl.toml` in the working folder is used if no other configuration is named."""
     job.config().rename(job.folder / "etl.toml")
     ended = subprocess.run(
         [sys.executable, "-m", "etl", "run"], cwd=job.folder, env=job.environment(), capture_output=True, check=False
@@ -69,12 +69,12 @@ def test_etl_toml_in_the_working_folder_is_taken(job: Job) -> None:
 
 
 def test_without_any_configuration_the_message_says_what_to_do(job: Job) -> None:
-    """Exit 2, naming ETL_CONFIG and etl.toml."""
+    """Without a configuration the exit code is 2, and the message names ETL_CONFIG and etl.toml."""
     refused(job.call("run", "--json", ETL_CONFIG=""), 2, "ETL_CONFIG", "etl.toml")
 
 
 def test_flags_win_over_the_environment_over_the_file(job: Job) -> None:
-    """Precedence, shown by where the DuckDB file ends up."""
+    """Flags override the environment, which overrides the file."""
     job.settings = "[extract]\nconcurrency = 3\n"
     environment = {"ETL_SINKS__DUCKDB__PATH": str(job.folder / "env" / "c.duckdb")}
     assert job.call("run", "CONFIG", **environment).code == 0
@@ -86,7 +86,7 @@ def test_flags_win_over_the_environment_over_the_file(job: Job) -> None:
 
 
 def test_an_account_may_come_from_the_environment_alone(job: Job) -> None:
-    """Entries of a list by their number."""
+    """Environment variables set the entries of a list by their index."""
     config = job.config()
     text = config.read_text()
     config.write_text(text[text.index("[sinks") :])
@@ -99,7 +99,7 @@ def test_an_account_may_come_from_the_environment_alone(job: Job) -> None:
 
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_paths_may_hold_whatever_a_path_can(sink: str, server: Live, tmp_path: Path) -> None:
-    """X4, X6: quotes, brackets, stars, blanks and letters of any script are no SQL and no pattern."""
+    """Quotes, brackets, stars, spaces and letters of any script in a path are neither SQL nor a pattern (X4, X6)."""
     folder = tmp_path / "it's [a] *test* ü #1"
     folder.mkdir()
     job = Job(folder, {"main": server.url}, sinks=(sink,))
@@ -108,7 +108,7 @@ def test_paths_may_hold_whatever_a_path_can(sink: str, server: Live, tmp_path: P
 
 
 def test_a_token_may_come_from_a_file(job: Job) -> None:
-    """With a line end, as editors leave it."""
+    """The line break at the end of a token file is not part of the token."""
     secret = job.folder / "token"
     secret.write_text(TOKEN + "\n")
     config = job.config()
@@ -139,7 +139,7 @@ BAD_TOML = {
 
 @pytest.mark.parametrize("name", BAD_TOML)
 def test_a_bad_configuration_is_exit_2(name: str, job: Job) -> None:
-    """One message that names the place and, for a mistyped key, the nearest; nothing is written."""
+    """The message names the place and, for a mistyped key, the nearest key; nothing is written."""
     toml, word = BAD_TOML[name]
     job.settings = toml
     refused(job.call("run", "CONFIG", "--json"), 2, word)
@@ -147,7 +147,7 @@ def test_a_bad_configuration_is_exit_2(name: str, job: Job) -> None:
 
 
 def test_all_faults_are_told_at_once(job: Job) -> None:
-    """Three faults, one message."""
+    """All configuration errors are reported together."""
     job.settings = "[extract]\nconcurency = 3\nscrub_runs = 0\n[guard]\nmax_reject_share = 2\n"
     refused(job.call("run", "CONFIG", "--json"), 2, "concurency", "scrub_runs", "max_reject_share")
 
@@ -170,7 +170,7 @@ def test_all_faults_are_told_at_once(job: Job) -> None:
     ],
 )
 def test_a_wrong_command_line_is_exit_2(words: tuple[str, ...], job: Job) -> None:
-    """One JSON document where JSON is asked for, and one line for people."""
+    """A wrong command line is reported as one JSON document with `--json`, and as text without it."""
     ended = job.call(*words, "--json")
     assert (ended.code, ended.document["error"]["code"]) == (2, 2)
     assert "Traceback" not in ended.err
@@ -180,7 +180,7 @@ def test_a_wrong_command_line_is_exit_2(words: tuple[str, ...], job: Job) -> Non
 
 
 def test_every_failure_of_run_has_the_keys_of_run(job: Job) -> None:
-    """The pinned document, whatever went wrong: a program that reads it needs no second shape."""
+    """Every failure of `run` prints the same JSON document, so that a program needs to read only one shape."""
     keys = {"exit", "seconds", "accounts", "sinks", "error"}
     for words in (("nowhere.toml",), ("CONFIG", "--no-such-flag"), ("CONFIG", "--set", "x=1"), ()):
         assert job.call("run", *words, "--json").document.keys() == keys
@@ -188,7 +188,7 @@ def test_every_failure_of_run_has_the_keys_of_run(job: Job) -> None:
 
 @pytest.mark.parametrize("token", ["", "   ", None])
 def test_a_missing_token_is_exit_2_and_names_the_variable(token: str | None, job: Job) -> None:
-    """Before anything is sent or written."""
+    """A missing token is reported before anything is sent or written."""
     job.tokens["main"] = token or ""
     refused(job.call("run", "CONFIG", "--json"), 2, "TOKEN_MAIN")
     assert not (job.folder / "data").exists()
@@ -205,14 +205,14 @@ def test_a_missing_token_is_exit_2_and_names_the_variable(token: str | None, job
     ],
 )
 def test_the_token_is_never_sent_in_the_clear(url: str, job: Job) -> None:
-    """X10: https only; plain http is for loopback hosts alone."""
+    """The token is sent over https only; plain http is for loopback hosts (X10)."""
     job.urls = {"main": url}
     refused(job.call("run", "CONFIG", "--json"), 2, "base_url")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_plain_http_is_good_for_loopback_hosts(host: str, job: Job, server: Live) -> None:
-    """By name and by number."""
+    """Plain http is accepted for a loopback host, by name and by number."""
     job.urls = {"main": server.url.replace("127.0.0.1", host)}
     assert job.call("run", "CONFIG").code == 0
 
@@ -221,7 +221,7 @@ def test_plain_http_is_good_for_loopback_hosts(host: str, job: Job, server: Live
 
 
 def test_a_folder_that_cannot_be_made_is_exit_20_before_anything_is_sent(job: Job, server: Live) -> None:
-    """P12: a file stands where the folder is needed."""
+    """A file in place of the folder is reported before the first request and stays unchanged (P12)."""
     (job.folder / "data").write_text("in the way")
     requests = server.stats()["requests"]
     refused(job.call("run", "CONFIG", "--json"), 20, str(job.folder / "data"))
@@ -231,74 +231,74 @@ def test_a_folder_that_cannot_be_made_is_exit_20_before_anything_is_sent(job: Jo
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that not even root can write to")
 def test_a_folder_that_nobody_can_write_to_is_exit_20(job: Job) -> None:
-    """P12: /proc takes no files, whoever asks."""
+    """A folder that even root cannot write to, such as /proc, is exit 20 (P12)."""
     refused(job.call("run", "CONFIG", "--json", "--set", "sinks.duckdb.path=/proc/etl/contacts.duckdb"), 20, "/proc")
 
 
 def zero(job: Job) -> None:
-    """Nothing left of it."""
+    """Empty the file."""
     job.duckdb.write_bytes(b"")
 
 
 def cut(job: Job) -> None:
-    """The second half is missing."""
+    """Remove the second half of the file."""
     job.duckdb.write_bytes(job.duckdb.read_bytes()[: job.duckdb.stat().st_size // 2])
 
 
 def garbage(job: Job) -> None:
-    """Not a database."""
+    """Replace the file with bytes that are no database."""
     job.duckdb.write_bytes(b"this is not a database" * 1000)
 
 
 def foreign(job: Job) -> None:
-    """A database with a `contacts` table that is not ours."""
+    """Replace the file with a database that has a foreign `contacts` table."""
     job.duckdb.unlink()
     with duckdb.connect(str(job.duckdb)) as connection:
         connection.execute("create table contacts as select 1 as id")
 
 
 def emptied(job: Job) -> None:
-    """A database that once was ours: its state is gone, its contacts are not."""
+    """Drop the state from the database and leave the contacts."""
     with duckdb.connect(str(job.duckdb)) as connection:
         connection.execute("drop schema etl cascade")
 
 
 def folder(job: Job) -> None:
-    """A folder where a file belongs."""
+    """Put a folder in place of the file."""
     job.duckdb.unlink()
     job.duckdb.mkdir()
 
 
 def no_manifest(job: Job) -> None:
-    """Parquet data of nobody knows which state."""
+    """Remove the manifests from the Parquet folder."""
     shutil.rmtree(job.parquet / "manifests")
 
 
 def bad_manifest(job: Job) -> None:
-    """Half a manifest."""
+    """Truncate the manifest."""
     [manifest] = (job.parquet / "manifests").glob("*.json")
     manifest.write_bytes(manifest.read_bytes()[:100])
 
 
 def empty_manifest(job: Job) -> None:
-    """A manifest of zero bytes."""
+    """Empty the manifest."""
     [manifest] = (job.parquet / "manifests").glob("*.json")
     manifest.write_bytes(b"")
 
 
 def lost_file(job: Job) -> None:
-    """A data file is missing."""
+    """Remove a data file."""
     next((job.parquet / "current").rglob("*.parquet")).unlink()
 
 
 def cut_file(job: Job) -> None:
-    """A data file is cut off."""
+    """Truncate a data file."""
     file = next((job.parquet / "current").rglob("*.parquet"))
     file.write_bytes(file.read_bytes()[:-10])
 
 
 def file_for_folder(job: Job) -> None:
-    """A file where the Parquet folder belongs."""
+    """Put a file in place of the Parquet folder."""
     shutil.rmtree(job.parquet)
     job.parquet.write_text("x")
 
@@ -313,7 +313,7 @@ DAMAGES = {
 def test_a_damaged_target_is_told_and_never_taken_for_an_empty_one(
     sink: str, damage: Callable[[Job], None], job: Job
 ) -> None:
-    """P25, P26, S4, S6, S9: exit 22 (2 and 20 for another kind) with path and hint; what is left stays as it is."""
+    """A damaged target is exit 22 (2 or 20 for a wrong kind) and stays as it is (P25, P26, S4, S6, S9)."""
     job.sinks = (sink,)
     assert job.run().exit_code == 0
     damage(job)
@@ -335,7 +335,7 @@ QUESTIONS = {
 
 @pytest.mark.parametrize("sink", DAMAGES)
 def test_questions_to_a_damaged_target_fail_as_a_run_does(sink: str, job: Job) -> None:
-    """P25, P26, S4, S6, S9: the code of a run, the path, a hint that does not speak of rights, no empty answer."""
+    """Reading commands fail with the exit code of a run, the path and a hint (P25, P26, S4, S6, S9)."""
     job.sinks = (sink,)
     assert job.run().exit_code == 0
     whole = job.folder / "whole"
@@ -358,7 +358,7 @@ def test_questions_to_a_damaged_target_fail_as_a_run_does(sink: str, job: Job) -
 
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_questions_to_a_place_that_holds_nothing_of_ours_wait_for_the_first_run(sink: str, job: Job) -> None:
-    """S6: the tables of others alone, or an empty folder, are no damage: `status` is empty, `sql` says what to do."""
+    """Foreign tables or an empty folder are no damage: `status` is empty, and `sql` suggests a run (S6)."""
     job.sinks = (sink,)
     job.duckdb.parent.mkdir()
     if sink == "parquet":
@@ -373,7 +373,7 @@ def test_questions_to_a_place_that_holds_nothing_of_ours_wait_for_the_first_run(
 
 
 def test_a_database_with_other_tables_gets_ours_added(job: Job) -> None:
-    """S6: and keeps its own, as well as a column that was added to ours."""
+    """A run keeps foreign tables, views, and columns that were added to its own tables (S6)."""
     job.sinks = ("duckdb",)
     job.duckdb.parent.mkdir()
     with duckdb.connect(str(job.duckdb)) as connection:
@@ -391,7 +391,7 @@ def test_a_database_with_other_tables_gets_ours_added(job: Job) -> None:
 
 
 def test_run_for_people_ends_with_a_summary(job: Job) -> None:
-    """New, changed, unchanged, rejected, requests, seconds, where the data is, a line to trust and one SQL to try."""
+    """The summary has the counts, requests, seconds, the path, the verdict, and an SQL query to try."""
     ended = job.command("run", "CONFIG")
     assert ended.code == 0
     for word in (
@@ -413,7 +413,7 @@ def test_run_for_people_ends_with_a_summary(job: Job) -> None:
 
 
 def test_a_failure_is_one_line_for_people(job: Job) -> None:
-    """After the events: what, where, and what to do."""
+    """The last line of stderr says what happened, where, and what to do."""
     job.tokens["main"] = "0" * 24
     ended = job.call("run", "CONFIG")
     last = ended.err.strip().splitlines()[-1]
@@ -431,13 +431,13 @@ class Named:
 class Owner:
     name = Named()
 """
-"""A library in whose import a signal comes, in the middle of a class: there an exception becomes a RuntimeError."""
+"""A library whose import raises a signal inside a class body, where exceptions become a RuntimeError."""
 
 
 @pytest.mark.parametrize("library", ["typer", "pydantic", "anyio"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_that_comes_during_the_imports_ends_in_order(library: str, number: int, code: int, job: Job) -> None:
-    """P1: of the commands, of the configuration, of the loop: the code, one document, no traceback, nothing written."""
+    """A signal during an import yields its exit code and one document, no traceback, and writes nothing (P1)."""
     (job.folder / f"{library}.py").write_text(STUB.format(number))
     paths = os.pathsep.join([str(job.folder), os.environ.get("PYTHONPATH", "")])
     ended = job.command("run", "CONFIG", "--json", PYTHONPATH=paths)
@@ -448,7 +448,7 @@ def test_a_signal_that_comes_during_the_imports_ends_in_order(library: str, numb
 
 
 def test_plan_writes_nothing(job: Job) -> None:
-    """Mode, windows, requests and seconds of the next run, before the first and after."""
+    """`plan` forecasts mode, windows, requests and seconds, before the first run and after it, without writing."""
     first = job.call("plan", "CONFIG", "--json")
     [account] = first.document["accounts"]
     assert account.keys() >= {"account", "mode", "windows", "requests", "seconds"}
@@ -464,7 +464,7 @@ def test_plan_writes_nothing(job: Job) -> None:
 
 @pytest.mark.parametrize("past_end", ["empty", "repeat", "404"])
 def test_plan_counts_about_what_a_run_then_sends(past_end: str, tmp_path: Path) -> None:
-    """A13, A14: whatever a page past the end answers."""
+    """`plan` estimates the requests within a factor of two, whatever a page past the end returns (A13, A14)."""
     with live(contacts=1500, nasty_share=0, small=True, past_end=past_end) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         [planned] = job.call("plan", "CONFIG", "--json").document["accounts"]
@@ -473,7 +473,7 @@ def test_plan_counts_about_what_a_run_then_sends(past_end: str, tmp_path: Path) 
 
 
 def test_plan_reckons_with_questions_that_wait_for_each_other(tmp_path: Path) -> None:
-    """The probe and the sweep ask one after the other: many requests at once do not make them any faster."""
+    """`plan` counts the requests of probe and sweep as sequential, whatever the concurrency."""
     with live(contacts=60, nasty_share=0, small=True, latency=0.05) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",), settings="[extract]\nconcurrency = 64\n")
         [told] = job.call("plan", "CONFIG", "--json").document["accounts"]
@@ -482,13 +482,13 @@ def test_plan_reckons_with_questions_that_wait_for_each_other(tmp_path: Path) ->
 
 @pytest.mark.parametrize("setting", ['nasty_kinds=["bogus"]', 'faults=[{kind="bogus"}]', "state=/"])
 def test_a_sandbox_that_cannot_be_is_a_usage_error(setting: str, tmp_path: Path) -> None:
-    """Exit 2 with a reason, as for the embedded one."""
+    """A sandbox setting that cannot work is exit 2, with a reason."""
     ended = Job(tmp_path, {"main": "http://127.0.0.1:1"}).call("sandbox", "--port", "0", "--set", setting)
     assert (ended.code, "error 2" in ended.err) == (2, True)
 
 
 def test_plan_counts_the_weekly_witness(tmp_path: Path) -> None:
-    """Every page of both lists, once a week, beside what a nightly run sends."""
+    """`plan` adds the pages of the weekly cross-check to the requests of a nightly run."""
     with live(contacts=1500, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         job.run()
@@ -503,7 +503,7 @@ def test_plan_counts_the_weekly_witness(tmp_path: Path) -> None:
 
 
 def test_columns_documents_every_column(job: Job) -> None:
-    """As JSON and as text, in the order of the table."""
+    """`columns` describes every column, in the order of the table, as JSON and as text."""
     ended = job.call("columns", "--json")
     assert [row["name"] for row in ended.document] == list(schema.column_names())
     assert all(row["meaning"] and row["type"] and row["privacy"] for row in ended.document)
@@ -511,7 +511,7 @@ def test_columns_documents_every_column(job: Job) -> None:
 
 
 def test_help_names_every_command(job: Job) -> None:
-    """`etl --help` and `etl COMMAND --help` exit 0; `etl` alone shows the help, too."""
+    """`etl --help` lists every command, and `etl COMMAND --help` exits with 0."""
     ended = job.call("--help")
     assert ended.code == 0
     for command in ("run", "plan", "status", "sql", "doctor", "columns", "sandbox"):
@@ -520,7 +520,7 @@ def test_help_names_every_command(job: Job) -> None:
 
 
 def test_the_sandbox_command_serves_until_it_is_stopped(tmp_path: Path) -> None:
-    """One JSON document with its address, then answers, then a clean end at SIGTERM."""
+    """The sandbox prints its address as JSON, serves requests, and exits with 0 at SIGTERM."""
     words = ["sandbox", "--port", "0", "--contacts", "10", "--set", "page_size=14", "--json"]
     command = [sys.executable, "-m", "etl", *words]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
@@ -539,7 +539,7 @@ def test_the_sandbox_command_serves_until_it_is_stopped(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_setting_of_the_sandbox_is_exit_2(words: tuple[str, ...], job: Job) -> None:
-    """As everywhere."""
+    """An unknown or invalid setting of the sandbox is exit 2, with one JSON document."""
     ended = job.call("sandbox", "--port", "0", *words, "--json")
     assert (ended.code, ended.document["error"]["code"]) == (2, 2)
 
@@ -557,7 +557,7 @@ path = "data/contacts.duckdb"
 
 
 def test_an_embedded_sandbox_lives_on_between_runs(tmp_path: Path) -> None:
-    """Two commands and no server: the first run is full, the second incremental over the same account."""
+    """Two commands share an embedded sandbox: the first run is full, the second incremental."""
     job = Job(tmp_path, {})
     (tmp_path / "etl.toml").write_text(EMBEDDED)
     modes = [job.call("run", "--json").document["accounts"][0]["mode"] for _ in range(2)]

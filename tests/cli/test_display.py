@@ -1,4 +1,4 @@
-"""What people are shown: nothing steers their terminal, names stay, and a misplaced token is not repeated."""
+"""Output is safe: it cannot control the terminal, keeps names readable, and does not repeat a misplaced token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = [
 
 @pytest.mark.parametrize("character", STEERING, ids=lambda one: f"{ord(one):04x}")
 def test_what_steers_a_terminal_is_spelled(character: str) -> None:
-    """Each control, direction mark and character without a width, as JSON would spell it."""
+    """Controls, direction marks and zero-width characters are escaped as in JSON."""
     text = printable(f"a{character}b")
     assert text.isascii()
     assert text.isprintable()
@@ -41,25 +41,25 @@ def test_what_steers_a_terminal_is_spelled(character: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_in_any_script_stays_as_it_is(name: str) -> None:
-    """With combining marks, joiners, and emoji made of several."""
+    """Names in any script, with combining marks, joiners and composite emoji, are printed unchanged."""
     assert printable(name) == name
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 def test_a_line_stays_one_line(texts: list[str]) -> None:
-    """Whatever it holds."""
+    """A text with line breaks is still printed on one line."""
     assert len(lines(["first", *texts, "last"]).splitlines()) == len(texts) + 2
 
 
 @given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_a_document_is_equal_to_the_one_that_was_written(document: object) -> None:
-    """What the streams do to JSON changes no value of it."""
+    """Escaping the output does not change any value of a JSON document."""
     written = json.dumps(document, ensure_ascii=False)
     assert json.loads(printable(written, keep="\n")) == document
 
 
 def test_the_streams_let_nothing_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever prints, on stdout and stderr; what moves the cursor itself is written past it."""
+    """Everything printed to stdout and stderr is escaped, except through `steering`."""
     out, err = StringIO(), StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -80,7 +80,7 @@ def test_the_streams_let_nothing_through(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_a_name_is_shown(name: str) -> None:
-    """Names of variables and settings, options and paths, mistyped ones too: people must find them again."""
+    """Names of variables, settings, options and paths are shown, also if mistyped, so that users can find them."""
     assert redacted(name) == name
 
 
@@ -95,5 +95,5 @@ def test_a_name_is_shown(name: str) -> None:
     ],
 )
 def test_what_may_be_a_token_is_not(token: str) -> None:
-    """Only its length is told (X1)."""
+    """A text that may be a token is replaced by its length (X1)."""
     assert redacted(token) == f"<{len(token)} characters, not shown>"

@@ -1,4 +1,4 @@
-"""The text for people: the verdict says what is proven and since when, and `status` fits a terminal."""
+"""Text output: the verdict says which contacts are proven and since when, and `status` fits a terminal."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ ERROR = SourceUnavailable("the server cannot be reached " * 5, where="account ma
 
 
 def verdict(report: AccountReport) -> str:
-    """The last line but one of the summary; the last is the SQL to try."""
+    """The last line but one of the summary; the last line is the SQL to try."""
     return render_run(RunResult(1.5, (report,))).splitlines()[-2]
 
 
 def test_an_incremental_run_says_what_it_read_and_since_when_the_rest_is_proven() -> None:
-    """Each contact once, and the time rounded up: never better than it is."""
+    """Contacts are counted once, and the age of the proof is rounded up."""
     since = T0 - timedelta(days=6, hours=1)
     assert verdict(AccountReport("main", RECORD, proven_since=since)) == (
         "complete: 2,000 contacts; this run read 43 in 12 windows, every other contact was proven within 7 days"
@@ -68,14 +68,14 @@ def test_an_incremental_run_says_what_it_read_and_since_when_the_rest_is_proven(
 
 
 def test_what_is_not_recorded_is_not_claimed() -> None:
-    """Where windows of earlier runs are missing."""
+    """The verdict claims no proof if windows of earlier runs are missing."""
     line = verdict(AccountReport("main", RECORD))
     assert line.startswith("complete: 2,000 contacts; this run read 43 in 12 windows, and the target does not record")
 
 
 @pytest.mark.parametrize("record", [replace(RECORD, mode="full"), RECORD])
 def test_a_run_that_read_everything_says_so(record: RunRecord) -> None:
-    """A full one, or an incremental one whose scrub was a whole round."""
+    """A run that read everything, full or with a complete scrub, reports all contacts as proven."""
     assert verdict(AccountReport("main", record, proven_since=T0)) == (
         "complete: 2,000 contacts in 12 windows, all proven"
     )
@@ -86,13 +86,13 @@ def test_a_run_that_read_everything_says_so(record: RunRecord) -> None:
     [(3, "3.0 s"), (70, "70 s"), (400, "6 min"), (5 * 3600 + 5, "5 h"), (3 * 86_400, "3 days"), (-9, "0.0 s")],
 )
 def test_the_first_line_of_status_says_whether_the_last_run_worked(ago: float, text: str) -> None:
-    """Age, exit code, duration, requests."""
+    """The first line of `status` shows age, exit code, duration and requests of the last run."""
     status = Status(ATTEMPT.finished + timedelta(seconds=ago), runs=(RUN,), attempts=(ATTEMPT,))
     assert render_status(status).splitlines()[0] == f"last run: {text} ago, exit 0, 12 s, 131 requests"
 
 
 def test_status_shows_a_failure_with_its_hint() -> None:
-    """Below the first line, and with the last attempts, also where nothing was ever published."""
+    """`status` shows the error of the last attempt with its hint, also if nothing was ever published."""
     failed = replace(ATTEMPT, exit_code=11, error=ERROR)
     for runs in ((), (RUN,)):
         text = render_status(Status(T0 + timedelta(hours=5), runs=runs, attempts=(failed, ATTEMPT)))
@@ -103,7 +103,7 @@ def test_status_shows_a_failure_with_its_hint() -> None:
 
 
 def test_status_without_attempts_shows_the_last_published_run() -> None:
-    """A target of an earlier version has none."""
+    """A target written by an earlier version has no attempts, so `status` shows its last published run."""
     text = render_status(Status(T0 + timedelta(hours=5), runs=(RUN,)))
     assert text.startswith("last published run: 5 h ago, 12 s, 131 requests\n")
 
@@ -111,7 +111,7 @@ def test_status_without_attempts_shows_the_last_published_run() -> None:
 @pytest.mark.parametrize("account", ["a", "main", "an-account-with-a-very-long-name-indeed-and-even-more-than-that"])
 @pytest.mark.parametrize("scale", [1, 1000])
 def test_status_fits_80_columns(account: str, scale: int) -> None:
-    """Numbers with separators, to the right; a long name is cut."""
+    """Numbers have separators and are right-aligned, and a long name is truncated."""
     run = replace(RUN, account=account, contacts=2000 * scale, new=2000 * scale, proof_level="sequential")
     status = Status(T0, (AccountStatus(run, configured=True),), (run, replace(run, seq=8, new=1)), (ATTEMPT,) * 9)
     lines = render_status(status).splitlines()
@@ -125,7 +125,7 @@ def test_status_fits_80_columns(account: str, scale: int) -> None:
 
 
 def test_a_plan_that_resumes_says_so() -> None:
-    """With the windows that are not read again."""
+    """`plan` reports how many windows an interrupted run has already read."""
     text = render_forecasts([Forecast("main", "full", 40, 60, 3.0, resumes=12)])
     assert text == (
         "main: full run, 40 windows, about 60 requests, 3.0 s; resumes; 12 windows already read; nothing was written"
@@ -133,7 +133,7 @@ def test_a_plan_that_resumes_says_so() -> None:
 
 
 def test_the_sql_to_try_names_the_configuration() -> None:
-    """As it was named on the command line."""
+    """The suggested SQL command names the configuration as the command line did."""
     report = AccountReport("main", RECORD)
     assert 'etl sql etl.toml "select' in render_run(RunResult(1.5, (report,)), Path("etl.toml"))
     assert 'etl sql "select' in render_run(RunResult(1.5, (report,)))

@@ -1,4 +1,4 @@
-"""The rows that show the progress of a run on a terminal, at every width, and log lines above them."""
+"""The progress rows of a run on a terminal, at every width, and the log lines above them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONG = Progress("an-account-with-a-very-long-name-indeed", 1_234_567, 30, 5, 2_3
 
 
 def rows_of(progress: list[Progress], width: int) -> list[str]:
-    """The rows after two seconds, in each of which 100 contacts were received."""
+    """The rows after two seconds, with 100 contacts received in each of them."""
     screen, seconds = StringIO(), [0.0]
     console = Console(file=screen, width=width, color_system=None)
     rows = AccountRows(console, clock=lambda: seconds[0])
@@ -39,14 +39,14 @@ def rows_of(progress: list[Progress], width: int) -> list[str]:
 
 
 def test_a_row_has_phase_count_rate_and_time_left() -> None:
-    """The rate is that of the last seconds: 100 a second, so 2,800 more take 28 s."""
+    """The time left follows from the rate of the last seconds: 2,800 contacts at 100/s take 28 s."""
     [row] = rows_of([READING], 100)
     assert re.fullmatch(r"main windows\s+━\S*\s*━*\s+1,200 of 4,000\s+100/s\s+30 requests\s+0:28 left\s*", row), row
 
 
 @pytest.mark.parametrize(("width", "bar", "rate"), [(110, True, True), (69, False, True), (55, False, False)])
 def test_a_narrow_terminal_shows_less(width: int, *, bar: bool, rate: bool) -> None:
-    """No bar under 70 columns, no rate under 56; count and time left always."""
+    """There is no bar below 70 columns and no rate below 56; count and time left are always shown."""
     [row] = rows_of([READING], width)
     assert ("━" in row, "/s" in row) == (bar, rate)
     assert "1,200 of 4,000" in row
@@ -55,14 +55,14 @@ def test_a_narrow_terminal_shows_less(width: int, *, bar: bool, rate: bool) -> N
 
 @pytest.mark.parametrize("width", range(30, 130, 7))
 def test_each_account_has_one_line(width: int) -> None:
-    """Whatever its name and its numbers, at any width."""
+    """Each account has one line at any width, however long its name and numbers are."""
     rows = rows_of([READING, LONG, replace(READING, account="third", phase="merge")], width)
     assert len(rows) == 3
     assert all(len(row) <= width for row in rows)
 
 
 def test_what_is_not_known_is_not_shown() -> None:
-    """No total, no time left, where it is not known how much there is to read; no rate where nothing is read."""
+    """Total and time left are omitted if the total is unknown, and the rate is omitted while nothing is read."""
     [row] = rows_of([replace(READING, expected=None)], 100)
     assert " of " not in row
     assert "left" not in row
@@ -75,14 +75,14 @@ def test_what_is_not_known_is_not_shown() -> None:
 
 
 def test_a_failed_account_is_shown_as_failed() -> None:
-    """Beside those that are still at work."""
+    """A failed account is shown as failed next to accounts that are still being read."""
     failed, _ = rows_of([replace(READING, failed=True), replace(READING, account="second")], 100)
     assert failed.split()[:2] == ["main", "failed"]
     assert "left" not in failed
 
 
 def test_an_account_that_is_shown_no_more_has_no_row() -> None:
-    """Such as one that waits until the others have been read."""
+    """An account that is no longer reported has no row."""
     screen = StringIO()
     rows = AccountRows(Console(file=screen, width=100))
     rows.show([READING, replace(READING, account="second")])
@@ -91,7 +91,7 @@ def test_an_account_that_is_shown_no_more_has_no_row() -> None:
 
 
 def on_a_terminal(job: Job, columns: int, *words: str) -> tuple[int, str]:
-    """Exit code and screen of a command on a terminal of that width; stdout is a pipe, as in `etl run | cat`."""
+    """Exit code and screen of a command on a terminal of this width; stdout is a pipe."""
     master, terminal = pty.openpty()
     ioctl(terminal, TIOCSWINSZ, pack("HHHH", 24, columns, 0, 0))
     environment = {**job.environment(), "TERM": "xterm", "COLUMNS": str(columns)}
@@ -111,7 +111,7 @@ def on_a_terminal(job: Job, columns: int, *words: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("columns", [110, 48])
 def test_a_run_on_a_terminal(columns: int, tmp_path: Path) -> None:
-    """Rows with phases while it reads; a failed account, a warning in one piece, and the error stay on the screen."""
+    """A run shows rows with phases; a failed account, an unbroken warning and the error stay on the screen."""
     with live(contacts=400, nasty_share=0, small=True, latency=0.1) as server, live(contacts=1) as other:
         job = Job(tmp_path, {"main": server.url, "bad": other.url}, {"bad": "0" * 24}, "[extract]\nconcurrency = 2\n")
         server.ahead = 3600.0

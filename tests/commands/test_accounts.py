@@ -1,4 +1,4 @@
-"""`etl account rename` and `etl account drop`, and what is told of accounts that the configuration does not name."""
+"""`etl account rename`, `etl account drop`, and the warning about accounts that are not in the configuration."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def job(server: Live, tmp_path: Path) -> Job:
 
 
 def counted(report: RunResult) -> Row:
-    """The counts of a good run of one account."""
+    """The mode and counts of a successful run of one account."""
     assert report.error is None, report.error
     [account] = report.document()["accounts"]  # type: ignore[misc, attr-defined]
     return {"mode": account["mode"], **account["counts"]}
 
 
 def renamed(job: Job, old: str = "main", new: str = "shop") -> Ended:
-    """The account renamed in the targets, and then in the configuration."""
+    """Rename the account in the targets, then in the configuration."""
     ended = job.call("account", "rename", "CONFIG", old, new, "--json")
     assert ended.code == 0, ended
     job.urls = {new if name == old else name: url for name, url in job.urls.items()}
@@ -49,7 +49,7 @@ def renamed(job: Job, old: str = "main", new: str = "shop") -> Ended:
 
 
 def agree(job: Job, server: Live, account: str) -> None:
-    """Both targets hold the living, once each, under this name alone; all of `etl verify` is in order."""
+    """Check that both targets hold each living contact once, under this name only, and that `etl verify` passes."""
     [(seq,)] = job.rows("select max(seq) from runs")
     for rows in (job.in_duckdb(), job.in_parquet(seq)):
         assert sorted((row["account"], row["contact_id"]) for row in rows) == [
@@ -60,7 +60,7 @@ def agree(job: Job, server: Live, account: str) -> None:
 
 
 def acts(server: Live, act: str, ids: list[str]) -> None:
-    """One thing happens to several contacts."""
+    """Apply a change to several contacts."""
     server.change(lambda world, now: [getattr(world, act)(identity, now) for identity in ids])
 
 
@@ -68,7 +68,7 @@ def acts(server: Live, act: str, ids: list[str]) -> None:
 
 
 def test_a_renamed_account_goes_on_incrementally(job: Job, server: Live) -> None:
-    """After three runs: no contact twice or changed, the next run reads what came since, and all checks hold."""
+    """After a rename, no contact is duplicated or changed, and the next run is incremental and reads only changes."""
     job.run()
     for _ in range(2):
         acts(server, "touch", server.ids()[:3])
@@ -98,7 +98,7 @@ def test_a_renamed_account_goes_on_incrementally(job: Job, server: Live) -> None
 
 
 def test_the_state_of_any_time_is_that_of_the_name_it_had(job: Job) -> None:
-    """`contacts_as_of`: everybody under the old name before the rename, everybody under the new one since."""
+    """`contacts_as_of` shows the old name before the rename and the new name after it."""
     job.run()
     renamed(job)
     times = [moment for (moment,) in job.rows("select distinct observed_at from runs order by 1")]
@@ -113,7 +113,7 @@ def test_the_state_of_any_time_is_that_of_the_name_it_had(job: Job) -> None:
 
 @pytest.mark.parametrize("ahead", [-7200.0, 7200.0])
 def test_a_rename_is_dated_by_the_servers_clock(ahead: float, job: Job, server: Live) -> None:
-    """So that no run before or after it is older or younger than it is, whatever our clock says."""
+    """A rename is dated between the runs before and after it, whatever the local clock says."""
     server.ahead = ahead
     job.run()
     renamed(job)
@@ -126,7 +126,7 @@ def test_a_rename_is_dated_by_the_servers_clock(ahead: float, job: Job, server: 
 
 
 def test_absences_before_and_after_a_rename_are_two(job: Job, server: Live) -> None:
-    """A45: who was absent once under the old name is deleted by the second absence under the new one."""
+    """A contact that was absent once under the old name is deleted by the second absence under the new name (A45)."""
     job.run()
     acts(server, "delete", server.ids()[:3])
     assert counted(job.run(full=True))["deleted"] == 0
@@ -136,7 +136,7 @@ def test_absences_before_and_after_a_rename_are_two(job: Job, server: Live) -> N
 
 
 def test_who_is_listed_as_deleted_for_ever_stays_deleted_under_the_new_name(tmp_path: Path) -> None:
-    """A54: it is no news, whatever it had come to before the rename: once listed as DELETED, or twice."""
+    """A contact that is always listed as DELETED stays deleted, after one or two sightings before the rename (A54)."""
     with live(**SMALL, soft_delete="listed") as server:
         job = Job(tmp_path, {"main": server.url})
         job.run()
@@ -152,7 +152,7 @@ def test_who_is_listed_as_deleted_for_ever_stays_deleted_under_the_new_name(tmp_
 
 
 def test_contacts_without_creation_times_and_odd_ones_move_as_well(tmp_path: Path) -> None:
-    """Every kind of value, contacts that no range of time reaches, and those in `rejects`: nothing is missing after."""
+    """A rename keeps every kind of value, contacts without a creation time, and rejects."""
     settings = "[guard]\nmax_reject_share = 1\n"
     with live(contacts=300, nasty_share=0.2, no_created_at_share=0.05, small=True, seed=3) as server:
         job = Job(tmp_path, {"main": server.url}, settings=settings)
@@ -169,7 +169,7 @@ def test_contacts_without_creation_times_and_odd_ones_move_as_well(tmp_path: Pat
 
 
 def test_a_column_of_the_users_keeps_its_values(server: Live, tmp_path: Path) -> None:
-    """S6: also for the contacts of an account that gets another name, and for no others."""
+    """A rename moves the values of a user's column with their contacts, and only with those (S6)."""
     job = Job(tmp_path, {"main": server.url, "other": server.url}, sinks=("duckdb",))
     job.run()
     with duckdb.connect(str(job.duckdb)) as connection:
@@ -184,7 +184,7 @@ def test_a_column_of_the_users_keeps_its_values(server: Live, tmp_path: Path) ->
 
 
 def test_the_witness_and_the_pace_go_on_too(job: Job, server: Live) -> None:
-    """The next run costs what an incremental run costs: no walk over all pages, no other beginning of the scrub."""
+    """A run after a rename costs no more than any incremental run: cross-check, pace and scrub continue."""
     job.run()
     job.run()
     first = server.stats()["requests"]
@@ -197,7 +197,7 @@ def test_the_witness_and_the_pace_go_on_too(job: Job, server: Live) -> None:
 
 
 def test_an_unproven_account_stays_unproven(tmp_path: Path) -> None:
-    """A rename proves nothing: what the next run looks at says the same as before."""
+    """A rename keeps the list of things that are unproven."""
     with live(**SMALL, applicable_filters="ignored") as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         job.run(allow_unproven=True)
@@ -207,7 +207,7 @@ def test_an_unproven_account_stays_unproven(tmp_path: Path) -> None:
 
 
 def test_a_filtered_export_can_be_renamed(server: Live, tmp_path: Path) -> None:
-    """It stays a filtered export: without proof, and not comparable with the account."""
+    """A filtered export is still one after a rename: without proof, and not comparable with the account."""
     job = Job(tmp_path, {"main": server.url}, settings="[extract.filters]\nuserInteracted = true\n")
     held = counted(job.run())["contacts"]
     assert renamed(job).document["contacts"] == held
@@ -218,7 +218,7 @@ def test_a_filtered_export_can_be_renamed(server: Live, tmp_path: Path) -> None:
 
 
 def test_a_name_may_be_given_back_and_used_anew(job: Job, server: Live) -> None:
-    """Renamed twice and back; then another account takes the name that is free, beside it."""
+    """A name that a rename has freed can be restored, or given to another account in the same target."""
     job.run()
     renamed(job, "main", "one")
     renamed(job, "one", "two")
@@ -235,7 +235,7 @@ def test_a_name_may_be_given_back_and_used_anew(job: Job, server: Live) -> None:
 
 
 def between_two_targets(job: Job, *words: str) -> None:
-    """What a kill leaves that comes when the DuckDB file is published and the Parquet folder is not."""
+    """Leave the state of a kill after the DuckDB file was published and before the Parquet folder was."""
     kept = job.folder / "kept"
     shutil.copytree(job.parquet, kept, copy_function=shutil.copy2)
     assert job.call(*words).code == 0
@@ -245,7 +245,7 @@ def between_two_targets(job: Job, *words: str) -> None:
 
 @pytest.mark.parametrize("words", [("rename", "CONFIG", "main", "shop"), ("drop", "CONFIG", "main")])
 def test_the_same_command_completes_one_that_was_killed(words: tuple[str, ...], server: Live, tmp_path: Path) -> None:
-    """P4: it passes over the target in which it is done; both hold the same afterwards, and runs go on."""
+    """Repeating a killed command skips the finished target; both targets agree afterwards, and runs continue (P4)."""
     job = Job(tmp_path, {"main": server.url, "other": server.url})
     job.run()
     between_two_targets(job, "account", *words)
@@ -266,7 +266,7 @@ def test_the_same_command_completes_one_that_was_killed(words: tuple[str, ...], 
 
 
 def test_a_run_between_a_kill_and_its_healing_mixes_nothing(job: Job, server: Live) -> None:
-    """The new name is read in full where a target lacks it; the old one is told of, and can be dropped."""
+    """If one target lacks the new name, a run reads it in full; the old name is reported and can be dropped."""
     job.run()
     between_two_targets(job, "account", "rename", "CONFIG", "main", "shop")
     job.urls = {"shop": server.url}
@@ -280,7 +280,7 @@ def test_a_run_between_a_kill_and_its_healing_mixes_nothing(job: Job, server: Li
 
 
 def test_a_rename_that_is_done_is_no_error_and_changes_nothing(job: Job) -> None:
-    """The same command once more: exit 0, and byte by byte the same targets."""
+    """Repeating a finished rename exits with 0 and changes no byte of the targets."""
     job.run()
     words = ("account", "rename", "CONFIG", "main", "shop", "--json")
     first, before = job.call(*words), job.fingerprint()
@@ -289,7 +289,7 @@ def test_a_rename_that_is_done_is_no_error_and_changes_nothing(job: Job) -> None
 
 
 def test_targets_of_two_states_are_not_renamed(job: Job, server: Live) -> None:
-    """One behind the other: 2, nothing is changed, and a run first sets that right."""
+    """If one target is behind the other, a rename exits with 2 and changes nothing; it works after a run."""
     job.run()
     kept = job.folder / "kept"
     shutil.copytree(job.parquet, kept)
@@ -308,7 +308,7 @@ def test_targets_of_two_states_are_not_renamed(job: Job, server: Live) -> None:
 
 
 def test_a_target_without_any_state_is_passed_over(job: Job, server: Live) -> None:
-    """One that was added to the configuration gets everything with the next run."""
+    """A target that was just added to the configuration is skipped, and the next run fills it."""
     job.sinks = ("duckdb",)
     job.run()
     job.sinks = ("duckdb", "parquet")
@@ -319,7 +319,7 @@ def test_a_target_without_any_state_is_passed_over(job: Job, server: Live) -> No
 
 @pytest.mark.parametrize("stale", ["main", "shop"])
 def test_what_a_killed_run_had_read_is_not_gone_on_with(stale: str, tmp_path: Path) -> None:
-    """Under the old name or the new one: it is removed with the rename, and the next run reads by itself."""
+    """A rename removes the data that a killed run staged under either name, and the next run does not resume it."""
     with live(contacts=1500, nasty_share=0, small=True, latency=0.05) as server:
         job = Job(tmp_path, {"main": server.url})
         job.run()
@@ -339,7 +339,7 @@ def test_what_a_killed_run_had_read_is_not_gone_on_with(stale: str, tmp_path: Pa
 
 
 def test_nothing_temporary_stays(job: Job) -> None:
-    """After a rename and a drop the locks and the attempts are all there is."""
+    """After a rename and a drop, only locks and the log of attempts are left in the temporary folder."""
     job.run()
     renamed(job)
     assert job.call("account", "drop", "CONFIG", "shop").code == 0
@@ -350,7 +350,7 @@ def test_nothing_temporary_stays(job: Job) -> None:
 
 
 def test_a_dropped_account_is_gone_from_contacts_and_kept_in_the_history(server: Live, tmp_path: Path) -> None:
-    """The other account is not touched; the state before is still there to ask for."""
+    """Dropping an account leaves other accounts unchanged, and its history can still be queried."""
     job = Job(tmp_path, {"main": server.url, "other": server.url})
     job.run()
     others = [row for row in job.in_duckdb() if row["account"] == "other"]
@@ -374,7 +374,7 @@ def test_a_dropped_account_is_gone_from_contacts_and_kept_in_the_history(server:
 
 
 def test_a_dropped_account_that_is_still_configured_is_read_anew(job: Job, server: Live) -> None:
-    """A first full run, in which its old strikes and deletions count for nothing."""
+    """The next run of a dropped account is a full first run that ignores its old strikes and deletions."""
     job.run()
     assert job.call("account", "drop", "CONFIG", "main").code == 0
     found = counted(job.run())
@@ -402,7 +402,7 @@ REFUSED = (
 
 
 def test_what_cannot_be_done_is_exit_2(server: Live, tmp_path: Path) -> None:
-    """One document with all its keys, one line for people, and the targets as they were."""
+    """A refused command prints one complete JSON document and one line of text, and leaves the targets unchanged."""
     job = Job(tmp_path, {"main": server.url, "other": server.url})
     job.run()
     before = job.fingerprint()
@@ -416,13 +416,13 @@ def test_what_cannot_be_done_is_exit_2(server: Live, tmp_path: Path) -> None:
 
 
 def test_before_the_first_run_there_is_nothing_to_rename(job: Job) -> None:
-    """2, and no folder is made."""
+    """Before the first run, the command exits with 2 and creates no folder."""
     assert job.call("account", "drop", "CONFIG", "main", "--json").code == 2
     assert not (job.folder / "data").exists()
 
 
 def test_a_target_at_work_is_exit_30(job: Job) -> None:
-    """It takes the same lock as a run."""
+    """The command takes the same lock as a run."""
     job.run()
     with Lock(job.parquet):
         ended = job.call("account", "rename", "CONFIG", "main", "shop", "--json")
@@ -433,7 +433,7 @@ def test_a_target_at_work_is_exit_30(job: Job) -> None:
 
 
 def test_accounts_that_the_configuration_does_not_name_are_told(job: Job, server: Live) -> None:
-    """By the run (summary, log and document), the doctor and status: how many contacts it has, and what can be done."""
+    """Run, doctor and status report each unconfigured account with its number of contacts and the remedies."""
     job.run()
     job.urls = {"shop": server.url}
     before = examined(job)
@@ -454,7 +454,7 @@ def test_accounts_that_the_configuration_does_not_name_are_told(job: Job, server
 
 
 def examined(job: Job) -> str:
-    """What the doctor says, who is content."""
+    """The output of a `doctor` call that finds no failure."""
     ended = job.call("doctor", "CONFIG")
     assert ended.code == 0, ended
     return ended.out
@@ -462,7 +462,7 @@ def examined(job: Job) -> str:
 
 @pytest.mark.parametrize("end", [renamed, lambda job: job.call("account", "drop", "CONFIG", "main")])
 def test_nothing_is_told_any_more_once_it_is_mended(end: Callable[[Job], object], job: Job, server: Live) -> None:
-    """Neither of an account that was renamed nor of one that was dropped."""
+    """A renamed or dropped account is no longer reported as unconfigured."""
     job.run()
     end(job)
     job.urls = {"shop": server.url}
@@ -472,7 +472,7 @@ def test_nothing_is_told_any_more_once_it_is_mended(end: Callable[[Job], object]
 
 
 def test_explain_follows_a_contact_through_its_names(job: Job, server: Live) -> None:
-    """What last read it was read under the old name; there it is gone with its account, not deleted."""
+    """`explain` shows the last read under the old name, and that the contact left that name with its account."""
     job.run()
     identity = server.ids()[0]
     [was] = job.call("explain", "CONFIG", identity, "--json").document["accounts"]

@@ -1,4 +1,4 @@
-"""Since when every contact is proven, as the published windows show it, and the attempts that `status` shows."""
+"""The time since which every contact is proven, from the published windows, and the attempts that `status` shows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def job(server: Live, tmp_path: Path) -> Job:
 
 
 def span(start: int, end: int) -> tuple[datetime, datetime]:
-    """From hour to hour."""
+    """The range between two hours."""
     return BEGIN + timedelta(hours=start), BEGIN + timedelta(hours=end)
 
 
@@ -50,14 +50,14 @@ def span(start: int, end: int) -> tuple[datetime, datetime]:
     ],
 )
 def test_what_is_left_uncovered(read: list[tuple[int, int]], left: list[tuple[int, int]]) -> None:
-    """Of two gaps."""
+    """The ranges that were read are subtracted from two gaps."""
     gaps = [span(0, 10), span(20, 30)]
     assert uncovered(gaps, [span(*one) for one in read]) == [span(*one) for one in left]
 
 
 @pytest.mark.parametrize("sinks", [("duckdb",), ("parquet",), ("duckdb", "parquet")])
 def test_the_oldest_run_that_is_needed_says_since_when(sinks: tuple[str, ...], server: Live, tmp_path: Path) -> None:
-    """The full run, until the scrub has read everything again; then the first run of that round."""
+    """`proven_since` is the start of the full run until a scrub round is complete, then the first run of that round."""
     job = Job(tmp_path, {"main": server.url}, settings='[extract]\nscrub_every = "3d"\n', sinks=sinks)
     accounts = []
     for _ in range(6):
@@ -75,7 +75,7 @@ def test_the_oldest_run_that_is_needed_says_since_when(sinks: tuple[str, ...], s
 
 
 def test_a_new_name_does_not_hide_since_when(server: Live, job: Job) -> None:
-    """The windows of before a rename are those of the old name."""
+    """The windows of the old name count after a rename."""
     began = job.run().accounts[0].record.t0
     assert job.call("account", "rename", "CONFIG", "main", "other").code == 0
     job.urls = {"other": server.url}
@@ -84,7 +84,7 @@ def test_a_new_name_does_not_hide_since_when(server: Live, job: Job) -> None:
 
 
 def test_without_the_windows_of_before_it_is_not_known(job: Job) -> None:
-    """Removed by hand, for example; the run is as good as ever."""
+    """If the windows of earlier runs were deleted by hand, `proven_since` is unknown and the run still succeeds."""
     job.sinks = ("duckdb",)
     assert job.run().exit_code == 0
     with duckdb.connect(str(job.duckdb)) as connection:
@@ -94,7 +94,7 @@ def test_without_the_windows_of_before_it_is_not_known(job: Job) -> None:
 
 
 def test_a_failed_run_is_remembered(job: Job) -> None:
-    """With its error, options and requests; neither the token nor a message of the server's is in the file."""
+    """A failed attempt is recorded with error, options and requests, and without the token or a server message."""
     assert job.run().exit_code == 0
     job.tokens["main"] = "0" * 24
     assert job.call("run", "CONFIG", "--full").code == 10
@@ -115,13 +115,13 @@ def test_a_failed_run_is_remembered(job: Job) -> None:
 
 
 def test_attempts_belong_to_the_first_sink(job: Job) -> None:
-    """As the staged data does."""
+    """Attempts are recorded next to the first sink only."""
     assert job.run().exit_code == 0
     assert (len(read_attempts(job.duckdb)), read_attempts(job.parquet)) == (1, [])
 
 
 def test_a_locked_target_is_an_attempt(job: Job) -> None:
-    """It says why nothing was published."""
+    """A run that finds its target locked is recorded as an attempt with exit 30."""
     assert job.run().exit_code == 0
     with Lock(job.duckdb):
         assert job.run().exit_code == 30
@@ -130,7 +130,7 @@ def test_a_locked_target_is_an_attempt(job: Job) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_a_signal_stopped_is_an_attempt(number: int, tmp_path: Path) -> None:
-    """With the code of the process and the requests so far."""
+    """A run stopped by a signal is recorded with the exit code of the process and its requests."""
     with live(contacts=600, nasty_share=0, small=True, latency=0.1) as server:
         job = Job(tmp_path, {"main": server.url}, settings="[extract]\nconcurrency = 2\n")
         with job.start("run", "CONFIG") as running:
@@ -146,7 +146,7 @@ def test_a_run_that_a_signal_stopped_is_an_attempt(number: int, tmp_path: Path) 
 
 
 def test_an_attempt_that_cannot_be_recorded_does_not_fail_the_run(job: Job) -> None:
-    """Whatever stands in its place."""
+    """A run succeeds if its attempt cannot be recorded."""
     assert job.run().exit_code == 0
     attempts_file(job.duckdb).unlink()
     os.mkfifo(attempts_file(job.duckdb))

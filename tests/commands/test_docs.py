@@ -18,7 +18,7 @@ def docs(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_topics_are_listed_with_one_line_each(tmp_path: Path) -> None:
-    """Without a topic it lists all of them, each on one line that fits a terminal."""
+    """Without a topic, every page is listed on one line that fits a terminal."""
     done = docs(folder=tmp_path)
     listed = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
     assert (done.returncode, [name for name, _ in listed]) == (0, sorted(PAGES))
@@ -28,13 +28,13 @@ def test_topics_are_listed_with_one_line_each(tmp_path: Path) -> None:
 
 
 def test_a_page_is_printed_as_it_is(tmp_path: Path) -> None:
-    """With a topic it prints the page."""
+    """With a topic, the page is printed unchanged."""
     assert docs("tables", folder=tmp_path).stdout == PAGES["tables"]
     assert json.loads(docs("tables", "--json", folder=tmp_path).stdout)["text"] == PAGES["tables"]
 
 
 def test_an_unknown_topic_is_a_usage_error(tmp_path: Path) -> None:
-    """It exits with 2 and names the nearest topic and all of them; a token in its place is not repeated."""
+    """An unknown topic exits with 2 and names the nearest topic and all others; a misplaced token is not repeated."""
     done = docs("tabels", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Did you mean tables?" in done.stderr

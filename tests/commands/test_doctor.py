@@ -1,4 +1,4 @@
-"""`etl doctor`: token, host, filters and sinks, each finding with its hint."""
+"""`etl doctor` checks token, host, filters and sinks, and reports each problem with a hint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def server() -> Iterator[Live]:
 
 
 def examined(ended: Ended) -> dict[str, Any]:
-    """The checks that failed, by name; every check says what, where and a hint."""
+    """The failed checks by name, after a check of the document's shape."""
     document = ended.document
     assert document["exit"] == ended.code
     assert all(check.keys() == {"check", "where", "ok", "detail", "hint"} for check in document["checks"])
@@ -33,7 +33,7 @@ def examined(ended: Ended) -> dict[str, Any]:
 
 
 def test_a_healthy_set_up_is_exit_0(server: Live, tmp_path: Path) -> None:
-    """Every check is ok, and no target was made."""
+    """All checks of a healthy setup pass, and no target is created."""
     job = Job(tmp_path, {"main": server.url})
     assert examined(job.call("doctor", "CONFIG", "--json")) == {}
     assert not job.duckdb.exists()
@@ -43,7 +43,7 @@ def test_a_healthy_set_up_is_exit_0(server: Live, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("token", "code"), [("0" * 24, 10), ("no-such-token", 10), ("", 2)])
 def test_a_bad_token_is_found(token: str, code: int, server: Live, tmp_path: Path) -> None:
-    """A1, A48: refused, malformed or missing, with the exit code that a run would have."""
+    """A refused, malformed or missing token is reported with the exit code that a run would have (A1, A48)."""
     job = Job(tmp_path, {"main": server.url}, {"main": token})
     ended = job.call("doctor", "CONFIG", "--json")
     assert ended.code == code
@@ -53,7 +53,7 @@ def test_a_bad_token_is_found(token: str, code: int, server: Live, tmp_path: Pat
 
 
 def test_an_unreachable_host_is_found(tmp_path: Path) -> None:
-    """N1: with its address."""
+    """An unreachable host is reported with its address (N1)."""
     with socket.socket() as plug:
         plug.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{plug.getsockname()[1]}"
@@ -63,7 +63,7 @@ def test_an_unreachable_host_is_found(tmp_path: Path) -> None:
 
 
 def test_filters_that_do_not_work_are_found(tmp_path: Path) -> None:
-    """A50: a run could prove nothing."""
+    """Filters that the server ignores are exit 13, as no run could be proven (A50)."""
     with live(contacts=120, small=True, applicable_filters="ignored") as server:
         ended = Job(tmp_path, {"main": server.url}).call("doctor", "CONFIG", "--json")
     assert ended.code == 13
@@ -71,7 +71,7 @@ def test_filters_that_do_not_work_are_found(tmp_path: Path) -> None:
 
 
 def test_a_damaged_target_is_found_beside_everything_else(server: Live, tmp_path: Path) -> None:
-    """P25: and the server is looked at all the same."""
+    """The server is checked even if a target is damaged (P25)."""
     job = Job(tmp_path, {"main": server.url})
     job.duckdb.parent.mkdir()
     job.duckdb.write_bytes(b"")
@@ -83,7 +83,7 @@ def test_a_damaged_target_is_found_beside_everything_else(server: Live, tmp_path
 
 
 def test_every_account_is_looked_at(server: Live, tmp_path: Path) -> None:
-    """One bad token does not hide the other account's state."""
+    """A bad token of one account does not hide the checks of the other."""
     job = Job(tmp_path, {"one": server.url, "two": server.url}, {"one": "0" * 24})
     ended = job.call("doctor", "CONFIG", "--json")
     assert ended.code == 10
@@ -91,7 +91,7 @@ def test_every_account_is_looked_at(server: Live, tmp_path: Path) -> None:
 
 
 def test_the_doctor_does_not_disturb_a_run(tmp_path: Path) -> None:
-    """P16: nothing of a run in progress is touched."""
+    """`doctor` leaves the files of a run in progress alone (P16)."""
     with live(contacts=600, nasty_share=0, small=True, latency=0.1) as server:
         job = Job(tmp_path, {"main": server.url}, settings="[extract]\nconcurrency = 2\n")
         with job.start("run", "CONFIG", "--json") as running:

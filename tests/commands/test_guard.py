@@ -1,4 +1,4 @@
-"""The guards: what is not published because it looks wrong, at the very border of each rule."""
+"""The guards refuse suspicious results, tested at the exact limit of each rule."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ RECORD = RunRecord(
 
 
 def rejecting(rejected: int, received: int) -> RunRecord:
-    """A run that could not keep so many of the contacts it received."""
+    """A run with these numbers of rejected and received contacts."""
     return replace(RECORD, counts=Counts(received=received, rejected=rejected))
 
 
 def unproven(*reasons: str, mode: Mode = "full") -> RunRecord:
-    """A run that leaves these things unproven."""
+    """A run with these reasons for being unproven."""
     return replace(RECORD, mode=mode, proof=Proof("pages", 0, reasons))
 
 
 def losing(deleted: int, struck: int, previous: int) -> Merged:
-    """A merge by which one account loses so many of its contacts."""
+    """A merge that deletes and strikes these numbers of contacts of one account."""
     return Merged({"main": Counts(deleted=deleted)}, {"main": struck}, {"main": previous})
 
 
 @pytest.mark.parametrize(("rejected", "received", "share"), [(0, 0, 0.0), (0, 5, 0.0), (1, 100, 0.01), (5, 5, 1.0)])
 def test_a_share_of_rejects_is_borne(rejected: int, received: int, share: float) -> None:
-    """Rejects up to the share are published with the run (A25)."""
+    """Rejects up to the allowed share are published with the run (A25)."""
     check_rejects(rejecting(rejected, received), 0, share)
 
 
 def test_rejects_of_an_incremental_run_are_a_share_of_the_account() -> None:
-    """One that a full run has borne does not stop every run that reads a small share of the account (A25)."""
+    """The share of an incremental run is measured against the account, so that known rejects do not stop it (A25)."""
     check_rejects(rejecting(20, 70), 2000, 0.01)
     with pytest.raises(GuardError, match="21 of 2000 contacts"):
         check_rejects(rejecting(21, 70), 2000, 0.01)
@@ -58,19 +58,19 @@ def test_rejects_of_an_incremental_run_are_a_share_of_the_account() -> None:
 
 @pytest.mark.parametrize(("rejected", "received", "share"), [(1, 99, 0.01), (1, 10**6, 0.0), (2, 100, 0.01)])
 def test_too_many_rejects_trip_the_guard(rejected: int, received: int, share: float) -> None:
-    """One reject more than the share and nothing of the account is published; the message counts (A25)."""
+    """One reject above the share stops the account, and the message has the numbers (A25)."""
     with pytest.raises(GuardError, match=f"{rejected} of {received} contacts") as caught:
         check_rejects(rejecting(rejected, received), 0, share)
     assert (caught.value.exit_code, caught.value.where) == (14, "account main")
 
 
 def test_a_proven_run_passes() -> None:
-    """A run that leaves nothing unproven is published."""
+    """A fully proven run is published."""
     check_proof(RECORD, allow_unproven=False)
 
 
 def test_an_unproven_run_is_not_published() -> None:
-    """One thing unproven is exit 13, told with the first reason and the number of the others."""
+    """A single unproven part is exit 13; the message has the first reason and the number of others."""
     with pytest.raises(UnprovenError, match="an indivisible window") as caught:
         check_proof(unproven("an indivisible window", "a walk", "a witness"), allow_unproven=False)
     assert caught.value.exit_code == 13
@@ -81,12 +81,12 @@ def test_an_unproven_run_is_not_published() -> None:
 
 
 def test_allowing_it_publishes_an_unproven_run() -> None:
-    """`--allow-unproven` lets an unproven run pass."""
+    """`--allow-unproven` publishes an unproven run."""
     check_proof(unproven("an indivisible window"), allow_unproven=True)
 
 
 def test_a_filtered_export_needs_no_proof() -> None:
-    """A filtered export claims no completeness, so that none is asked of it."""
+    """A filtered export claims no completeness, so no proof is required."""
     check_proof(unproven("pages are all there is", mode="filtered"), allow_unproven=False)
 
 
@@ -94,7 +94,7 @@ def test_a_filtered_export_needs_no_proof() -> None:
 def test_the_shrink_guard_is_the_larger_of_its_two_rules(
     deleted: int, struck: int, previous: int, share: float
 ) -> None:
-    """Losing or striking more than max(100, share) trips the guard, and nothing less does (S23, A41, A43)."""
+    """The guard trips if more than max(100, share) contacts are deleted or struck, and only then (S23, A41, A43)."""
     errors = check_shrink({"main": RECORD}, losing(deleted, struck, previous), share)
     assert bool(errors) == (deleted + struck > max(FEWEST, share * previous))
 
@@ -104,12 +104,12 @@ def test_the_shrink_guard_is_the_larger_of_its_two_rules(
     [(100, 0, 100, False), (0, 101, 101, True), (60, 41, 101, True), (0, 500, 10_000, False), (0, 501, 10_000, True)],
 )
 def test_a_small_account_may_lose_a_hundred(deleted: int, struck: int, previous: int, *, trips: bool) -> None:
-    """A hundred contacts are never too many; of ten thousand five hundred are the most by default (S23)."""
+    """Losing a hundred contacts is always allowed; of ten thousand, the limit is five hundred by default (S23)."""
     assert bool(check_shrink({"main": RECORD}, losing(deleted, struck, previous), 0.05)) == trips
 
 
 def test_a_shrinking_account_is_told_with_its_numbers() -> None:
-    """The error counts what is gone and names the setting and the way to override it (S23)."""
+    """The error has the number of lost contacts, the setting, and the option that overrides it (S23)."""
     error = check_shrink({"main": replace(RECORD, mode="incremental")}, losing(200, 300, 1000), 0.05)["main"]
     assert (error.exit_code, error.where) == (14, "account main")
     assert "500 of 1000 contacts" in error.message
@@ -117,7 +117,7 @@ def test_a_shrinking_account_is_told_with_its_numbers() -> None:
 
 
 def test_only_the_shrinking_account_is_refused() -> None:
-    """Of several accounts the guard refuses those that shrink, and no filtered export."""
+    """The guard refuses only the accounts that shrink, and never a filtered export."""
     merged = Merged(
         {name: Counts(deleted=500) for name in ("small", "large", "view")},
         {},
@@ -128,7 +128,7 @@ def test_only_the_shrinking_account_is_refused() -> None:
 
 
 def test_a_run_that_looked_at_everything_tells_why() -> None:
-    """Of a scrub that was not believed the error says how many were looked at, and how many of them were missing."""
+    """If a scrub was escalated, the error says how many of the checked contacts were missing."""
     record = replace(RECORD, mode="incremental", detail={"escalated": {"looked": 49, "absent": 44}})
     error = check_shrink({"main": record}, losing(0, 2700, 3000), 0.05)["main"]
     assert "2700 of 3000 contacts" in error.message
@@ -140,12 +140,12 @@ def test_a_run_that_looked_at_everything_tells_why() -> None:
     [(0, 0, False), (49, 2, False), (49, 3, True), (60, 3, False), (1, 1, True), (2, 1, False), (1000, 50, False)],
 )
 def test_a_look_is_measured_against_what_was_looked_at(looked: int, absent: int, *, suspicious: bool) -> None:
-    """More than the share of those looked for is too many, but one or two tell nothing unless they are all (A41)."""
+    """Missing contacts above the share are suspicious, but one or two only if no checked contact was found (A41)."""
     assert Look(looked, absent).is_suspicious(0.05) == suspicious
 
 
 def test_nobody_of_before_is_another_account() -> None:
-    """Others where those published before all are gone is another account, however small it is."""
+    """If all contacts published before are gone and others appear, it is another account, however small."""
     merged = Merged({"main": Counts(new=40)}, {"main": 12}, {"main": 12})
     error = check_shrink({"main": RECORD}, merged, 0.05)["main"]
     assert (error.exit_code, "another account" in error.message) == (14, True)
@@ -171,7 +171,7 @@ def owned(customers: Sequence[str], agencies: Sequence[str] = ()) -> RunRecord:
     ],
 )
 def test_the_same_account_may_be_read_anywhere(before: RunRecord | None, now: RunRecord) -> None:
-    """White-label hosts of one backend show the same customer; where nothing is known, nothing is refused."""
+    """Several hosts of one backend show the same customer, and unknown identities are accepted."""
     check_identity(now, before)
 
 
@@ -184,7 +184,7 @@ def test_the_same_account_may_be_read_anywhere(before: RunRecord | None, now: Ru
     ],
 )
 def test_contacts_of_another_customer_are_another_account(before: RunRecord, now: RunRecord, field: str) -> None:
-    """What belongs to others than what was published under this name is not published (exit 14)."""
+    """Contacts of another customer or agency than those published under this name are exit 14."""
     with pytest.raises(GuardError, match=field) as caught:
         check_identity(now, before)
     assert caught.value.exit_code == 14

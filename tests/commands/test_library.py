@@ -1,4 +1,4 @@
-"""`import etl`: an export from a program, in a plain process and while an event loop is running."""
+"""`import etl`: exports from a program, with and without a running event loop."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_a_program_exports_and_nothing_is_printed(config: Path) -> None:
-    """No line, no signal handler, no umask of ours; every file is private all the same."""
+    """The library prints nothing, sets no signal handler and no umask, and creates private files."""
     for program in (PLAIN, IN_A_LOOP):
         done = subprocess.run([sys.executable, "-c", program, str(config)], capture_output=True, check=False)  # noqa: S603
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
@@ -73,14 +73,14 @@ def test_a_program_exports_and_nothing_is_printed(config: Path) -> None:
 
 
 def test_importing_costs_next_to_nothing() -> None:
-    """What is heavy comes with the first use."""
+    """`import etl` loads no heavy library."""
     program = "import sys, etl; print({'duckdb', 'pyarrow', 'aiohttp', 'pydantic'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout == "set()\n"
 
 
 def test_a_failure_is_part_of_the_result(config: Path) -> None:
-    """With the exit code of the command, and raised on demand."""
+    """A failed run is returned with its exit code, and raises on demand."""
     settings = etl.load_config(config, {"sinks.duckdb.path": "/dev/null/contacts.duckdb"})
     result = etl.run(settings)
     assert (result.exit_code, result.sinks) == (20, {})
@@ -91,7 +91,7 @@ def test_a_failure_is_part_of_the_result(config: Path) -> None:
 
 
 def test_what_is_offered_exists_and_is_typed() -> None:
-    """The names of the package, of its stub, and what they stand for are the same."""
+    """The package, its stub and `dir()` offer the same names, and each of them exists."""
     stub = (Path(etl.__file__).parent / "__init__.pyi").read_text()
     offered = sorted(line.rpartition(" as ")[2] for line in stub.splitlines() if " as " in line)
     assert offered == sorted(set(etl.__all__) - {"__version__"})

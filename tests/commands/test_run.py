@@ -1,4 +1,4 @@
-"""One run against a live account: what is published, what is told, and that a failure changes nothing."""
+"""One run against a live account: published data, reported results, and failures that change nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def job(server: Live, tmp_path: Path) -> Job:
 
 @dataclass(frozen=True)
 class Exported:
-    """A first run of 3,000 contacts, one in twenty odd, by the command line."""
+    """A first run of 3,000 contacts from the command line; 5 % of the contacts are odd."""
 
     job: Job
     document: Any
@@ -54,7 +54,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    """The same for all tests of this module."""
+    """The exported account, shared by all tests of this module."""
     with live(contacts=3000, nasty_share=0.05, no_created_at_share=0.01, seed=3) as server:
         job = Job(tmp_path_factory.mktemp("truth"), {"main": server.url}, settings=LENIENT)
         ended = job.command("run", "CONFIG", "--json")
@@ -82,7 +82,7 @@ def comparable(row: Row) -> Row:
 
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_contacts_equal_the_truth_field_by_field(sink: str, exported: Exported) -> None:
-    """A23, A25-A40, S10: every contact with a usable id has exactly one row, and every cell is what was sent."""
+    """Every contact with a usable id has exactly one row, and every cell has the value sent (A23, A25-A40, S10)."""
     read = exported.job.in_duckdb() if sink == "duckdb" else exported.job.in_parquet(1)
     found = {row["contact_id"]: comparable(row) for row in read}
     wanted = expected(exported.truth)
@@ -98,7 +98,7 @@ def test_contacts_equal_the_truth_field_by_field(sink: str, exported: Exported) 
 
 
 def test_both_sinks_hold_the_same_rows(exported: Exported) -> None:
-    """S10: DuckDB and Parquet agree in every column, the fingerprint included."""
+    """DuckDB and Parquet agree in every column, including the fingerprint (S10)."""
     by_sink = [
         {row["contact_id"]: row for row in rows} for rows in (exported.job.in_duckdb(), exported.job.in_parquet(1))
     ]
@@ -106,7 +106,7 @@ def test_both_sinks_hold_the_same_rows(exported: Exported) -> None:
 
 
 def test_the_sum_is_conserved(exported: Exported) -> None:
-    """A25: received = new + changed + unchanged + folded + rejected, and `rejects` has who is not in `contacts`."""
+    """Received is new + changed + unchanged + folded + rejected, and contacts not kept are in `rejects` (A25)."""
     counts, odd = exported.document["accounts"][0]["counts"], len(exported.truth) - len(expected(exported.truth))
     assert counts["received"] == sum(counts[name] for name in ("new", "changed", "unchanged", "folded", "rejected"))
     assert (counts["contacts"], counts["rejected"]) == (len(expected(exported.truth)), odd)
@@ -114,7 +114,7 @@ def test_the_sum_is_conserved(exported: Exported) -> None:
 
 
 def test_every_row_carries_the_run_that_wrote_it(exported: Exported) -> None:
-    """`observed_at` is the run's T0, `seq` its number, and each contact has one version."""
+    """Every row has the run's T0 and `seq`, and each contact has one version."""
     [account] = exported.document["accounts"]
     stamps = exported.job.rows(
         "select distinct seq, strftime(observed_at, '%Y-%m-%dT%H:%M:%SZ'), account from contacts"
@@ -147,13 +147,13 @@ ERROR = {"code": int, "message": str, "where": str, "hint": str}
 
 
 def assert_shape(document: Any, shape: dict[str, Any], *, more: frozenset[str] = frozenset()) -> None:
-    """Exactly these keys (and `more`), each with its type."""
+    """Check for exactly these keys (and `more`), each with its type."""
     assert document.keys() - more == shape.keys()
     assert {name: type(document[name]) for name in shape if not isinstance(document[name], shape[name])} == {}
 
 
 def test_run_prints_the_pinned_document(exported: Exported) -> None:
-    """The `--json` document of `run`: keys, types, times with `Z`, and the same numbers as the table `runs`."""
+    """The `--json` document of `run` has the fixed keys and types, times with `Z`, and the numbers of `runs`."""
     document, job = exported.document, exported.job
     assert_shape(document, RUN)
     [account] = document["accounts"]
@@ -173,12 +173,12 @@ def test_run_prints_the_pinned_document(exported: Exported) -> None:
 
 
 def test_only_reads_are_sent(exported: Exported) -> None:
-    """M11: nothing but `POST /inbox/users` with `isExport` "none"."""
+    """Nothing but `POST /inbox/users` with `isExport` "none" is sent (M11)."""
     assert exported.stats["violations"] == {}
 
 
 def test_everything_made_is_private(exported: Exported) -> None:
-    """X3: files 0600, folders 0700; of the temporary things only locks and the attempts are left."""
+    """Files are 0600 and folders 0700; only locks and attempts are left in the temporary folder (X3)."""
     made = [exported.job.folder / "data", *(exported.job.folder / "data").rglob("*")]
     assert {stat.S_IMODE(p.stat().st_mode) for p in made if p.is_dir()} == {0o700}
     assert {stat.S_IMODE(p.stat().st_mode) for p in made if p.is_file()} == {0o600}
@@ -190,7 +190,7 @@ def test_everything_made_is_private(exported: Exported) -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """A way to fail: the settings of the server, of the job and of the command, and the exit code."""
+    """A way to fail: the settings of the server, the job and the command, and the exit code."""
 
     code: int
     sandbox: Row
@@ -200,7 +200,7 @@ class Failure:
 
 
 def status(number: int, **spec: Any) -> Row:
-    """A server that answers this status to every request."""
+    """Settings of a server that returns this status for every request."""
     return {"faults": ({"kind": "status", "status": number, **spec},)}
 
 
@@ -229,7 +229,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failed_first_run_leaves_no_target(name: str, tmp_path: Path) -> None:
-    """A failure has its exit code, tells one document with one error, and publishes nothing."""
+    """A failed first run prints one document with one error, exits with its code, and publishes nothing."""
     failure = FAILURES[name]
     with live(contacts=150, small=True, **failure.sandbox) as server:
         job = Job(tmp_path, {"main": server.url}, {"main": failure.token}, failure.settings)
@@ -246,7 +246,7 @@ def test_a_failed_first_run_leaves_no_target(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["A1 unknown token", "N15 HTML", "A50 filters ignored", "A25 too many rejects"])
 def test_a_failed_later_run_changes_nothing(name: str, tmp_path: Path) -> None:
-    """SFO: after a failure the DuckDB file and every Parquet file are what they were, byte by byte."""
+    """SFO: a failed run leaves every byte of the DuckDB file and of the Parquet files unchanged."""
     failure = FAILURES[name]
     with live(contacts=150, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url})
@@ -259,7 +259,7 @@ def test_a_failed_later_run_changes_nothing(name: str, tmp_path: Path) -> None:
 
 
 def test_no_output_holds_the_token_or_a_contact(tmp_path: Path) -> None:
-    """X1, X2: neither a good run nor a failing one tells the token or anybody's values."""
+    """Neither a successful nor a failed run prints the token or a value of a contact (X1, X2)."""
     with live(contacts=50, nasty_share=0.3, seed=9) as server:
         truth = server.truth()
         job = Job(tmp_path, {"main": server.url}, settings=LENIENT)
@@ -281,7 +281,7 @@ def test_no_output_holds_the_token_or_a_contact(tmp_path: Path) -> None:
 
 
 def test_an_account_that_fails_does_not_stop_the_others(server: Live, tmp_path: Path) -> None:
-    """One 401: the other account is published, the exit code is the failing one's, and the next run catches up."""
+    """If one account gets a 401, the other is published, the exit code is 10, and the next run catches up."""
     job = Job(tmp_path, {"one": server.url, "two": server.url}, {"one": UNKNOWN_TOKEN})
     document = job.run().document()
     one, two = document["accounts"]
@@ -297,7 +297,7 @@ def test_an_account_that_fails_does_not_stop_the_others(server: Live, tmp_path: 
 
 
 def test_the_exit_code_is_that_of_the_first_failing_account_in_the_file(server: Live, tmp_path: Path) -> None:
-    """Whoever fails first in time does not matter."""
+    """The first failing account in the configuration sets the exit code, not the first one in time."""
     with live(contacts=10, latency=0.05, faults=({"kind": "html"},)) as broken:
         job = Job(tmp_path, {"a": broken.url, "b": server.url, "c": server.url}, {"b": UNKNOWN_TOKEN})
         report = job.run()
@@ -308,7 +308,7 @@ def test_the_exit_code_is_that_of_the_first_failing_account_in_the_file(server: 
 
 
 def test_a_filtered_export_is_a_snapshot_of_what_matches(server: Live, tmp_path: Path) -> None:
-    """Mode filtered: no proof, no strikes, exit 0; each run replaces the last by what matches now."""
+    """A filtered run has no proof and no strikes, exits with 0, and replaces the last result by the current matches."""
     job = Job(tmp_path, {"main": server.url}, settings='[extract.filters]\nstatus = ["OPEN"]\n')
     document = job.run().document()
     assert (document["exit"], document["accounts"][0]["mode"]) == (0, "filtered")
@@ -345,7 +345,7 @@ JUNE = datetime(2025, 6, 1, tzinfo=UTC)
     [*((name, "named") for name in FILTERS), ("list", "free"), ("two", "free"), ("time", "free")],
 )
 def test_a_filtered_export_holds_what_matches_and_nothing_else(name: str, applicable: str, tmp_path: Path) -> None:
-    """Every kind of filter, on servers that want it named in `applicableFilters` and on others."""
+    """Every kind of filter works, on servers that need it named in `applicableFilters` and on others."""
     toml, matches = FILTERS[name]
     with live(contacts=400, nasty_share=0, applicable_filters=applicable, lists_named=applicable == "named") as server:
         job = Job(tmp_path, {"main": server.url}, settings=f"[extract.filters]\n{toml}\n", sinks=("duckdb",))
@@ -357,7 +357,7 @@ def test_a_filtered_export_holds_what_matches_and_nothing_else(name: str, applic
 
 @pytest.mark.parametrize("later", ["", '[extract.filters]\nstatus = ["CLOSED"]\n'])
 def test_a_target_made_with_other_filters_is_refused(later: str, server: Live, tmp_path: Path) -> None:
-    """Exit 2, and nothing changes: a target never becomes a mixture."""
+    """Other filters than those of the target are exit 2 and change nothing, so that a target is never a mixture."""
     job = Job(tmp_path, {"main": server.url}, settings='[extract.filters]\nstatus = ["OPEN"]\n')
     assert job.run().exit_code == 0
     before, job.settings = job.fingerprint(), later
@@ -366,7 +366,7 @@ def test_a_target_made_with_other_filters_is_refused(later: str, server: Live, t
 
 
 def test_a_full_target_is_not_filtered_later(job: Job) -> None:
-    """Exit 2, and nothing changes."""
+    """Filters on a target with all contacts are exit 2 and change nothing."""
     assert job.run().exit_code == 0
     before = job.fingerprint()
     assert job.run("extract.filters.tags=['vip']").exit_code == 2
@@ -376,14 +376,14 @@ def test_a_full_target_is_not_filtered_later(job: Job) -> None:
 @pytest.mark.parametrize("command", ["plan", "doctor"])
 @pytest.mark.parametrize("filters", ["extract.filters.tags=['vip']", "extract.filters.statu=['OPEN']"])
 def test_what_a_run_would_refuse_is_told_beforehand(command: str, filters: str, job: Job) -> None:
-    """Filters that the target was not made with, and one that the API does not know."""
+    """`plan` and `doctor` report filters that the target was not made with, and unknown filters."""
     assert job.run().exit_code == 0
     assert job.call(command, "CONFIG").code == 0
     assert job.call(command, "CONFIG", "--set", filters).code == 2
 
 
 def test_a_link_to_a_database_stays_one(job: Job) -> None:
-    """The file that it leads to is replaced, so that its readers see the new state."""
+    """If the path is a symbolic link, the file it points to is replaced."""
     job.sinks = ("duckdb",)
     real = job.folder / "elsewhere" / "real.duckdb"
     assert job.run(f"sinks.duckdb.path={real}").exit_code == 0
@@ -396,7 +396,7 @@ def test_a_link_to_a_database_stays_one(job: Job) -> None:
 
 
 def test_allow_unproven_publishes_and_says_so(tmp_path: Path) -> None:
-    """A50, A51: `--allow-unproven` turns 13 into 0; the rows are there, and the proof says what is missing."""
+    """`--allow-unproven` publishes with exit 0 instead of 13, and the proof lists the gaps (A50, A51)."""
     with live(contacts=150, nasty_share=0, small=True, applicable_filters="ignored") as server:
         job = Job(tmp_path, {"main": server.url})
         document = job.run(allow_unproven=True).document()
@@ -407,7 +407,7 @@ def test_allow_unproven_publishes_and_says_so(tmp_path: Path) -> None:
 
 
 def test_after_an_unproven_run_everything_is_read_again(tmp_path: Path) -> None:
-    """What it may have missed is older than what an incremental run looks for: the next one is full."""
+    """A full run follows an unproven one, because an incremental run would not find older contacts that it missed."""
     settings = {"contacts": 90, "nasty_share": 0, "small": True}
     with live(**settings, applicable_filters="ignored") as server:
         job = Job(tmp_path, {"main": server.url})
@@ -423,7 +423,7 @@ def test_after_an_unproven_run_everything_is_read_again(tmp_path: Path) -> None:
 
 
 def test_allow_unproven_forgives_nothing_else(tmp_path: Path) -> None:
-    """It is about exit 13 alone."""
+    """`--allow-unproven` does not override other exit codes."""
     with live(contacts=150, small=True, nasty_share=0.5, nasty_kinds=("id_null",)) as server:
         job = Job(tmp_path, {"main": server.url})
         assert job.run(allow_unproven=True).exit_code == 14
@@ -460,7 +460,7 @@ PERSONALITIES: dict[str, Row] = {
 
 @pytest.mark.parametrize("name", PERSONALITIES)
 def test_whatever_the_server_is_like_nobody_is_missing(name: str, tmp_path: Path) -> None:
-    """A first run, then one after touches, inserts and a flip: exit 0, proven, and equal to the truth."""
+    """On every kind of server, a first run and a run after changes are proven and equal to the truth."""
     with live(**{"contacts": 300, "nasty_share": 0, "small": True, **PERSONALITIES[name]}) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         assert_complete(job, server)
@@ -472,7 +472,7 @@ def test_whatever_the_server_is_like_nobody_is_missing(name: str, tmp_path: Path
 
 
 def test_a_server_that_counts_people_it_does_not_list_is_given_up_soon(tmp_path: Path) -> None:
-    """A19: 13, as nothing shows that nobody is missing; not after looking for them one by one."""
+    """A total above the number of listed contacts is exit 13, without a search for single contacts (A19)."""
     with live(contacts=600, nasty_share=0, total="doubled") as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         assert job.run().exit_code == 13
@@ -482,7 +482,7 @@ def test_a_server_that_counts_people_it_does_not_list_is_given_up_soon(tmp_path:
 
 
 def assert_complete(job: Job, server: Live) -> None:
-    """A run proves itself and publishes the truth."""
+    """Run, and check that the result is proven and equal to the truth."""
     report = job.run()
     assert report.exit_code == 0, report.error
     found, wanted = {row["contact_id"]: comparable(row) for row in job.in_duckdb()}, expected(server.truth())
@@ -506,7 +506,7 @@ LIES: dict[str, Row] = {
 
 @pytest.mark.parametrize("name", LIES)
 def test_a_server_that_hides_contacts_is_never_believed_in_silence(name: str, tmp_path: Path) -> None:
-    """Either the result is the truth, or the exit code is 12, 13 or 14 and nothing is published."""
+    """If a server hides contacts, the result is complete or the exit code is 12, 13 or 14 and nothing is published."""
     with live(contacts=400, nasty_share=0, small=True, **LIES[name]) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         code = job.run().exit_code
@@ -539,7 +539,7 @@ MISHAPS: dict[str, Row] = {
 
 @pytest.mark.parametrize("name", MISHAPS)
 def test_a_passing_mishap_costs_a_request_and_nothing_else(name: str, tmp_path: Path) -> None:
-    """Auto: the page is asked again and counted; the result is complete."""
+    """After a transient fault the page is requested again, and the result is complete."""
     with live(contacts=300, nasty_share=0, small=True, faults=(MISHAPS[name],)) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         assert_complete(job, server)
@@ -547,7 +547,7 @@ def test_a_passing_mishap_costs_a_request_and_nothing_else(name: str, tmp_path: 
 
 @pytest.mark.parametrize("limits", [{"rate_limit": 40.0}, {"max_in_flight_allowed": 3}], ids=["a second", "at once"])
 def test_a_server_that_allows_little_is_read_to_the_end(tmp_path: Path, limits: dict[str, Any]) -> None:
-    """A7: the summary and `runs` tell how far it slowed the run down, and what it seems to allow."""
+    """The summary and `runs` report how much the server throttled the run, and the limit it seems to have (A7)."""
     with live(contacts=400, nasty_share=0, small=True, latency=0.01, **limits) as server:
         report = Job(tmp_path, {"main": server.url}, sinks=("duckdb",)).run()
     assert report.error is None
@@ -561,7 +561,7 @@ def test_a_server_that_allows_little_is_read_to_the_end(tmp_path: Path, limits: 
 
 
 def test_a_run_begins_at_the_pace_of_the_last(tmp_path: Path) -> None:
-    """A7: what a run has learned of the server the next one need not learn again."""
+    """A run starts with the pace that the last run found (A7)."""
     with live(contacts=600, nasty_share=0, small=True, latency=0.01) as server:
         last = Job(tmp_path, {"main": server.url}, sinks=("duckdb",)).run().accounts[0].record
     assert last is not None
@@ -575,7 +575,7 @@ def test_a_run_begins_at_the_pace_of_the_last(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
 def test_clocks_that_differ_are_told(tmp_path: Path, ahead: float) -> None:
-    """N25: a warning, in the log, in `runs` and in the summary, because one of the two is wrong; nothing is lost."""
+    """If the clocks differ, log, `runs` and summary have a warning, and no contact is lost (N25)."""
     with live(contacts=30, nasty_share=0, small=True) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         server.ahead = ahead
@@ -590,12 +590,12 @@ def test_clocks_that_differ_are_told(tmp_path: Path, ahead: float) -> None:
     side = "ahead of" if ahead > 0 else "behind"
     assert re.search(rf"^clock .* is 3,[56]\d\d s {side} ours", warned.out, re.MULTILINE)
     assert " ours; " not in calm.out
-    back = re.search(r"has gone back: T0 is 3,[56]\d\d s before", calm.out)  # 3,600 where both began in one second
+    back = re.search(r"has gone back: T0 is 3,[56]\d\d s before", calm.out)  # 3,600 if both began within one second
     assert (back is not None, "clock.went_back" in calm.err) == (ahead > 0, ahead > 0)
 
 
 def test_a_cap_on_requests_holds_whatever_is_asked_for(tmp_path: Path) -> None:
-    """The server sees no more in any second: probes, witness, retries, accounts of one token, command after command."""
+    """The request cap holds in every second: probes, cross-check, retries, accounts with one token, all commands."""
     faults = ({"kind": "status", "status": 503, "every": 25}, {"kind": "reset", "every": 40})
     with live(contacts=60, nasty_share=0, small=True, latency=0.02, latency_jitter=1.0, faults=faults) as server:
         job = Job(tmp_path, {"a": server.url, "b": server.url}, settings=CAPPED, sinks=("duckdb",))
@@ -616,7 +616,7 @@ CAPPED = "[extract]\nconcurrency = 16\nrequests_per_second = 20\n"
 
 
 def test_accounts_with_different_tokens_have_a_cap_each(tmp_path: Path) -> None:
-    """Only a token that is the same is shared, and `plan` says with how many."""
+    """Only accounts with the same token share a cap, and `plan` says how many do."""
     with live(contacts=0) as server, live(contacts=0, token="b" * 24) as other:
         urls = {"a": server.url, "b": other.url, "c": server.url}
         job = Job(tmp_path, urls, {"b": "b" * 24}, settings="[extract]\nrequests_per_second = 50\n")

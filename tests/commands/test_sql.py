@@ -1,4 +1,4 @@
-"""`etl sql` and `etl status`: what was exported, asked by the command line."""
+"""`etl sql` and `etl status`: queries of the exported data."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def ask(job: Job, query: str) -> Ended:
-    """A query, answered as JSON."""
+    """Run a query with `--json`."""
     return job.call("sql", "CONFIG", query, "--json")
 
 
 def test_sql_answers_with_a_list_of_row_objects(job: Job) -> None:
-    """Times are ISO 8601 with `Z`, maps and structs objects, lists lists, integers and booleans themselves."""
+    """Times are ISO 8601 with `Z`, maps and structs are objects, lists are lists, numbers and booleans are kept."""
     [row] = ask(job, "select * from contacts where len(notes) > 0 and len(urls_visited) > 0 limit 1").document
     assert TIME.fullmatch(row["created_at"])
     assert TIME.fullmatch(row["observed_at"])
@@ -42,14 +42,14 @@ def test_sql_answers_with_a_list_of_row_objects(job: Job) -> None:
 
 
 def test_every_table_and_the_time_travel_stand_in_every_sink(job: Job) -> None:
-    """`contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of`."""
+    """`contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of` exist in every sink."""
     relations = ("contacts", "contact_versions", "runs", "rejects", "contacts_as_of(timestamptz '2999-01-01')")
     counts = [ask(job, f"select count(*) as n from {relation}").document for relation in relations]  # noqa: S608
     assert counts == [[{"n": 60}], [{"n": 60}], [{"n": 2}], [{"n": 0}], [{"n": 60}]]
 
 
 def test_no_rows_are_an_empty_list(job: Job) -> None:
-    """Not null, and not an error."""
+    """A query without rows returns an empty list."""
     assert ask(job, "select * from contacts where false").document == []
 
 
@@ -80,7 +80,7 @@ def test_no_rows_are_an_empty_list(job: Job) -> None:
     ],
 )
 def test_a_writing_or_broken_query_is_exit_2_and_harms_nothing(query: str, job: Job) -> None:
-    """X4, `sql` is read-only: one document with the engine's message, and the target stays byte by byte."""
+    """A writing or invalid query is exit 2 with one document, and the target stays byte-identical (X4)."""
     before = {path: path.read_bytes() for path in (job.folder / "data").rglob("*") if path.is_file()}
     ended = ask(job, query)
     assert (ended.code, ended.document["error"]["code"]) == (2, 2)
@@ -91,12 +91,12 @@ def test_a_writing_or_broken_query_is_exit_2_and_harms_nothing(query: str, job: 
 
 
 def test_the_engine_says_what_is_wrong(job: Job) -> None:
-    """Its message names the column that does not exist."""
+    """The message names the column that does not exist."""
     assert "nothing" in ask(job, "select nothing from contacts").document["error"]["message"]
 
 
 def test_sql_for_people_is_a_table(job: Job) -> None:
-    """Text on stdout, nothing on stderr."""
+    """Without `--json`, a table is printed on stdout and nothing on stderr."""
     ended = job.call("sql", "CONFIG", "select count(*) as everyone from contacts")
     assert (ended.code, ended.err) == (0, "")
     assert re.search(r"everyone", ended.out)
@@ -104,7 +104,7 @@ def test_sql_for_people_is_a_table(job: Job) -> None:
 
 
 def test_a_cell_neither_breaks_the_table_nor_steers_the_terminal(job: Job) -> None:
-    """X4: line ends, controls and marks of direction are spelled; JSON holds the very value, and is as harmless."""
+    """Line breaks, controls and direction marks are escaped, and JSON preserves the exact value (X4)."""
     evil = "a\n\tb\r\x1b[2J\x9b31m\u202e\u2028\u200bc"
     codes = ", ".join(str(ord(letter)) for letter in evil)
     cell = f"list_aggregate(list_transform([{codes}], lambda code: chr(code::int)), 'string_agg', '')"
@@ -118,20 +118,20 @@ def test_a_cell_neither_breaks_the_table_nor_steers_the_terminal(job: Job) -> No
 
 
 def test_names_of_people_are_shown_as_they_are(job: Job) -> None:
-    """In any script, with combining marks and emoji of several letters."""
+    """Names in any script, with combining marks and composite emoji, are shown unchanged."""
     name = "e\u0301le\u0300ve क्\u200dष 👩\u200d👧"
     assert name in job.call("sql", "CONFIG", f"select '{name}' as name").out
     assert name in job.call("sql", "CONFIG", f"select '{name}' as name", "--json").out
 
 
 def test_a_message_of_the_engine_is_one_line(job: Job) -> None:
-    """Though the engine draws it on several."""
+    """An error that the engine prints on several lines is shown on one."""
     [line] = job.call("sql", "CONFIG", "select nope\nfrom contacts").err.splitlines()
     assert line.startswith('error 2: Binder Error: Referenced column "nope" not found in FROM clause!; Candidate ')
 
 
 def test_odd_types_become_json(job: Job) -> None:
-    """What JSON does not know is text; not-a-number is no bare word; nothing is lost to rounding."""
+    """Types unknown to JSON become text, NaN is no bare word, and no number is rounded."""
     query = (
         "select 170141183460469231731687303715884105727::hugeint as big, 'nan'::double as nan, '\"' as quote,"
         " date '2025-01-01' as day, {'a': [timestamptz '2025-01-01 00:00:00+00']} as nested, map {'k': 1} as pairs,"
@@ -157,7 +157,7 @@ TIMES = {
 
 @pytest.mark.parametrize(("query", "told"), TIMES.items())
 def test_times_that_python_does_not_know_are_told_in_the_words_of_the_engine(query: str, told: str, job: Job) -> None:
-    """A good query is answered; what is known beside it is told as ever."""
+    """Times outside Python's range are shown as DuckDB writes them, and other values as usual."""
     kind = query.split(maxsplit=1)[0]
     document = ask(job, f"select {query} as moment union all select {kind} '2020-01-01'").document
     assert {row["moment"].removesuffix("Z").removesuffix("T00:00:00") for row in document} == {told, "2020-01-01"}
@@ -165,7 +165,7 @@ def test_times_that_python_does_not_know_are_told_in_the_words_of_the_engine(que
 
 
 def test_people_see_a_hundred_rows_and_how_many_there_are(job: Job) -> None:
-    """From the beginning and from the end."""
+    """A table of more than a hundred rows shows its first and last fifty and the number of rows."""
     many, few = (job.call("sql", "CONFIG", f"from range(10, {end})").out for end in (160, 70))
     shown = [{int(number) for number in re.findall(r"│ +(\d+) │", out)} for out in (many, few)]
     assert shown == [{*range(10, 60), *range(110, 160)}, {*range(10, 70)}]
@@ -174,13 +174,13 @@ def test_people_see_a_hundred_rows_and_how_many_there_are(job: Job) -> None:
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_an_answer_is_utf_8_in_any_locale(form: tuple[str, ...], job: Job) -> None:
-    """P20: nothing is lost where the locale knows no letters but English ones, in the query or in the answer."""
+    """Query and answer are UTF-8 in an ASCII locale (P20)."""
     ended = job.command("sql", "CONFIG", "select 'é' as letter", *form, LC_ALL="C", PYTHONUTF8="0")
     assert (ended.code, "é" in ended.out) == (0, True), ended
 
 
 def test_columns_of_one_name_are_told_apart(job: Job) -> None:
-    """No value is lost under the key of another: the second `a` is `a_1`, whatever else has that name."""
+    """Columns with the same name get a suffix, so that no value is lost."""
     assert ask(job, 'select 1 a, 2 a, 3 a_1, 4 "A", 5 a').document == [{"a": 1, "a_1": 2, "a_1_1": 3, "A": 4, "a_2": 5}]
     assert job.call("sql", "CONFIG", "select 1 a, 2 a").code == 0
 
@@ -193,7 +193,7 @@ INTERVALS = (
 
 @pytest.mark.parametrize("length", INTERVALS)
 def test_an_interval_is_told_in_the_words_of_the_engine(length: str, job: Job) -> None:
-    """Alone, in a list, in a struct and in a map."""
+    """Intervals are shown as DuckDB writes them, alone and in a list, a struct and a map."""
     found = f"interval '{length}'"
     query = f"select {found}::varchar as words, {found} as one, [{found}] as many, {{'x': {found}}} as part, map {{'k': {found}}} as pairs"  # noqa: E501
     [row] = ask(job, query).document
@@ -205,7 +205,7 @@ def test_an_interval_is_told_in_the_words_of_the_engine(length: str, job: Job) -
 
 
 def test_status_tells_the_last_run_of_every_account_and_the_history(job: Job) -> None:
-    """`accounts` with watermark, seq and last_run; `runs`, the newest first."""
+    """`status` has watermark, seq and last run of each account, and all runs, newest first."""
     document = job.call("status", "CONFIG", "--json").document
     assert document.keys() == {"accounts", "runs", "attempts"}
     [account] = document["accounts"]
@@ -218,7 +218,7 @@ def test_status_tells_the_last_run_of_every_account_and_the_history(job: Job) ->
 
 
 def test_status_for_people_names_every_run(job: Job) -> None:
-    """A line for each."""
+    """The text of `status` has a line for each run."""
     ended = job.call("status", "CONFIG")
     assert ended.code == 0
     assert "incremental" in ended.out
@@ -226,7 +226,7 @@ def test_status_for_people_names_every_run(job: Job) -> None:
 
 
 def test_before_the_first_run_status_is_empty_and_sql_says_what_to_do(job: Job) -> None:
-    """Status exits 0, sql 2; neither makes anything."""
+    """Before the first run, `status` exits with 0 and `sql` with 2, and no file is created."""
     fresh = Job(job.folder / "fresh", job.urls, sinks=job.sinks)
     fresh.folder.mkdir()
     ended = fresh.call("status", "CONFIG", "--json")
@@ -239,14 +239,14 @@ def test_before_the_first_run_status_is_empty_and_sql_says_what_to_do(job: Job) 
 
 
 def test_the_file_can_be_asked_while_somebody_reads_it(job: Job) -> None:
-    """S1: readers do not exclude each other."""
+    """A query works while another process has the file open for reading (S1)."""
     if "duckdb" in job.sinks:
         with duckdb.connect(str(job.duckdb), read_only=True):
             assert ask(job, "select 1 as one").document == [{"one": 1}]
 
 
 def test_a_run_with_rejects_ends_with_the_query_that_shows_them(tmp_path: Path) -> None:
-    """Exit 40 asks for a look at the rejects: the last line is the command for it, and works as it stands."""
+    """After exit 40, the last line of the summary is a working command that shows the rejects."""
     with live(contacts=60, nasty_share=0.3, nasty_kinds=("id_null",), seed=3) as server:
         job = Job(tmp_path, {"main": server.url}, settings="[guard]\nmax_reject_share = 1\n")
         ended = job.call("run", "CONFIG")

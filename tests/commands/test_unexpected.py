@@ -1,4 +1,4 @@
-"""Errors that no code expected: each has the exit code that says what to do, and quotes no message."""
+"""Unexpected errors: each has a fitting exit code and hint, and no message is quoted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNEXPECTED = {
 
 
 def raised(error: BaseException) -> BaseException:
-    """The error with a traceback, from a task as the event loop passes it on."""
+    """The error with a traceback, raised from a task."""
     try:
         anyio.run(_raising, error)
     except BaseException as caught:  # noqa: BLE001 - that is the test
@@ -44,7 +44,7 @@ async def _raising(error: BaseException) -> None:
 
 @pytest.mark.parametrize("name", UNEXPECTED)
 def test_an_unexpected_error_has_a_code_and_a_hint(name: str) -> None:
-    """The message of the error is not repeated: it could hold values of a contact."""
+    """The message of an unexpected error is not repeated, as it could contain values of a contact."""
     error, code, hint = UNEXPECTED[name]
     known = as_error(error if name == "cancelled" else raised(error))
     assert (known.exit_code, hint in known.hint) == (code, True)
@@ -52,6 +52,6 @@ def test_an_unexpected_error_has_a_code_and_a_hint(name: str) -> None:
 
 
 def test_an_expected_error_is_passed_on() -> None:
-    """Also out of a group."""
+    """An expected error is returned unchanged, also from an exception group."""
     error = AuthError("refused")
     assert as_error(raised(error)) is error

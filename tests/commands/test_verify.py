@@ -1,4 +1,4 @@
-"""`etl verify --live`: random windows read again, and every contact in them looked for in what was published."""
+"""`etl verify --live` reads random windows again and checks that their contacts were published."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def verified(job: Job) -> Ended:
 
 
 def told(ended: Ended) -> str:
-    """The finding of the live comparison."""
+    """The result of the live comparison."""
     [finding] = [check for check in ended.document["checks"] if check["check"] == "live"]
     return f"{finding}"
 
 
 @pytest.mark.parametrize("sinks", [("duckdb",), ("parquet",), ("duckdb", "parquet")])
 def test_what_was_published_agrees_with_the_account(sinks: tuple[str, ...], tmp_path: Path) -> None:
-    """Exit 0; what came since is none of its business."""
+    """A published account passes the comparison; contacts created since the run are ignored."""
     with live(**SMALL) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=sinks)
         job.run()
@@ -41,7 +41,7 @@ def test_what_was_published_agrees_with_the_account(sinks: tuple[str, ...], tmp_
 
 
 def test_a_contact_that_is_missing_is_found(tmp_path: Path) -> None:
-    """An old one that appeared behind the last run: 13, and what to do."""
+    """An old contact that appeared after the last run is reported as missing, with exit 13 and a hint."""
     with live(**SMALL) as server:
         job = Job(tmp_path, {"main": server.url})
         job.run()
@@ -53,7 +53,7 @@ def test_a_contact_that_is_missing_is_found(tmp_path: Path) -> None:
 
 
 def test_who_stays_deleted_or_rejected_is_not_missing(tmp_path: Path) -> None:
-    """A contact that is listed as DELETED for ever, and one that names itself twice."""
+    """A contact that stays listed as DELETED and a rejected one are not reported as missing."""
     twice = b'{"_id":"one","_id":"other","isContact":true,"createdAt":"2025-03-01T10:00:00.000Z"}'
     with live(**SMALL, soft_delete="listed") as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",), settings="[guard]\nmax_reject_share = 1\n")
@@ -69,7 +69,7 @@ def test_who_stays_deleted_or_rejected_is_not_missing(tmp_path: Path) -> None:
 
 
 def test_the_target_that_was_published_is_compared(tmp_path: Path) -> None:
-    """Where one of two targets was removed, the other still is."""
+    """If one of two targets was removed, the other is compared."""
     with live(**SMALL) as server:
         job = Job(tmp_path, {"main": server.url})
         job.run()
@@ -78,7 +78,7 @@ def test_the_target_that_was_published_is_compared(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ignores_its_filters_cannot_be_compared_with(tmp_path: Path) -> None:
-    """13, and what else was found is told as well."""
+    """A server that ignores its filters is exit 13, and all other checks are still reported."""
     with live(**SMALL, applicable_filters="ignored") as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         job.run(allow_unproven=True)
@@ -88,7 +88,7 @@ def test_a_server_that_ignores_its_filters_cannot_be_compared_with(tmp_path: Pat
 
 
 def test_a_filtered_export_cannot_be_compared(tmp_path: Path) -> None:
-    """2: everybody else would count as missing."""
+    """The comparison of a filtered export is exit 2, as all contacts outside the filter would count as missing."""
     with live(**SMALL) as server:
         settings = "[extract.filters]\nuserInteracted = true\n"
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",), settings=settings)
@@ -99,7 +99,7 @@ def test_a_filtered_export_cannot_be_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["duckdb", "parquet"])
 def test_a_target_of_an_older_format_is_read_and_then_upgraded(kind: str, tmp_path: Path) -> None:
-    """`rejects` had a row per run: verify, sql, status and a rename show each contact once, before and after."""
+    """Targets that have a row in `rejects` per run show each contact once, before and after their upgrade."""
     nameless = {"account": "main", "contact_id": None, "reason": "null_id", "path": "_id", "raw": '{"_id":null}'}
     with live(**SMALL) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=(kind,))
@@ -127,7 +127,7 @@ ERASED = {
 
 @pytest.mark.parametrize("tables", ERASED.values(), ids=ERASED)
 def test_whoever_was_erased_by_hand_is_not_called_back(tables: tuple[str, ...], tmp_path: Path) -> None:
-    """22 says what differs, now and after later runs, and advises no copy that still holds the person."""
+    """After a manual deletion, `verify` reports differences with 22, and never advises to restore a backup."""
     with live(**SMALL) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         job.run()
@@ -146,7 +146,7 @@ def test_whoever_was_erased_by_hand_is_not_called_back(tables: tuple[str, ...], 
 
 
 def test_cells_emptied_by_hand_are_told_without_the_old_copy(tmp_path: Path) -> None:
-    """A person made unknown by UPDATE differs from the fingerprint."""
+    """A contact that was anonymised by UPDATE is reported as different, without advice to restore a backup."""
     with live(**SMALL) as server:
         job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         job.run()

@@ -1,1 +1,1 @@
-"""Tests of the files around the code: layers, README, configurations, the catalogue of faults."""
+"""Tests of the files around the code: layers, README, configurations, fault catalogue."""

@@ -1,4 +1,4 @@
-"""A reader of the documentation, shared by the tests of the pages and of the files for deployment."""
+"""A reader of the documentation, shared by the tests of the pages and of the deployment files."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ SERVICE = "https://api-v7.express-chat.com"
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """A reader in a fresh copy of what the commands need."""
+    """A reader in a fresh copy of the files that the commands need."""
     folder: Path = tmp_path_factory.mktemp("reader")
     shutil.copytree(ROOT / "configs", folder / "configs")
     (folder / ".venv").mkdir()

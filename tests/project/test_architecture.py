@@ -1,7 +1,7 @@
-"""The architecture, as tables: who may import whom, which library lives where, and what nobody may do.
+"""The architecture as tables: allowed imports, the modules that may use a library, and unsafe constructs.
 
-Read `LAYERS` from the top: that is the product from its commands down to its values. An import goes down, never up and
-never sideways; within a folder there are no cycles.
+`LAYERS` lists the product from its commands down to its values. A module imports from its own folder or from a lower
+layer, and there are no import cycles.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LAYERS = (
     ("config",),
     ("schema", "model", "errors", "times", "display", "log"),
 )
-"""From the command line down to the values. A folder may import within itself, and from every layer below its own."""
+"""Layers from the command line down to the values; a folder imports from itself and from the layers below."""
 
 SANDBOX_USERS = {"cli.app", "config", "api.sources"}
-"""The sandbox is an oracle of its own: it knows nothing of the product, and these alone know it."""
+"""The modules that may import the sandbox, which is an independent oracle and imports nothing of the product."""
 
 LIBRARIES: dict[str, set[str]] = {
     "aiohttp": {"api.http", "sandbox.server"},
@@ -37,7 +37,7 @@ LIBRARIES: dict[str, set[str]] = {
     "typer": {"cli.app"},
     "pydantic": {"config", "config.units", "api.sources", "api.http"},
 }
-"""A library that would be costly to change has one home; pydantic's secret string travels with the token."""
+"""The modules that may import a library that is costly to replace; pydantic's secret string holds the token."""
 
 PURE = (
     *("errors", "schema", "times", "display", "commands.guard", "commands.checks", "extract.plan", "extract.windows"),
@@ -45,7 +45,7 @@ PURE = (
     *("sinks.merge", "sinks.tables", "sinks.manifest"),
     *("api.request", "api.response", "api.retry", "api.rate", "api.cap"),
 )
-"""Decisions and values: no clock, no chance, no waiting, no sockets, no processes."""
+"""Modules that only decide or hold values: no clock, randomness, waiting, sockets or processes."""
 IMPURE = {
     *("anyio", "asyncio", "time", "random", "secrets", "socket"),
     *("subprocess", "threading", "aiohttp", "os", "shutil"),
@@ -62,9 +62,9 @@ EDGES: dict[str, set[str]] = {
     "api.client": {"random"},
     "sandbox.server": {"time", "random"},
 }
-"""The only modules that look at a clock or draw at random by themselves; the others are handed what they need.
+"""The only modules that read a clock or draw random numbers; all others take them as parameters.
 
-The sandbox draws from seeded generators everywhere, which repeat.
+The sandbox may use seeded generators anywhere.
 """
 
 MODULE_LINES = 450
@@ -72,7 +72,7 @@ FUNCTION_LINES = 60
 
 
 def named(path: Path) -> str:
-    """A file as a module of the product: `api.client`, `sinks`, `__init__`."""
+    """The module name of a file: `api.client`, `sinks`, `__init__`."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -80,12 +80,12 @@ def named(path: Path) -> str:
 SOURCES = {named(path): path for path in sorted(ROOT.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8"), str(path)) for name, path in SOURCES.items()}
 EMPTY = {"cli", "commands", "extract", "api", "storage", "sandbox"}
-"""Packages whose `__init__` says what they are and imports nothing."""
+"""Packages whose `__init__` has a docstring and no imports."""
 PRODUCT = [name for name in SOURCES if name not in EMPTY | {"__init__"} and not name.startswith("sandbox.")]
 
 
 def imported(name: str) -> set[str]:
-    """What a module imports, wherever in it: modules of the product by their name here, others by their full name."""
+    """All imports of a module: product modules by their short name, others by their full name."""
     found = set()
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
@@ -99,12 +99,12 @@ def imported(name: str) -> set[str]:
 
 
 def inner(name: str) -> set[str]:
-    """The modules of the product that a module imports."""
+    """The product modules that a module imports."""
     return {one for one in imported(name) if one in SOURCES}
 
 
 def libraries(name: str) -> set[str]:
-    """The libraries, standard and foreign, that a module imports."""
+    """The standard and third-party libraries that a module imports."""
     return {one.split(".")[0] for one in imported(name) if one not in SOURCES}
 
 
@@ -118,7 +118,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
-    """Every call, with its place and the dotted name that is called."""
+    """Every call with its location and the dotted name of the callee."""
     for name, tree in TREES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
@@ -135,12 +135,12 @@ def public(scope: ast.Module | ast.ClassDef) -> Iterator[Function | ast.ClassDef
 
 
 def test_every_module_has_its_layer() -> None:
-    """The table names every folder and every single module of the product, and nothing that does not exist."""
+    """`LAYERS` lists every folder and every top-level module of the product, and no other name."""
     assert {folder(name) for name in PRODUCT} == set(DEPTH)
 
 
 def test_imports_go_down() -> None:
-    """A module imports only from its own folder, or from the layers below."""
+    """A module imports only from its own folder or from the layers below."""
     wrong = [
         f"{name} imports {one}"
         for name in PRODUCT
@@ -151,36 +151,36 @@ def test_imports_go_down() -> None:
 
 
 def test_no_import_goes_round() -> None:
-    """No modules import each other, inside a family or out of it."""
+    """There are no import cycles."""
     order = TopologicalSorter({name: inner(name) - {name} for name in SOURCES})
     assert len(list(order.static_order())) == len(SOURCES)
 
 
 def test_a_package_without_a_face_costs_nothing() -> None:
-    """The packages that only gather import nothing, so that one of their modules costs only itself."""
+    """Packages without exports import nothing, so that importing one of their modules costs only that module."""
     assert {name: imported(name) - {"__future__"} for name in EMPTY} == {name: set() for name in EMPTY}
 
 
 def test_the_sandbox_stands_apart() -> None:
-    """The sandbox imports nothing of the product, and few know it: what it shows is not computed by what it checks."""
+    """The sandbox imports nothing of the product, and only `SANDBOX_USERS` import it: it is an independent oracle."""
     apart = [name for name in SOURCES if name.startswith("sandbox")]
     assert [name for name in apart if any(not one.startswith("sandbox") for one in inner(name))] == []
     assert {name for name in PRODUCT if any(one.startswith("sandbox") for one in inner(name))} == SANDBOX_USERS
 
 
 def test_a_library_has_its_home() -> None:
-    """A library that others could replace is imported in its home and nowhere else."""
+    """A library that is costly to replace is imported only by its listed modules."""
     for library, homes in LIBRARIES.items():
         assert {name for name in SOURCES if library in libraries(name)} == homes, library
 
 
 def test_what_decides_does_not_act() -> None:
-    """Pure modules import no clock, no chance and nothing that waits or reaches outside."""
+    """Pure modules import no clock, no randomness, and nothing that waits or does I/O."""
     assert {name: libraries(name) & IMPURE for name in PURE} == {name: set() for name in PURE}
 
 
 def test_time_and_chance_come_in_at_the_edges() -> None:
-    """Outside the named edges clocks and chance are parameters, so that every run can be repeated (P19)."""
+    """Outside the listed modules, clocks and randomness are parameters, so that every run can be repeated (P19)."""
     for name in SOURCES:
         used = libraries(name) & {"time", "random", "secrets", "uuid"}
         seeded = {"random"} if name.startswith("sandbox.") else set()
@@ -189,7 +189,7 @@ def test_time_and_chance_come_in_at_the_edges() -> None:
 
 
 def test_nothing_is_imported_for_the_type_checker_alone() -> None:
-    """With right layers no import need hide from the interpreter."""
+    """No import is hidden from the interpreter by TYPE_CHECKING."""
     assert [name for name, path in SOURCES.items() if "TYPE_CHECKING" in path.read_text(encoding="utf-8")] == []
 
 
@@ -200,7 +200,7 @@ UNSAFE_ATTRIBUTES = {"CERT_NONE", "CERT_OPTIONAL", "check_hostname", "verify_mod
 
 
 def test_nothing_unsafe_is_done() -> None:
-    """No code from data, no pickles, no telemetry, no unverified TLS, no shell (X11, X14, X21)."""
+    """There is no code from data, no pickle, no telemetry, no unverified TLS and no shell (X11, X14, X21)."""
     assert [name for name in SOURCES if libraries(name) & UNSAFE_MODULES] == []
     assert [place for place, what, _ in calls() if what in UNSAFE_CALLS] == []
     words = [(place, word.arg, word.value) for place, _, node in calls() for word in node.keywords]
@@ -211,7 +211,7 @@ def test_nothing_unsafe_is_done() -> None:
 
 
 def test_every_request_refuses_redirects() -> None:
-    """The one place that sends requests says in so many words that a redirect is not followed (N18)."""
+    """The only call that sends requests disables redirects explicitly (N18)."""
     sending = [
         ast.unparse(node) for place, what, node in calls() if place.startswith("api.http:") and "session." in what
     ]
@@ -220,7 +220,7 @@ def test_every_request_refuses_redirects() -> None:
 
 
 def test_nothing_grows_too_large() -> None:
-    """A module is read in one sitting and a function on one screen."""
+    """A module has at most 450 lines, and a function at most 60."""
     for name, path in SOURCES.items():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= MODULE_LINES, name
         for node in ast.walk(TREES[name]):
@@ -229,22 +229,22 @@ def test_nothing_grows_too_large() -> None:
 
 
 def test_everything_public_says_what_it_is() -> None:
-    """Every module, and every public class, function and method, has a docstring that begins with a sentence."""
+    """Every module, public class, function and method has a docstring that begins with a sentence."""
     assert [name for name, tree in TREES.items() if name != "__main__" and not ast.get_docstring(tree)] == []
     told = {f"{name}.{node.name}": ast.get_docstring(node) or "" for name in SOURCES for node in public(TREES[name])}
     assert [name for name, text in told.items() if not text.partition("\n")[0].endswith((".", ":"))] == []
 
 
 def test_no_module_is_a_drawer() -> None:
-    """No module is named after having no place."""
+    """No module has a catch-all name."""
     drawers = {"utils", "util", "helpers", "common", "misc", "manager", "base", "core"}
     assert [name for name in SOURCES if drawers & set(name.split("."))] == []
 
 
 def test_everything_imported_is_declared() -> None:
-    """The libraries that the product imports are the dependencies of the project, no more and no less (X15)."""
+    """The imported libraries are exactly the declared dependencies of the project (X15)."""
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {text.partition(">")[0] for text in project["dependencies"]}
     used = {library for name in SOURCES for library in libraries(name)} - sys.stdlib_module_names
-    # DuckDB's wheel carries its own second module, and asks for pytz when it hands out times.
+    # DuckDB's wheel contains a second module, and needs pytz to return times.
     assert used - {"etl", "_duckdb"} == declared - {"pytz"}

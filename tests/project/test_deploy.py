@@ -1,4 +1,4 @@
-"""The files in `configs/deploy/`: each is checked by a tool that knows its format, and the wrapper for cron is run."""
+"""The files in `configs/deploy/`: a tool that knows the format checks each, and the cron wrapper is executed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support.pages import BIN, PAGES, ROOT, Reader, numbers, rows, section
 DEPLOY = ROOT / "configs" / "deploy"
 WRAPPER = DEPLOY / "etl-nightly.sh"
 GROUPS = {name: numbers(codes) for name, codes, _ in rows(section("Exit codes", PAGES["operations"]))[:4]}
-"""Exit codes by group, as the page has them; `test_readme.py` compares it with the code."""
+"""Exit codes by group, as the documentation lists them; `test_readme.py` compares them with the code."""
 STOPPED = {130, 143}
 COMMANDS = get_command(app).commands
 
 
 def unit(name: str) -> ConfigParser:
-    """A systemd unit as sections."""
+    """A parsed systemd unit."""
     parsed = ConfigParser(interpolation=None, comment_prefixes=("#",))
     parsed.optionxform = str
     parsed.read_string((DEPLOY / name).read_text())
@@ -36,27 +36,27 @@ def unit(name: str) -> ConfigParser:
 
 
 def runs(words: list[str]) -> bool:
-    """Whether the words after `etl` are a command of ours with a configuration of ours."""
+    """Whether the words after `etl` are an existing command and configuration."""
     command, config = words
     return command in COMMANDS and (ROOT / config).is_file()
 
 
 def test_the_page_lists_every_file() -> None:
-    """The page on operations names each file, and no other."""
+    """The operations page names exactly the files of the folder."""
     table = section("Schedules", PAGES["operations"])
     named = {name for cells in rows(table) for name in re.findall(r"`([\w.-]+)`", cells[0])}
     assert named == {path.name for path in DEPLOY.iterdir()}
 
 
 def test_wrapper_passes_shellcheck() -> None:
-    """The wrapper for cron is executable, and shellcheck has nothing to say about it."""
+    """The cron wrapper is executable and passes shellcheck."""
     assert WRAPPER.stat().st_mode & 0o111
     checked = subprocess.run([BIN / "shellcheck", WRAPPER], capture_output=True, text=True, check=False)  # noqa: S603
     assert (checked.returncode, checked.stdout) == (0, "")
 
 
 def test_wrapper_against_the_sandbox(reader: Reader) -> None:
-    """It prints nothing after a complete run; after a failure it prints the message, and exits with the code."""
+    """The wrapper prints nothing after a complete run, and the message after a failure, and exits with the code."""
     wrapper = f"sh '{reader.folder}/configs/deploy/etl-nightly.sh'"
     token = reader.folder / "token"
     token.write_text(reader.environment["ELEAPI_TOKEN"])
@@ -74,7 +74,7 @@ def test_wrapper_against_the_sandbox(reader: Reader) -> None:
 
 @pytest.mark.parametrize("code", sorted(set().union(*GROUPS.values())))
 def test_wrapper_knows_every_exit_code(tmp_path: Path, code: int) -> None:
-    """It runs again after the codes for which that helps, prints what a person should read, and passes the code on."""
+    """The wrapper retries if that can help, prints only messages that need attention, and exits with etl's code."""
     program = tmp_path / ".venv" / "bin" / "etl"
     program.parent.mkdir(parents=True)
     program.write_text(f"#!/bin/sh\necho run >>calls\necho summary\necho 'error {code}: message' >&2\nexit {code}\n")
@@ -91,7 +91,7 @@ def test_wrapper_knows_every_exit_code(tmp_path: Path, code: int) -> None:
 
 
 def test_wrapper_runs_once_at_a_time(tmp_path: Path) -> None:
-    """While another one is at work it ends with the code of that, and touches nothing."""
+    """The wrapper exits with 30 and changes nothing while another one runs."""
     (tmp_path / "log").mkdir()
     with (tmp_path / "log" / "nightly.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -107,7 +107,7 @@ def execute(home: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_units_name_what_exists() -> None:
-    """The service runs a command of ours with a configuration of ours, and knows the groups of exit codes."""
+    """The service runs an existing command and configuration, and lists the exit codes of the groups."""
     service, timer = unit("etl.service"), unit("etl.timer")
     assert runs(service["Service"]["ExecStart"].split()[1:])
     assert numbers(service["Service"]["RestartPreventExitStatus"]) == GROUPS["act"]
@@ -120,7 +120,7 @@ def test_units_name_what_exists() -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_units_pass_systemd(tmp_path: Path) -> None:
-    """Systemd accepts both units, with a program that is installed here in place of the server's."""
+    """Systemd accepts both units, with an installed program in place of the server's."""
     for name in ("etl.service", "etl.timer"):
         text = (DEPLOY / name).read_text().replace("/srv/etl/.venv/bin/etl", sys.executable)
         (tmp_path / name).write_text(text)
@@ -130,7 +130,7 @@ def test_units_pass_systemd(tmp_path: Path) -> None:
 
 
 def test_cronjob_fits_its_schema_and_the_image() -> None:
-    """Kubernetes' own schema accepts both objects; user, volume, arguments and exit codes are those of the image."""
+    """Both objects match the Kubernetes schema; user, volume, arguments and exit codes match the image."""
     claim, job = yaml.safe_load_all((DEPLOY / "cronjob.yaml").read_text())
     for document in (claim, job):
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)

@@ -1,4 +1,4 @@
-"""The catalogue of faults and the tests agree: every id that a test names exists, and what no test names is known."""
+"""The fault catalogue agrees with the tests: every id in a test exists, and every uncovered fault is listed."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from tests.support.faults import CATALOGUE, GROUPS, NOT_APPLICABLE, TESTS, cases
 UNCOVERED = {
     "X16": "there is no command to erase one contact",
 }
-"""What applies here and no test covers, with the reason."""
+"""Applicable faults without a test, with the reason."""
 
 
 def test_every_case_that_a_test_names_exists() -> None:
-    """An id in a docstring or in the name of a case is one of the catalogue's."""
+    """Every id in a docstring or a case name is in the catalogue."""
     unknown = {case: tests for case, tests in coverage().items() if case not in CATALOGUE}
     assert unknown == {}
 
 
 def test_what_no_test_names_is_known() -> None:
-    """Every applicable case has a test, or stands in the table of those that have none; and none of both."""
+    """Every applicable fault has a test or is listed as uncovered, never both."""
     missing = {case for case in CATALOGUE if case not in NOT_APPLICABLE} - coverage().keys()
     assert missing == UNCOVERED.keys()
 
 
 def test_what_does_not_apply_has_no_test() -> None:
-    """A case is not applicable only as long as nothing here could be tested for it."""
+    """A fault that is listed as not applicable has no test."""
     assert NOT_APPLICABLE.keys() <= CATALOGUE.keys()
     assert NOT_APPLICABLE.keys() & (coverage().keys() | UNCOVERED.keys()) == set()
 
 
 def test_the_catalogue_is_whole() -> None:
-    """168 cases in six groups, each with a short title of its own."""
+    """The catalogue has 168 faults in six groups, each with a unique short title."""
     assert Counter(case[0] for case in CATALOGUE) == {"N": 25, "A": 55, "M": 15, "P": 29, "S": 23, "X": 21}
     assert Counter(case[0] for case in CATALOGUE).keys() == GROUPS.keys()
     assert max(Counter(CATALOGUE.values()).values()) == 1
@@ -54,7 +54,7 @@ def test_the_catalogue_is_whole() -> None:
     ],
 )
 def test_ids_are_told_from_other_words(text: str, found: list[str]) -> None:
-    """An id stands for itself, a range for all between; what only looks like one is none."""
+    """An id counts as itself, a range as all ids in it, and words that resemble an id are ignored."""
     assert list(cases(text)) == found
 
 
@@ -74,13 +74,13 @@ def helper():
 
 
 def test_a_test_is_known_by_its_docstring_and_its_table() -> None:
-    """The ids of a test's docstring count, and those at the start of the names of its cases; no other."""
+    """The ids in a test's docstring and at the start of its case names count; all others are ignored."""
     found = list(named(ast.parse(MODULE)))
     assert found == [("test_table", case) for case in ("P1", "A1", "N4", "N5")] + [("test_plain", "S2")]
 
 
 def test_the_list_is_printed() -> None:
-    """`python -m tests.support.faults` prints every case with its tests, a line for each group, and ends with 0."""
+    """`python -m tests.support.faults` prints every fault with its tests, a line for each group, and exits with 0."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.faults"], cwd=TESTS.parent, capture_output=True, text=True, check=True
     )

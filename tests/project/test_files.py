@@ -1,4 +1,4 @@
-"""The files around the package: configurations, Makefile, Dockerfile and lock say what the code does."""
+"""The files around the package: configurations, Makefile, Dockerfile and lock agree with the code."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "sinks.parquet": ParquetTarget,
 }
 EXAMPLES = {"accounts", "path"}
-"""What default.toml can only show by example: there is no default account and no default path."""
+"""Entries that default.toml shows by example because they have no default."""
 
 
 def told(section: str) -> dict[str, tuple[str, str]]:
-    """The keys that default.toml tells in a section, also those in a comment: the value as written, and its meaning."""
+    """The keys of a section of default.toml, also commented-out ones: value as written, and description."""
     body = re.split(r"^(?:# )?\[+([\w.]+)\]+$", DEFAULT, flags=re.MULTILINE)
     text = dict(zip(body[1::2], body[2::2], strict=True))[section]
     lines = re.findall(r"^(?:# )?(\w+) = (\S.*?)\s+# (.+)$|^(?:# )?(\w+) = (\S.*)$", text, re.MULTILINE)
@@ -48,12 +48,12 @@ def told(section: str) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_configurations_load(path: Path) -> None:
-    """Every configuration that comes with the project is valid."""
+    """Every configuration that is shipped with the project is valid."""
     assert load(path, environ={}).sinks
 
 
 def test_default_toml_has_every_section() -> None:
-    """default.toml tells every section of the configuration, and no other."""
+    """default.toml has exactly the sections of the configuration."""
     written = set(re.findall(r"^(?:# )?\[+([\w.]+)\]+$", DEFAULT, re.MULTILINE))
     nested = {f"sinks.{name}" for name in Sinks.model_fields}
     assert written == (Config.model_fields.keys() - {"sinks"}) | nested
@@ -62,7 +62,7 @@ def test_default_toml_has_every_section() -> None:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_default_toml_tells_every_key_with_its_default(section: str) -> None:
-    """default.toml names every key of a section with its meaning and its default, and no key that does not exist."""
+    """default.toml lists exactly the keys of a section, each with its description and default."""
     fields = SECTIONS[section].model_fields
     written = told(section)
     assert written.keys() == fields.keys()
@@ -80,14 +80,14 @@ def _needed(section: str) -> dict[str, str]:
 
 
 def _check_range(key: str, comment: str, field: FieldInfo) -> None:
-    """A plain number with limits is told with them."""
+    """Check that the comment on a number with limits mentions them."""
     limits = [getattr(rule, name, None) for rule in field.metadata for name in ("ge", "le")]
     for limit in limits:
         assert limit is None or f"{limit:,}" in comment, f"{key}: the comment does not tell {limit:,}"
 
 
 def test_what_default_toml_comments_out_can_be_used(tmp_path: Path) -> None:
-    """Without their "# ", the optional lines of default.toml are valid too."""
+    """The commented-out lines of default.toml are valid settings."""
     text = re.sub(r"^# (?=\w+ = |\[)", "", DEFAULT.replace('token_env = "ELEAPI_TOKEN"', ""), flags=re.MULTILINE)
     path = tmp_path / "all.toml"
     path.write_text(text)
@@ -99,7 +99,7 @@ def test_what_default_toml_comments_out_can_be_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_tells_every_option(name: str) -> None:
-    """`etl COMMAND --help` works and tells what the command and each of its options does."""
+    """`etl COMMAND --help` describes the command and each of its options."""
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0
     for option in (option for parameter in COMMANDS[name].params for option in parameter.opts if option[0] == "-"):
@@ -107,14 +107,14 @@ def test_help_tells_every_option(name: str) -> None:
 
 
 def test_python_m_etl_is_the_command(tmp_path: Path) -> None:
-    """`python -m etl` is the console script, from any folder."""
+    """`python -m etl` is the same as the console script, from any folder."""
     for program in ([sys.executable, "-m", "etl"], [str(Path(sys.executable).with_name("etl"))]):
         done = subprocess.run([*program, "columns", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)  # noqa: S603
         assert json.loads(done.stdout)[0]["name"] == "account"
 
 
 def test_make_help_lists_every_target() -> None:
-    """`make help`, and so `make`, lists every target with what it does."""
+    """`make` and `make help` list every target with a description."""
     targets = re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE)
     phony = re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)
     done = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
@@ -125,7 +125,7 @@ def test_make_help_lists_every_target() -> None:
 
 
 def test_make_targets_name_what_exists() -> None:
-    """What the recipes start with `python -m` and the checks they name is there."""
+    """Every module and test file that a recipe names exists."""
     for module in re.findall(r"-m (tests[\w.]*)", MAKEFILE):
         path = ROOT.joinpath(*module.split("."))
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
@@ -134,14 +134,14 @@ def test_make_targets_name_what_exists() -> None:
 
 
 def test_ci_runs_the_checks_and_the_tests() -> None:
-    """The continuous integration is a program that runs `make check`, then `make test`."""
+    """`.ci/run` is executable and runs `make check`, then `make test`."""
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o100
     assert re.findall(r"^make (\w+)$", script.read_text(), re.MULTILINE) == ["check", "test", "campaigns"]
 
 
 def test_dockerfile_copies_what_exists() -> None:
-    """Every file that the image is made of exists and reaches the build."""
+    """Every file that the Dockerfile copies exists and is in the build context."""
     allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"}
     sources = re.findall(r"^COPY (?!--from)(?:--\S+ )*(\S+) ", DOCKERFILE, re.MULTILINE)
     assert {"requirements.lock", "configs", "."} == set(sources)
@@ -151,7 +151,7 @@ def test_dockerfile_copies_what_exists() -> None:
 
 
 def test_image_is_small_and_without_rights() -> None:
-    """The image rests on a slim base with a full tag, runs as a numeric user, and starts our program."""
+    """The image has a slim base with a full tag, runs as a numeric user, and starts `etl`."""
     base = re.search(r"^ARG BASE=python:(\d+\.\d+)\.\d+-slim-\w+$", DOCKERFILE, re.MULTILINE)
     assert base is not None
     assert f">={base[1]}" == PROJECT["project"]["requires-python"]
@@ -163,7 +163,7 @@ def test_image_is_small_and_without_rights() -> None:
 
 
 def test_lock_pins_everything_with_hashes_and_names_no_registry() -> None:
-    """Each package in the lock has one exact version and hashes; no address stands in it."""
+    """Each package in the lock has one exact version and hashes, and the lock contains no URL."""
     lock = (ROOT / "requirements.lock").read_text()
     packages = re.findall(r"^(\S.*?)(?: ;.*)?\n((?:    --hash=sha256:[0-9a-f]{64}.*\n)*)", lock, re.MULTILINE)
     pinned = {re.split(r"==", pin)[0] for pin, hashes in packages if hashes and "==" in pin}
@@ -175,7 +175,7 @@ def test_lock_pins_everything_with_hashes_and_names_no_registry() -> None:
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_no_file_names_a_machine_or_a_registry() -> None:
-    """What is written for people and machines holds no path of a developer's machine and no registry's address."""
+    """The files around the package contain no path of a developer's machine and no address of a registry."""
     for name in ("README.md", "CHANGELOG.md", "Dockerfile", "Makefile", "pyproject.toml", ".ci/run"):
         text = (ROOT / name).read_text()
         assert not re.search(r"/root/|/home/|/work/|/tmp/|pypi|pythonhosted", text), name

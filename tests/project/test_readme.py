@@ -1,4 +1,4 @@
-"""The README and the pages, read by a machine: their commands run, their names exist, their tables are the code's."""
+"""The README and the pages: their commands run, their names exist, and their tables match the code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 KEYS = {f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields}
 OTHERS_OPTIONS = {"--from-file", "--hypothesis-profile", "--compare", "--large", "--version", "--install-completion"}
-"""Options of other programs, and those of `etl` itself."""
+"""Options of other programs and global options of `etl`."""
 
 QUERIES = """
 import json, os, etl
@@ -55,13 +55,13 @@ LAST_LINES = {
     "tables": [r"[\d,]+ contacts, \d+ columns"],
     "python": ["└", "True", "0", r"\(True, \[\]\)", "True"],
 }
-"""How the last line of the output of each program of a page begins."""
+"""How the last line of output of each program on a page begins."""
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", TEXTS)
 def test_a_page_does_what_it_shows(page: str, reader: Reader) -> None:
-    """Commands, typed from top to bottom, print what is shown, figures and times excepted; queries and programs run."""
+    """The commands of a page, typed in order, print the output shown, apart from figures; queries and programs run."""
     text = TEXTS[page]
     if page == "README":
         shutil.rmtree(reader.folder / "data", ignore_errors=True)
@@ -82,13 +82,13 @@ def test_a_page_does_what_it_shows(page: str, reader: Reader) -> None:
 
 
 def test_the_readme_is_one_page() -> None:
-    """The README has at most 8 KiB and leads to every page."""
+    """The README has at most 8 KiB and links to every page."""
     assert len(README.encode()) <= 8192
     assert set(re.findall(r"\(etl/docs/(\w+)\.md\)", README)) == PAGES.keys()
 
 
 def test_pages_are_shipped(tmp_path: Path) -> None:
-    """The wheel holds every page, and nothing beside the package."""
+    """The wheel contains every page, and nothing besides the package."""
     wheel = make_wheel_in(ROOT / "pyproject.toml", tmp_path)
     names = ZipFile(wheel.file).namelist()
     assert {f"etl/docs/{page}.md" for page in PAGES} <= set(names)
@@ -96,7 +96,7 @@ def test_pages_are_shipped(tmp_path: Path) -> None:
 
 
 def test_pages_name_no_machine() -> None:
-    """A page begins with its name and what it covers, and holds no path of a developer's machine."""
+    """A page begins with its name and subject, and contains no path of a developer's machine."""
     for name, text in PAGES.items():
         assert re.match(rf"# {name}( API)?: [a-z].+[^.]\n\n", text, re.IGNORECASE), name
         assert not re.search(r"/root/|/home/|/work/|/tmp/", text), name
@@ -105,7 +105,7 @@ def test_pages_name_no_machine() -> None:
 
 
 def test_configurations_load(tmp_path: Path) -> None:
-    """Every configuration shown is one that `etl` accepts."""
+    """Every configuration shown in the documentation is valid."""
     shown = [text for page in TEXTS.values() for text in blocks("toml", page)]
     assert len(shown) == 3
     for number, text in enumerate(shown):
@@ -115,7 +115,7 @@ def test_configurations_load(tmp_path: Path) -> None:
 
 
 def test_keys_exist_and_all_are_documented() -> None:
-    """Every `section.key` is a key of the configuration, and the page has a row for each, with its default."""
+    """Every `section.key` in the documentation exists, and the page lists each key with its default."""
     named = set(re.findall(rf"(?<![\w.\[])(?:{'|'.join(SECTIONS)})\.[a-z_]+", EVERYTHING))
     assert named - {"sinks.duckdb", "sinks.parquet"} <= KEYS
     table = rows(section("Keys", PAGES["configuration"]))
@@ -129,7 +129,7 @@ def test_keys_exist_and_all_are_documented() -> None:
 
 
 def test_exit_codes_are_those_of_the_code() -> None:
-    """The table has one row for each exit code, and each code is in one of the four groups, the same everywhere."""
+    """The table lists each exit code, and each code is in one of four groups, the same in all documents."""
     text = section("Exit codes", PAGES["operations"])
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)] == sorted(CODES)
     groups = {name: numbers(codes) for name, codes, _ in rows(text)[:4]}
@@ -141,7 +141,7 @@ def test_exit_codes_are_those_of_the_code() -> None:
 
 
 def test_every_command_and_option_is_documented() -> None:
-    """The table of commands has a row for each command, which names its options; no command or option is invented."""
+    """The table lists each command with its options, and no page uses an unknown command or option."""
     table = dict(re.findall(r"^\| `etl (\w+)[^`]*` \| (.*) \|$", PAGES["commands"], re.MULTILINE))
     assert table.keys() == COMMANDS.keys()
     known = OTHERS_OPTIONS | {"--set", "--json", "--help"}
@@ -156,7 +156,7 @@ def test_every_command_and_option_is_documented() -> None:
 
 
 def test_tables_and_columns_exist() -> None:
-    """The pages name the four tables, every column of `runs`, the reasons of rejects, and the privacy classes."""
+    """The pages list the four tables, every column of `runs`, the reasons of rejects, and the privacy classes."""
     for text in (README, PAGES["tables"]):
         named = [cells[0].strip("`") for cells in rows(text) if len(cells) == 3]
         assert [name for name in named if name in PUBLIC] == ["contacts", "contact_versions", "runs", "rejects"]
@@ -185,7 +185,7 @@ def test_the_api_is_that_of_the_code() -> None:
 
 
 def test_public_functions_are_documented() -> None:
-    """The page has a row for each public function, and names no other thing of the package."""
+    """The page lists exactly the public functions, and its examples use only public names."""
     functions = {name for name in etl.__all__ if name[0].islower()}
     assert set(re.findall(r"^\| `etl\.(\w+)\(", PAGES["python"], re.MULTILINE)) == functions
     code = "\n".join(blocks("python", EVERYTHING))
@@ -193,19 +193,19 @@ def test_public_functions_are_documented() -> None:
 
 
 def test_faults_are_those_of_the_catalogue() -> None:
-    """The page has one row for each case of the catalogue, in its order."""
+    """The page lists exactly the faults of the catalogue, in its order."""
     assert [cells[0] for cells in rows(PAGES["faults"])] == list(CATALOGUE)
 
 
 def test_map_names_every_folder() -> None:
-    """The map of the package has every folder and every single module once, and none that is gone."""
+    """The map of the package lists exactly its folders and top-level modules, each once."""
     (text,) = blocks("text", section("Where things live", PAGES["development"]))
     found = {path.stem for path in (ROOT / "etl").iterdir() if path.suffix == ".py" or is_package(path)}
     assert sorted(line.split()[0] for line in text.splitlines()) == sorted(found - {"__init__", "__main__"})
 
 
 def is_package(path: Path) -> bool:
-    """Whether a folder belongs to the package: it has modules, or pages."""
+    """Whether a folder is part of the package: it contains modules or pages."""
     return path.name == "docs" or (path / "__init__.py").is_file()
 
 
@@ -215,7 +215,7 @@ def links() -> Iterator[tuple[str, str]]:
 
 
 def test_links_lead_somewhere() -> None:
-    """Every link leads to a heading or to a file."""
+    """Every link leads to an existing heading or file."""
     for name, link in links():
         file, _, anchor = link.partition("#")
         folder = ROOT if name == "README" else ROOT / "etl" / "docs"
@@ -227,7 +227,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_version_is_one() -> None:
-    """The package, the changelog and the image of the CronJob have one version."""
+    """The package, the changelog and the CronJob's image have the same version."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
     assert f"image: etl:{version}\n" in (ROOT / "configs" / "deploy" / "cronjob.yaml").read_text()

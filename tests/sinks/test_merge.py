@@ -1,6 +1,6 @@
-"""Fold and merge against previous snapshots, without any sink: an engine, and the snapshot held in memory."""
+"""Deduplication and merge against earlier snapshots, without a sink: DuckDB, and the snapshot in memory."""
 
-# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
+# ruff: noqa: S608 - the SQL consists of the column table, constant names and quoted literals.
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REJECTS = pa.schema([column.arrow for column in schema.REJECTS])
 
 @dataclass
 class Snapshot:
-    """What a sink would hold: contacts and strikes by (account, contact_id), all versions, the last runs."""
+    """The state of a sink: contacts and strikes by (account, contact_id), all versions, the last runs."""
 
     contacts: dict[Key, Row] = field(default_factory=dict)
     strikes: dict[Key, Row] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Snapshot:
     rejects: dict[Key, Row] = field(default_factory=dict)
 
     def merge(self, publication: Publication) -> Merged:
-        """Merge a publication and take over what came of it."""
+        """Merge a publication and apply its result."""
         with duck.connect() as connection:
             connection.register("contacts", pa.Table.from_pylist(list(self.contacts.values()), schema.CONTACTS_SCHEMA))
             connection.register("strikes", pa.Table.from_pylist(list(self.strikes.values()), _STRIKES))
@@ -73,7 +73,7 @@ def _key(row: Row) -> Key:
 
 
 class Account:
-    """Runs one account after another against one snapshot."""
+    """Runs of one account, one after another, against one snapshot."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,13 +87,13 @@ class Account:
         mode: Mode = "full",
         rejects: Sequence[Row] = (),
     ) -> Counts:
-        """One run that read these rows; its counts."""
+        """Merge a run that read these rows, and return its counts."""
         self.seq += 1
         one = brought(self.folder, "main", rows, seq=self.seq, coverage=coverage, mode=mode, rejects=rejects)
         return self._merge(one)
 
     def again(self, *rows: Row, resumed: int = 7, rejects: Sequence[Row] = ()) -> Counts:
-        """One run that went on with the reading of the last one, and so has its T0."""
+        """Merge a run that resumed the last one, and so has its T0."""
         t0 = self.snapshot.runs["main"].t0
         self.seq += 1
         one = brought(self.folder, "main", rows, seq=self.seq, rejects=rejects)
@@ -104,7 +104,7 @@ class Account:
         return self.merged.counts["main"]
 
     def contact(self, number: int) -> Row | None:
-        """The contact as it stands in `contacts`."""
+        """The row of the contact in `contacts`."""
         return self.snapshot.contacts.get(("main", f"{number:024x}"))
 
     def versions(self, number: int) -> list[tuple[object, object]]:
@@ -115,12 +115,12 @@ class Account:
 
 @pytest.fixture
 def account(tmp_path: Path) -> Account:
-    """An account that was never exported."""
+    """An account without earlier runs."""
     return Account(tmp_path)
 
 
 def test_the_first_run_makes_every_contact_new(account: Account) -> None:
-    """Each contact gets a version, T0 as observed_at and the run's number."""
+    """Each contact gets a version, T0 as `observed_at`, and the number of the run."""
     counts = account.run(contact(1), contact(2))
     assert (counts.received, counts.new, counts.contacts) == (2, 2, 2)
     row = account.contact(1)
@@ -143,7 +143,7 @@ def test_the_first_run_makes_every_contact_new(account: Account) -> None:
 def test_the_fold_keeps_the_latest_update_else_the_latest_read(
     account: Account, first: Row, second: Row, kept: str
 ) -> None:
-    """One row per contact: largest updated_at, nulls last, else largest read_no; the others are counted (A23, S7)."""
+    """The row with the largest updated_at (nulls last), then read_no, is kept; the others are counted (A23, S7)."""
     counts = account.run(contact(1, name="first", **first), contact(1, name="second", **second))
     assert (counts.received, counts.new, counts.folded) == (2, 1, 1)
     row = account.contact(1)
@@ -152,13 +152,13 @@ def test_the_fold_keeps_the_latest_update_else_the_latest_read(
 
 
 def test_ids_that_look_alike_are_different_contacts(account: Account) -> None:
-    """Case, spaces and Unicode forms are not folded (A24)."""
+    """Ids that differ in case, spaces or Unicode form are different contacts (A24)."""
     ids = ("a", "A", "a ", "\u00e9", "e\u0301")
     assert account.run(*(contact(1) | {"contact_id": name} for name in ids)).new == 5
 
 
 def test_a_second_run_tells_new_changed_presence_and_unchanged_apart(account: Account) -> None:
-    """Content makes a version, presence only updates the row, the same leaves the row as it was."""
+    """A change of content makes a version, a change of presence only updates the row, an equal row is not touched."""
     account.run(contact(1, name="a"), contact(2, unread_messages=1), contact(3, name="c"))
     counts = account.run(contact(1, name="b"), contact(2, unread_messages=2), contact(3, name="c"), contact(4))
     assert (counts.new, counts.changed, counts.unchanged, counts.contacts) == (1, 1, 2, 4)
@@ -186,7 +186,7 @@ _EMPTY: dict[schema.Kind, object] = {
 
 
 def test_null_and_empty_differ_in_every_column_of_content(account: Account) -> None:
-    """A value that appears makes a version, and one that stays the same does not."""
+    """A value that replaces null makes a version, and an equal value does not."""
     columns = list(enumerate(schema.CONTENT))
     account.run(*(contact(number) | {column.name: None} for number, column in columns))
     filled = [contact(number) | {column.name: _EMPTY[column.kind]} for number, column in columns]
@@ -195,7 +195,7 @@ def test_null_and_empty_differ_in_every_column_of_content(account: Account) -> N
 
 
 def test_the_fingerprint_is_the_same_in_any_run_and_account(tmp_path: Path) -> None:
-    """It is pinned: another value would make a new version of every contact of every user."""
+    """The fingerprint is pinned, as any other value would make a new version of every contact."""
     rows = [
         contact(1, name="Zo\u00eb", tags=["a", None], attributes=[("k", "v")], notes=[{"title": "t"}], extra='{"x":1}')
     ]
@@ -205,7 +205,7 @@ def test_the_fingerprint_is_the_same_in_any_run_and_account(tmp_path: Path) -> N
 
 
 def test_absence_deletes_on_the_second_strike(account: Account) -> None:
-    """The first absence is a strike, the second in a later run deletes, with a tombstone of the last values (A45)."""
+    """The first absence is a strike; the second, in a later run, deletes with a tombstone of the last values (A45)."""
     account.run(contact(1, name="last"), contact(2))
     assert account.run(contact(2)).deleted == 0
     assert account.merged.struck == {"main": 1}
@@ -220,7 +220,7 @@ def test_absence_deletes_on_the_second_strike(account: Account) -> None:
 
 @pytest.mark.parametrize("mode", ["full", "filtered"])
 def test_a_contact_that_is_listed_and_cannot_be_kept_is_not_absent(account: Account, mode: Mode) -> None:
-    """Its last row stays; one that names itself twice may be either, and who is not listed is absent (A25)."""
+    """A rejected contact keeps its last row, also if its id is ambiguous; an unlisted one is absent (A25)."""
     account.run(*map(contact, range(1, 5)), mode=mode)
     large = {"contact_id": contact(2)["contact_id"], "reason": "too_large", "raw": "{}"}
     raw = f'{{"_id":"{contact(3)["contact_id"]}","_id":"other"}}'
@@ -233,7 +233,7 @@ def test_a_contact_that_is_listed_and_cannot_be_kept_is_not_absent(account: Acco
 
 
 def test_a_contact_that_stands_twice_in_the_target_is_damage(account: Account) -> None:
-    """Somebody wrote it there: 22, not a bug of ours (P26)."""
+    """A duplicate contact in the target is damage (22), not an internal error (P26)."""
     account.run(contact(1), contact(2))
     twice = account.contact(1)
     assert twice is not None
@@ -243,7 +243,7 @@ def test_a_contact_that_stands_twice_in_the_target_is_damage(account: Account) -
 
 
 def test_being_seen_again_clears_the_strike(account: Account) -> None:
-    """A contact that flaps is never deleted (A45)."""
+    """A contact that appears in every other run is never deleted (A45)."""
     account.run(contact(1))
     for _ in range(3):
         account.run()
@@ -253,7 +253,7 @@ def test_being_seen_again_clears_the_strike(account: Account) -> None:
 
 
 def test_a_reading_that_the_sink_holds_already_is_no_second_strike(account: Account) -> None:
-    """Killed between two sinks a run is resumed: the same absence counts once, as often as it comes (P4, A45)."""
+    """An absence counts once, however often a run killed between two sinks is resumed (P4, A45)."""
     account.run(contact(1), contact(2), contact(3))
     gone = contact(2, status="DELETED")
     account.run(gone, contact(3))
@@ -268,7 +268,7 @@ def test_a_reading_that_the_sink_holds_already_is_no_second_strike(account: Acco
 
 
 def test_a_reading_gone_on_with_that_the_sink_does_not_hold_strikes_as_any_other(account: Account) -> None:
-    """The first strike is made by it, and a second one if the last run that the sink holds was an earlier one (P4)."""
+    """A resumed run counts as a new strike if the sink holds an earlier run only (P4)."""
     account.run(contact(1), contact(2))
     for struck, deleted in ((1, 0), (0, 1)):
         account.seq += 1
@@ -278,14 +278,14 @@ def test_a_reading_gone_on_with_that_the_sink_does_not_hold_strikes_as_any_other
 
 
 def test_another_run_in_the_same_second_is_a_later_run(account: Account) -> None:
-    """T0 is floored to the second and may go back: who read the account anew has looked a second time (A45, N25)."""
+    """Two runs with the same T0 are two runs: an account that was read again can get a second strike (A45, N25)."""
     account.run(contact(1), contact(2))
     account.run(contact(2))
     assert account.again(contact(2), resumed=0).deleted == 1
 
 
 def test_absence_means_nothing_outside_the_coverage(account: Account) -> None:
-    """Spans are half-open, may overlap, and do not reach contacts without a creation time (A27)."""
+    """Spans are half-open, may overlap, and exclude contacts without a creation time (A27)."""
     account.run(*(contact(number) for number in range(1, 6)), contact(6, created_at=None))
     spans = (Span(day(2), day(3)), Span(day(2), day(4)), Span(day(5), day(5)))
     for _ in range(2):
@@ -294,7 +294,7 @@ def test_absence_means_nothing_outside_the_coverage(account: Account) -> None:
 
 
 def test_a_soft_deleted_contact_goes_on_the_second_strike_and_stays_away(account: Account) -> None:
-    """Listed as DELETED twice it is deleted; listed further it stays away; back again it is new (A54, M9)."""
+    """A contact listed as DELETED twice is deleted and stays so, until it is listed as living again (A54, M9)."""
     gone = contact(1, status="DELETED")
     account.run(contact(1))
     assert account.run(gone).changed == 1
@@ -309,14 +309,14 @@ def test_a_soft_deleted_contact_goes_on_the_second_strike_and_stays_away(account
 
 
 def test_a_contact_first_seen_as_deleted_is_kept_with_one_strike(account: Account) -> None:
-    """It is new, not struck off the previous snapshot, and deleted by the next run."""
+    """A contact first seen as DELETED is new, and the next run deletes it."""
     assert account.run(contact(1, status="DELETED")).new == 1
     assert account.merged.struck == {"main": 0}
     assert account.run(contact(1, status="DELETED")).deleted == 1
 
 
 def test_a_filtered_run_makes_contacts_exactly_what_matched(account: Account) -> None:
-    """Others leave at once with a tombstone, without strikes, wherever they were created."""
+    """Contacts that do not match a filtered run are deleted at once, with a tombstone and without strikes."""
     account.run(contact(1), contact(2, created_at=None), contact(3, status="DELETED"), mode="filtered", coverage=())
     counts = account.run(contact(3, status="DELETED"), mode="filtered", coverage=())
     assert (counts.deleted, counts.unchanged, counts.contacts) == (2, 1, 1)
@@ -325,7 +325,7 @@ def test_a_filtered_run_makes_contacts_exactly_what_matched(account: Account) ->
 
 
 def test_an_account_that_is_not_in_a_run_is_left_alone(tmp_path: Path) -> None:
-    """Its contacts and strikes are carried."""
+    """An account that is not in a run keeps its contacts and strikes."""
     snapshot = Snapshot()
     snapshot.merge(publication(*(brought(tmp_path, name, [contact(1), contact(2)], seq=1) for name in "ab")))
     snapshot.merge(
@@ -338,7 +338,7 @@ def test_an_account_that_is_not_in_a_run_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_row_that_is_not_accounted_for_stops_the_run(tmp_path: Path) -> None:
-    """Received must equal new + changed + unchanged + folded + rejected."""
+    """A run stops if received is not new + changed + unchanged + folded + rejected."""
     one = brought(tmp_path, "main", [contact(1)], seq=1)
     lost = AccountYield(one.record, (), (), (), one.windows)
     with pytest.raises(EtlError, match="1 contacts were received and 0 accounted for") as caught:
@@ -347,7 +347,7 @@ def test_a_row_that_is_not_accounted_for_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_sees_no_reject_twice(account: Account) -> None:
-    """It delivers what the sink already holds; another run with the same data counts."""
+    """A resumed run does not count its rejects again; another run with the same data does."""
     reject = {"contact_id": "large", "reason": "too_large", "raw": "{}"}
     account.run(contact(1), rejects=[reject])
     account.again(contact(1), rejects=[reject])
@@ -359,12 +359,12 @@ def test_a_resumed_run_sees_no_reject_twice(account: Account) -> None:
 
 
 def test_ranges_are_joined() -> None:
-    """Overlapping and touching ranges become one; empty ones vanish."""
+    """Overlapping and adjacent ranges are joined, and empty ones are removed."""
     ranges = [(day(3), day(4)), (day(1), day(2)), (day(2), day(3)), (day(7), day(6)), (day(8), day(9))]
     assert union(ranges) == [(day(1), day(4)), (day(8), day(9))]
 
 
-# The rules once more, as a program over dicts: what the SQL has to agree with.
+# The same rules as a program over dicts, which the SQL must agree with.
 
 _READS = st.tuples(
     st.integers(0, 4),
@@ -385,7 +385,7 @@ _RUNS = st.lists(
 
 @dataclass
 class Model:
-    """One account by the rules: contact number -> (read, seq), strikes, versions."""
+    """A model of one account: contact number -> (read, seq), strikes, versions."""
 
     contacts: dict[int, tuple[tuple[object, ...], int]] = field(default_factory=dict)
     strikes: dict[int, int] = field(default_factory=dict)

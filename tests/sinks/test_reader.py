@@ -1,6 +1,6 @@
-"""A query cannot write: two locks, each tested without the other, and everything that reads still does."""
+"""A query cannot write: two locks, each tested without the other, and every reading query still works."""
 
-# ruff: noqa: S608 - SQL is made of paths that the tests choose.
+# ruff: noqa: S608 - the SQL contains only paths chosen by the tests.
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTACTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A published target, and the folder around it, in which nothing may change."""
+    """A published target, and the folder around it, which must not change."""
 
     kind: SinkKind
     path: Path
@@ -35,7 +35,7 @@ class Target:
         return {str(path): path.read_bytes() for path in sorted(self.around.rglob("*")) if path.is_file()}
 
     def victims(self) -> list[str]:
-        """Paths that a query might like to write: published files, their neighbours, and files that do not exist."""
+        """Paths that a query might write to: published files, their neighbours, and files that do not exist."""
         found = [path for path in self.around.rglob("*") if path.is_file() and path.suffix in {".parquet", ".json"}]
         new = [self.around / "new.csv", self.path.with_name("new.parquet"), self.around / "folder" / "new.csv"]
         logs = [f"{self.path}{end}" for end in (".wal", ".wal.checkpoint", ".wal.recovery", ".tmp")]
@@ -46,7 +46,7 @@ class Target:
 
 @pytest.fixture(scope="module", params=["duckdb", "parquet"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Target:
-    """Two runs in one sink; the module only reads it."""
+    """A target after two runs; the module only reads it."""
     kind: SinkKind = request.param
     folder = tmp_path_factory.mktemp(kind)
     around = folder / "data"
@@ -70,7 +70,7 @@ def connection(target: Target) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @pytest.fixture
 def unlocked() -> Iterator[duckdb.DuckDBPyConnection]:
-    """An engine that may write anywhere, with a table to spoil: the first lock alone protects it."""
+    """An engine that may write anywhere, with a table to damage: only the first lock protects it."""
     with duck.connect() as connection:
         connection.execute("CREATE TABLE contacts AS SELECT 1 AS id, 'A' AS city")
         yield connection
@@ -81,7 +81,7 @@ def _in_a_string(text: str) -> str:
 
 
 def writing(copy: str) -> dict[str, str]:
-    """Queries that would carry out the statement `copy`, or break out of whatever stands around them."""
+    """Queries that would execute the statement `copy`, or break out of a surrounding query."""
     text = _in_a_string(f"WITH x AS ({copy}) SELECT 1 AS b FROM x")
     serialized = f"system.main.json_execute_serialized_sql(json_serialize_sql('{text}'))"
     return {
@@ -129,7 +129,7 @@ COPY = "COPY (SELECT 1 AS id, 'B' AS city) TO '{path}' {form}"
 def test_the_first_lock_alone_refuses_what_copies(
     form: str, unlocked: duckdb.DuckDBPyConnection, tmp_path: Path
 ) -> None:
-    """X4: `select` carries out no COPY, however it is wrapped, where the engine itself would."""
+    """`select` executes no COPY, however it is wrapped, even if the engine would (X4)."""
     for name, query in writing(COPY.format(path=tmp_path / "stolen", form=form)).items():
         with pytest.raises(UsageError):
             select(unlocked, query)
@@ -145,7 +145,7 @@ DML = (
 
 @pytest.mark.parametrize("statement", DML)
 def test_the_first_lock_alone_refuses_what_changes_rows(statement: str, unlocked: duckdb.DuckDBPyConnection) -> None:
-    """X4: nor INSERT, UPDATE and DELETE."""
+    """`select` executes no INSERT, UPDATE or DELETE, however it is wrapped (X4)."""
     for name, query in writing(statement).items():
         with pytest.raises(UsageError):
             select(unlocked, query)
@@ -156,7 +156,7 @@ def test_the_first_lock_alone_refuses_what_changes_rows(statement: str, unlocked
 def test_the_second_lock_alone_lets_nothing_be_written(
     form: str, target: Target, connection: duckdb.DuckDBPyConnection
 ) -> None:
-    """X4: a connection of ours writes to no file, whatever is executed on it, and still reads afterwards."""
+    """A read-only connection writes no file, whatever is executed on it, and can still read afterwards (X4)."""
     before = target.files()
     for path in target.victims():
         copy = COPY.format(path=_in_a_string(path), form=form)
@@ -169,7 +169,7 @@ def test_the_second_lock_alone_lets_nothing_be_written(
 
 
 def test_the_second_lock_alone_keeps_the_engine_shut(target: Target, connection: duckdb.DuckDBPyConnection) -> None:
-    """X4: no other database, extension, setting, log or file, to write or to read; no change of the target."""
+    """No other database, extension, setting, log or file can be opened, and the target does not change (X4)."""
     before = target.files()
     new = target.around / "new.duckdb"
     statements = (
@@ -194,7 +194,7 @@ def test_the_second_lock_alone_keeps_the_engine_shut(target: Target, connection:
 
 
 def test_a_refused_query_says_why(target: Target, connection: duckdb.DuckDBPyConnection) -> None:
-    """What is possible instead, and without the way through our own code."""
+    """The error says which queries are allowed, and has no traceback."""
     copy = COPY.format(path=target.around / "new.csv", form="")
     for name, words in {
         "with": "only one reading statement",
@@ -240,32 +240,32 @@ READING = {
 
 @pytest.mark.parametrize(("query", "rows"), READING.items())
 def test_what_reads_is_answered(query: str, rows: int | None, connection: duckdb.DuckDBPyConnection) -> None:
-    """Every reading form of the engine, with comments and semicolons around it."""
+    """Every reading statement of DuckDB works, with comments and semicolons around it."""
     found = select(connection, query).num_rows
     assert found == rows if rows is not None else found > 0
 
 
 def test_a_broken_query_is_told_as_it_was_written(connection: duckdb.DuckDBPyConnection) -> None:
-    """The engine's message names the line of the query, not of what we put around it."""
+    """The line number in an error message is that of the user's query."""
     with pytest.raises(UsageError, match=r'"nothing" not found(.|\n)*LINE 1'):
         select(connection, "SELECT nothing\nFROM contacts")
 
 
 def test_what_is_no_text_is_refused(connection: duckdb.DuckDBPyConnection) -> None:
-    """A byte that no letter stands for is a broken query."""
+    """A query that is not valid UTF-8 is refused."""
     with pytest.raises(UsageError, match="UTF-8"):
         select(connection, "SELECT '\udcff'")
 
 
 def test_order_and_names_are_those_of_the_query(connection: duckdb.DuckDBPyConnection) -> None:
-    """Checking a query changes nothing in its answer."""
+    """Checking a query does not change the order or the names of its result."""
     found = select(connection, "SELECT contact_id AS a, seq AS a FROM contacts ORDER BY contact_id DESC")
     assert found.column_names == ["a", "a"]
     assert found.column(0).to_pylist() == sorted(found.column(0).to_pylist(), reverse=True)
 
 
 def test_many_threads_read_one_published_file(tmp_path: Path) -> None:
-    """Each has its own place in it, as the engine needs."""
+    """Each thread has a separate position in the file, as DuckDB needs."""
     path = tmp_path / "part.parquet"
     path.write_bytes(bytes(range(256)) * 64)
     opened = PublishedFiles(tmp_path, [path]).open("published://part.parquet")

@@ -1,4 +1,4 @@
-"""`rejects` in both sinks: each contact once, over all runs, and in targets of an older format."""
+"""`rejects` in both sinks: each contact once over all runs, also in targets of an older format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIRST_COLUMNS = ["account", "seq", "observed_at", "contact_id", "reason", "path"
 
 
 class Target:
-    """A sink on a path, published into with one account."""
+    """A sink on a path, with runs of one account."""
 
     def __init__(self, kind: SinkKind, folder: Path) -> None:
         self.kind: SinkKind = kind
@@ -31,23 +31,23 @@ class Target:
         self._folder = folder / "parts"
 
     def publish(self, seq: int, *rejects: Row, account: str = "main") -> None:
-        """A run that read two contacts and rejected these."""
+        """Publish a run that read two contacts and rejected these."""
         self.publish_all(publication(brought(self._folder, account, _rows(seq), seq=seq, rejects=rejects)))
 
     def publish_all(self, run: Publication) -> None:
-        """A whole run, by a new process."""
+        """Publish a whole run, as a new process would."""
         sink = sink_at(self.kind, self.path)
         sink.open()
         sink.prepare(run)
         sink.publish(run)
 
     def rows(self, query: str = "FROM rejects") -> list[Row]:
-        """What `etl sql` answers."""
+        """The result of `etl sql`."""
         with open_readonly(self.kind, self.path) as connection:
             return select(connection, query).to_pylist()
 
     def seen(self) -> set[tuple[object, ...]]:
-        """Raw JSON, reason, first and last run, and how many, of every row of `rejects`."""
+        """Raw JSON, reason, first and last run, and count of every row of `rejects`."""
         found = self.rows()
         assert all(row["seq"] == row["last_seq"] and row["observed_at"] == day(row["seq"]) for row in found)  # type: ignore[arg-type]
         names = ("raw", "reason", "first_seq", "last_seq", "seen")
@@ -82,7 +82,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
 
 @pytest.fixture
 def old(target: Target) -> Target:
-    """A target of format 2 after three runs, which saw three contacts."""
+    """A target of format 2 after three runs that rejected three contacts."""
     for seq in (1, 2, 3):
         target.publish(seq)
     sightings = [(1, NAMELESS), (1, LARGE), (2, OTHER), (2, DEEP), (3, NAMELESS)]
@@ -94,7 +94,7 @@ OLD = {row(NAMELESS, 1, 3, 2), row(DEEP, 1, 2, 2), row(OTHER, 2, 2, 1)}
 
 
 def test_a_contact_that_runs_reject_again_has_one_row(target: Target) -> None:
-    """The row counts the runs; a run that does not see the contact leaves it unchanged."""
+    """The row counts the runs that rejected the contact, and other runs leave it unchanged."""
     target.publish(1, NAMELESS)
     target.publish(2, NAMELESS, OTHER)
     target.publish(3)
@@ -104,14 +104,14 @@ def test_a_contact_that_runs_reject_again_has_one_row(target: Target) -> None:
 
 
 def test_the_newest_reason_of_a_contact_is_kept(target: Target) -> None:
-    """An id identifies a contact whatever its fault and content."""
+    """An id identifies a contact, whatever its fault and content, and the newest reason is kept."""
     target.publish(1, LARGE)
     target.publish(2, DEEP)
     assert target.seen() == {row(DEEP, 1, 2, 2)}
 
 
 def test_one_run_that_rejects_two_contents_of_a_contact_counts_once(target: Target) -> None:
-    """Both are received; the row shows one of them."""
+    """A contact that one run rejects twice is counted once in its row and twice in `runs`."""
     target.publish(1, LARGE, DEEP)
     [(*_, first, last, seen)] = target.seen()
     assert (first, last, seen) == (1, 1, 1)
@@ -128,7 +128,7 @@ def test_accounts_have_rows_of_their_own(target: Target) -> None:
 
 
 def test_a_contact_that_is_read_without_fault_later_keeps_its_row(target: Target) -> None:
-    """`rejects` is a history: the row says which run saw the fault last."""
+    """A contact keeps its row after it was read without fault, and the row has the last run with the fault."""
     reject = {**LARGE, "contact_id": contact(1)["contact_id"]}
     target.publish(1, reject)
     target.publish(2)
@@ -136,14 +136,14 @@ def test_a_contact_that_is_read_without_fault_later_keeps_its_row(target: Target
 
 
 def test_an_id_that_looks_like_a_hash_is_an_id(target: Target) -> None:
-    """A contact without an id is not taken for one whose id is the hash of its content."""
+    """A contact without an id is not confused with one whose id is the hash of its content."""
     [[digest]] = duckdb.execute("SELECT sha256(?)", [NAMELESS["raw"]]).fetchall()
     target.publish(1, NAMELESS, {**LARGE, "contact_id": digest})
     assert target.seen() == {row(NAMELESS, 1, 1, 1), row(LARGE, 1, 1, 1)}
 
 
 def test_an_old_target_is_read_as_if_it_were_new(old: Target) -> None:
-    """Each contact once, with counts over its rows; reading and opening change nothing."""
+    """A target of format 2 shows each contact once, with the number of its rows, and reading does not change it."""
     before = old.bytes()
     assert old.seen() == OLD
     assert sink_at(old.kind, old.path).open().seq == 3
@@ -151,7 +151,7 @@ def test_an_old_target_is_read_as_if_it_were_new(old: Target) -> None:
 
 
 def test_the_next_publication_upgrades_an_old_target(old: Target) -> None:
-    """In the same step as the run's data; until then readers see the old one."""
+    """The upgrade is published in one step with the data of the run."""
     before = old.bytes()
     sink = sink_at(old.kind, old.path)
     sink.open()
@@ -164,7 +164,7 @@ def test_the_next_publication_upgrades_an_old_target(old: Target) -> None:
 
 
 def test_a_run_without_rejects_upgrades_an_old_target_too(old: Target) -> None:
-    """The run after it keeps what the upgrade wrote."""
+    """A run without rejects upgrades the target, and the next run keeps the upgraded rows."""
     old.publish(4)
     assert old.seen() == OLD
     _assert_new(old, 4)
@@ -174,7 +174,7 @@ def test_a_run_without_rejects_upgrades_an_old_target_too(old: Target) -> None:
 
 
 def _assert_new(target: Target, seq: int) -> None:
-    """The target holds each contact once for a reader that knows nothing of formats."""
+    """Check that the files themselves hold each contact once, in the new format."""
     if target.kind == "duckdb":
         with duckdb.connect(str(target.path), read_only=True) as connection:
             found = connection.sql("SELECT * FROM rejects").to_arrow_table().to_pylist()
@@ -186,7 +186,7 @@ def _assert_new(target: Target, seq: int) -> None:
 
 
 def test_what_the_user_added_to_an_old_table_is_kept(tmp_path: Path) -> None:
-    """A column, its values and an index; also when the contact is seen again."""
+    """A column, its values and an index of the user survive the upgrade and later runs."""
     target = Target("duckdb", tmp_path)
     target.publish(1)
     age(target.path, [{**LARGE, "account": "main", "seq": 1, "observed_at": day(1)}])
@@ -201,7 +201,7 @@ def test_what_the_user_added_to_an_old_table_is_kept(tmp_path: Path) -> None:
 
 
 def test_some_but_not_all_new_columns_are_damage(tmp_path: Path) -> None:
-    """An old table has none of them."""
+    """A table that lacks some of the new columns is damage, as an old table has none of them."""
     target = Target("duckdb", tmp_path)
     target.publish(1, LARGE)
     with duckdb.connect(str(target.path)) as connection:
@@ -211,7 +211,7 @@ def test_some_but_not_all_new_columns_are_damage(tmp_path: Path) -> None:
 
 
 def test_rejects_of_an_old_state_stay_as_long_as_it_does(tmp_path: Path) -> None:
-    """A slow reader of the last old state needs the files of all runs before it; then they go."""
+    """The files of an old state are kept as long as a slow reader may need that state."""
     target = Target("parquet", tmp_path)
     for seq in (1, 2, 3):
         target.publish(seq)
@@ -234,7 +234,7 @@ def test_unchanged_rejects_are_the_same_file(tmp_path: Path) -> None:
 
 
 def test_an_altered_file_of_rejects_stops_the_next_run(tmp_path: Path) -> None:
-    """The next state is built from it."""
+    """The next run stops at a file that was altered, because the next state is built from it."""
     target = Target("parquet", tmp_path)
     target.publish(1, LARGE)
     part = target.path / "rejects/seq=00000001/part-000001.parquet"

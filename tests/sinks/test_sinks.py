@@ -1,6 +1,6 @@
-"""One contract for all file sinks, read back by readers that know nothing of them."""
+"""One contract for all file sinks, checked by independent readers."""
 
-# ruff: noqa: S608 - SQL is made of the column table, of our own names, and of quoted literals.
+# ruff: noqa: S608 - the SQL consists of the column table, constant names and quoted literals.
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _read_parquet(path: Path, table: str) -> list[dict[str, object]]:
 
 @dataclass
 class Target:
-    """A sink on a path, and the reader that is independent of it."""
+    """A sink on a path, with an independent reader."""
 
     kind: SinkKind
     path: Path
@@ -63,7 +63,7 @@ class Target:
     reader: Callable[[Path, str], list[dict[str, object]]]
 
     def sink(self) -> Sink:
-        """A new sink object, as a new process would have it."""
+        """A new sink object, as a new process has it."""
         return sink_at(self.kind, self.path)
 
     def bring(self, seq: int, *rows: Row, **options: object) -> Publication:
@@ -71,7 +71,7 @@ class Target:
         return publication(brought(self.folder, "main", rows, seq=seq, **options))  # type: ignore[arg-type]
 
     def publish(self, run: Publication) -> Merged:
-        """A whole run against the sink."""
+        """Publish a whole run."""
         sink = self.sink()
         sink.open()
         merged = sink.prepare(run)
@@ -79,7 +79,7 @@ class Target:
         return merged
 
     def read(self, table: str) -> list[dict[str, object]]:
-        """The rows of a table, as somebody else reads them."""
+        """The rows of a table, as another program reads them."""
         return self.reader(self.path, table)
 
     def ids(self) -> list[int]:
@@ -92,13 +92,13 @@ class Target:
         return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
     def temporary(self) -> list[str]:
-        """What is left in the temporary folder."""
+        """The names in the temporary folder."""
         return sorted(path.name for path in staging.temporary(self.path).iterdir())
 
 
 @pytest.fixture(params=["duckdb", "parquet"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
-    """A target that does not exist yet, of each kind."""
+    """A target of each kind that does not exist yet."""
     if request.param == "duckdb":
         return Target("duckdb", tmp_path / "data" / "contacts.duckdb", tmp_path / "parts", _read_duckdb)
     return Target("parquet", tmp_path / "data" / "contacts", tmp_path / "parts", _read_parquet)
@@ -130,7 +130,7 @@ def test_every_kind_of_value_comes_back_as_it_went_in(target: Target) -> None:
 
 
 def test_two_runs_tell_every_case_and_carry_the_state(target: Target) -> None:
-    """New, changed, presence, unchanged, struck and deleted end in the tables, the counts and the next state alike."""
+    """New, changed, presence, unchanged, struck and deleted agree in the tables, the counts and the next state."""
     target.publish(target.bring(1, *(contact(number) for number in range(1, 6))))
     second = [contact(1, name="new"), contact(2, is_online=True), contact(3), contact(3), contact(6)]
     merged = target.publish(target.bring(2, *second))
@@ -158,7 +158,7 @@ def test_two_runs_tell_every_case_and_carry_the_state(target: Target) -> None:
 
 
 def test_as_of_shows_the_contacts_that_a_run_left(target: Target) -> None:
-    """Before the first run nothing; later the state of the last run, deletions and resurrections included."""
+    """`contacts_as_of` is empty before the first run, then shows the last state, with deletions and resurrections."""
     for seq, rows in enumerate([[contact(1), contact(2)], [contact(2, name="b")], [contact(2)], [contact(1)]], start=1):
         target.publish(target.bring(seq, *rows))
     with open_readonly(target.kind, target.path) as connection:
@@ -177,13 +177,13 @@ def test_as_of_shows_the_contacts_that_a_run_left(target: Target) -> None:
 
 
 def at(run: Publication, moment: float, **detail: object) -> Publication:
-    """The same run with another T0, and with this evidence."""
+    """The same run with another T0 and with this detail."""
     accounts = (replace(one, record=replace(one.record, t0=day(moment), detail=detail)) for one in run.accounts)
     return replace(run, accounts=tuple(accounts))
 
 
 def test_as_of_goes_by_the_last_run_when_the_servers_clock_went_back(target: Target) -> None:
-    """A moment shows what the highest-numbered run among those observed by then left, account by account (N25)."""
+    """For each account, the highest-numbered run observed by that time counts (N25)."""
     both = [("one", [contact(1), contact(2)]), ("two", [contact(3)])]
     target.publish(at(publication(*(brought(target.folder, name, rows, seq=1) for name, rows in both)), 10))
     target.publish(at(publication(brought(target.folder, "one", [contact(1, name="b"), contact(4)], seq=2)), 5))
@@ -204,7 +204,7 @@ def test_as_of_goes_by_the_last_run_when_the_servers_clock_went_back(target: Tar
 
 
 def test_a_run_gone_on_with_brings_a_sink_that_has_it_no_second_strike(target: Target) -> None:
-    """Killed when this sink was published and the next one was not: the same reading comes again (P4, A45)."""
+    """If a run was killed between two sinks, its resumption is no second strike for the first sink (P4, A45)."""
     target.publish(target.bring(1, contact(1), contact(2)))
     for seq in (2, 3):
         merged = target.publish(at(target.bring(seq, contact(2)), 2, resumed=5))
@@ -215,7 +215,7 @@ def test_a_run_gone_on_with_brings_a_sink_that_has_it_no_second_strike(target: T
 
 
 def test_the_same_answers_again_change_no_contact(target: Target) -> None:
-    """A repeated run adds its row to runs, no version, and the same contacts."""
+    """A run without changes adds a row to `runs`, and no version."""
     target.publish(target.bring(1, contact(1), contact(2)))
     before = sorted(target.read("contacts"), key=str)
     assert target.publish(target.bring(2, contact(2), contact(1))).counts["main"].unchanged == 2
@@ -225,7 +225,7 @@ def test_the_same_answers_again_change_no_contact(target: Target) -> None:
 
 
 def test_an_account_that_failed_keeps_its_contacts_and_state(target: Target) -> None:
-    """The next run without it carries both."""
+    """A run without an account keeps that account's contacts and state."""
     one, two = (brought(target.folder, name, [contact(1)], seq=1) for name in ("one", "two"))
     target.publish(publication(one, two))
     target.publish(publication(brought(target.folder, "two", [contact(1, name="x")], seq=2)))
@@ -234,7 +234,7 @@ def test_an_account_that_failed_keeps_its_contacts_and_state(target: Target) -> 
 
 
 def test_rejects_and_windows_are_kept_with_their_run(target: Target) -> None:
-    """A rejected contact is counted and stands in `rejects` with its raw JSON (A25)."""
+    """A rejected contact is counted and in `rejects` with its raw JSON (A25)."""
     reject = {"contact_id": None, "reason": "no id", "path": "_id", "raw": "{}"}
     window = {
         "field": "createdAt",
@@ -265,7 +265,7 @@ def test_rejects_and_windows_are_kept_with_their_run(target: Target) -> None:
 
 
 def test_an_empty_account_is_a_snapshot_too(target: Target) -> None:
-    """Readers find the tables and their columns (A42)."""
+    """The tables of an empty account exist with all columns (A42)."""
     target.publish(target.bring(1))
     with open_readonly(target.kind, target.path) as connection:
         for table in ("contacts", "contact_versions", "rejects"):
@@ -275,7 +275,7 @@ def test_an_empty_account_is_a_snapshot_too(target: Target) -> None:
 
 
 def test_creation_times_come_sorted_for_each_list(target: Target) -> None:
-    """The planner gets the account's own; a contact that does not say its list counts in both."""
+    """Creation times are sorted and only those of the account; a contact without a known list counts in both lists."""
     assert target.sink().created_at("main").num_rows == 0
     rows = [contact(3, is_contact=True), contact(2, is_contact=False), contact(1), contact(4, created_at=None)]
     other = brought(target.folder, "other", [contact(9)], seq=1)
@@ -291,7 +291,7 @@ def test_creation_times_come_sorted_for_each_list(target: Target) -> None:
 
 
 def test_contacts_are_copied_as_a_part_of_another_account(target: Target) -> None:
-    """Every kind of value and its fingerprint, private, without those of other accounts; a run can bring it back."""
+    """The copy has every value and fingerprint of one account, is private, and can be published under another name."""
     other = brought(target.folder, "other", [contact(9)], seq=1)
     without_created_at = contact(2, created_at=None, status=None)
     target.publish(publication(brought(target.folder, "main", [FULL, without_created_at], seq=1), other))
@@ -316,7 +316,7 @@ def test_contacts_are_copied_as_a_part_of_another_account(target: Target) -> Non
 
 
 def test_filters_belong_to_the_target(target: Target) -> None:
-    """A target made with filters takes the same ones only; a filtered run is exactly what matched."""
+    """A target made with filters accepts only the same filters, and holds exactly the matches."""
 
     def filtered(seq: int, *rows: Row, status: str = "OPEN") -> Publication:
         one = brought(target.folder, "main", rows, seq=seq, mode="filtered", coverage=())
@@ -332,7 +332,7 @@ def test_filters_belong_to_the_target(target: Target) -> None:
 
 
 def test_nothing_is_visible_before_publishing_or_after_discarding(target: Target) -> None:
-    """A failed first run leaves no target; preparing again after discarding works; only the lock may stay."""
+    """A failed first run leaves no target and only the lock, and preparing again after `discard` works."""
     run = target.bring(1, contact(1))
     with Lock(target.path):
         sink = target.sink()
@@ -363,7 +363,7 @@ def test_files_are_private_whatever_the_umask(target: Target) -> None:
 
 
 def test_a_reader_sees_its_snapshot_and_blocks_nobody(target: Target) -> None:
-    """A connection opened before a run still shows the old state after it; a new one shows the new (S1, S12)."""
+    """A connection opened before a run shows the old state after it, and a new connection the new state (S1, S12)."""
     target.publish(target.bring(1, contact(1)))
     with open_readonly(target.kind, target.path) as reader:
         assert select(reader, "SELECT count(*) AS n FROM contacts")["n"].to_pylist() == [1]
@@ -373,7 +373,7 @@ def test_a_reader_sees_its_snapshot_and_blocks_nobody(target: Target) -> None:
 
 
 def test_the_second_of_two_that_prepared_the_same_run_loses(target: Target) -> None:
-    """Exit 21, and what the first published stays byte by byte (P17, P18)."""
+    """The second publisher gets exit 21, and the files of the first stay byte-identical (P17, P18)."""
     for seq in (1, 2):
         run = target.bring(seq, contact(1, name=str(seq)))
         first, second = target.sink(), target.sink()
@@ -390,14 +390,14 @@ def test_the_second_of_two_that_prepared_the_same_run_loses(target: Target) -> N
 
 
 def test_a_run_of_another_target_may_skip_numbers(target: Target) -> None:
-    """Two sinks share one numbering; one that missed a run goes on with the next number."""
+    """Two sinks share one numbering, so a sink that missed a run continues with a later number."""
     for seq in (2, 5):
         target.publish(target.bring(seq, contact(seq)))
     assert target.sink().open().seq == 5
 
 
 def test_a_run_that_fails_leaves_every_byte(target: Target) -> None:
-    """A part that cannot be read, and a row that is not accounted for, change nothing (promise: never silent)."""
+    """A part that cannot be read stops the run, and no published byte changes."""
     target.publish(target.bring(1, contact(1)))
     before = target.bytes()
     run = target.bring(2, contact(1), contact(2))
@@ -451,7 +451,7 @@ sys.exit(code)
 
 @pytest.mark.parametrize("published", [0, 1])
 def test_a_kill_anywhere_in_publishing_leaves_the_old_state_or_the_new(target: Target, published: int) -> None:
-    """Killed before each file operation of the publication, the next run finds one whole state and heals (P4, S11)."""
+    """After a kill before any file operation of a publication, the next run finds a whole state (P4, S11)."""
     home = target.path.parent.parent
     if published:
         target.publish(target.bring(1, contact(1)))
@@ -490,7 +490,7 @@ sink.discard()
 
 
 def test_a_disk_that_takes_no_more_leaves_every_byte(target: Target) -> None:
-    """Exit 20 from a write that fails halfway, nothing is left, and the next run works (P9, S8)."""
+    """A write that fails halfway is exit 20 and leaves nothing behind, and the next run works (P9, S8)."""
     target.publish(target.bring(1, contact(1)))
     before = target.bytes()
     arguments = [str(Path(__file__).parents[2]), target.kind, str(target.path)]
@@ -503,7 +503,7 @@ def test_a_disk_that_takes_no_more_leaves_every_byte(target: Target) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"not one of ours", None])
 def test_a_damaged_target_is_never_taken_for_a_new_one(target: Target, damage: bytes | None) -> None:
-    """Empty, foreign and cut-off files are exit 22 and stay as they are (P25, S4, S9)."""
+    """Empty, foreign and truncated files are exit 22 and stay as they are (P25, S4, S9)."""
     target.publish(target.bring(1, *(contact(number) for number in range(2000))))
     file = target.path if target.kind == "duckdb" else next(target.path.glob("current/*/*.parquet"))
     manifest = file if target.kind == "duckdb" else next(target.path.glob("manifests/*"))
@@ -519,7 +519,7 @@ def test_a_damaged_target_is_never_taken_for_a_new_one(target: Target, damage: b
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_fetched(target: Target) -> None:
-    """A file where a folder should be is exit 20 with the path and a hint (P12)."""
+    """A file in place of a folder is exit 20, with the path and a hint (P12)."""
     target.path.parent.write_text("a file")
     with pytest.raises(SinkError) as caught:
         target.sink().open()
@@ -528,7 +528,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_fetched(t
 
 
 def test_a_query_cannot_write(target: Target) -> None:
-    """Only one reading statement is taken, and the engine's message is handed on (X4)."""
+    """Only a single reading statement is accepted, and the engine's message is passed on (X4)."""
     target.publish(target.bring(1, contact(1)))
     outside = target.folder / "out.csv"
     queries = (
@@ -546,12 +546,12 @@ def test_a_query_cannot_write(target: Target) -> None:
 
 
 def test_sql_before_the_first_run_says_so(target: Target) -> None:
-    """There is nothing to open yet."""
+    """A query before the first run is an error that says so."""
     with pytest.raises(UsageError, match="nothing was published yet"), open_readonly(target.kind, target.path):
         pass
 
 
-# What only DuckDB has.
+# DuckDB only.
 
 
 @pytest.fixture
@@ -568,7 +568,7 @@ def _sql(path: Path, *statements: str) -> None:
 
 
 def test_a_database_with_other_tables_gets_ours_and_keeps_its_own(database: Target) -> None:
-    """Only our names are ours."""
+    """Foreign tables in the database are kept."""
     _sql(database.path, "CREATE TABLE orders AS SELECT 1 AS id")
     assert database.sink().open().seq == 0
     database.publish(database.bring(1, contact(1)))
@@ -578,7 +578,7 @@ def test_a_database_with_other_tables_gets_ours_and_keeps_its_own(database: Targ
 
 @pytest.mark.parametrize("statement", ["CREATE TABLE contacts (id INT)", "CREATE VIEW runs AS SELECT 1 AS seq"])
 def test_a_foreign_table_under_our_name_is_refused(database: Target, statement: str) -> None:
-    """Exit 22 with the table's name, and the file stays as it is."""
+    """A foreign table with a reserved name is exit 22 with its name, and the file stays as it is."""
     _sql(database.path, statement)
     before = database.bytes()
     with pytest.raises(TargetCorrupt, match=r"main\.(contacts|runs)") as caught:
@@ -588,7 +588,7 @@ def test_a_foreign_table_under_our_name_is_refused(database: Target, statement: 
 
 
 def test_columns_and_tables_that_the_user_added_are_kept(database: Target) -> None:
-    """A note on a contact survives a change of the contact; views and indexes do no harm (S6)."""
+    """A note on a contact survives a change of the contact, and views and indexes do no harm (S6)."""
     database.publish(database.bring(1, contact(1), contact(2)))
     _sql(
         database.path,
@@ -613,7 +613,7 @@ def test_columns_and_tables_that_the_user_added_are_kept(database: Target) -> No
     ],
 )
 def test_an_altered_database_is_refused_with_the_mend(database: Target, statement: str, hint: str) -> None:
-    """A column of ours that is missing or of another type, and an edited manifest, are exit 22 (S6, P26)."""
+    """A missing or retyped column, a missing table, and an edited manifest are exit 22 with a hint (S6, P26)."""
     database.publish(database.bring(1, contact(1)))
     _sql(database.path, statement)
     with pytest.raises(TargetCorrupt) as caught:
@@ -622,7 +622,7 @@ def test_an_altered_database_is_refused_with_the_mend(database: Target, statemen
 
 
 def test_a_write_ahead_log_beside_the_file_is_refused(database: Target) -> None:
-    """An unfinished change of somebody else is never thrown away, at the start or at the end (S3)."""
+    """An unfinished change of another program is never discarded, neither when opening nor when publishing (S3)."""
     database.publish(database.bring(1, contact(1)))
     wal = database.path.with_name("contacts.duckdb.wal")
     run = database.bring(2, contact(1))
@@ -638,7 +638,7 @@ def test_a_write_ahead_log_beside_the_file_is_refused(database: Target) -> None:
 
 
 def test_whoever_writes_just_now_is_named_and_their_log_left_alone(database: Target) -> None:
-    """S1: no hint says to delete the log of a program at work."""
+    """If a running program has the file open, the hint does not say to delete its log (S1)."""
     database.publish(database.bring(1, contact(1)))
     program = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); c.execute('create table mine as select 1'); input()"
     command = [sys.executable, "-c", program, str(database.path)]
@@ -654,7 +654,7 @@ def test_whoever_writes_just_now_is_named_and_their_log_left_alone(database: Tar
 
 
 def test_a_change_of_the_file_during_the_run_is_a_conflict(database: Target) -> None:
-    """What the user wrote meanwhile is not overwritten (P17)."""
+    """Changes that the user made during the run are not overwritten (P17)."""
     database.publish(database.bring(1, contact(1)))
     run = database.bring(2, contact(1))
     sink = database.sink()
@@ -675,7 +675,7 @@ sys.stdin.read()
 
 
 def test_a_database_that_another_program_writes_is_refused(database: Target) -> None:
-    """Exit 20 with the engine's own words, which name the process (S1)."""
+    """A database open in another program is exit 20 with the engine's message, which has the process id (S1)."""
     database.publish(database.bring(1, contact(1)))
     command = [sys.executable, "-c", _WRITE, str(database.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:  # noqa: S603
@@ -688,13 +688,13 @@ def test_a_database_that_another_program_writes_is_refused(database: Target) -> 
 
 
 def test_the_macro_is_in_the_file(database: Target) -> None:
-    """Any DuckDB client has `contacts_as_of`."""
+    """Any DuckDB client can use `contacts_as_of`."""
     database.publish(database.bring(1, contact(1)))
     assert len(_read_duckdb(database.path, f"contacts_as_of(TIMESTAMPTZ '{day(1)}')")) == 1
 
 
 def test_a_file_of_an_earlier_version_gets_todays_macro(database: Target) -> None:
-    """The next run replaces it, whatever it said."""
+    """The next run replaces the macro of an earlier version."""
     database.publish(database.bring(1, contact(1)))
     with duckdb.connect(str(database.path)) as connection:
         connection.execute("CREATE OR REPLACE MACRO contacts_as_of(instant) AS TABLE SELECT instant WHERE false")
@@ -702,7 +702,7 @@ def test_a_file_of_an_earlier_version_gets_todays_macro(database: Target) -> Non
     assert len(_read_duckdb(database.path, f"contacts_as_of(TIMESTAMPTZ '{day(1)}')")) == 1
 
 
-# What only Parquet has.
+# Parquet only.
 
 
 @pytest.fixture
@@ -712,7 +712,7 @@ def folder(tmp_path: Path) -> Target:
 
 
 def test_the_files_have_the_schema_that_is_promised(folder: Target) -> None:
-    """Names and types as declared, for contacts and versions (S10)."""
+    """Names and types of the columns of contacts and versions are as declared (S10)."""
     folder.publish(folder.bring(1, FULL))
     current = pq.read_schema(next(folder.path.glob("current/seq=00000001/*.parquet")))
     assert current.remove_metadata().equals(schema.CONTACTS_SCHEMA)
@@ -721,7 +721,7 @@ def test_the_files_have_the_schema_that_is_promised(folder: Target) -> None:
 
 
 def test_the_manifest_lists_its_files_and_the_one_before(folder: Target) -> None:
-    """Sizes, rows and SHA-256 of every file, and a chain of digests (S11, X19)."""
+    """The manifest has size, rows and SHA-256 of every file, and the digest of the previous manifest (S11, X19)."""
     for seq in (1, 2):
         folder.publish(folder.bring(seq, contact(1), contact(seq + 1)))
     first, second = sorted(folder.path.glob("manifests/*.json"))
@@ -739,7 +739,7 @@ def test_the_manifest_lists_its_files_and_the_one_before(folder: Target) -> None
 
 
 def _many(folder: Target, seq: int, numbers: range, name: str) -> Publication:
-    """A run over contacts created an hour apart each, and over one without a creation time."""
+    """A run over contacts created an hour apart, and one contact without a creation time."""
     without_created_at = batch("main", [contact(0, created_at=None)]).contacts
     many = pa.concat_tables([without_created_at] * len(numbers)).combine_chunks()
     values = {
@@ -764,7 +764,7 @@ def _state(folder: Target, seq: int) -> list[Path]:
 
 
 def test_a_state_is_cut_by_creation_time_and_files_without_a_change_are_linked(folder: Target) -> None:
-    """A change in the last range and a contact after it leave the other files as they are (S21, S22)."""
+    """A change in the last range and a contact after it leave the other files unchanged (S21, S22)."""
     folder.publish(_many(folder, 1, range(130_000), "old"))
     times = [pq.read_table(path, columns=["created_at"])["created_at"] for path in _state(folder, 1)]
     assert [len(column) for column in times] == [43_333, 43_333, 43_333, 1]
@@ -786,7 +786,7 @@ def test_a_state_is_cut_by_creation_time_and_files_without_a_change_are_linked(f
 def test_files_without_a_change_are_copied_where_there_are_no_links(
     folder: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """P13: SMB, exFAT, FUSE, or a file that has too many links already; the copies are the same, bit by bit."""
+    """If hard links are not supported or a file has too many, the files are copied byte by byte (P13)."""
 
     def refused(*_: object) -> None:
         raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
@@ -802,7 +802,7 @@ def test_files_without_a_change_are_copied_where_there_are_no_links(
 
 
 def test_old_states_are_dropped_and_history_stays(folder: Target) -> None:
-    """Three complete states are kept; versions and manifests are never removed (S22)."""
+    """The last three states are kept, and versions and manifests are never removed (S22)."""
     for seq in range(1, 6):
         folder.publish(folder.bring(seq, contact(1, name=str(seq))))
     names = {
@@ -837,7 +837,7 @@ def _add_file(path: Path) -> None:
 
 @pytest.mark.parametrize("alter", [_drop_manifest, _swap_manifests, _edit_first_manifest, _drop_version, _add_file])
 def test_an_altered_folder_is_refused(folder: Target, alter: Callable[[Path], None]) -> None:
-    """A manifest or a file that is missing, replaced, edited or added is exit 22, and nothing is removed (P26, X19)."""
+    """A missing, replaced, edited or added file is exit 22, and nothing is removed (P26, X19)."""
     for seq in (1, 2):
         folder.publish(folder.bring(seq, contact(seq)))
     alter(folder.path)

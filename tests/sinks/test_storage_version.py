@@ -1,4 +1,4 @@
-"""The storage version of the DuckDB file: real old clients open it, and a newer file comes down as a whole."""
+"""The storage version of the DuckDB file: old clients can open it, and newer files are converted completely."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FULL = contact(1, name="Zoë", tags=["a"], attributes=[("k", "v")], notes=[{"tit
 
 
 def number(path: Path) -> int:
-    """The version as it stands in the file's header."""
+    """The version in the file's header."""
     head = path.read_bytes()[:20]
     assert head[8:12] == b"DUCK"
     return int.from_bytes(head[12:20], "little")
 
 
 def publish(path: Path, seq: int, *rows: dict[str, object], version: str = "v1.2.0") -> None:
-    """A whole run into the file."""
+    """Publish a whole run into the file."""
     run = publication(brought(path.parent / "parts", "main", rows or (FULL, contact(2)), seq=seq))
     sink = DuckDBSink(path, storage_version=version)
     sink.open()
@@ -48,7 +48,7 @@ def publish(path: Path, seq: int, *rows: dict[str, object], version: str = "v1.2
 
 
 def sql(path: Path, *statements: str, version: str = "v2.0.0") -> None:
-    """Statements of somebody else, on a file that they make at this version where there is none."""
+    """Execute a user's statements, on a new file of this version if none exists."""
     with duckdb.connect() as connection:
         option = "" if path.exists() else f"(STORAGE_VERSION '{version}')"
         connection.execute(f"ATTACH '{path}' AS theirs {option}")
@@ -61,7 +61,7 @@ def sql(path: Path, *statements: str, version: str = "v2.0.0") -> None:
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("came_down", [False, True])
 def test_an_old_client_reads_the_published_file(client: str, came_down: bool, tmp_path: Path) -> None:
-    """Tables, macro and state, of a file made at the floor and of one that came down to it."""
+    """Old clients read tables, macro and state of a file made at the configured version or converted to it."""
     path = tmp_path / "contacts.duckdb"
     if came_down:
         publish(path, 1, version="v2.0.0")
@@ -89,7 +89,7 @@ def test_an_old_client_reads_the_published_file(client: str, came_down: bool, tm
 
 @pytest.mark.parametrize("version", NUMBERS)
 def test_a_new_file_is_written_at_the_floor(version: str, tmp_path: Path) -> None:
-    """The header says so, after the first run and after the next."""
+    """The header of a new file has the configured version, after the first run and after the next."""
     path = tmp_path / "contacts.duckdb"
     for seq in (1, 2):
         publish(path, seq, version=version)
@@ -97,7 +97,7 @@ def test_a_new_file_is_written_at_the_floor(version: str, tmp_path: Path) -> Non
 
 
 def test_a_file_at_or_below_the_floor_stays_as_it_is(tmp_path: Path) -> None:
-    """Whoever made it older has clients that need it."""
+    """A file with an older version keeps it, since its users have clients that need it."""
     path = tmp_path / "contacts.duckdb"
     sql(path, "CREATE TABLE mine AS SELECT 1 AS id", version="v1.0.0")
     publish(path, 1, version="v1.4.0")
@@ -148,7 +148,7 @@ LEFT = {
 
 
 def test_a_newer_file_comes_down_once_with_everything_in_it(tmp_path: Path) -> None:
-    """What users added survives: columns, tables, views, macros, indexes, types, sequences, defaults, comments."""
+    """The conversion keeps user columns, tables, views, macros, indexes, types, sequences, defaults, comments."""
     path = tmp_path / "contacts.duckdb"
     publish(path, 1, version="v2.0.0")
     assert number(path) > max(NUMBERS.values())
@@ -162,7 +162,7 @@ def test_a_newer_file_comes_down_once_with_everything_in_it(tmp_path: Path) -> N
 
 
 def test_what_the_floor_does_not_know_is_told_and_the_file_left_alone(tmp_path: Path) -> None:
-    """Exit 20 names the reason and the key; with a later floor the same run goes through."""
+    """If a type is unknown to the version, exit 20 names the reason and the key; a later version works."""
     path = tmp_path / "contacts.duckdb"
     publish(path, 1, version="v2.0.0")
     sql(path, "CREATE TABLE loose AS SELECT 1::VARIANT AS anything")

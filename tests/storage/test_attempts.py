@@ -1,4 +1,4 @@
-"""The log of attempts: what is appended is read back, within bounds, and nothing about it makes a run fail."""
+"""The log of attempts: entries are read back, the file has limits, and no error in it makes a run fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def attempt(number: int, **known: object) -> Attempt:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """A target on which a run has worked, so that its temporary folder exists."""
+    """A target that a run has locked before, so that its temporary folder exists."""
     path = tmp_path / "data" / "contacts.duckdb"
     with Lock(path):
         pass
@@ -31,7 +31,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def test_attempts_are_read_back_in_order(target: Path) -> None:
-    """With error, options and version; the file is private."""
+    """Attempts are read back in order, with error, options and version, and the file is private."""
     written = [attempt(1), attempt(2, error=ERROR, options={"full": True}, version="0.1.0")]
     for one in written:
         record_attempt(target, one)
@@ -40,7 +40,7 @@ def test_attempts_are_read_back_in_order(target: Path) -> None:
 
 
 def test_only_the_last_are_kept(target: Path) -> None:
-    """The file does not grow without limit."""
+    """Only the last attempts are kept, and the file has a limit."""
     for number in range(5 * KEPT // 2):
         record_attempt(target, attempt(number))
     assert [one.requests for one in read_attempts(target)] == list(range(3 * KEPT // 2, 5 * KEPT // 2))
@@ -58,7 +58,7 @@ def test_only_the_last_are_kept(target: Path) -> None:
     ],
 )
 def test_a_torn_or_foreign_line_is_ignored(foreign: bytes, target: Path) -> None:
-    """Those before and after it are read."""
+    """A torn or foreign line is skipped, and those before and after it are read."""
     record_attempt(target, attempt(1))
     with attempts_file(target).open("ab") as file:
         file.write(foreign)
@@ -67,43 +67,43 @@ def test_a_torn_or_foreign_line_is_ignored(foreign: bytes, target: Path) -> None
 
 
 def test_a_long_message_is_cut(target: Path) -> None:
-    """All errors of a configuration are reported together, which may be long."""
+    """A long message is truncated, as all errors of a configuration are reported together."""
     record_attempt(target, attempt(1, error={**ERROR, "message": "x" * 10**6}))
     assert attempts_file(target).stat().st_size < 10_000
     assert len(read_attempts(target)) == 1
 
 
 def test_without_a_temporary_folder_nothing_is_written(tmp_path: Path) -> None:
-    """A run that failed before it took the lock for the first time creates no folder."""
+    """A run that fails before its first lock creates no folder."""
     record_attempt(tmp_path / "data" / "contacts", attempt(1))
     assert list(tmp_path.iterdir()) == []
     assert read_attempts(tmp_path / "data" / "contacts") == []
 
 
 def link(path: Path) -> None:
-    """A link to a file of somebody."""
+    """Put a link to a user's file in its place."""
     path.symlink_to(path.parent.parent / "precious")
 
 
 def pipe(path: Path) -> None:
-    """A named pipe, which would block."""
+    """Put a named pipe, which would block, in its place."""
     os.mkfifo(path)
 
 
 def folder(path: Path) -> None:
-    """A folder in its place."""
+    """Put a folder in its place."""
     path.mkdir()
 
 
 def writable(path: Path) -> None:
-    """A file that others can write to."""
+    """Put a file that others can write to in its place."""
     path.write_bytes(b"")
     path.chmod(0o666)
 
 
 @pytest.mark.parametrize("obstacle", [link, pipe, folder, writable])
 def test_what_stands_in_the_way_is_left_alone(obstacle: object, target: Path) -> None:
-    """Nothing is recorded, nothing is raised, and a linked file stays as it is."""
+    """An obstacle is not followed or changed: nothing is recorded and nothing is raised."""
     (target.parent / "precious").write_bytes(b"mine")
     obstacle(attempts_file(target))
     record_attempt(target, attempt(1))

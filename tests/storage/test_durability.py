@@ -1,7 +1,7 @@
-"""Power loss (P6): what was not synced may be gone, in any order, so nothing gets its name before all of it is synced.
+"""Power loss (P6): unsynced writes may be lost in any order, so a name is published only after all its data is synced.
 
-The system calls of real publications are recorded (tests/crash) and played on a model of a disk that keeps only what
-was synced. Any subset of unsynced writes may be lost, hence the rule is that none exists when it matters.
+The system calls of real publications are recorded (tests/crash) and replayed on a model of a disk that keeps only
+synced data. Any subset of unsynced writes may be lost, so none may exist at the time of publication.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ told = [[call.what.name, call.path, call.goal, publishes(rig, call)] for call in
 print(json.dumps({"target": str(scenario.target(pathlib.Path())), "calls": told}))
 """
 Calls = Sequence[tuple[str, str, str, bool]]
-"""Name, path, what it becomes, and whether this is the one that publishes."""
+"""Name, path, new path, and whether the call publishes."""
 
 SYNCS = ("fsync", "fdatasync")
 REMOVALS = ("unlink", "unlinkat", "rmdir")
@@ -40,7 +40,7 @@ WRITES = ("write", "writev", "pwrite64", "pwritev", "pwritev2", "ftruncate", "tr
 
 
 def unsafe(target: str, calls: Calls) -> list[str]:
-    """What a power loss could take away although it was published; empty for a safe order."""
+    """Published data that a power loss could remove; empty if the order is safe."""
     files: set[str] = set()
     folders: set[str] = set()
     wrong: list[str] = []
@@ -52,7 +52,7 @@ def unsafe(target: str, calls: Calls) -> list[str]:
             wrong += [f"entries not synced: {one}" for one in folders if _within(one, target)]
         if name in WRITES:
             files.add(path)
-        elif name in SYNCS or name in REMOVALS:  # what is gone cannot be lost
+        elif name in SYNCS or name in REMOVALS:  # removed data cannot be lost
             files.discard(path)
             folders.discard(path)
         elif name in ENTRIES:
@@ -77,7 +77,7 @@ def _moved(path: str, source: str, goal: str) -> str:
 @pytest.mark.parametrize("start", ["nothing", "snapshot"])
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_nothing_gets_its_name_before_all_of_it_is_on_the_disk(sink: str, start: str, tmp_path: Path) -> None:
-    """P6: files, then folders, then the name, then the folder of the name; without any one of the syncs it is told."""
+    """Files, folders, the name and its folder are synced in this order, and any missing sync is detected (P6)."""
     command = [sys.executable, "-c", RECORD, sink, start, str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)  # noqa: S603
     if ended.returncode == 3:

@@ -1,4 +1,4 @@
-"""Parts, leftovers and the lock."""
+"""Staged parts, leftovers and the lock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.publishing import batch, contact
 
 
 def test_parts_hold_what_was_appended_in_the_part_schema(tmp_path: Path) -> None:
-    """Small batches become one part; contacts and rejects come back as they went in."""
+    """Small batches become one part, and contacts and rejects are read back unchanged."""
     stage = staging.Stage(tmp_path / "stage" / "main")
     stage.append(batch("main", [contact(1, tags=["a"], attributes=[("k", "v")])]))
     stage.append(batch("main", [contact(2)], [{"reason": "no id", "raw": "{}"}], read_no=1))
@@ -37,7 +37,7 @@ def test_parts_hold_what_was_appended_in_the_part_schema(tmp_path: Path) -> None
 
 
 def test_memory_is_bounded_by_writing_parts_on_the_way(tmp_path: Path) -> None:
-    """A part is written as soon as 50,000 rows wait (S21)."""
+    """A part is written as soon as 50,000 rows are buffered (S21)."""
     stage = staging.Stage(tmp_path / "stage")
     empty = batch("main", [contact(1)])
     many = pa.concat_tables([empty.contacts] * 30_000).combine_chunks()
@@ -62,7 +62,7 @@ def test_nothing_staged_is_readable_by_others_whatever_the_umask(tmp_path: Path)
 
 
 def test_a_stage_can_be_removed(tmp_path: Path) -> None:
-    """Removing a stage leaves nothing, and removing it again is no error."""
+    """Removing a stage deletes everything, and removing it again is no error."""
     stage = staging.Stage(tmp_path / "stage")
     stage.append(batch("main", [contact(1)]))
     stage.close()
@@ -72,7 +72,7 @@ def test_a_stage_can_be_removed(tmp_path: Path) -> None:
 
 
 def test_a_path_that_cannot_be_a_folder_is_a_sink_error_with_a_mend(tmp_path: Path) -> None:
-    """A file where the folder should be gives exit 20, the path and what to do (P12)."""
+    """A file in place of the folder is exit 20, with the path and a hint (P12)."""
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkError) as caught:
         staging.Stage(tmp_path / "file" / "stage")
@@ -81,7 +81,7 @@ def test_a_path_that_cannot_be_a_folder_is_a_sink_error_with_a_mend(tmp_path: Pa
 
 
 def test_leftovers_are_collected_by_our_names_only(tmp_path: Path) -> None:
-    """What killed runs prepared goes; the lock, what was read, other targets and people's files stay (P27)."""
+    """Leftovers of killed runs are removed; the lock, staged data, other targets and users' files stay (P27)."""
     target, other = tmp_path / "contacts", tmp_path / "contacts.duckdb"
     home = staging.temporary(target)
     staging.Stage(staging.stage_folder(target) / "main")
@@ -97,7 +97,7 @@ def test_leftovers_are_collected_by_our_names_only(tmp_path: Path) -> None:
 
 
 def test_a_target_named_like_a_pattern_collects_only_its_own(tmp_path: Path) -> None:
-    """Stars and brackets in a target's name mean themselves."""
+    """Stars and brackets in a target's name are literal."""
     other, odd = staging.next_folder(tmp_path / "ab"), staging.next_folder(tmp_path / "a[b]*")
     staging.collect_leftovers(tmp_path / "a*")
     assert odd.exists()
@@ -106,7 +106,7 @@ def test_a_target_named_like_a_pattern_collects_only_its_own(tmp_path: Path) -> 
 
 
 def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
-    """What a link leads to is not ours to delete, wherever in a leftover it stands (X4)."""
+    """The target of a link in a leftover is never deleted (X4)."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
     target = tmp_path / "contacts"
@@ -121,9 +121,9 @@ def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
 def test_a_folder_that_somebody_makes_at_the_same_time_keeps_its_rights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A link that is laid between the look and the act gives nobody's folder other rights (X4)."""
+    """If the path becomes a link after it was checked, the permissions of the link's target do not change (X4)."""
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine").chmod(0o755)  # Whatever the process's umask.
+    (tmp_path / "mine").chmod(0o755)  # Independent of the process's umask.
     monkeypatch.setattr(Path, "exists", lambda path: path == tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     files.private_folder(tmp_path / "link")
@@ -140,7 +140,7 @@ with Lock(pathlib.Path(sys.argv[1])):
 
 
 def test_a_second_run_is_refused_at_once_with_the_holders_pid(tmp_path: Path) -> None:
-    """The lock names its holder within a second, and is free again when the holder is killed (P7, P16)."""
+    """The lock reports its holder within a second, and is free again after the holder is killed (P7, P16)."""
     target = tmp_path / "contacts"
     command = [sys.executable, "-c", _HOLD, str(target)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:  # noqa: S603
