@@ -1,4 +1,4 @@
-"""Who asks: the bound on requests in flight, retries, waits and counters, over a function, in virtual time."""
+"""The client: its bound on requests in flight, retries, waits and counters, over a plain function in virtual time."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ EVERYTHING = Query(is_contact=True)
 NOON = 1_736_164_800
 PAGE = json.dumps({"success": True, "data": [{"_id": "a"}]}).encode()
 REFUSED = b'{"success":false,"message":"Unauthorized"}'
-"""A refusal of the token as the API tells it."""
+"""The API's own response to a token that it rejects."""
 HTML = b"<html>Just a moment...</html>"
 
 Answer = HttpResponse | TransportError | float
-"""What a scripted server does: it answers, breaks off, or is silent for so many seconds and then answers."""
+"""One step of a scripted server: a response, a transport error, or a delay in seconds before a good response."""
 
 
 def good(**headers: str) -> HttpResponse:
-    """A page."""
+    """A good page."""
     return HttpResponse(200, headers, PAGE)
 
 
 def bad(status: int, body: bytes = b"", **headers: str) -> HttpResponse:
-    """A failure."""
+    """A response with this failing status."""
     return HttpResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
 
 
 @dataclass(slots=True)
 class Script:
-    """A transport that answers as written, the last answer again and again, and notes when it was asked."""
+    """A transport that plays back a script, repeats the last step for ever, and records the time of each request."""
 
     answers: Sequence[Answer]
     latency: float = 0.0
@@ -56,7 +56,7 @@ class Script:
     peak: int = 0
 
     async def __call__(self, body: Body) -> HttpResponse:
-        """The next answer."""
+        """The next scripted response."""
         answer = self.answers[min(len(self.bodies), len(self.answers) - 1)]
         self.asked_at.append(anyio.current_time())
         self.bodies.append(body)
@@ -76,19 +76,19 @@ class Script:
 
 
 def read(script: Script, **settings: float) -> Page:
-    """One page over the script."""
+    """Read one page from the script."""
     return run(script.client(**settings).read(EVERYTHING))
 
 
 def failure(script: Script) -> EtlError:
-    """The error in which one page over the script ends."""
+    """The error that reading one page from the script raises."""
     with pytest.raises(EtlError) as caught:
         read(script)
     return caught.value
 
 
 def together(*jobs: Callable[[], Awaitable[object]]) -> Coroutine[object, object, None]:
-    """All jobs at once."""
+    """Run all jobs concurrently."""
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
@@ -99,7 +99,7 @@ def together(*jobs: Callable[[], Awaitable[object]]) -> Coroutine[object, object
 
 
 def test_a_page_comes_with_one_request() -> None:
-    """A good answer is the page, asked once, with nothing waited for."""
+    """A good response takes one request and no waiting."""
     script = Script([good()])
     client = script.client()
     assert run(client.read(EVERYTHING, 3)).body == PAGE
@@ -109,7 +109,7 @@ def test_a_page_comes_with_one_request() -> None:
 
 
 def test_pages_are_counted_as_the_server_counts() -> None:
-    """Where the probe found a first page 0, page 3 is asked as number 2 (A15)."""
+    """If the probe found that pages start at 0, page 3 is requested as number 2 (A15)."""
     script = Script([good()])
     client = script.client()
     client.adopt(first_page=0)
@@ -122,7 +122,7 @@ EMPTY_MANNERS = [{}, {"success": None}, {"success": True, "code": 1}, {"success"
 
 @pytest.mark.parametrize("said", EMPTY_MANNERS)
 def test_an_empty_list_counts_as_one_in_a_manner_that_is_known(said: dict[str, object]) -> None:
-    """N8, A55: servers fail with a 200 and nobody in it; where it is known how this one succeeds, it is asked again."""
+    """N8, A55: servers fail with a 200 and an empty list; once the success envelope is known, any other is retried."""
     odd, empty = (
         HttpResponse(200, {}, json.dumps({**told, "data": []}).encode()) for told in (said, {"success": True})
     )
@@ -140,7 +140,7 @@ def test_an_empty_list_counts_as_one_in_a_manner_that_is_known(said: dict[str, o
 
 
 def test_a_server_whose_envelopes_all_differ_tells_nothing_by_them() -> None:
-    """A number of its own in each answer is no sign of failure."""
+    """If every envelope has a different number, envelopes are not used to detect failures."""
     numbered = [{"success": True, "code": number, "data": [{"_id": "a"}] * (number < 5)} for number in range(1, 7)]
     client = Script([HttpResponse(200, {}, json.dumps(told).encode()) for told in numbered]).client()
     *_, last = [run(client.read(EVERYTHING)) for _ in range(4)]
@@ -171,7 +171,7 @@ FAILURES = [
 
 @pytest.mark.parametrize(("answer", "kind", "error"), FAILURES)
 def test_a_lasting_failure_ends_after_its_attempts(answer: Answer, kind: FailureKind, error: type[EtlError]) -> None:
-    """Every kind of failure ends as its error after its own number of attempts (N4, N7, N15, A1, A4)."""
+    """Each kind of failure raises its own error after its own number of attempts (N4, N7, N15, A1, A4)."""
     script = Script([answer])
     caught = failure(script)
     assert type(caught) is error
@@ -181,14 +181,14 @@ def test_a_lasting_failure_ends_after_its_attempts(answer: Answer, kind: Failure
 
 @pytest.mark.parametrize(("answer", "kind"), [(answer, kind) for answer, kind, _ in FAILURES if ATTEMPTS[kind] > 1])
 def test_a_passing_failure_is_got_over(answer: Answer, kind: FailureKind) -> None:
-    """A failure that lasts one attempt less than allowed is repaired inside the run (N1, N4, N5, N7, A8)."""
+    """A failure that lasts one attempt less than allowed is retried within the run (N1, N4, N5, N7, A8)."""
     script = Script([answer] * (ATTEMPTS[kind] - 1) + [good()])
     assert read(script).body == PAGE
     assert all(body == EVERYTHING.body(1) for body in script.bodies)
 
 
 def test_waits_between_attempts_double() -> None:
-    """Attempts are half a second of jitter apart, then twice as much each (N1)."""
+    """The wait between attempts starts at up to half a second, with jitter, and doubles each time (N1)."""
     script = Script([bad(500)])
     failure(script)
     gaps = [later - earlier for earlier, later in zip(script.asked_at, script.asked_at[1:], strict=False)]
@@ -196,7 +196,7 @@ def test_waits_between_attempts_double() -> None:
 
 
 def test_a_closed_connection_is_no_failure() -> None:
-    """A request that met a connection closed before it is sent again at once, uncounted (N21)."""
+    """A request that hits an already closed connection is sent again at once and does not count as a retry (N21)."""
     stale = TransportError("closed before", kind=FailureKind.STALE)
     script = Script([stale, good()] * 100)
 
@@ -211,7 +211,7 @@ def test_a_closed_connection_is_no_failure() -> None:
 
 
 def test_retries_are_budgeted_over_the_whole_run() -> None:
-    """A server that fails every second request spends the budget of ten retries and ten percent (A8)."""
+    """A server that fails every second request uses up the retry budget of ten plus ten percent (A8)."""
     script = Script([bad(500), good()] * 100)
     client = script.client()
 
@@ -252,7 +252,7 @@ def test_the_bounds_hold_whatever_happens(answers: list[Answer]) -> None:
 
 
 def test_no_more_than_the_bound_is_under_way() -> None:
-    """A hundred reads at once keep at most `concurrency` requests in flight, and come to use all of it."""
+    """A hundred concurrent reads keep at most `concurrency` requests in flight, and reach that number."""
     script = Script([good()], latency=1.0)
     client = script.client(concurrency=7)
 
@@ -265,7 +265,7 @@ def test_no_more_than_the_bound_is_under_way() -> None:
 
 @pytest.mark.parametrize("header", ["5", "5.0", formatdate(NOON + 5, usegmt=True)])
 def test_a_wait_holds_back_the_whole_client(header: str) -> None:
-    """After a 429 nobody asks before the time the server named, not only the one refused (A5)."""
+    """After a 429 the whole client, not only the refused request, waits until the time the server named (A5)."""
     refused = bad(429, Retry_After=header, Date=formatdate(NOON, usegmt=True))
     script = Script([refused, good()])
     client = script.client(concurrency=4, jitter=0.0)
@@ -286,7 +286,7 @@ def test_a_wait_holds_back_the_whole_client(header: str) -> None:
 
 @pytest.mark.parametrize("header", ["601", "1000000000", formatdate(NOON + 3600, usegmt=True)])
 def test_an_endless_wait_ends_the_run(header: str) -> None:
-    """A wait of more than ten minutes is not obeyed: the run ends at once and tells the value (A6)."""
+    """A wait of more than ten minutes is not obeyed: the run ends at once and reports the value (A6)."""
     script = Script([bad(429, Retry_After=header, Date=formatdate(NOON, usegmt=True))])
     caught = failure(script)
     assert isinstance(caught, SourceUnavailable)
@@ -296,13 +296,13 @@ def test_an_endless_wait_ends_the_run(header: str) -> None:
 
 @pytest.mark.parametrize("header", ["-5", "0", "soon", "nan", formatdate(NOON - 60, usegmt=True), "600"])
 def test_an_odd_wait_does_not_stop_the_run(header: str) -> None:
-    """A wait that lies in the past, says nothing or is just bearable leads to another attempt (A6)."""
+    """A wait that is in the past, unreadable or just within the limit leads to another attempt (A6)."""
     script = Script([bad(429, Retry_After=header, Date=formatdate(NOON, usegmt=True)), good()])
     assert read(script).body == PAGE
 
 
 def test_the_servers_clock_is_followed() -> None:
-    """The client keeps the `Date` of the last answer, be it a page or a refusal, and past an answer without (N25)."""
+    """The client keeps the `Date` of the last page or refusal; a response without one changes nothing (N25)."""
     dates = [formatdate(NOON, usegmt=True), formatdate(NOON + 3, usegmt=True)]
     script = Script([good(Date=dates[0]), bad(500, Date=dates[1]), good()])
     client = script.client()
@@ -318,7 +318,7 @@ def test_the_servers_clock_is_followed() -> None:
 
 
 def test_asking_once_tells_whatever_came() -> None:
-    """`ask` makes one attempt: a refusal or a broken request is its result, not an error."""
+    """`ask` makes one attempt and returns a refusal or a broken request as its result instead of raising."""
     client = Script([bad(404), TransportError("reset"), good()]).client()
 
     async def main() -> list[Page | ApiFailure]:
@@ -334,7 +334,7 @@ def test_asking_once_tells_whatever_came() -> None:
 
 @pytest.mark.parametrize("moment", [0.05, 0.1, 0.45, 0.55, 1.0, 2.6])
 def test_cancelling_gives_every_slot_back(moment: float) -> None:
-    """Whether a read is cancelled in flight, in a wait or in the queue, the next reads find all slots (N10, P23)."""
+    """A read cancelled in flight, during a wait or in the queue leaves all slots free for later reads (N10, P23)."""
     script = Script([bad(500), bad(429, Retry_After="2"), *[3.0] * 6, good()], latency=0.5)
     client = script.client(concurrency=2)
 
@@ -354,7 +354,7 @@ def test_cancelling_gives_every_slot_back(moment: float) -> None:
 
 @dataclass(slots=True)
 class Gate:
-    """A server that accepts one token and forgets it after so many requests; a request takes a second."""
+    """A server that accepts one token and rejects it after a number of requests; a request takes a second."""
 
     accepted: int = 1
     lasts: int = 3
@@ -376,7 +376,7 @@ class Gate:
         return good() if shown == self.accepted else bad(self.status, self.told)
 
     def renew(self) -> bool:
-        """Look at the source of the token, which holds the second one by then."""
+        """Read the token's source again; it now holds the second token."""
         self.looked += 1
         before, self.used = self.used, 2
         return before != self.used
@@ -385,7 +385,7 @@ class Gate:
 @pytest.mark.parametrize("told", [REFUSED, b"Unauthorized"])
 @pytest.mark.parametrize("lasts", range(12))
 def test_an_expired_token_is_read_again_once(lasts: int, told: bytes) -> None:
-    """At whatever request the token expires, and however it is told, its source is read once and all go on (A2, A3)."""
+    """Whenever and however the token is rejected, its source is read once and all reads continue (A2, A3)."""
     gate = Gate(lasts=lasts, told=told)
     client = Client(gate, account="main", concurrency=4, renew=gate.renew, jitter=lambda: 0.5)
 
@@ -399,7 +399,7 @@ def test_an_expired_token_is_read_again_once(lasts: int, told: bytes) -> None:
 
 
 def test_a_token_that_did_not_change_is_refused_for_good() -> None:
-    """Where the source holds the same token the run ends, and nobody storms the server (A1, A2, A3)."""
+    """If the source still holds the same token, the run ends without flooding the server (A1, A2, A3)."""
     gate = Gate(accepted=3, lasts=100, used=2)
     client = Client(gate, account="main", concurrency=4, renew=gate.renew)
 
@@ -416,7 +416,7 @@ def test_a_token_that_did_not_change_is_refused_for_good() -> None:
 @pytest.mark.parametrize(("status", "doubts"), [(401, 1), (403, 4)])
 @pytest.mark.parametrize("concurrency", [1, 4, 16])
 def test_a_token_that_expires_for_good_causes_no_storm(concurrency: int, status: int, doubts: int) -> None:
-    """One request asks again on behalf of all that were refused together: a few more, then the run ends (A2, A3)."""
+    """One request retries for all that were refused together; after a few more the run ends (A2, A3)."""
     gate = Gate(accepted=1, lasts=30, status=status)
     client = Client(gate, account="main", concurrency=concurrency, jitter=lambda: 0.5)
 
@@ -433,7 +433,7 @@ def test_a_token_that_expires_for_good_causes_no_storm(concurrency: int, status:
 @pytest.mark.parametrize("body", [REFUSED, HTML, b""])
 @pytest.mark.parametrize(("status", "together_with"), [(401, 1), (403, 1), (403, 4)])
 def test_a_refusal_amid_good_answers_is_asked_again(status: int, body: bytes, together_with: int) -> None:
-    """A firewall, or one node of many, refuses now and then a token that was good a moment ago (A2, A3, A4)."""
+    """A rejection amid good responses, by a firewall or one node of many, is retried (A2, A3, A4)."""
     odd = [bad(status, body)] * together_with
     script = Script([*[good()] * 8, *odd, *[good()] * 20, *odd, good()], latency=0.1)
     client = script.client()
@@ -447,7 +447,7 @@ def test_a_refusal_amid_good_answers_is_asked_again(status: int, body: bytes, to
 
 
 def test_what_a_firewall_refuses_is_asked_more_slowly() -> None:
-    """Firewalls refuse who asks too fast, too: the whole client slows down, and obeys the wait it is told (A5)."""
+    """Firewalls reject fast clients too: the whole client slows down and obeys `Retry-After` (A5)."""
     script = Script([good(), bad(403, HTML, Retry_After="7"), good()])
     client = script.client(jitter=0.0)
 
@@ -460,7 +460,7 @@ def test_what_a_firewall_refuses_is_asked_more_slowly() -> None:
 
 
 def test_an_error_tells_what_to_do_about_it() -> None:
-    """The hint of a refusal comes along, where the retry budget ends the run, too."""
+    """The hint of a refusal is kept, even if the retry budget ends the run."""
     assert "firewall" in failure(Script([bad(403, HTML)])).hint
     script = Script([bad(403, HTML), good()] * 40)
 
@@ -475,21 +475,21 @@ def test_an_error_tells_what_to_do_about_it() -> None:
 
 @dataclass(slots=True)
 class Crowded:
-    """A server that allows so many requests at once, and so many a second; it refuses the rest with 429."""
+    """A server with a limit on concurrent requests and on requests per second; it refuses the rest with 429."""
 
     at_once: float = float("inf")
     per_second: float = float("inf")
     latency: float = 0.05
     spread: float = 0.0
-    """The share by which an answer takes less or more time than that, by chance."""
+    """The fraction by which latency varies at random."""
     later: tuple[int, float] | None = None
-    """After how many answers it allows another number at once, and which."""
+    """After this number of responses the concurrency limit changes to the second value."""
     chance: random.Random = field(default_factory=lambda: random.Random(1))
     in_flight: int = 0
     refused: list[int] = field(default_factory=list)
     served: int = 0
     allowance: float = 1.0
-    """Requests of the rate that are saved up, ten at most."""
+    """Requests saved up within the rate limit, ten at most."""
     _since: float = 0.0
 
     async def __call__(self, body: Body) -> HttpResponse:
@@ -519,7 +519,7 @@ class Crowded:
     "limits", [{"at_once": 1}, {"at_once": 3}, {"at_once": 10}, {"per_second": 20}, {"per_second": 200}]
 )
 def test_a_hidden_limit_is_found(limits: dict[str, float]) -> None:
-    """A server that refuses without naming a wait slows the client down; it does not spend its retries (A7)."""
+    """A server that refuses without naming a wait slows the client down without using up its retries (A7)."""
     server = Crowded(**limits)
     client = Client(server, account="main", concurrency=16, jitter=lambda: 0.5)
 
@@ -542,7 +542,7 @@ def test_a_hidden_limit_is_found(limits: dict[str, float]) -> None:
     ],
 )
 def test_the_rate_settles_at_the_hidden_limit(limits: dict[str, float]) -> None:
-    """After 200 requests what gets through is within 10 % of what the server allows (A7)."""
+    """After 200 requests the throughput is within 10 % of the server's limit (A7)."""
     server = Crowded(**limits)
     client = Client(server, account="main", concurrency=16, jitter=lambda: 0.5)
     done: list[float] = []
@@ -560,7 +560,7 @@ def test_the_rate_settles_at_the_hidden_limit(limits: dict[str, float]) -> None:
 
 
 async def read_all(server: Crowded, requests: int, workers: int = 16) -> tuple[Client, list[float], int]:
-    """The client after at least so many reads, when each was through, and the most attempts that one took."""
+    """The client after at least this number of reads, their completion times, and the most attempts of one read."""
     client = Client(server, account="main", concurrency=16, jitter=random.Random(1).random)
     done: list[float] = []
     attempts: list[int] = []
@@ -575,7 +575,7 @@ async def read_all(server: Crowded, requests: int, workers: int = 16) -> tuple[C
 
 
 def rate(done: Sequence[float]) -> float:
-    """Requests a second, of requests that were through at these times."""
+    """Requests per second, from completion times."""
     return (len(done) - 1) / (done[-1] - done[0])
 
 
@@ -583,7 +583,7 @@ def rate(done: Sequence[float]) -> float:
 @pytest.mark.parametrize("latency", [0.005, 0.05, 0.3])
 @pytest.mark.parametrize("requests", [60, 200, 1000])
 def test_one_request_at_a_time_is_learned(requests: int, latency: float, spread: float) -> None:
-    """Where a second request at once is refused, no read fails, few are refused, and little time is lost (A7, A8)."""
+    """If a second concurrent request is refused, no read fails, refusals are few and little time is lost (A7, A8)."""
     server = Crowded(at_once=1, latency=latency, spread=spread)
     client, done, _ = run(read_all(server, requests))
     seen = client.statistics()
@@ -595,7 +595,7 @@ def test_one_request_at_a_time_is_learned(requests: int, latency: float, spread:
 @pytest.mark.parametrize("latency", [0.005, 0.05])
 @pytest.mark.parametrize("per_second", [1.5, 3, 5])
 def test_a_rate_far_below_what_the_answers_suggest_is_learned(per_second: float, latency: float) -> None:
-    """A burst that is answered at once does not hide a rate a hundred times lower until the retries end (A7, A8)."""
+    """A rate limit far below the pace of an initial burst is learned before the retries run out (A7, A8)."""
     server = Crowded(per_second=per_second, latency=latency, allowance=10.0)
     client, done, _ = run(read_all(server, 300))
     seen = client.statistics()
@@ -606,14 +606,14 @@ def test_a_rate_far_below_what_the_answers_suggest_is_learned(per_second: float,
 @pytest.mark.parametrize("workers", [2, 3, 16])
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_the_attempts_of_a_request_are_not_spent_on_trials(at_once: int, workers: int) -> None:
-    """A request that was refused is through before more at once are tried again: none is refused thrice (A7)."""
+    """A refused request completes before higher concurrency is tried again, so none is refused three times (A7)."""
     _, _, attempts = run(read_all(Crowded(at_once=at_once, latency=0.005, spread=0.8), 1000, workers))
     assert attempts <= 3
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 5, 8, 14])
 def test_the_number_at_once_settles_where_answers_take_their_time_by_chance(at_once: int) -> None:
-    """After 200 requests as many are under way as the server allows, though no rate fits it (A7)."""
+    """After 200 requests concurrency settles at the server's limit, although latencies are random (A7)."""
     server = Crowded(at_once=at_once, spread=0.8)
     _, done, _ = run(read_all(server, 1200))
     assert rate(done[200:]) == pytest.approx(at_once / server.latency, rel=0.1)
@@ -622,7 +622,7 @@ def test_the_number_at_once_settles_where_answers_take_their_time_by_chance(at_o
 @pytest.mark.parametrize("spread", [0.0, 0.8])
 @pytest.mark.parametrize(("before", "after"), [(1, 10), (3, 10), (10, 1), (10, 3)])
 def test_a_limit_that_changes_is_found_again(before: int, after: int, spread: float) -> None:
-    """Within 500 requests of a change in the middle of a run the pace is that of the new limit (A7, A8)."""
+    """If the limit changes in the middle of a run, the pace matches the new one within 500 requests (A7, A8)."""
     server = Crowded(at_once=before, later=(500, after), spread=spread)
     client, done, _ = run(read_all(server, 2000))
     seen = client.statistics()
@@ -631,7 +631,7 @@ def test_a_limit_that_changes_is_found_again(before: int, after: int, spread: fl
 
 
 def test_a_server_that_is_away_is_asked_slowly_until_it_is_back() -> None:
-    """Many failures in a row open the breaker: one request a second finds out when it answers again (A8)."""
+    """Many failures in a row open the breaker: one request per second finds out when the server is back (A8)."""
     asked: list[float] = []
 
     async def away(body: Body) -> HttpResponse:
@@ -655,7 +655,7 @@ def test_a_server_that_is_away_is_asked_slowly_until_it_is_back() -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3])
 async def test_a_single_refusal_slows_nothing_down_for_good(concurrency: int) -> None:
-    """However few requests go at once, the pace stays a number of seconds (A7)."""
+    """With only one to three concurrent requests, one refusal leaves the interval below a second (A7)."""
     script = Script([good(), good(), bad(503), *[good()] * 100])
     client = Client(script, account="main", concurrency=concurrency, jitter=lambda: 0.0)
     for _ in range(60):
@@ -665,7 +665,7 @@ async def test_a_single_refusal_slows_nothing_down_for_good(concurrency: int) ->
 
 @pytest.mark.parametrize("every", [200, 100, 50])
 def test_refusals_that_no_pace_avoids_do_not_stop_a_run(every: int) -> None:
-    """A server that is busy now and then, however slowly it is asked, costs time within bounds (A7, A8)."""
+    """A server that is sometimes busy at any request rate costs a bounded amount of time (A7, A8)."""
     asked = 0
 
     async def busy(body: Body) -> HttpResponse:
@@ -698,7 +698,7 @@ CAPS = st.sampled_from([0.25, 0.5, 1, 1.5, 2, 3, 7, 20])
 def test_a_cap_holds_in_every_second_that_the_server_sees(
     per_second: float, seed: int, clients: int, concurrency: int
 ) -> None:
-    """Whatever the way to the server and back takes, with retries, refusals, and clients that share the token."""
+    """The cap holds at the server despite network delays, retries, refusals and clients that share the token."""
     chance, arrived = random.Random(seed), list[float]()
 
     async def server(body: Body) -> HttpResponse:
@@ -728,7 +728,7 @@ def test_a_cap_holds_in_every_second_that_the_server_sees(
 
 @pytest.mark.parametrize(("per_second", "latency"), [(20, 0.01), (5, 0.0), (1, 0.1), (0.5, 0.2), (1000, 0.05)])
 def test_a_cap_costs_no_more_than_it_says(per_second: float, latency: float) -> None:
-    """So many requests take about as long as the cap reckons, and a second more than the server where it is wide."""
+    """Requests under a cap take at least the predicted time, and only slightly more."""
     cap, requests = Cap(per_second), 80
     script = Script([good()], latency)
     client = Client(script, account="main", concurrency=16, quota=Quota(cap))
@@ -744,7 +744,7 @@ def test_a_cap_costs_no_more_than_it_says(per_second: float, latency: float) -> 
 
 
 def test_a_client_that_is_paused_does_not_keep_the_turn_of_the_others() -> None:
-    """One account is told to wait ten seconds; another with the same token goes on in the meantime."""
+    """While one account waits ten seconds for the server, another with the same token continues."""
     quota = Quota(Cap(2))
     told, other = Script([bad(429, Retry_After="10"), good()]), Script([good()])
     slow, quick = (Client(each, account="main", concurrency=4, quota=quota) for each in (told, other))
@@ -758,7 +758,7 @@ def test_a_client_that_is_paused_does_not_keep_the_turn_of_the_others() -> None:
 
 
 def test_a_hanging_request_does_not_use_up_the_cap() -> None:
-    """Requests without an answer hold back the next ones for half a second, not for as long as they hang."""
+    """Requests without a response hold back the next ones for half a second, not until they end."""
     quota = Quota(Cap(2))
     hanging, quick = Script([60.0]), Script([good()])
     both = [(Client(each, account="main", concurrency=4, quota=quota)) for each in (hanging, quick)]

@@ -1,4 +1,4 @@
-"""The transport over real sockets: a loopback server breaks off, floods, lies and falls silent, byte by byte."""
+"""The transport over real sockets: a loopback server that cuts, floods, corrupts and stalls, byte by byte."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
 def settings(**values: object) -> Http:
-    """The default settings with these instead."""
+    """The default settings with these overrides."""
     return Http.model_validate(values)
 
 
@@ -46,7 +46,7 @@ def settings(**values: object) -> Http:
 async def talk(
     *turns: Turn, http: Http | None = None, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[Wire, Transport]]:
-    """A server that takes these turns, and a transport to it."""
+    """A server that plays these turns, and a transport to it."""
     async with (
         serve(*turns, tls=tls) as wire,
         connect(wire.url, Credential(SecretStr(CANARY)), http or settings(), concurrency=4) as send,
@@ -55,7 +55,7 @@ async def talk(
 
 
 async def broken(*turns: Turn, http: Http | None = None) -> ApiFailure:
-    """What one request to such a server comes to, which is nothing good."""
+    """The failure that one request to such a server ends in."""
     async with talk(*turns, http=http) as (_, send):
         with pytest.raises(TransportError) as caught:
             await send(BODY)
@@ -68,7 +68,7 @@ def client(send: Transport, jitter: float = 0.0) -> Client:
 
 
 async def test_a_request_is_what_the_api_wants() -> None:
-    """One POST with the token, `authtype: Key` and a JSON body; nothing else is ever sent (A49, M11)."""
+    """Every request is one POST with the token, `authtype: Key` and a JSON body (A49, M11)."""
     async with talk(says(answer(PAGE, "Date: Sun, 05 Jan 2025 10:00:00 GMT"))) as (wire, send):
         reply = await send(BODY)
     head, _, content = wire.requests[0].partition(b"\r\n\r\n")
@@ -84,7 +84,7 @@ async def test_a_request_is_what_the_api_wants() -> None:
 
 
 async def test_a_connection_is_kept_for_the_next_request() -> None:
-    """Requests one after the other share one connection, and no cookie comes back."""
+    """Consecutive requests share one connection, and cookies are not sent back."""
     async with talk(says(answer(PAGE, "Set-Cookie: session=1"))) as (wire, send):
         for _ in range(3):
             await send(BODY)
@@ -93,19 +93,19 @@ async def test_a_connection_is_kept_for_the_next_request() -> None:
 
 
 async def test_every_status_comes_back_as_it_is() -> None:
-    """A status is an answer, not an error: what it means is decided elsewhere (A4)."""
+    """The transport returns every status as a response, not as an error; interpreting it is left to the caller (A4)."""
     for status in ("204 No Content", "401 Unauthorized", "404 Not Found", "429 Too Many", "500 Oops", "599 Odd"):
         async with talk(says(answer(b"", "Retry-After: 3", status=status))) as (_, send):
             reply = await send(BODY)
         assert (f"{reply.status}", reply.headers["Retry-After"]) == (status.split()[0], "3")
 
 
-# --- N4 to N8: answers that break off -------------------------------------------------------------------------------
+# --- N4 to N8: truncated responses ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turn", [resets(), closes(), resets(HEAD), closes(HEAD + b"Content-Length: 9\r\n")])
 async def test_a_connection_broken_before_the_body_is_asked_again(turn: Turn) -> None:
-    """A reset or a close before the body is got over by the next attempt (N4)."""
+    """A reset or close before the body is retried (N4)."""
     assert (await broken(turn)).kind is FailureKind.UNAVAILABLE
     async with talk(turn, turn, says(answer())) as (_, send):
         assert isinstance(await client(send).read(EVERYTHING), Page)
@@ -116,7 +116,7 @@ WHOLE = answer(json.dumps({"success": True, "data": [{"_id": f"{n:024x}", "name"
 
 @pytest.mark.parametrize("breaks", [closes, resets])
 async def test_no_answer_cut_at_any_byte_is_taken(breaks: type[Turn]) -> None:
-    """An answer of 2 KB, cut at every one of its bytes by a close or a reset, is never taken for whole (N5)."""
+    """A 2 KB response, cut at each of its bytes by a close or a reset, is never accepted as complete (N5)."""
     assert len(WHOLE) > 2000
     turns = [breaks(WHOLE[:length]) for length in range(len(WHOLE))]
     taken: list[HttpResponse] = []
@@ -137,7 +137,7 @@ async def test_no_answer_cut_at_any_byte_is_taken(breaks: type[Turn]) -> None:
 
 @pytest.mark.parametrize("breaks", [closes, resets])
 async def test_a_chunked_answer_without_its_end_is_not_taken(breaks: type[Turn]) -> None:
-    """All the data and no final chunk is not the whole answer, cut anywhere in the framing (N6)."""
+    """A chunked response without the final chunk, cut anywhere in the framing, is not accepted (N6)."""
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(PAGE), PAGE)
     head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     for length in (0, 2, 9, len(chunked) - 7, len(chunked) - 5, len(chunked) - 2, len(chunked) - 1):
@@ -150,7 +150,7 @@ async def test_a_chunked_answer_without_its_end_is_not_taken(breaks: type[Turn])
     "chunk", [b"xyz\r\n", b"-5\r\n", b"5;" + b"a" * 100_000 + b"\r\n", b"fffffffffffffffffffff\r\n"]
 )
 async def test_a_wrong_chunk_is_not_taken(chunk: bytes) -> None:
-    """A chunk whose size is no size breaks the answer (N6, N13)."""
+    """A chunk with an invalid size breaks the response (N6, N13)."""
     assert (await broken(closes(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk))).kind in {
         FailureKind.UNAVAILABLE,
         FailureKind.GARBLED,
@@ -158,7 +158,7 @@ async def test_a_wrong_chunk_is_not_taken(chunk: bytes) -> None:
 
 
 async def test_a_body_longer_than_declared_ends_where_it_was_declared() -> None:
-    """Bytes behind the declared length are no part of the answer, and do not spoil the next one."""
+    """Bytes after the declared length are not part of the response and do not corrupt the next one."""
     async with talk(says(answer(PAGE + b"HTTP/1.1 500 Oops\r\n\r\n", length=len(PAGE))), says(answer())) as (_, send):
         assert (await send(BODY)).body == PAGE
         try:
@@ -167,7 +167,7 @@ async def test_a_body_longer_than_declared_ends_where_it_was_declared() -> None:
             assert (await send(BODY)).body == PAGE
 
 
-# --- N9, N10: silence -----------------------------------------------------------------------------------------------
+# --- N9, N10: stalls --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ async def test_a_body_longer_than_declared_ends_where_it_was_declared() -> None:
     ids=["no answer", "half a head", "all but a byte", "a byte now and then"],
 )
 async def test_a_slow_answer_is_given_up_at_the_deadline(turn: Turn) -> None:
-    """The whole answer has a time limit, however steadily its bytes drip; then the next attempt may do (N9, N10)."""
+    """The whole response has a deadline, however steadily its bytes arrive; the next attempt may succeed (N9, N10)."""
     async with asyncio.timeout(20), talk(turn, says(answer()), http=SHORT) as (wire, send):
         asking = client(send)
         assert isinstance(await asking.read(EVERYTHING), Page)
@@ -185,7 +185,7 @@ async def test_a_slow_answer_is_given_up_at_the_deadline(turn: Turn) -> None:
 
 
 async def test_a_silent_server_ends_as_unavailable() -> None:
-    """A server that accepts and never answers ends the run as unavailable, with all slots free (N3, N10)."""
+    """A server that accepts and never responds ends the run as unavailable, with all slots free (N3, N10)."""
     async with talk(silence, http=settings(attempt_timeout="30ms")) as (_, send):
         asking = client(send)
         with pytest.raises(SourceUnavailable, match="no complete response within the time limit"):
@@ -193,16 +193,16 @@ async def test_a_silent_server_ends_as_unavailable() -> None:
         assert asking.statistics().in_flight == 0
 
 
-# --- N11 to N14: floods and rubbish ---------------------------------------------------------------------------------
+# --- N11 to N14: floods and garbage -----------------------------------------------------------------------------------
 
 
 def packed(content: bytes, *, encoding: str = "gzip") -> bytes:
-    """An answer with this body and this `Content-Encoding`."""
+    """A response with this body and this `Content-Encoding`."""
     return answer(content, f"Content-Encoding: {encoding}")
 
 
 async def test_a_compressed_answer_is_unpacked() -> None:
-    """Gzip is asked for and understood, in pieces of any size, also where it is empty or large."""
+    """Gzip is requested and decoded, in pieces of any size, including empty and large bodies."""
     for content in (b"", PAGE, b"".join(b"%d" % n for n in range(2**18))):
         whole = packed(gzip.compress(content))
         async with talk(drips(whole[:-3], whole[-3:]), says(whole)) as (wire, send):
@@ -212,7 +212,7 @@ async def test_a_compressed_answer_is_unpacked() -> None:
 
 
 async def test_a_compressed_answer_ends_with_its_checksum() -> None:
-    """A gzip body cut before its end, or with rubbish behind it, is not taken, be its length as declared (N11)."""
+    """A gzip body that is cut short or followed by garbage is rejected, even if its length is as declared (N11)."""
     content = gzip.compress(PAGE)
     second = gzip.compress(b"  ")
     behind = (b"x", b"\0", b"\0" * 512, b"\x1f", b"\x1f\x8b", b"\x1f\x8bx", second[:-1], second + b"x")
@@ -233,14 +233,14 @@ MEMBERS = {
 
 
 def tail(content: bytes) -> bytes:
-    """What follows the head of a gzip member."""
+    """A gzip member without its header."""
     return gzip.compress(content)[10:]
 
 
 @pytest.mark.parametrize("content", [PAGE, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("members", MEMBERS)
 async def test_a_compressed_answer_may_have_several_members(members: str, content: bytes) -> None:
-    """RFC 1952: a gzip file is a series of members, here sent whole and cut anywhere (N11)."""
+    """RFC 1952: a gzip file is a series of members; here sent whole and split anywhere (N11)."""
     whole = packed(MEMBERS[members](content))
     pieces = [whole[at : at + len(whole) // 7] for at in range(0, len(whole), len(whole) // 7)]
     async with talk(says(whole), drips(*pieces, pause=0)) as (_, send):
@@ -249,20 +249,20 @@ async def test_a_compressed_answer_may_have_several_members(members: str, conten
 
 @pytest.mark.parametrize("encoding", ["GZIP", "x-gzip", "X-GZip", " gzip ", "gzip, identity", "identity,gzip", "gzip,"])
 async def test_gzip_goes_by_all_its_names(encoding: str) -> None:
-    """Names are read in any case; identity is no layer, and x-gzip is gzip (RFC 9110) (N11)."""
+    """Encoding names are case-insensitive; identity is not a layer, and x-gzip is gzip (RFC 9110) (N11)."""
     async with talk(says(packed(gzip.compress(PAGE), encoding=encoding))) as (_, send):
         assert (await send(BODY)).body == PAGE
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", "IDENTITY", " , "])
 async def test_an_encoding_that_is_none_does_no_harm(encoding: str) -> None:
-    """An answer as it is may say so (N11)."""
+    """An uncompressed response may declare that it is one (N11)."""
     async with talk(says(packed(PAGE, encoding=encoding))) as (_, send):
         assert (await send(BODY)).body == PAGE
 
 
 async def test_two_headers_of_gzip_are_two_layers() -> None:
-    """Told in two lines it is the same as in one (N11)."""
+    """Two `Content-Encoding: gzip` headers mean the same as one that lists gzip twice (N11)."""
     twice = answer(gzip.compress(gzip.compress(PAGE)), "Content-Encoding: gzip", "Content-Encoding: gzip")
     assert (await broken(says(twice))).kind is FailureKind.GARBLED
 
@@ -281,7 +281,7 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("status", ["401 Unauthorized", "429 Too Many Requests", "503 Service Unavailable"])
 async def test_a_refusal_counts_however_its_body_is_packed(status: str, name: str) -> None:
-    """The status says enough: a body that cannot be read does not turn a 429 into a broken contract (N11, N12, A5)."""
+    """The status decides: an unreadable body does not turn a 429 into a contract violation (N11, N12, A5)."""
     content, encoding, told = BODIES[name]
     refused = answer(content, f"Content-Encoding: {encoding}", "Retry-After: 3", status=status)
     async with talk(says(refused)) as (_, send):
@@ -291,7 +291,7 @@ async def test_a_refusal_counts_however_its_body_is_packed(status: str, name: st
 
 @pytest.mark.parametrize("first", [b"", PAGE], ids=["alone", "behind a page"])
 async def test_a_million_empty_members_are_given_up_soon(first: bytes) -> None:
-    """Members without content cost time, not memory: ten thousand are the most (N12)."""
+    """Empty gzip members cost time, not memory; more than ten thousand are rejected (N12)."""
     many = gzip.compress(first) + gzip.compress(b"", mtime=0) * 1_000_000
     started = time.process_time()
     refusal = await broken(says(packed(many)))
@@ -302,7 +302,7 @@ async def test_a_million_empty_members_are_given_up_soon(first: bytes) -> None:
 
 
 async def test_an_answer_that_unpacks_to_nothing_for_ever_is_given_up() -> None:
-    """Empty blocks without an end have no content to be counted: then what comes is (N12, N13)."""
+    """Endless empty blocks have no content to count, so the compressed bytes count towards the cap (N12, N13)."""
     packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     head = packer.compress(PAGE) + packer.flush(zlib.Z_SYNC_FLUSH)
     turn = repeats(b"\0\0\0\xff\xff" * 4096, first=HEAD + b"Content-Encoding: gzip\r\n\r\n" + head)
@@ -311,7 +311,7 @@ async def test_an_answer_that_unpacks_to_nothing_for_ever_is_given_up() -> None:
 
 
 async def test_no_bit_flipped_in_a_compressed_answer_changes_a_page() -> None:
-    """A gzip answer with any byte changed is the same page or none: header, data or checksum (N11)."""
+    """A gzip response with one byte flipped in header, data or checksum is the same page or none (N11)."""
     content = gzip.compress(PAGE, mtime=0)
     turns = []
     for place in range(len(content)):
@@ -325,7 +325,7 @@ async def test_no_bit_flipped_in_a_compressed_answer_changes_a_page() -> None:
                 assert (await send(BODY)).body == PAGE
             except TransportError as caught:
                 kinds.append(caught.failure.kind)
-    # What is left are the bytes of the header that mean nothing: time, level, system.
+    # The flips that go unnoticed are in header bytes without meaning: time, level, system.
     assert len(kinds) >= len(content) - 6
     assert set(kinds) == {FailureKind.GARBLED}
 
@@ -336,7 +336,7 @@ async def test_no_bit_flipped_in_a_compressed_answer_changes_a_page() -> None:
     ids=["gzip", "deflate", "br", "zstd"],
 )
 async def test_a_wrong_content_encoding_breaks_the_contract(content: bytes) -> None:
-    """Plain text declared as compressed ends as a broken contract, not as an unavailable server (N11)."""
+    """Plain text declared as compressed ends as a contract violation, not as an unavailable server (N11)."""
     assert (await broken(says(content))).kind is FailureKind.GARBLED
     async with talk(says(content)) as (wire, send):
         with pytest.raises(ContractError):
@@ -345,7 +345,7 @@ async def test_a_wrong_content_encoding_breaks_the_contract(content: bytes) -> N
 
 
 async def test_one_layer_of_compression_is_the_most() -> None:
-    """A body packed twice is unpacked once at most and is then no page (N11)."""
+    """A body compressed twice is decoded at most once and is then not a page (N11)."""
     twice = gzip.compress(gzip.compress(PAGE))
     async with talk(says(packed(twice, encoding="gzip, gzip"))) as (_, send):
         with pytest.raises(ContractError):
@@ -363,7 +363,7 @@ FLOODS: dict[str, Turn] = {
 
 @pytest.mark.parametrize("turn", FLOODS.values(), ids=FLOODS)
 async def test_a_flood_is_given_up_at_the_cap(turn: Turn) -> None:
-    """A body beyond the cap, packed or not, declared or not, is given up as a broken contract (N12, N13)."""
+    """A body beyond the cap, compressed or not, declared or not, is rejected as a contract violation (N12, N13)."""
     refusal = await broken(turn, http=settings(max_body="1MiB"))
     assert refusal.kind is FailureKind.GARBLED
     assert "more than 1048576 bytes" in refusal.message
@@ -371,7 +371,7 @@ async def test_a_flood_is_given_up_at_the_cap(turn: Turn) -> None:
 
 
 async def test_a_body_of_just_the_cap_is_taken() -> None:
-    """The cap counts the unpacked body and is itself allowed (N12)."""
+    """The cap applies to the decoded body, and a body of exactly that size is accepted (N12)."""
     spaces = b" " * 2**16
     for content in (answer(spaces), packed(gzip.compress(spaces))):
         async with talk(says(content), http=settings(max_body="64KiB")) as (_, send):
@@ -398,7 +398,7 @@ asyncio.run(main())
 
 
 async def test_a_bomb_does_not_fill_the_memory() -> None:
-    """A megabyte that unpacks to 128 takes less than twice the cap of memory (N12)."""
+    """A megabyte that expands to 128 MB takes less than twice the cap of memory (N12)."""
     chance = Random(12)
     bomb = b"".join(chance.randbytes(1024) + bytes(2**17) for _ in range(2**10))
     async with serve(says(packed(gzip.compress(bomb, 6)))) as wire:
@@ -421,7 +421,7 @@ async def test_a_bomb_does_not_fill_the_memory() -> None:
     ids=["many", "long value", "long name"],
 )
 async def test_a_header_bomb_breaks_the_contract(head: bytes) -> None:
-    """Ten thousand headers, or one of a megabyte, are refused (N14)."""
+    """Ten thousand headers, or one of a megabyte, are rejected (N14)."""
     assert (await broken(says(HEAD + head + b"\r\n"))).kind is FailureKind.GARBLED
 
 
@@ -436,16 +436,16 @@ RUBBISH = [
 
 @pytest.mark.parametrize("content", RUBBISH)
 async def test_what_is_no_http_is_told_without_a_quote(content: bytes) -> None:
-    """An answer that is not HTTP breaks the contract, and nothing the server said is in the message (X1, X9)."""
+    """A response that is not HTTP is a contract violation, and the message quotes nothing of it (X1, X9)."""
     refusal = await broken(says(content))
     assert (refusal.kind, refusal.message) == (FailureKind.GARBLED, "a response that is not valid HTTP")
 
 
-# --- N15 to N18: the wrong answer -----------------------------------------------------------------------------------
+# --- N15 to N18: wrong responses --------------------------------------------------------------------------------------
 
 
 async def test_a_page_of_html_breaks_the_contract() -> None:
-    """A captive portal's page with status 200 ends the run after its attempts, unquoted (N15)."""
+    """A captive portal's page with status 200 ends the run after the allowed attempts and is not quoted (N15)."""
     html = b"<html><body>Welcome, Ada Example</body></html>"
     async with talk(says(answer(html, "Content-Type: text/html"))) as (wire, send):
         with pytest.raises(ContractError) as caught:
@@ -457,14 +457,14 @@ async def test_a_page_of_html_breaks_the_contract() -> None:
 @pytest.mark.parametrize("lead", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "text/html", "application/octet-stream", ""])
 async def test_json_is_taken_whatever_it_is_called(lead: bytes, kind: str) -> None:
-    """Content decides: JSON under any Content-Type, with or without a BOM, is a page (N16, N17)."""
+    """JSON under any Content-Type, with or without a BOM, is a page (N16, N17)."""
     async with talk(says(answer(lead + PAGE, f"Content-Type: {kind}"))) as (_, send):
         assert (await client(send).read(EVERYTHING)).body == PAGE
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_never_followed(status: int) -> None:
-    """A redirect breaks the contract at once; where it points to, nobody is even connected to (N18, X10)."""
+    """A redirect is a contract violation at once; no connection to its target is opened (N18, X10)."""
     async with serve(says(answer())) as elsewhere:
         moved = answer(b"", f"Location: {elsewhere.url}/inbox/users", status=f"{status} Moved")
         async with talk(says(moved)) as (wire, send):
@@ -474,11 +474,11 @@ async def test_a_redirect_is_never_followed(status: int) -> None:
     assert (elsewhere.connections, elsewhere.requests) == (0, [])
 
 
-# --- N1, N2, N19, N20: the way there --------------------------------------------------------------------------------
+# --- N1, N2, N19, N20: connecting -------------------------------------------------------------------------------------
 
 
 async def test_a_closed_port_is_unavailable() -> None:
-    """A refused connection is told with host and port (N1)."""
+    """A refused connection is reported with host and port (N1)."""
     async with serve(silence) as wire:
         port = wire.url.rpartition(":")[2]
     async with connect(wire.url, Credential(SecretStr(CANARY)), settings(), concurrency=1) as send:
@@ -487,12 +487,12 @@ async def test_a_closed_port_is_unavailable() -> None:
 
 
 async def test_a_host_without_an_address_is_named() -> None:
-    """A name that nobody knows ends the run at once as unavailable, and is told (N2)."""
+    """An unknown host name ends the run at once as unavailable, and the message names it (N2)."""
     async with connect("https://nowhere.invalid", Credential(SecretStr(CANARY)), settings(), concurrency=1) as send:
         asking = client(send)
         with pytest.raises(SourceUnavailable, match=r"nowhere\.invalid"):
             await asking.read(EVERYTHING)
-    # A name service that is out of reach is another matter: it is asked again.
+    # If the name service itself is unreachable, the request is retried.
     assert asking.statistics().retried in {0, 4}
 
 
@@ -505,7 +505,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 async def over_tls(tls: ssl.SSLContext, *, attempts: int = 1, **values: object) -> Page:
-    """One page from a server that speaks TLS like this; what is not trusted is not asked again."""
+    """One page from a server with this TLS context; an untrusted server is not retried."""
     async with talk(says(answer()), http=settings(**values), tls=tls) as (wire, send):
         asking = client(send)
         try:
@@ -513,12 +513,12 @@ async def over_tls(tls: ssl.SSLContext, *, attempts: int = 1, **values: object) 
         finally:
             assert asking.statistics().sent == attempts
             if not values:
-                # Whoever is not trusted does not see a byte of the request.
+                # An untrusted server does not receive a byte of the request.
                 assert wire.requests == []
 
 
 async def test_a_custom_bundle_is_trusted(authority: Authority) -> None:
-    """An authority named in the configuration is trusted, with the host still checked (N19)."""
+    """An authority named in the configuration is trusted, and the host name is still checked (N19)."""
     good = authority.issue("good", "IP:127.0.0.1").context()
     assert (await over_tls(good, ca_bundle=authority.bundle)).body == PAGE
 
@@ -534,7 +534,7 @@ async def test_a_custom_bundle_is_trusted(authority: Authority) -> None:
 async def test_a_server_that_is_not_who_it_says_is_refused(
     authority: Authority, name: str, alternative: str, until: str, *, trusted: bool, reason: str, hint: str
 ) -> None:
-    """Unknown authorities, others' or expired certificates end as unavailable at once, with the cause (N19, X11)."""
+    """Unknown authorities and foreign or expired certificates end as unavailable at once, with the cause (N19, X11)."""
     tls = authority.issue(name, alternative, until=until).context()
     values = {"ca_bundle": authority.bundle} if trusted else {}
     with pytest.raises(SourceUnavailable, match="the server's certificate is not valid") as caught:
@@ -545,7 +545,7 @@ async def test_a_server_that_is_not_who_it_says_is_refused(
 
 
 async def test_an_authority_that_newer_pythons_refuse_is_told_as_such(tmp_path: Path) -> None:
-    """Python 3.13 checks private authorities more strictly: the hint names that, not the server (N19)."""
+    """Python 3.13 checks private authorities more strictly; the hint says so and does not blame the server (N19)."""
     if OPENSSL is None:
         pytest.skip("needs the openssl command")
     lax = Authority.found(tmp_path, lax=True)
@@ -560,7 +560,7 @@ async def test_an_authority_that_newer_pythons_refuse_is_told_as_such(tmp_path: 
 
 
 async def test_a_self_signed_server_is_refused(authority: Authority) -> None:
-    """A certificate that vouches for itself is not trusted (N19)."""
+    """A self-signed certificate is not trusted (N19)."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(authority.bundle, authority.folder / "ca.key")
     with pytest.raises(SourceUnavailable, match="self-signed certificate") as caught:
@@ -569,7 +569,7 @@ async def test_a_self_signed_server_is_refused(authority: Authority) -> None:
 
 
 async def test_an_old_protocol_is_refused(authority: Authority) -> None:
-    """A server that speaks no TLS newer than 1.1 is not spoken to (N19, X11)."""
+    """A server that supports nothing newer than TLS 1.1 is rejected (N19, X11)."""
     tls = authority.issue("old", "IP:127.0.0.1").context()
     tls.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
@@ -589,9 +589,9 @@ def alert(number: int) -> bytes:
     ids=["cut", "internal error", "handshake refused", "protocol refused", "plain http"],
 )
 async def test_a_broken_handshake_is_unavailable(says: bytes, attempts: int) -> None:
-    """A server that cuts or refuses the handshake, or answers in plain text, never hears the token (N19).
+    """A server that cuts or refuses the handshake, or responds in plain text, never receives the token (N19).
 
-    Only what may be chance is asked again.
+    Only failures that may be temporary are retried.
     """
     heard: list[bytes] = []
 
@@ -610,7 +610,7 @@ async def test_a_broken_handshake_is_unavailable(says: bytes, attempts: int) -> 
 
 
 async def test_a_bundle_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
-    """A missing or senseless CA bundle is told as a setting to correct, not worked around (N19)."""
+    """A missing or invalid CA bundle is reported as a setting to correct, not ignored (N19)."""
     (tmp_path / "empty.pem").touch()
     for name in ("missing.pem", "empty.pem"):
         with pytest.raises(UsageError) as caught:
@@ -625,7 +625,7 @@ async def test_a_bundle_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> 
 async def test_a_proxy_of_the_environment_is_used_only_when_asked(
     monkeypatch: pytest.MonkeyPatch, *, asked: bool
 ) -> None:
-    """A proxy that happens to stand in the environment is ignored unless the configuration asks for it (N20)."""
+    """A proxy set in the environment is ignored unless the configuration enables it (N20)."""
     async with serve(says(answer(b"", status="502 Bad Gateway"))) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("http_proxy", proxy.url)
@@ -636,7 +636,7 @@ async def test_a_proxy_of_the_environment_is_used_only_when_asked(
 
 
 async def test_a_proxy_that_fails_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that wants a password, or does not reach the server, ends as unavailable (N20)."""
+    """A proxy that requires a password, or cannot reach the server, ends as unavailable (N20)."""
     for status in ("407 Proxy Authentication Required", "502 Bad Gateway"):
         async with serve(says(answer(b"", status=status))) as proxy:
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
@@ -648,7 +648,7 @@ async def test_a_proxy_that_fails_is_unavailable(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_proxy_that_asks_for_a_password_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """407 is a setting of this machine: one request, and the hint tells where the password goes (N20)."""
+    """407 is a local configuration error: one request is made, and the hint shows how to set the password (N20)."""
     async with serve(says(answer(b"", status="407 Proxy Authentication Required"))) as proxy:
         for variable, url in (("HTTPS_PROXY", "https://x.example.com"), ("HTTP_PROXY", "http://127.0.0.1:9")):
             monkeypatch.setenv(variable, proxy.url)
@@ -661,7 +661,7 @@ async def test_a_proxy_that_asks_for_a_password_is_asked_once(monkeypatch: pytes
 
 
 async def test_a_proxy_gets_its_password_and_not_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """User and password of the variable go to the proxy; the server gets its token alone (N20)."""
+    """The proxy receives user and password of the variable; the server receives only its token (N20)."""
     async with serve(says(answer())) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//user:p%40ss@"))
         http = settings(proxy_from_environment=True)
@@ -675,7 +675,7 @@ async def test_a_proxy_gets_its_password_and_not_the_token(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("proxied", [False, True])
 async def test_no_netrc_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, proxied: bool) -> None:
-    """Passwords that this machine keeps for other programs are neither sent nor in the way (N20, X1)."""
+    """Passwords in `.netrc` are neither sent nor do they interfere (N20, X1)."""
     (tmp_path / ".netrc").write_text("default login someone password secret\nmachine 127.0.0.1 login a password b\n")
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -709,7 +709,7 @@ PROXIES = [
 async def test_a_proxy_that_cannot_be_is_a_usage_error(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
 ) -> None:
-    """What is wrong with the variable is told at once, by its name and without a password in it (N20, X1)."""
+    """An invalid proxy variable is reported by name before any request, without the password in it (N20, X1)."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -723,7 +723,7 @@ async def test_a_proxy_that_cannot_be_is_a_usage_error(
         assert caught.value.message.startswith(f"{variable} ")
         assert told in caught.value.message
         assert "cret" not in str(caught.value)
-        # Nobody minds where it is not asked for, or does not count for this host.
+        # The variable does not matter if proxies are not enabled or the host is excluded.
         async with connect(wire.url, Credential(SecretStr("t")), settings(), concurrency=1) as send:
             assert (await send(BODY)).body == PAGE
         monkeypatch.setenv("NO_PROXY", "example.com, 127.0.0.1")
@@ -733,7 +733,7 @@ async def test_a_proxy_that_cannot_be_is_a_usage_error(
 
 
 async def test_a_proxy_that_is_not_there_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which of the two is out of reach matters to whoever reads it (N1, N20)."""
+    """The error says that the proxy, not the server, is unreachable, and names its variable (N1, N20)."""
     async with serve(silence) as gone:
         monkeypatch.setenv("ALL_PROXY", gone.url)
     http = settings(proxy_from_environment=True)
@@ -747,7 +747,7 @@ async def test_a_proxy_that_is_not_there_is_told_by_its_variable(monkeypatch: py
 
 
 async def test_a_server_that_closes_after_each_answer_costs_no_retry() -> None:
-    """Where every kept connection turns out closed, each request is sent again at once and no retry is spent (N21)."""
+    """If every kept connection turns out closed, each request is sent again at once and no retry is used (N21)."""
     async with talk(closes(answer())) as (wire, send):
         asking = client(send, jitter=1.0)
 
@@ -764,7 +764,7 @@ async def test_a_server_that_closes_after_each_answer_costs_no_retry() -> None:
 
 
 async def test_a_first_connection_that_closes_is_a_failure() -> None:
-    """Only a connection that was good before counts as closed while idle, not a new one (N4, N21)."""
+    """Only a connection that has worked before counts as closed while idle, not a new one (N4, N21)."""
     async with talk(closes()) as (wire, send):
         asking = client(send)
         with pytest.raises(SourceUnavailable):

@@ -1,4 +1,4 @@
-"""What is asked of the API: every documented field, in the API's own spelling, and never anything but a read."""
+"""Requests to the API: every documented field, in the API's own spelling, and only reads."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_empty_query_names_every_documented_field() -> None:
 
 
 def test_a_range_is_sent_as_start_and_ends() -> None:
-    """A range goes into its own field as `startAt` and `endsAt`, the API's odd pair of names; the other stays open."""
+    """A range is sent in its field as `startAt` and `endsAt`, the API's odd pair of names; the other stays open."""
     body = Query(is_contact=False, field="lastSeenAt", start=0, end=1_736_071_200_000).body(1)
     assert body["lastSeenAt"] == {"startAt": "1970-01-01T00:00:00.000Z", "endsAt": "2025-01-05T10:00:00.000Z"}
     assert body["createdAt"] == {"startAt": "", "endsAt": ""}
@@ -64,7 +64,7 @@ def test_a_range_is_sent_as_start_and_ends() -> None:
 
 @given(filters=some_filters, page=st.integers(0, 10**6), listed=st.booleans())
 def test_no_filter_turns_a_read_into_anything_else(filters: dict[str, object], page: int, listed: bool) -> None:
-    """Whatever a user filters by, list, page and `isExport: none` stay ours, and all fields are known ones (M11)."""
+    """User filters cannot change list, page or `isExport: none`, and all fields are known ones (M11)."""
     body = Query(listed, filters=checked_filters(filters)).body(page)
     assert (body["isContact"], body["page"], body["isExport"]) == (listed, page, "none")
     assert body.keys() == EMPTY.keys()
@@ -75,7 +75,7 @@ def test_no_filter_turns_a_read_into_anything_else(filters: dict[str, object], p
 
 
 def test_two_bodies_share_nothing_that_can_be_changed() -> None:
-    """A transport that changes a body in place does not change the next one."""
+    """A transport that modifies a body in place does not affect the next one."""
     first = Query(is_contact=True).body(1)
     for value in first.values():
         if isinstance(value, list | dict):
@@ -87,7 +87,7 @@ def test_two_bodies_share_nothing_that_can_be_changed() -> None:
 @example(YEAR_1)
 @example(YEAR_9999)
 def test_a_time_is_read_back_as_it_was_sent(time: int) -> None:
-    """A time is spelled with milliseconds and Z, and four digits of a year, however early (A30)."""
+    """A time is written with milliseconds, Z and a four-digit year, even for early years (A30)."""
     text = iso(time)
     assert milliseconds(text) == time
     assert len(text) == len("2025-01-05T10:00:00.000Z")
@@ -95,7 +95,7 @@ def test_a_time_is_read_back_as_it_was_sent(time: int) -> None:
 
 @given(st.integers(-(10**18), 10**18))
 def test_a_time_beyond_the_calendar_is_its_nearest_end(time: int) -> None:
-    """A window padded beyond the years 1 and 9999 asks for as much as a date can say, and does not fail (A30)."""
+    """A window padded beyond the years 1 and 9999 is clamped to the calendar and does not fail (A30)."""
     assert milliseconds(iso(time)) == min(max(time, YEAR_1), YEAR_9999)
 
 
@@ -106,7 +106,7 @@ def test_a_query_tells_its_range_in_words() -> None:
 
 
 def test_an_unknown_filter_names_the_nearest() -> None:
-    """A mistyped filter is a usage error that names what was meant; nothing is sent without it."""
+    """A mistyped filter is a usage error that suggests the nearest name; nothing is sent without it."""
     with pytest.raises(UsageError, match="Did you mean searchText") as caught:
         checked_filters({"serchText": "a"})
     assert caught.value.where == "extract.filters.serchText"
@@ -114,7 +114,7 @@ def test_an_unknown_filter_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", ["page", "isExport"])
 def test_the_fields_that_steer_a_request_are_no_filters(name: str) -> None:
-    """Neither the page nor `isExport`, which could start an export on the server, can be set by a user (M11)."""
+    """Users can set neither the page nor `isExport`, which could start an export on the server (M11)."""
     with pytest.raises(UsageError, match="no filter"):
         checked_filters({name: "all"})
 
@@ -123,6 +123,6 @@ def test_the_fields_that_steer_a_request_are_no_filters(name: str) -> None:
     ("name", "value"), [("tags", "vip"), ("isOnline", "yes"), ("createdAt", []), ("searchText", 5)]
 )
 def test_a_filter_of_the_wrong_type_is_refused(name: str, value: object) -> None:
-    """A filter whose value has another type than the API's is a usage error that names the type."""
+    """A filter value of a type other than the API's is a usage error that names the type."""
     with pytest.raises(UsageError, match="expected a value of type"):
         checked_filters({name: value})

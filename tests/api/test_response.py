@@ -1,4 +1,4 @@
-"""What an answer is: a page or a refusal with its kind, decided without I/O from status, headers and body."""
+"""Parsing a response: a page or a refusal with its kind, decided without I/O from status, headers and body."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ MALFORMED = "Argument passed in must be a single String of 12 bytes or a string 
 
 
 def body(**fields: object) -> bytes:
-    """The good answer with these fields instead."""
+    """The good response with these fields replaced."""
     return json.dumps({**GOOD, **fields}, ensure_ascii=False).encode()
 
 
 def judged(content: bytes, status: int = 200, **headers: str) -> Page | ApiFailure:
-    """What a reply with this body is."""
+    """The result of parsing a response with this body."""
     return parse_response(
         HttpResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
     )
 
 
 def page(content: bytes, **headers: str) -> Page:
-    """The reply, which is a page."""
+    """The response, which must be a page."""
     verdict = judged(content, **headers)
     assert isinstance(verdict, Page)
     return verdict
 
 
 def refusal(content: bytes, status: int = 200, **headers: str) -> ApiFailure:
-    """The reply, which is none."""
+    """The response, which must be a failure."""
     verdict = judged(content, status, **headers)
     assert isinstance(verdict, ApiFailure)
     return verdict
 
 
 def test_a_good_answer_is_a_page() -> None:
-    """A page keeps the bytes as they came, the rows as far as the fetcher needs them, and the server's clock."""
+    """A page keeps the body unchanged, the row fields that the fetcher needs, and the server's clock."""
     verdict = page(body(), Date="Sun, 05 Jan 2025 10:00:00 GMT")
     assert verdict.body == body()
     assert [bytes(row.contact_id) for row in verdict.rows] == [
@@ -104,7 +104,7 @@ FOREIGN = [
 @pytest.mark.parametrize(("status", "kind"), STATUSES.items())
 @pytest.mark.parametrize("content", [*FOREIGN, body()])
 def test_a_status_decides_whatever_the_body_says(status: int, kind: FailureKind, content: bytes) -> None:
-    """Most statuses are a refusal of their kind, be the body empty, HTML or a perfect page (A4, A5, N18)."""
+    """Most statuses are a refusal of their kind, even if the body is empty, HTML or a perfect page (A4, A5, N18)."""
     verdict = refusal(content, status)
     assert verdict.kind is kind
     assert verdict.status == status
@@ -122,7 +122,7 @@ OWN = [
     {"code": "401"},
     {"success": True, "message": "ok", "code": 200, "data": [], "requestId": "x"},
 ]
-"""How the API, or a framework that it may be made with, tells of a refusal."""
+"""Refusals in the format of the API, or of a framework that it may be built with."""
 OTHERS = [
     {"error": "blocked", "ray": "8f0"},
     {"error": "Unauthorized"},
@@ -136,12 +136,12 @@ OTHERS = [
     {"code": 200},
     {"url": "https://captcha.example.com/"},
 ]
-"""How firewalls and gateways do."""
+"""Refusals in the format of firewalls and gateways."""
 
 
 @pytest.mark.parametrize("told", OWN, ids=json.dumps)
 def test_a_token_is_refused_in_the_envelope_of_the_api(told: dict[str, object]) -> None:
-    """A 401 or 403 as the API tells it is about the token, and other statuses mean what they say (A1, A4, A49)."""
+    """A 401 or 403 in the API's own format is about the token; other statuses keep their meaning (A1, A4, A49)."""
     content = json.dumps(told).encode()
     kinds = {401: FailureKind.AUTH, 403: FailureKind.AUTH if told != {"code": "401"} else FailureKind.BLOCKED}
     assert {status: refusal(content, status).kind for status in kinds} == kinds
@@ -152,7 +152,7 @@ def test_a_token_is_refused_in_the_envelope_of_the_api(told: dict[str, object]) 
 @pytest.mark.parametrize("status", [401, 402, 403, 405, 406, 409, 418, 444, 451, 499])
 @pytest.mark.parametrize("content", [*FOREIGN, *(json.dumps(told).encode() for told in OTHERS)])
 def test_what_stands_in_front_of_the_api_says_nothing_of_the_token(status: int, content: bytes) -> None:
-    """HTML, text, nothing or JSON of another make: a firewall, a proxy or a captive portal speaks (A1, A4, N15)."""
+    """HTML, text, an empty body or foreign JSON comes from a firewall, a proxy or a captive portal (A1, A4, N15)."""
     verdict = refusal(content, status)
     assert verdict.kind is FailureKind.BLOCKED
     assert f"HTTP {status}: something in front of the API" in verdict.message
@@ -162,7 +162,7 @@ def test_what_stands_in_front_of_the_api_says_nothing_of_the_token(status: int, 
 
 @pytest.mark.parametrize("header", ["cf-mitigated", "x-amzn-waf-action"])
 def test_a_firewall_that_speaks_like_the_api_is_known_by_its_header(header: str) -> None:
-    """A block page may be JSON with a message, too (A4)."""
+    """A firewall's block page may be JSON with a message, too; its header gives it away (A4)."""
     verdict = parse_response(HttpResponse(403, {header: "challenge"}, json.dumps(OWN[0]).encode()))
     assert isinstance(verdict, ApiFailure)
     assert verdict.kind is FailureKind.BLOCKED
@@ -170,20 +170,20 @@ def test_a_firewall_that_speaks_like_the_api_is_known_by_its_header(header: str)
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 520, 525, 530])
 def test_html_beside_a_failure_points_to_what_stands_in_front(status: int) -> None:
-    """Such a status keeps its kind, and the hint tells who may have said it; the API's own answer does not (N15)."""
+    """The status keeps its kind; an HTML body adds a hint at its likely origin, the API's format does not (N15)."""
     assert "in front of the API" in refusal(b"<html>cf-ray</html>", status).hint
     assert refusal(json.dumps(OWN[0]).encode(), status).hint == ""
 
 
 def test_a_refusal_under_200_is_about_the_token_in_the_envelope_of_the_api_alone() -> None:
-    """A gateway may tell its 403 in the body of a 200 (A11)."""
+    """A gateway may report its 403 in the body of a 200 (A11)."""
     assert refusal(b'{"status":403,"error":"blocked"}').kind is FailureKind.BLOCKED
     assert refusal(b'{"status":403,"message":"no"}').kind is FailureKind.AUTH
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 503])
 def test_the_wait_a_server_asks_for_is_kept(status: int) -> None:
-    """`Retry-After` comes along as it stands, to be read against the clock by others (A5)."""
+    """`Retry-After` is passed on unchanged; the caller compares it with the clock (A5)."""
     assert refusal(b"", status, Retry_After="17").retry_after == "17"
     assert refusal(b"", status).retry_after is None
 
@@ -231,17 +231,17 @@ SIGNS = [
     {"code": "ERR_TIMEOUT"},
     {"success": True, "message": "ok", "code": 200, "error": "timeout"},
 ]
-"""Parts of an envelope that tell of a failure without a code of HTTP."""
+"""Parts of an envelope that report a failure without an HTTP code."""
 
 
 def both_ways(fields: dict[str, object], data: list[object]) -> list[bytes]:
-    """An answer as the strict reader takes it, and one that only the tolerant reader can read."""
+    """A response for the strict parser, and one that only the tolerant parser accepts."""
     return [json.dumps({**fields, "data": rows}).encode() for rows in (data, [*data, {"_id": "\ud83d"}])]
 
 
 @pytest.mark.parametrize("fields", SIGNS, ids=json.dumps)
 def test_whatever_tells_of_a_failure_is_no_page(fields: dict[str, object]) -> None:
-    """An empty list, or a part of one, beside an error proves that nobody is there as little as a 500 (A11, A55)."""
+    """An empty or partial list next to an error is no more proof of completeness than a 500 (A11, A55)."""
     for data in ([], [{"_id": "a"}]):
         for content in both_ways(fields, data):
             assert refusal(content, Retry_After="9").kind is FailureKind.UNAVAILABLE
@@ -265,13 +265,13 @@ CODES = [
 
 @pytest.mark.parametrize(("fields", "kind"), CODES)
 def test_a_failing_code_counts_wherever_it_stands(fields: dict[str, object], kind: FailureKind) -> None:
-    """`code`, `status`, `statusCode`, `httpStatus` and an error's `code` mean what they would as a status (A5, A11)."""
+    """`code`, `status`, `statusCode`, `httpStatus` and an error's `code` mean the same as an HTTP status (A5, A11)."""
     for content in both_ways(fields, []):
         assert refusal(content).kind is kind
 
 
 def test_a_code_that_no_machine_type_holds_is_a_failure() -> None:
-    """Five thousand digits are no reason to fail in our own way (A11, A32)."""
+    """A code of five thousand digits is a failure and does not crash the parser (A11, A32)."""
     assert refusal(b'{"data":[],"code":' + b"9" * 5000 + b"}").kind is FailureKind.UNAVAILABLE
 
 
@@ -290,7 +290,7 @@ HARMLESS = [
 
 @pytest.mark.parametrize("fields", HARMLESS, ids=json.dumps)
 def test_a_harmless_envelope_is_a_page(fields: dict[str, object]) -> None:
-    """Good words, message texts, empty errors and unknown fields refuse nobody, by either reader (A37, A55)."""
+    """Success words, message texts, empty errors and unknown fields are not failures, in either parser (A37, A55)."""
     for content in both_ways(fields, [{"_id": "a"}]):
         assert page(content).rows[0].contact_id == msgspec.Raw(b'"a"')
 
@@ -299,7 +299,7 @@ def test_a_harmless_envelope_is_a_page(fields: dict[str, object]) -> None:
     "fields", [{"error": "{}"}, {"error": {"message": "{}"}}, {"errors": ["{}"]}, {"errors": [{"message": "{}"}]}]
 )
 def test_what_an_error_says_is_redacted(fields: dict[str, object]) -> None:
-    """The words of an error, wherever they stand, are told without the token and without people (A11, X1, X2)."""
+    """An error's text, in any field, is reported without the token and personal data (A11, X1, X2)."""
     words = "boom, token canary-5f0c1e, ada@example.com, +44 20 7946 0958"
     content = json.dumps({**fields, "data": []}).replace("{}", words).encode()
     verdict = parse_response(HttpResponse(200, {}, content, secret="canary-5f0c1e"))  # noqa: S106 - invented
@@ -309,7 +309,7 @@ def test_what_an_error_says_is_redacted(fields: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("data", [b'["lastSeenAt must be a date"]', b"[null]", b"[[],5]"])
 def test_a_list_of_anything_but_contacts_is_no_page(data: bytes) -> None:
-    """Validation errors come as texts in `data`: where no item is an object nothing was listed (A12, A55)."""
+    """Validation errors arrive as strings in `data`: a list without any object is not a page (A12, A55)."""
     assert refusal(b'{"success":true,"code":200,"data":' + data + b"}").kind is FailureKind.GARBLED
     assert refusal(b'{"success":false,"code":400,"data":' + data + b"}").kind is FailureKind.CONTRACT
 
@@ -337,38 +337,38 @@ def test_a_throttling_told_under_200_keeps_its_wait() -> None:
     ],
 )
 def test_json_that_is_no_envelope_is_refused(content: bytes) -> None:
-    """Valid JSON without a list in `data` is asked again and never taken for an empty page (N8, A12, A55)."""
+    """Valid JSON without a list in `data` is retried and never taken for an empty page (N8, A12, A55)."""
     assert refusal(content).kind is FailureKind.GARBLED
 
 
 @pytest.mark.parametrize("content", [b'{"status":200,"message":"ok","data":[]}', b'{"data":[]}'])
 def test_the_known_variants_of_the_envelope_are_pages(content: bytes) -> None:
-    """`{status, message, data}` is the vendor's other envelope; a list in `data` is all that counts (A55)."""
+    """`{status, message, data}` is the vendor's other envelope; only a list in `data` is required (A55)."""
     assert page(content).rows == []
 
 
 def test_no_prefix_of_a_page_is_a_page() -> None:
-    """A body cut off at any byte is refused as a whole (N5, N7)."""
+    """A body cut at any byte is rejected as a whole (N5, N7)."""
     whole = body()
     assert all(refusal(whole[:length]).kind is FailureKind.GARBLED for length in range(len(whole)))
 
 
 def test_no_page_has_anything_behind_it() -> None:
-    """Two answers run together, or a page with rubbish behind it, are refused (N7)."""
+    """Two concatenated responses, or a page followed by garbage, are rejected (N7)."""
     for behind in (b"x", b"{}", b",", body()):
         assert refusal(body() + behind).kind is FailureKind.GARBLED
 
 
 @pytest.mark.parametrize("lead", [b"", b"\n  ", b"\xef\xbb\xbf"])
 def test_html_under_200_is_named(lead: bytes) -> None:
-    """A login or maintenance page is told as such, and nothing of it is quoted (N15)."""
+    """A login or maintenance page is reported as HTML and never quoted (N15)."""
     verdict = refusal(lead + b"<!DOCTYPE html><html>Ada Example</html>", Content_Type="text/html")
     assert (verdict.kind, verdict.message) == (FailureKind.GARBLED, "an HTML page instead of JSON")
     assert "captive portal in front of the API" in verdict.hint
 
 
 def test_another_content_type_does_no_harm() -> None:
-    """A page is a page by its content: JSON sent as text or as HTML is accepted (N16)."""
+    """JSON sent as text or as HTML is accepted as a page (N16)."""
     assert len(page(body(), Content_Type="text/html; charset=utf-8").rows) == 3
 
 
@@ -379,26 +379,26 @@ def test_a_byte_order_mark_is_dropped() -> None:
 
 @pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_wide_text_is_refused(charset: str) -> None:
-    """UTF-16 and UTF-32 are refused, declared or not (N17)."""
+    """UTF-16 and UTF-32 are rejected, declared or not (N17)."""
     content = body().decode().encode(charset)
     assert refusal(content).kind is FailureKind.GARBLED
     assert refusal(content, Content_Type=f"application/json; charset={charset}").kind is FailureKind.GARBLED
 
 
 def test_a_declared_latin_1_is_refused() -> None:
-    """Text declared as Latin-1 would be published with every accent broken, so it is refused by name (N17)."""
+    """Text declared as Latin-1 would be published with every accent broken, so it is rejected by name (N17)."""
     content = body(data=[{"_id": "a", "name": "Zoë"}]).decode().encode("latin-1")
     verdict = refusal(content, Content_Type='application/json; charset="ISO-8859-1"')
     assert (verdict.kind, verdict.message) == (FailureKind.GARBLED, "a response in ISO-8859-1 instead of UTF-8")
 
 
 def test_utf_8_under_a_wrong_label_is_accepted() -> None:
-    """A proxy that mislabels good UTF-8 does no harm (N16)."""
+    """Valid UTF-8 that a proxy mislabels is accepted (N16)."""
     assert len(page(body(), Content_Type="application/json; charset=latin-1").rows) == 3
 
 
 def test_a_stray_byte_does_not_cost_the_page() -> None:
-    """One text that is not UTF-8 leaves the page readable: the normalizer replaces it by U+FFFD (A35)."""
+    """Invalid UTF-8 in one text leaves the page readable: the normalizer replaces it by U+FFFD (A35)."""
     content = body().replace("Zoë".encode(), b"Zo\xeb")
     assert [bytes(row.contact_id) for row in page(content).rows] == [bytes(row.contact_id) for row in page(body()).rows]
 
@@ -421,14 +421,14 @@ ODD_IDS = [
 
 @pytest.mark.parametrize(("row", "contact_id"), ODD_IDS)
 def test_a_row_without_a_good_id_still_counts(row: bytes, contact_id: bytes) -> None:
-    """Whatever stands in the list counts as a row, so that a page is never short by a bad one (A25, A32)."""
+    """Every element of the list counts as a row, so a bad one never makes a page look short (A25, A32)."""
     rows = page(b'{"success":true,"data":[{"_id":"a"},' + row + b"]}").rows
     assert len(rows) == 2
     assert json.loads(bytes(rows[1].contact_id)) == json.loads(contact_id)
 
 
 def test_a_repeated_key_counts_with_its_last_value() -> None:
-    """Of two ids in one contact the last is taken, on the fast way and on the tolerant one (A36)."""
+    """If a contact has two ids, both parsers take the last one (A36)."""
     for rest in (b'"n":1', b'"n":"\\ud83d"'):
         rows = page(b'{"success":true,"data":[{"_id":"a","_id":"b",' + rest + b"}]}").rows
         assert [bytes(row.contact_id) for row in rows] == [b'"b"']
@@ -436,19 +436,19 @@ def test_a_repeated_key_counts_with_its_last_value() -> None:
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"01", b"+1", b".5", b"0x10"])
 def test_what_is_no_json_number_is_refused(number: bytes) -> None:
-    """JSON is taken strictly: NaN and its kin are no numbers (A32)."""
+    """JSON is parsed strictly: NaN and Infinity are rejected (A32)."""
     assert refusal(b'{"success":true,"data":[{"_id":"a","x":' + number + b"}]}").kind is FailureKind.GARBLED
 
 
 @pytest.mark.parametrize("number", [b"1e400", b"-0", b"9223372036854775808", b"9" * 5000, b"1" + b"0" * 400 + b".5"])
 def test_a_number_of_any_size_is_json(number: bytes) -> None:
-    """A number that no machine type holds is left to the normalizer, which keeps its text (A32)."""
+    """A number that does not fit a machine type is left to the normalizer, which keeps its text (A32)."""
     assert len(page(b'{"success":true,"data":[{"_id":"a","x":' + number + b"}]}").rows) == 1
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"data":[', b'{"data":[{"a":', b'{"message":['])
 def test_deep_nesting_is_refused(opening: bytes) -> None:
-    """A hundred thousand brackets are refused without a crash (A33)."""
+    """A hundred thousand brackets are rejected without a crash (A33)."""
     assert refusal(opening * 100_000).kind is FailureKind.GARBLED
     deep = b"[" * 100_000 + b"]" * 100_000
     assert refusal(b'{"success":true,"data":[{"_id":"a","x":' + deep + b"}]}").kind is FailureKind.GARBLED
@@ -465,7 +465,7 @@ contacts = st.dictionaries(
 
 
 def facts(row: Row) -> tuple[object, ...]:
-    """What two ways of reading a row must agree on, numbers by their text."""
+    """The fields that two ways of reading a row must agree on, numbers as text."""
     values = (row.created_at, row.last_seen_at, row.is_contact)
     return json.loads(bytes(row.contact_id)), *(
         json.loads(json.dumps(v), parse_int=str, parse_float=str) for v in values
@@ -474,7 +474,7 @@ def facts(row: Row) -> tuple[object, ...]:
 
 @given(st.lists(contacts, max_size=4))
 def test_both_ways_of_reading_agree(data: list[dict[str, object]]) -> None:
-    """The tolerant reader, which a stray byte calls for, sees the same rows as the strict one (A35)."""
+    """The tolerant parser, used for invalid UTF-8, returns the same rows as the strict one (A35)."""
     strict = page(json.dumps({"success": True, "data": data}).encode())
     whole = json.dumps({"success": True, "data": [*data, {"_id": "!"}]}).encode()
     tolerant = page(whole.removesuffix(b'"!"}]}') + b'"\xff"}]}')
@@ -483,14 +483,14 @@ def test_both_ways_of_reading_agree(data: list[dict[str, object]]) -> None:
 
 @given(st.binary(max_size=200) | st.text(max_size=80).map(str.encode))
 def test_no_body_breaks_the_judge(content: bytes) -> None:
-    """Any bytes at all are a page or a refusal, never an error."""
+    """Any bytes parse to a page or a refusal, never to an exception."""
     assert isinstance(judged(content), Page | ApiFailure)
     assert isinstance(judged(content, 400), ApiFailure)
 
 
 @given(json_values)
 def test_no_json_breaks_the_judge(document: object) -> None:
-    """Any JSON at all is a page only if it is an object with a list in `data`."""
+    """Any JSON is a page only if it is an object with a list in `data`."""
     verdict = judged(json.dumps(document).encode())
     listed = isinstance(document, dict) and isinstance(document.get("data"), list)
     assert isinstance(verdict, ApiFailure) or listed
@@ -500,12 +500,12 @@ def test_no_json_breaks_the_judge(document: object) -> None:
     ("total", "told"), [(12, 12), (0, 0), (-1, -1), (None, None), ("12", None), (1.5, None), (True, None), ([12], None)]
 )
 def test_a_total_is_taken_only_as_a_whole_number(total: object, told: int | None) -> None:
-    """A total of another type is none; whether it is true is not believed here (A19)."""
+    """A total of a type other than integer is ignored; whether it is correct is not decided here (A19)."""
     assert page(body(total=total)).total == told
 
 
 def test_a_page_is_known_by_its_ids() -> None:
-    """Two pages are the same if they list the same ids, in whatever order and whatever else changed (A13, N24)."""
+    """Two pages are the same if they list the same ids, in any order and with any other changes (A13, N24)."""
     shown = [[{"_id": "a", "n": 1}, {"_id": "b"}], [{"_id": "b"}, {"_id": "a", "n": 2}], [{"_id": "ab"}], [{"_id": 7}]]
     ids = [page(body(data=data)).ids for data in shown]
     assert ids == [{b'"a"', b'"b"'}, {b'"a"', b'"b"'}, {b'"ab"'}, {b"7"}]
@@ -521,19 +521,19 @@ MESSAGES = [
 
 @pytest.mark.parametrize(("said", "shown"), MESSAGES)
 def test_a_servers_message_is_shown_short_and_clean(said: str, shown: str) -> None:
-    """A message is shown on one line of 200 characters at most, without e-mails and phones (A4, X2, X9)."""
+    """A message is shown on one line of at most 200 characters, without e-mails and phones (A4, X2, X9)."""
     for verdict in (refusal(body(message=said), 422), refusal(body(success=False, message=said))):
         assert verdict.message.endswith(f": {shown}")
 
 
 @pytest.mark.parametrize("message", [None, 5, [], {}, ["name must be text"]])
 def test_a_message_that_is_no_text_is_not_shown(message: object) -> None:
-    """A message of another type is left out, and the failure is told without it."""
+    """A message that is not a string is left out, and the failure is reported without it."""
     assert refusal(body(message=message), 400).message == "HTTP 400: the request is rejected"
 
 
 def test_the_token_is_never_quoted() -> None:
-    """A server that echoes the token it was sent does not bring it into our message (X1)."""
+    """A server that echoes the token does not get it into our message (X1)."""
     canary = "canary-5f0c1e"
     for status, fields in [(401, {}), (400, {}), (500, {}), (200, {"success": False}), (200, {"code": 401})]:
         content = body(message=f"Bearer {canary} is not valid: {canary}", **fields)
@@ -546,7 +546,7 @@ def test_the_token_is_never_quoted() -> None:
 
 
 def test_a_token_cut_by_the_limit_leaves_no_piece() -> None:
-    """The token is taken out before the message is shortened, so that no half of it stays (X1)."""
+    """The token is removed before the message is shortened, so that no part of it remains (X1)."""
     token = "canary" * 10
     verdict = parse_response(HttpResponse(500, {}, body(message="x" * (SHOWN - 10) + token), secret=token))
     assert isinstance(verdict, ApiFailure)
@@ -566,7 +566,7 @@ DATES = [
 
 @pytest.mark.parametrize(("text", "time"), DATES)
 def test_the_servers_clock_is_read_from_its_date(text: str, time: int | None) -> None:
-    """`Date` is read in any zone; one that cannot be read is none (N25)."""
+    """`Date` is read in any time zone; an unreadable one is ignored (N25)."""
     assert server_time({"Date": text}) == time
 
 
@@ -578,11 +578,11 @@ def test_no_date_is_no_clock() -> None:
 
 @given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,20} [A-Z][a-z]{2} \d{1,20} \d\d:\d\d:\d\d [+-]\d{4}"))
 def test_no_date_breaks_the_clock(text: str) -> None:
-    """Any text at all in `Date` is a time or none."""
+    """Any text in `Date` is a time or none."""
     time = server_time({"Date": text})
     assert time is None or isinstance(time, int)
 
 
 def test_every_kind_of_refusal_has_a_status() -> None:
-    """The tables above cover every kind but that of requests that reached nobody."""
+    """The tables above cover every kind of failure except those of requests that never reached a server."""
     assert set(FailureKind) - set(STATUSES.values()) == {FailureKind.STALE, FailureKind.AUTH}

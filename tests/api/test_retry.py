@@ -1,4 +1,4 @@
-"""When to ask again: the arithmetic of waits, attempts and the budget of retries."""
+"""When to retry: the arithmetic of waits, attempts and the retry budget."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_waits_double_up_to_the_cap(attempt: int, longest: float) -> None:
 
 @given(attempt=st.integers(1, 200), jitter=st.floats(0, 1, exclude_max=True))
 def test_jitter_is_full(attempt: int, jitter: float) -> None:
-    """A wait lies anywhere between nothing and the longest, so that clients do not come back in step."""
+    """A wait is random between zero and the longest wait, so that clients do not retry in step."""
     longest = min(CAP_SECONDS, BASE_SECONDS * 2 ** (attempt - 1))
     assert backoff(attempt, jitter) == pytest.approx(jitter * longest)
 
 
 def test_hopeless_refusals_are_not_repeated() -> None:
-    """What cannot change is asked once, rubbish three times, everything else five times (A1, A4, N2, N7)."""
+    """Permanent failures are tried once, garbled responses three times, everything else five times (A1, A4, N2, N7)."""
     assert ATTEMPTS == {
         FailureKind.AUTH: 1,
         FailureKind.BLOCKED: 5,
@@ -46,7 +46,7 @@ def test_hopeless_refusals_are_not_repeated() -> None:
 
 @given(st.lists(st.booleans(), max_size=400))
 def test_retries_stay_within_a_tenth_and_ten(failures: list[bool]) -> None:
-    """Whatever fails, retries never exceed ten percent of the requests sent, and ten (A8)."""
+    """Retries never exceed ten plus ten percent of the requests sent (A8)."""
     budget = Budget()
     for fails in failures:
         budget.sent += 1
@@ -89,18 +89,18 @@ WAITS = [
 
 @pytest.mark.parametrize(("header", "seconds"), WAITS)
 def test_a_wait_is_read_in_every_spelling(header: str | None, seconds: float | None) -> None:
-    """Seconds and dates are read, a date against the server's clock; the past is no wait, rubbish is none (A6)."""
+    """Seconds are read, and dates relative to the server's clock; the past is no wait, garbage is ignored (A6)."""
     assert retry_after(header, NOON) == seconds
 
 
 def test_a_date_without_the_servers_clock_says_nothing() -> None:
-    """The local clock never stands in for the server's: without `Date` a date is no wait (A6, N25)."""
+    """The local clock never replaces the server's: without `Date`, a date is not a wait (A6, N25)."""
     assert retry_after(formatdate(NOON, usegmt=True), None) is None
     assert retry_after("5", None) == 5.0
 
 
 @given(st.text(max_size=30) | st.floats().map(str) | st.integers().map(str), st.none() | st.floats(0, 4e9))
 def test_no_header_breaks_the_reading(header: str, now: float | None) -> None:
-    """Any text at all is a wait of zero seconds or more, or none (A6)."""
+    """Any text is a wait of zero seconds or more, or none (A6)."""
     seconds = retry_after(header, now)
     assert seconds is None or 0 <= seconds < float("inf")

@@ -1,6 +1,6 @@
-"""Faults of the wire beyond `test_http`: every bit of a compressed head, every border of a chunk, bombs by their ratio.
+"""Network faults beyond `test_http`: every bit of a gzip header, every chunk boundary, bombs by their ratio.
 
-A loopback server speaks byte by byte; the client under test is the production one.
+A loopback server sends byte by byte; the client under test is the production one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HOUR = 3600
 
 @asynccontextmanager
 async def talk(*turns: Turn, **settings: object) -> AsyncIterator[tuple[Wire, Transport]]:
-    """A server that takes these turns, and a transport to it."""
+    """A server that plays these turns, and a transport to it."""
     http = Http.model_validate(settings)
     async with serve(*turns) as wire, connect(wire.url, Credential(SecretStr(TOKEN)), http, concurrency=4) as send:
         yield wire, send
@@ -51,7 +51,7 @@ def client(send: Transport) -> Client:
 
 
 async def outcomes(turns: Sequence[Turn]) -> list[bytes | FailureKind]:
-    """What each turn came to: the body that was taken, or why none was."""
+    """The result of each turn: the body that was accepted, or the kind of failure."""
     found: list[bytes | FailureKind] = []
     async with talk(*turns) as (wire, send):
         while len(wire.requests) < len(turns):
@@ -63,7 +63,7 @@ async def outcomes(turns: Sequence[Turn]) -> list[bytes | FailureKind]:
 
 
 def packed(content: bytes) -> Turn:
-    """An answer that says its body is gzip."""
+    """A response that declares its body as gzip."""
     return says(answer(content, "Content-Encoding: gzip"))
 
 
@@ -72,7 +72,7 @@ def packed(content: bytes) -> Turn:
 
 @pytest.mark.parametrize("breaks", [closes, resets], ids=["FIN", "RST"])
 async def test_no_chunked_answer_cut_at_any_byte_is_taken(breaks: Callable[[bytes], Turn]) -> None:
-    """A chunked answer of several chunks, cut at every byte from its head to its last, is never taken (N6)."""
+    """A chunked response of several chunks, cut at every byte from its head to its last, is never accepted (N6)."""
     pieces = [PAGE[start : start + 20] for start in range(0, len(PAGE), 20)]
     whole = CHUNKED + b"".join(map(chunk, pieces)) + b"0\r\n\r\n"
     assert set(await outcomes([breaks(whole[:length]) for length in range(len(whole))])) <= {
@@ -85,14 +85,14 @@ async def test_no_chunked_answer_cut_at_any_byte_is_taken(breaks: Callable[[byte
 
 @pytest.mark.parametrize("breaks", [closes, resets], ids=["FIN", "RST"])
 async def test_no_compressed_answer_cut_at_any_byte_is_taken(breaks: Callable[[bytes], Turn]) -> None:
-    """A compressed answer is not taken either, wherever the connection ends (N5, N11)."""
+    """A compressed response cut at any byte is never accepted (N5, N11)."""
     whole = answer(gzip.compress(PAGE), "Content-Encoding: gzip")
     kinds = await outcomes([breaks(whole[:length]) for length in range(len(whole))])
     assert {type(kind) for kind in kinds} == {FailureKind}
 
 
 async def test_an_answer_without_a_length_that_is_cut_is_no_page() -> None:
-    """Where only the end of the connection ends a body, its JSON must, too: every cut is asked again (N5, N7)."""
+    """A body without a declared length counts as complete only if its JSON is; every cut is retried (N5, N7)."""
     whole = HEAD + b"Connection: close\r\n\r\n" + PAGE
     for length in range(len(HEAD) + 21, len(whole), 3):
         async with talk(closes(whole[:length]), closes(whole)) as (wire, send):
@@ -104,13 +104,13 @@ async def test_an_answer_without_a_length_that_is_cut_is_no_page() -> None:
 
 
 async def test_no_bit_of_a_compressed_head_or_tail_changes_a_page() -> None:
-    """Each bit of the gzip header, checksum and length flipped alone: the same page, or a broken answer (N11)."""
+    """Flipping any single bit of the gzip header, checksum or length gives the same page or a broken response (N11)."""
     content = gzip.compress(PAGE, mtime=0)
     places = [*range(10), *range(len(content) - 8, len(content))]
     turns = [packed(flipped(content, place, bit)) for place in places for bit in range(8)]
     found = await outcomes(turns)
     by_place = {place: set(found[8 * n : 8 * n + 8]) for n, place in enumerate(places)}
-    # Time (4 to 7), level (8) and system (9) say nothing about the content, and of the flags (3) only text does not.
+    # Time (4 to 7), level (8) and system (9) do not affect the content; of the flags (3), only the text flag does not.
     assert all(by_place[place] == {PAGE} for place in range(4, 10))
     assert all(by_place[place] == {FailureKind.GARBLED} for place in places if place not in range(3, 10))
     assert by_place[3] == {PAGE, FailureKind.GARBLED}
@@ -124,7 +124,7 @@ def flipped(content: bytes, place: int, bit: int) -> bytes:
 
 
 def swelling(ratio: int, size: int) -> bytes:
-    """Content of at least this size that gzip makes this many times smaller, give or take a tenth."""
+    """Content of at least this size that gzip shrinks by this factor, give or take a tenth."""
     chance, block = Random(ratio), 1 << 10
     # A run of zeros costs a thousandth of its length.
     zeros = int(block * ratio / (1 - ratio / 1030))
@@ -135,7 +135,7 @@ def swelling(ratio: int, size: int) -> bytes:
     ("ratio", "size", "taken"), [(100, 2**24, True), (180, 2**23, True), (260, 2**22, False), (900, 2**24, False)]
 )
 async def test_a_bomb_is_told_by_its_ratio(ratio: int, size: int, *, taken: bool) -> None:
-    """Beyond a megabyte nothing may unpack to more than 200 times its size, though it is far below the cap (N12)."""
+    """Beyond a megabyte nothing may expand to more than 200 times its size, even far below the cap (N12)."""
     content = swelling(ratio, size)
     small = gzip.compress(content, 9)
     assert len(content) > UNSUSPECTED
@@ -152,17 +152,17 @@ async def test_a_bomb_is_told_by_its_ratio(ratio: int, size: int, *, taken: bool
 
 
 async def test_a_small_answer_may_be_packed_as_well_as_it_goes() -> None:
-    """The ratio counts only beyond a megabyte: a page of blanks of that size is taken (N12)."""
+    """The ratio counts only beyond a megabyte: a page of blanks of that size is accepted (N12)."""
     content = b" " * UNSUSPECTED
     async with talk(packed(gzip.compress(content, 9))) as (_, send):
         assert (await send(BODY)).body == content
 
 
 async def test_an_endless_bomb_ends_the_run() -> None:
-    """A compressed stream without an end is asked for three times, given up each time, and told (N12, N13)."""
+    """An endless compressed stream is requested three times, aborted each time, and reported (N12, N13)."""
     packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
     head, *blocks = [packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(3)]
-    # After a full flush every block stands for itself: the same one again and again is a valid stream.
+    # After a full flush every block is independent: repeating one for ever is a valid stream.
     assert blocks[0] == blocks[1]
     first = CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") + chunk(head)
     async with talk(repeats(chunk(blocks[0]), first=first)) as (wire, send):
@@ -180,7 +180,7 @@ def chunk(content: bytes) -> bytes:
 
 
 async def test_endless_small_chunks_are_given_up_at_the_cap() -> None:
-    """Chunks of one byte without an end fill no more than the cap (N13)."""
+    """Endless chunks of one byte fill no more than the cap (N13)."""
     async with talk(repeats(chunk(b" ") * 4096, first=CHUNKED), max_body="64KiB") as (_, send):
         with pytest.raises(TransportError, match="a response of more than 65536 bytes"):
             await send(BODY)
@@ -188,7 +188,7 @@ async def test_endless_small_chunks_are_given_up_at_the_cap() -> None:
 
 @pytest.mark.parametrize("form", ["many", "long", "endless"])
 async def test_a_header_bomb_ends_the_run(form: str) -> None:
-    """Ten thousand headers, one of a megabyte, or headers without end: a broken contract, told after three (N14)."""
+    """Ten thousand headers, one of a megabyte, or endless headers violate the contract after three attempts (N14)."""
     heads = {
         "many": b"".join(b"X-%d: x\r\n" % n for n in range(10_000)) + b"\r\n",
         "long": b"X: " + b"x" * 2**20 + b"\r\n\r\n",
@@ -200,18 +200,18 @@ async def test_a_header_bomb_ends_the_run(form: str) -> None:
     assert len(wire.requests) == 3
 
 
-# --- N17, N18, N20: what comes instead -------------------------------------------------------------------------------
+# --- N17, N18, N20: other responses than expected ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
 @pytest.mark.parametrize("declared", [True, False])
 async def test_another_charset_ends_the_run_or_harms_no_ascii(charset: str, *, declared: bool) -> None:
-    """Wide text is refused, told or not; Latin-1 with an accent only where it is told to be it (N17)."""
+    """UTF-16 and UTF-32 are rejected, declared or not; Latin-1 with an accent only if it is declared (N17)."""
     content = PAGE.replace(b'"_id"', b'"name":"Zo\xc3\xab","_id"').decode().encode(charset)
     head = f"Content-Type: application/json{f'; charset={charset}' if declared else ''}"
     async with talk(says(answer(content, head))) as (wire, send):
         if charset == "latin-1" and not declared:
-            # One stray byte in a text does not cost the page: it becomes U+FFFD and is counted (A35).
+            # One invalid byte in a text does not cost the page: it becomes U+FFFD and is counted (A35).
             assert (await client(send).read(EVERYTHING)).body == content
             return
         with pytest.raises(ContractError):
@@ -222,7 +222,7 @@ async def test_another_charset_ends_the_run_or_harms_no_ascii(charset: str, *, d
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 @pytest.mark.parametrize("target", ["same", "other", "//other", "metadata", "none"])
 async def test_no_redirect_is_followed_anywhere(status: int, target: str) -> None:
-    """Any 3xx ends the run after one request; the other origin is not even connected to, nor is our own again (N18)."""
+    """Any 3xx ends the run after one request; neither another origin nor our own is contacted again (N18)."""
     async with serve(says(answer())) as elsewhere:
         places = {
             "same": "Location: /inbox/users/",
@@ -241,7 +241,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def test_a_run_ignores_the_proxies_of_the_environment(tmp_path: Path) -> None:
-    """With every proxy variable set to a port where nobody listens, a run succeeds; asked to use it, exit 11 (N20)."""
+    """With every proxy variable set to a closed port a run succeeds; with proxies enabled it exits with 11 (N20)."""
     with live(contacts=20, nasty_share=0, small=True) as gone:
         nobody = gone.url
     with live(contacts=20, nasty_share=0, small=True, token=TOKEN) as server:
@@ -255,15 +255,15 @@ def test_a_run_ignores_the_proxies_of_the_environment(tmp_path: Path) -> None:
     assert leaks({"out": ended.out.encode(), "err": ended.err.encode()}) == []
 
 
-# --- N3, N21: nobody there, and nobody any more ----------------------------------------------------------------------
+# --- N3, N21: connections that are never accepted or closed while idle ------------------------------------------------
 
 
 async def test_a_port_that_swallows_connections_is_given_up_in_time() -> None:
-    """Where nobody takes the connection, each attempt ends at the connect limit, and the run as unavailable (N3)."""
+    """If no connection is accepted, each attempt ends at the connect limit, and the run as unavailable (N3)."""
     with ExitStack() as sockets:
         full = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
-            # The queue holds a connection or two; the kernel drops what knocks after that.
+            # The queue holds a connection or two; the kernel drops later ones.
             waiting = sockets.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
@@ -277,7 +277,7 @@ async def test_a_port_that_swallows_connections_is_given_up_in_time() -> None:
 
 
 async def test_connections_that_all_close_at_once_cost_no_wait() -> None:
-    """Four idle connections closed together: each next request goes out again at once, on a new one (N21)."""
+    """If four idle connections close together, each next request is sent again at once on a new one (N21)."""
     async with talk(*[says(answer())] * 4, *[closes()] * 4, says(answer())) as (wire, send):
         asking = client(send)
 
@@ -297,7 +297,7 @@ async def test_connections_that_all_close_at_once_cost_no_wait() -> None:
 
 
 async def test_the_clock_follows_the_last_date_that_was_told() -> None:
-    """A `Date` that is missing or senseless leaves the clock where it was; one that goes back takes it along (N25)."""
+    """A missing or invalid `Date` leaves the clock unchanged; a `Date` that goes back sets it back (N25)."""
     told = [NOON, None, NOON + HOUR, NOON - HOUR]
     heads = [[] if at is None else [f"Date: {formatdate(at, usegmt=True)}"] for at in told]
     async with talk(*(says(answer(PAGE, *head)) for head in [*heads, ["Date: soon"]])) as (_, send):
@@ -309,7 +309,7 @@ async def test_the_clock_follows_the_last_date_that_was_told() -> None:
 
 
 async def test_a_server_without_a_clock_is_waited_for_by_our_own_backoff() -> None:
-    """A `Retry-After` as a date means nothing without `Date`: our own short wait takes its place (A6, N25)."""
+    """`Retry-After` as a date means nothing without `Date`: the client's own short backoff applies (A6, N25)."""
     busy = answer(b"", f"Retry-After: {formatdate(NOON, usegmt=True)}", status="429 Too Many")
     async with talk(says(busy), says(answer())) as (_, send):
         asking = client(send)
@@ -318,7 +318,7 @@ async def test_a_server_without_a_clock_is_waited_for_by_our_own_backoff() -> No
 
 
 async def test_an_unfinished_answer_gives_its_slot_back() -> None:
-    """Whatever the wire does, no slot stays taken (N10)."""
+    """No network fault leaves a slot occupied (N10)."""
     turns = [says(HEAD), closes(CHUNKED), resets(), packed(b"x"), says(answer(b"<html>"))]
     async with talk(*turns, attempt_timeout=timedelta(seconds=0.2)) as (_, send):
         asking = client(send)

@@ -1,4 +1,4 @@
-"""The configuration: where each value comes from, what is refused and how it is told, and where the token is found."""
+"""The configuration: sources of each value, rejected values and their messages, and where the token is found."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ GOOD = ONE_ACCOUNT + SINK
 
 
 def loaded(text: str = GOOD, *assignments: str, environ: Mapping[str, str] | None = None) -> Config:
-    """The configuration of this text, assignments and environment."""
+    """The configuration from this text, these assignments and this environment."""
     path = Path("etl.toml")
     path.write_text(text, encoding="utf-8")
     return load(path, assignments, environ or {})
 
 
 def refused(text: str = GOOD, *assignments: str, environ: Mapping[str, str] | None = None) -> UsageError:
-    """The error that such a configuration is."""
+    """The error that such a configuration raises."""
     with pytest.raises(UsageError) as caught:
         loaded(text, *assignments, environ=environ)
     assert caught.value.exit_code == 2
@@ -59,7 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_defaults_are_the_pinned_ones() -> None:
-    """What users rely on without writing it: concurrency 16, L 30 min, H 2 s, m 30, guards at 5 and 1 percent."""
+    """Defaults that users rely on: concurrency 16, L 30 min, H 2 s, m 30, guards at 5 and 1 percent."""
     config = loaded()
     assert config.extract.concurrency == 16
     assert (config.extract.accounts_at_once, config.extract.requests_per_second) == (16, None)
@@ -76,7 +76,7 @@ def test_the_defaults_are_the_pinned_ones() -> None:
 
 
 def test_flags_beat_the_environment_beats_the_file() -> None:
-    """Each source lies over the one before, key by key; what none of them names is the default."""
+    """Flags override the environment, which overrides the file, key by key; unset keys have their defaults."""
     text = GOOD + "[extract]\nconcurrency = 1\nscrub_runs = 1\nlookback = '1m'\n"
     environ = {"ETL_EXTRACT__CONCURRENCY": "2", "ETL_EXTRACT__SCRUB_RUNS": "2"}
     extract = loaded(text, "extract.concurrency=3", environ=environ).extract
@@ -85,12 +85,12 @@ def test_flags_beat_the_environment_beats_the_file() -> None:
 
 
 def test_the_last_of_two_flags_counts() -> None:
-    """An assignment made twice has its last value."""
+    """If a key is assigned twice, the last value counts."""
     assert loaded(GOOD, "extract.concurrency=3", "extract.concurrency=4").extract.concurrency == 4
 
 
 def test_a_flag_makes_the_section_it_needs() -> None:
-    """A section that the file does not have is made by an assignment or a variable."""
+    """An assignment or a variable creates a section that the file does not have."""
     config = loaded(GOOD, "sinks.parquet.path=out", environ={"ETL_SANDBOX__CONTACTS": "7"})
     assert config.sinks.parquet is not None
     assert config.sinks.parquet.path == Path("out")
@@ -99,7 +99,7 @@ def test_a_flag_makes_the_section_it_needs() -> None:
 
 
 def test_an_account_is_named_by_its_place() -> None:
-    """A number among the keys counts the accounts; one past the last is a new one."""
+    """A number in a key is the index of an account; one past the last creates a new one."""
     config = loaded(
         GOOD,
         "accounts.0.name=first",
@@ -114,7 +114,7 @@ def test_an_account_is_named_by_its_place() -> None:
 
 @pytest.mark.parametrize("name", ["ETL_CONFIG", "ETL_TOKEN", "OTHER__KEY", "etl_extract__concurrency"])
 def test_other_variables_mean_nothing(name: str) -> None:
-    """Only `ETL_SECTION__KEY` is a setting; everything else in the environment is left alone."""
+    """Only `ETL_SECTION__KEY` is a setting; all other variables are ignored."""
     assert loaded(environ={name: "99"}) == loaded()
 
 
@@ -123,16 +123,16 @@ def test_other_variables_mean_nothing(name: str) -> None:
     [("5", 5), ('"5"', "5"), ("true", True), ("[1, 2]", [1, 2]), ("{a = 1}", {"a": 1}), ("a b", "a b"), ("", "")],
 )
 def test_a_value_is_toml_where_it_can_be(text: str, value: object) -> None:
-    """A value on the command line is read as TOML, and as plain text where it is none."""
+    """A value on the command line is read as TOML, or as plain text if it is not valid TOML."""
     assert loaded(GOOD, f"extract.filters.searchText={text}").extract.filters == {"searchText": value}
 
 
 def test_a_value_may_hold_an_equals_sign() -> None:
-    """Only the first equals sign parts key and value."""
+    """Only the first equals sign separates key and value."""
     assert loaded(GOOD, "sinks.duckdb.path=a=b.duckdb").sinks.duckdb is not None
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------
+# --- invalid configurations -----------------------------------------------------------------------------------------
 
 MISTYPED = [
     ("extract.concurency=3", "extract.concurency; did you mean concurrency?"),
@@ -148,19 +148,19 @@ MISTYPED = [
 
 @pytest.mark.parametrize(("assignment", "told"), MISTYPED)
 def test_an_unknown_key_names_the_nearest(assignment: str, told: str) -> None:
-    """A mistyped key is never ignored: it is an error that tells what was meant."""
+    """A mistyped key is never ignored: it is an error that suggests the nearest key."""
     assert f"unknown key {told}" in refused(GOOD, assignment).message
 
 
 def test_an_error_names_the_flag_or_the_variable_it_comes_from() -> None:
-    """Who mistypes one does not look for it in the file."""
+    """An error in a flag or variable names it, so that the user does not search the file."""
     error = refused(GOOD, "guard.max_reject_share=2", environ={"ETL_EXTRACT__CONCURENCY": "3"})
     assert "did you mean concurrency? (from ETL_EXTRACT__CONCURENCY)" in error.message
     assert "(from --set guard.max_reject_share)" in error.message
 
 
 def test_a_variable_keeps_the_letters_of_a_filter() -> None:
-    """Our own keys are written small; a filter is called what the API calls it."""
+    """Our own keys are lower case; a filter keeps the spelling of the API."""
     assert loaded(environ={"ETL_EXTRACT__FILTERS__isOnline": "true"}).extract.filters == {"isOnline": True}
 
 
@@ -190,7 +190,7 @@ PATHS = {
 
 @pytest.mark.parametrize(("assignment", "told"), PATHS.items())
 def test_a_path_that_cannot_be_is_refused(assignment: str, told: str, folder: Path) -> None:
-    """Before anything is locked or read, with the key and the flag, and nothing is made (P12)."""
+    """An invalid path is rejected before any lock or read, with its key and flag, and nothing is created (P12)."""
     message = refused(GOOD.replace("data/", ""), assignment).message
     assert told in message
     if "both" not in told:
@@ -201,7 +201,7 @@ def test_a_path_that_cannot_be_is_refused(assignment: str, told: str, folder: Pa
 @pytest.mark.parametrize("value", ["", " "])
 @pytest.mark.parametrize("key", ["sinks.parquet.path", "sinks.duckdb.path", "http.ca_bundle", "accounts.0.token_file"])
 def test_a_path_of_a_variable_that_is_empty_is_refused(key: str, value: str) -> None:
-    """`${TARGET}` that is not set becomes an empty variable: it is named, and never means the working folder (P12)."""
+    """An empty variable, as from an unset `${TARGET}`, is named and never means the working folder (P12)."""
     name = "ETL_" + key.upper().replace(".", "__")
     assert f"{key}: the path is empty; is a variable in it not set" in (
         message := refused(environ={name: value}).message
@@ -221,7 +221,7 @@ HOMES = {
 
 @pytest.mark.parametrize(("text", "meant"), HOMES.items())
 def test_a_tilde_is_the_home_folder(text: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In every path, at its beginning alone, as in a shell; nothing is ever called `~` by mistake (P12)."""
+    """`~` is expanded at the beginning of every path, as in a shell; no file is named `~` by mistake (P12)."""
     monkeypatch.setenv("HOME", "/home/me")
     config = loaded(
         GOOD,
@@ -237,7 +237,7 @@ def test_a_tilde_is_the_home_folder(text: str, meant: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("home", [None, "", "here"])
 def test_a_tilde_without_a_home_folder_is_refused(home: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it leads is not guessed: an empty `HOME` would make it the root folder (P12)."""
+    """Without a home folder `~` is rejected: an empty `HOME` would turn it into the root folder (P12)."""
     monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
     for text in ("~", "~/x"):
         assert "HOME names no folder; write the whole path" in refused(GOOD, f"sinks.parquet.path={text}").message
@@ -250,13 +250,13 @@ def test_a_tilde_without_a_home_folder_is_refused(home: str | None, monkeypatch:
 
 @pytest.mark.parametrize("version", ["v1.2", "1.2.0", "1.2", "v9.9.9", "latest", '""', "x'y", "2"])
 def test_a_storage_version_that_no_engine_knows_is_refused(version: str) -> None:
-    """The key is named, and what is possible."""
+    """The error names the key and the possible values."""
     with pytest.raises(UsageError, match=r"sinks\.duckdb\.storage_version: .*v1\.2\.0"):
         loaded(GOOD, f"sinks.duckdb.storage_version={version}")
 
 
 def test_all_errors_are_told_at_once() -> None:
-    """Whoever corrects a configuration sees everything that is wrong with it."""
+    """All errors of a configuration are reported together."""
     message = refused(
         GOOD, "extract.concurency=3", "extract.lookback=5", "guard.max_reject_share=2", "http.max_body=0"
     ).message
@@ -266,38 +266,38 @@ def test_all_errors_are_told_at_once() -> None:
 
 @pytest.mark.parametrize("text", ["", "[extract]", ONE_ACCOUNT, ONE_ACCOUNT + "[sinks]"])
 def test_a_configuration_without_a_sink_is_refused(text: str) -> None:
-    """There must be somewhere to put the contacts."""
+    """At least one sink is required."""
     assert "sinks" in refused(text).message
 
 
 def test_a_configuration_without_an_account_is_refused() -> None:
-    """There must be somewhere to get contacts from, if only the sandbox."""
+    """At least one account is required, even if it is only the sandbox."""
     assert "name at least one account" in refused(SINK).message
     assert loaded(SINK + "[sandbox]").accounts == ()
     assert "has no base_url" in refused('[[accounts]]\nname = "x"\n' + SINK).message
 
 
 def test_two_accounts_of_one_name_are_refused() -> None:
-    """The name is the key of everything an account has published."""
+    """The name is the key of all data that an account has published."""
     assert "two accounts have the same name" in refused(ONE_ACCOUNT + GOOD).message
 
 
 def test_several_accounts_keep_their_order() -> None:
-    """Accounts stand in the order of the file, which decides the exit code."""
+    """Accounts keep the order of the file, which decides the exit code."""
     config = loaded(ONE_ACCOUNT.replace("main", "b") + ONE_ACCOUNT.replace("main", "a") + SINK)
     assert [account.name for account in config.accounts] == ["b", "a"]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "a\\b", "-x", ".x", "a b", "a\0", "a\n", "é", "x" * 65])
 def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
-    """An account's name is a folder name, so that it cannot lead out of the folder (X6)."""
+    """An account's name is a folder name, so it must not lead out of the folder (X6)."""
     with pytest.raises(ValueError, match="name"):
         Account(name=name)
 
 
 @pytest.mark.parametrize("name", ["main", "a.b-c_9", "0", "x" * 64])
 def test_a_plain_name_is_taken(name: str) -> None:
-    """Letters, digits, dots, dashes and underlines make a name."""
+    """Letters, digits, dots, dashes and underscores make a name."""
     assert Account(name=name).name == name
 
 
@@ -306,12 +306,12 @@ NO_TOML = ["x = [", "x", "\0", '[[accounts]]\nname = "a"\nname = "b"']
 
 @pytest.mark.parametrize("text", NO_TOML)
 def test_a_file_that_is_no_toml_is_refused(text: str) -> None:
-    """A syntax error is told with its place in the file."""
+    """A syntax error is reported with its position in the file."""
     assert refused(text).message.startswith("not valid TOML: ")
 
 
 def test_a_file_that_cannot_be_read_is_told(folder: Path) -> None:
-    """A missing file, a folder and bytes that are no text are usage errors that name the file (P12)."""
+    """A missing file, a folder and a binary file are usage errors that name the file (P12)."""
     (folder / "latin.toml").write_bytes(b"x = '\xff'")
     for path in (Path("missing.toml"), folder, folder / "latin.toml"):
         with pytest.raises(UsageError) as caught:
@@ -322,7 +322,7 @@ def test_a_file_that_cannot_be_read_is_told(folder: Path) -> None:
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("charset", ["utf-8", "utf-8-sig"])
 def test_a_file_of_any_editor_is_read(end: str, charset: str, folder: Path) -> None:
-    """With a byte order mark and the line ends of Windows; text of the file is not touched."""
+    """A file with a byte order mark and Windows line endings is read, and its text values are unchanged."""
     (folder / "etl.toml").write_bytes(GOOD.replace("contacts.", "Zoë.").replace("\n", end).encode(charset))
     (folder / "token").write_bytes(f"canary-1{end}".encode(charset))
     assert load(folder / "etl.toml", (), {}) == loaded(GOOD.replace("contacts.", "Zoë."))
@@ -334,7 +334,7 @@ WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32"]
 
 @pytest.mark.parametrize("charset", [*WIDE, "latin-1"])
 def test_a_file_in_another_encoding_is_told_by_it(charset: str, folder: Path) -> None:
-    """PowerShell's `>` writes UTF-16: the message names it and the way out, and quotes nothing (X1)."""
+    """PowerShell's `>` writes UTF-16: the message names the encoding and the fix, and quotes nothing (X1)."""
     name = charset[:6].upper() if charset in WIDE else "byte "
     for content, read in (
         (f"# Zoë\n{GOOD}", lambda path: load(path, (), {})),
@@ -352,19 +352,19 @@ def test_a_file_in_another_encoding_is_told_by_it(charset: str, folder: Path) ->
     ["extract.concurrency", "", "accounts.5.name=x", "accounts.name=x", "accounts.x.name=y", "accounts.².name=x"],
 )
 def test_an_assignment_that_leads_nowhere_is_refused(assignment: str) -> None:
-    """An assignment without a value, or past the end of a list, is told with the flag it came from."""
+    """An assignment without a value, or past the end of a list, is reported with its flag."""
     assert "--set" in str(refused(GOOD, assignment))
 
 
 def test_an_assignment_into_a_value_is_refused() -> None:
-    """A key below a plain value leads to no setting."""
+    """A key below a plain value does not exist."""
     assert "does not lead to a setting" in refused(GOOD, "extract.concurrency=5", "extract.concurrency.x=5").message
 
 
 @given(st.lists(st.text(max_size=30), max_size=3), st.text(max_size=60))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_no_input_breaks_the_reading(assignments: list[str], text: str) -> None:
-    """Any file, flag or variable is a configuration or a usage error."""
+    """Any file, flag or variable gives a configuration or a usage error."""
     for file, flags, environ in ((GOOD, assignments, {}), (text, (), {}), (GOOD, (), {"ETL_EXTRACT__LOOKBACK": text})):
         try:
             loaded(file, *flags, environ=environ)
@@ -397,19 +397,19 @@ def test_a_duration_is_text_with_a_unit(text: str, seconds: float) -> None:
     "text", ["30", "5", "-5s", "5 minutes", "s", "", "1e3s", "5s5s", "inf s", "nan", "true", "[5]", "∞s"]
 )
 def test_a_duration_without_a_unit_is_refused(text: str) -> None:
-    """A bare number is not guessed to be seconds; the message shows how to write it."""
+    """A bare number is not assumed to be seconds; the message shows the correct form."""
     assert "extract.lookback: expected text with a unit" in refused(GOOD, f"extract.lookback={text}").message
 
 
 @pytest.mark.parametrize("text", ["99999999999w", "999999999999999d", "101000000000s", "9" * 400 + "s"])
 def test_a_duration_beyond_reason_is_refused(text: str) -> None:
-    """A duration too long for a calendar is told like any other mistake."""
+    """A duration that is out of range for a calendar is reported like any other error."""
     assert "extract.lookback" in refused(GOOD, f"extract.lookback={text}").message
 
 
 @pytest.mark.parametrize("key", ["extract.deadline", "http.attempt_timeout", "http.connect_timeout"])
 def test_a_time_limit_of_zero_is_refused(key: str) -> None:
-    """Zero would switch a time limit off, silently (N9, N10)."""
+    """Zero would silently disable a time limit (N9, N10)."""
     assert refused(GOOD, f"{key}=0s").message.startswith(f"{key}: a time limit cannot be zero")
 
 
@@ -421,7 +421,7 @@ def test_a_size_has_a_unit_or_counts_bytes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "64M", "1 TB", "true", "0MB", "9" * 400 + "GB"])
 def test_a_size_that_is_none_is_refused(text: str) -> None:
-    """A size of nothing, or in an unknown unit, is refused."""
+    """A size of zero, or in an unknown unit, is rejected."""
     assert "http.max_body" in refused(GOOD, f"http.max_body={text}").message
 
 
@@ -437,7 +437,7 @@ LIMITS = [
 
 @pytest.mark.parametrize("text", ['"0640"', '"640"', '"0o640"', "0o640", "640"])
 def test_the_rights_of_files_are_octal(text: str) -> None:
-    """As chmod takes them; without `mode` and `group` published files are private."""
+    """Modes are octal, as for chmod; without `mode` and `group`, published files are private."""
     target = loaded(GOOD + f'mode = {text}\ngroup = "analysts"\n').sinks.duckdb
     assert target is not None
     assert access_of(target) == Access(0o640, "analysts")
@@ -464,19 +464,19 @@ def test_the_rights_of_files_are_octal(text: str) -> None:
     ],
 )
 def test_rights_that_are_none_are_refused(text: str) -> None:
-    """Not octal, writable for everybody, with an owner who may not write, executable or setuid."""
+    """Modes that are not octal, world-writable, not writable by the owner, executable or setuid are rejected."""
     assert "sinks.duckdb.mode: expected octal" in refused(GOOD + f"mode = {text}\n").message
 
 
 @pytest.mark.parametrize("text", ["", "a\\u0000b", "a b"])
 def test_a_group_that_is_no_name_is_refused(text: str) -> None:
-    """Whether there is such a group is looked at by those who publish."""
+    """An invalid group name is rejected; whether the group exists is checked at publication."""
     assert "sinks.duckdb.group" in refused(GOOD + f'group = "{text}"\n').message
 
 
 @pytest.mark.parametrize(("key", "text"), [(key, text) for key, texts in LIMITS for text in texts])
 def test_a_number_out_of_range_is_refused(key: str, text: str) -> None:
-    """Numbers have their limits, and the message names the key."""
+    """Numbers have limits, and the message names the key."""
     assert key in refused(GOOD, f"{key}={text}").message
 
 
@@ -497,7 +497,7 @@ ALLOWED = [
 
 @pytest.mark.parametrize("url", ALLOWED)
 def test_https_and_loopback_are_allowed(url: str) -> None:
-    """Any host over https, and loopback hosts over plain http; a closing slash makes no difference."""
+    """Any host over https and loopback hosts over plain http are allowed; a trailing slash makes no difference."""
     assert loaded(address(url)).accounts[0].base_url == loaded(address(url + "/")).accounts[0].base_url == url
 
 
@@ -515,7 +515,7 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize("url", FORBIDDEN)
 def test_plain_http_to_another_machine_is_refused(url: str) -> None:
-    """The token never travels unprotected (X10)."""
+    """The token is never sent unencrypted (X10)."""
     assert "plain http would send the token unprotected" in refused(address(url)).message
 
 
@@ -547,7 +547,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 @given(st.text(max_size=40))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_no_text_slips_through_as_an_address(text: str) -> None:
-    """Whatever stands behind http:// is refused unless it is a loopback host (X10)."""
+    """Any text after http:// is rejected unless it is a loopback host (X10)."""
     for scheme in ("http://", "https://", ""):
         try:
             url = Account(base_url=scheme + text, token_env="T").base_url  # noqa: S106 - the name of a variable
@@ -560,7 +560,7 @@ def test_no_text_slips_through_as_an_address(text: str) -> None:
 
 
 def test_a_token_has_one_source() -> None:
-    """An account with an address names a variable or a file, not both and not neither."""
+    """An account with an address names exactly one of a variable and a file."""
     told = "give exactly one of token_env and token_file"
     assert told in refused(GOOD.replace('token_env = "ELEAPI_TOKEN"', "")).message
     assert told in refused(GOOD, "accounts.0.token_file=token").message
@@ -568,7 +568,7 @@ def test_a_token_has_one_source() -> None:
 
 
 def test_a_token_comes_from_its_variable() -> None:
-    """The token is the variable's value without the blanks around it, wrapped so that it does not print."""
+    """The token is the variable's value without surrounding blanks, wrapped so that it does not print."""
     token = read_token(Account(token_env="T"), {"T": " canary-1 \n"})  # noqa: S106 - the name of a variable
     assert token.get_secret_value() == "canary-1"
     marked = read_token(Account(token_env="T"), {"T": "\ufeffcanary-1\r\n"})  # noqa: S106 - the same
@@ -577,14 +577,14 @@ def test_a_token_comes_from_its_variable() -> None:
 
 
 def test_a_token_comes_from_its_file(folder: Path) -> None:
-    """A file may end with a line break, as editors leave it."""
+    """A token file may end with a line break, as editors write it."""
     (folder / "token").write_text("canary-1\n")
     assert read_token(Account(token_file=folder / "token"), {}).get_secret_value() == "canary-1"
 
 
 @pytest.mark.parametrize("environ", [{}, {"T": ""}, {"T": "  \n"}])
 def test_a_missing_token_names_its_variable(environ: dict[str, str]) -> None:
-    """A missing or empty token is exit 2 and names the variable and what to do."""
+    """A missing or empty token is exit 2 and names the variable and the fix."""
     with pytest.raises(UsageError, match="the variable T contains no token") as caught:
         read_token(Account(name="a", token_env="T"), environ)  # noqa: S106 - the name of a variable
     assert (caught.value.exit_code, caught.value.where) == (2, "account a")
@@ -592,7 +592,7 @@ def test_a_missing_token_names_its_variable(environ: dict[str, str]) -> None:
 
 
 def test_a_missing_token_file_is_told(folder: Path) -> None:
-    """A file that is missing, empty, a folder or no text is exit 2 and named."""
+    """A file that is missing, empty, a folder or binary is exit 2 and is named."""
     (folder / "empty").touch()
     (folder / "binary").write_bytes(b"\xff\xfe canary")
     for name in ("missing", "empty", "binary", "."):
@@ -604,7 +604,7 @@ def test_a_missing_token_file_is_told(folder: Path) -> None:
 
 @pytest.mark.parametrize("token", ["ca\nnary", "ca\r\nX-Evil: 1", "ca\0nary", "canäry", "ca\x7fnary"])
 def test_a_token_with_odd_characters_is_refused_unquoted(token: str) -> None:
-    """A token that could break out of its header is refused, and not shown (X1)."""
+    """A token that could break out of its header is rejected and not shown (X1)."""
     with pytest.raises(UsageError) as caught:
         read_token(Account(token_env="T"), {"T": token})  # noqa: S106 - the name of a variable
     assert "nary" not in str(caught.value)
@@ -614,7 +614,7 @@ def test_a_token_with_odd_characters_is_refused_unquoted(token: str) -> None:
 
 
 def test_a_named_configuration_is_taken(folder: Path) -> None:
-    """A name on the command line beats `ETL_CONFIG`, which beats `etl.toml` here."""
+    """A path on the command line overrides `ETL_CONFIG`, which overrides `etl.toml` in the working folder."""
     (folder / "etl.toml").touch()
     assert find_config(Path("a.toml"), {"ETL_CONFIG": "b.toml"}) == Path("a.toml")
     assert find_config(None, {"ETL_CONFIG": "b.toml"}) == Path("b.toml")
@@ -623,7 +623,7 @@ def test_a_named_configuration_is_taken(folder: Path) -> None:
 
 
 def test_no_configuration_at_all_is_told() -> None:
-    """Where nothing is named and nothing stands here, the message tells the three ways to name one."""
+    """If no configuration is named or found, the message lists the three ways to name one."""
     with pytest.raises(UsageError) as caught:
         find_config(None, {})
     assert caught.value.exit_code == 2
@@ -632,20 +632,20 @@ def test_no_configuration_at_all_is_told() -> None:
 
 
 def test_a_configuration_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where no shell has read the `~`, as in a unit file of systemd."""
+    """`~` is expanded even if no shell has done so, as in a systemd unit file."""
     monkeypatch.setenv("HOME", "/home/me")
     assert find_config(Path("~/a.toml"), {}) == find_config(None, {"ETL_CONFIG": "~/a.toml"}) == Path("/home/me/a.toml")
 
 
 def test_an_empty_name_of_a_configuration_is_told() -> None:
-    """`etl run "$CONFIG"` without the variable does not read a folder."""
+    """`etl run "$CONFIG"` with an unset variable is an error and does not read a folder."""
     for path, environ in ((Path(), {}), (Path("  "), {}), (None, {"ETL_CONFIG": "  "})):
         with pytest.raises(UsageError, match="the path is empty"):
             find_config(path, environ)
 
 
 def test_a_command_loads_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command reads `etl.toml` of the working folder with its flags laid over."""
+    """A command reads `etl.toml` of the working folder and applies its flags."""
     for name in ("ETL_CONFIG", "ETL_EXTRACT__CONCURRENCY"):
         monkeypatch.delenv(name, raising=False)
     Path("etl.toml").write_text(GOOD)
@@ -657,7 +657,7 @@ def test_a_command_loads_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_sandbox_is_a_section_like_others() -> None:
-    """The sandbox's settings are typed, checked and told like every other key."""
+    """The sandbox's settings are typed, checked and reported like every other key."""
     config = loaded(SINK + '[sandbox]\ncontacts = 5\nsort = "shuffled"\nfaults = [{kind = "status", status = 500}]\n')
     assert config.sandbox is not None
     assert (config.sandbox.contacts, config.sandbox.sort, config.sandbox.page_size) == (5, "shuffled", 50)
@@ -675,12 +675,12 @@ def test_the_sandbox_is_a_section_like_others() -> None:
     ],
 )
 def test_a_wrong_sandbox_is_refused(assignment: str, told: str) -> None:
-    """A value of the sandbox that is out of range is a usage error."""
+    """A sandbox value that is out of range is a usage error."""
     assert told in refused(GOOD, assignment).message
 
 
 def test_the_sandbox_command_takes_the_same_settings() -> None:
-    """`etl sandbox --set` knows the keys of `[sandbox]`, with the same errors."""
+    """`etl sandbox --set` accepts the keys of `[sandbox]`, with the same errors."""
     settled = sandbox_settings(["contacts=5", 'past_end="404"', "retry_after=2"])
     assert (settled.contacts, settled.past_end, settled.retry_after) == (5, "404", "2")
     for assignments, told in ((["contcts=5"], "did you mean contacts"), (["page_size=0"], "1 or more")):
@@ -689,7 +689,7 @@ def test_the_sandbox_command_takes_the_same_settings() -> None:
 
 
 def test_a_configuration_cannot_be_changed() -> None:
-    """What was read once stays as it was read."""
+    """A loaded configuration is immutable."""
     config = loaded()
     for section in (config, config.extract, config.accounts[0]):
         with pytest.raises(ValueError, match="frozen"):
@@ -697,7 +697,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 def test_an_error_is_a_document() -> None:
-    """A refused configuration becomes the `error` object of `--json`: code, message, where and hint."""
+    """A rejected configuration becomes the `error` object of `--json`: code, message, where and hint."""
     error: EtlError = refused(GOOD, "foo=1")
     assert error.document().keys() == {"code", "message", "where", "hint"}
     assert error.document()["code"] == 2

@@ -1,4 +1,4 @@
-"""The witness's files and their lines in the journal: what a run that was killed leaves, and what the next finds."""
+"""The cross-check's files and their checkpoint lines: state that a killed run leaves and the next one finds."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BEGUN = ExtractionStart(
 
 
 def page_of(number: int, *ids: str | None, size: int = 0) -> Page:
-    """Page `number` with these ids, or with so many; who has an "x" in it was created at no time."""
+    """Page `number` with these ids, or with `size` generated ones; an id with an "x" has no createdAt."""
     ids = ids or tuple(f"{number}-{place}" for place in range(size))
     rows = [Row(msgspec.Raw(json.dumps(one).encode()), None if "x" in (one or "") else _created(number)) for one in ids]
     return Page(b"", rows, number=number)
@@ -63,17 +63,17 @@ def _created(second: int) -> str:
 
 
 async def nothing() -> Sequence[Path]:
-    """The parts of a run that has received nobody."""
+    """The parts of a run that has received no contact."""
     return ()
 
 
 Begin = Callable[[], CrossCheckFiles]
-"""Begins another process, which goes on with what the one before left; returns its witness."""
+"""Starts another process, which resumes from the state of the one before; returns its cross-check files."""
 
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Processes one after the other in the same folder."""
+    """Consecutive processes in the same folder."""
     with ExitStack() as held:
 
         def another() -> CrossCheckFiles:
@@ -90,7 +90,7 @@ def files(folder: Path) -> list[str]:
 
 
 async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin) -> None:
-    """Pages of both lists, their rows, who was on them, their times, and where a list ends (P4)."""
+    """The next run knows an interrupted scan's pages of both lists, rows, ids, times, and the end of a list (P4)."""
     log = begin()
     await log.record(page_of(1, "a", "x", None), is_contact=True)
     await log.record(page_of(3, "c"), is_contact=True)
@@ -110,7 +110,7 @@ async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin
 
 
 async def test_a_second_walk_that_was_interrupted_is_gone_on_with(begin: Begin) -> None:
-    """The next run knows whom the first walk showed and whom the second alone, and goes on with it (P4)."""
+    """The next run knows the ids of the first scan and those only in the second, and resumes the second (P4)."""
     log = begin()
     await log.record(page_of(1, "a", "x1"), is_contact=True)
     log.end(True, 2)
@@ -128,7 +128,7 @@ async def test_a_second_walk_that_was_interrupted_is_gone_on_with(begin: Begin) 
 
 
 async def test_who_is_on_a_page_that_is_taken_again_was_seen(begin: Begin) -> None:
-    """They were received: that a later walk shows them finds nobody, wherever the first would have met them (A27)."""
+    """Contacts on a page that is read again count as seen, so a later scan that shows them finds nothing new (A27)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
     await log.record(page_of(2, "x"), is_contact=True)
@@ -139,7 +139,7 @@ async def test_who_is_on_a_page_that_is_taken_again_was_seen(begin: Begin) -> No
 
 
 async def test_a_chunk_outlives_a_process_that_is_killed(begin: Begin, tmp_path: Path) -> None:
-    """Nobody tells the log of SIGKILL: what is noted then are whole chunks, and the rest is read again (P4)."""
+    """After SIGKILL only complete chunks are in the log, and the rest is read again (P4)."""
     log = begin()
     for number in range(1, 6):
         await log.record(page_of(number, size=CHUNK_ROWS // 4), is_contact=True)
@@ -148,7 +148,7 @@ async def test_a_chunk_outlives_a_process_that_is_killed(begin: Begin, tmp_path:
 
 
 async def test_what_was_seen_is_kept_by_a_run_that_is_cancelled(begin: Begin) -> None:
-    """SIGTERM: the log is kept on the way out, though nothing may wait any more (P1)."""
+    """On SIGTERM the log is saved on the way out, although no further await is possible (P1)."""
     log = begin()
     with anyio.CancelScope() as scope:
         try:
@@ -161,7 +161,7 @@ async def test_what_was_seen_is_kept_by_a_run_that_is_cancelled(begin: Begin) ->
 
 
 async def test_many_pages_at_once_are_all_in_whole_files(begin: Begin) -> None:
-    """While one chunk is written others fill: each line stands behind its file and the files before (P22)."""
+    """While one chunk is written others fill: each line follows its file and all files before it (P22)."""
     log = begin()
     async with anyio.create_task_group() as tasks:
         for number in range(1, 41):
@@ -176,7 +176,7 @@ async def test_many_pages_at_once_are_all_in_whole_files(begin: Begin) -> None:
 
 
 async def test_pages_forgotten_are_taken_again_and_count_once(begin: Begin) -> None:
-    """What the list had moved past is open again; who was seen there stays a witness (M1)."""
+    """Pages that the list has moved past are read again; contacts seen there still count in the cross-check (M1)."""
     log = begin()
     for number in (1, 2, 3):
         await log.record(page_of(number, f"old {number}"), is_contact=True)
@@ -196,7 +196,7 @@ async def test_pages_forgotten_are_taken_again_and_count_once(begin: Begin) -> N
 
 
 async def test_a_file_without_its_line_is_not_there(begin: Begin, tmp_path: Path) -> None:
-    """A process killed between the two leaves a file that nobody knows, and that the next run removes (P27)."""
+    """A process killed between file and line leaves a file that is not listed, and the next run removes it (P27)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
     await log.save()
@@ -210,7 +210,7 @@ async def test_a_file_without_its_line_is_not_there(begin: Begin, tmp_path: Path
 
 
 async def test_a_torn_line_costs_its_chunk_alone(begin: Begin, tmp_path: Path) -> None:
-    """A line cut anywhere is no line, and what is written next is not lost behind it (P11)."""
+    """A line cut anywhere is ignored, and lines written after it are not lost (P11)."""
     log = begin()
     for number in (1, 2):
         await log.record(page_of(number, "a"), is_contact=True)
@@ -230,7 +230,7 @@ OLDER = b'{"type":"witnessed","files":["cross-check-000001.parquet"]}\n'
 
 @pytest.mark.parametrize("line", [OLDER, b'{"type":"scan","files":[]}\n', b'{"type":"scan"\n', b"\xff\n"])
 async def test_a_line_that_is_not_understood_ends_the_journal(begin: Begin, tmp_path: Path, line: bytes) -> None:
-    """Of another version, or damaged: nothing behind it is believed (P24, P25)."""
+    """A line of another version, or a damaged one, ends the checkpoint: nothing after it is trusted (P24, P25)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
     await log.save()
@@ -242,7 +242,7 @@ async def test_a_line_that_is_not_understood_ends_the_journal(begin: Begin, tmp_
 
 
 async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tmp_path: Path) -> None:
-    """Somebody has tidied up: the reading begins anew (P26)."""
+    """If a file is missing, nothing is resumed and reading starts over (P26)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
     await log.save()
@@ -250,11 +250,11 @@ async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tm
     assert saved_progress(tmp_path, KEY, NOW).resumption is None
 
 
-# --- everything that a killed run leaves, and what becomes of it when one thing of it is changed ----------------------
+# --- the complete state of a killed run, and the effect of changing one part of it ------------------------------------
 
 
 async def a_killed_run(folder: Path) -> None:
-    """A journal with a part, a file of rejects, one of the witness, and two pages that are in no part yet."""
+    """A checkpoint with a part, a file of rejects, a cross-check file, and two pages that are in no part yet."""
     stage = Stage(folder)
     with CheckpointFile(folder, KEY, NOW) as journal:
         journal.begin(BEGUN)
@@ -270,13 +270,13 @@ async def a_killed_run(folder: Path) -> None:
 
 
 def the_file(folder: Path, pattern: str) -> Path:
-    """The one file of this name."""
+    """The one file that matches this pattern."""
     [file] = folder.glob(pattern)
     return file
 
 
 async def test_what_is_left_is_gone_on_with_as_it_is(tmp_path: Path) -> None:
-    """The same parts, pages and files, and lines that follow those of the process before (P4)."""
+    """The same parts, pages and files are resumed, and new lines follow those of the killed process (P4)."""
     await a_killed_run(tmp_path)
     left = saved_progress(tmp_path, KEY, NOW)
     assert {path.name for path in left.files(tmp_path)} == {
@@ -291,7 +291,7 @@ async def test_what_is_left_is_gone_on_with_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["part-*", "rejects-*", "cross-check-*", "pages-*"])
 @pytest.mark.parametrize("change", ["flip", "cut", "empty", "grow", "link", "remove"])
 async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, change: str) -> None:
-    """A byte, the end, all of it: the reading begins anew (P25, P26, X4)."""
+    """If a byte, the end or all of a file changes, reading starts over (P25, P26, X4)."""
     await a_killed_run(tmp_path)
     file = the_file(tmp_path, name)
     content = file.read_bytes()
@@ -309,7 +309,7 @@ async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, cha
 
 
 async def test_a_page_with_another_address_in_it_is_not_gone_on_with(tmp_path: Path) -> None:
-    """Of the same length, so that only its checksum tells; neither when it is changed after the look (X4)."""
+    """A page changed without changing its length is found by its checksum, even after the first check (X4)."""
     await a_killed_run(tmp_path)
     left = saved_progress(tmp_path, KEY, NOW)
     file = the_file(tmp_path, "pages-*")
@@ -320,7 +320,7 @@ async def test_a_page_with_another_address_in_it_is_not_gone_on_with(tmp_path: P
 
 
 async def test_a_line_that_was_edited_ends_the_journal(tmp_path: Path) -> None:
-    """Also one that is well-formed, one that is missing, and two in another order: never more than was before it."""
+    """An edited, missing or reordered line ends the checkpoint, so no more than the lines before it is resumed."""
     await a_killed_run(tmp_path)
     lines = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
     whole = saved_progress(tmp_path, KEY, NOW)
@@ -337,7 +337,7 @@ async def test_a_line_that_was_edited_ends_the_journal(tmp_path: Path) -> None:
 
 
 class Moving:
-    """A server with three on a page, whose list changes after the answer number `at` and every `every` answers."""
+    """A server with three contacts a page, whose list changes after response `at` and every `every` responses."""
 
     def __init__(
         self, names: Sequence[str], change: Callable[[list[str]], None], *, at: int, every: int = 10**9
@@ -347,7 +347,7 @@ class Moving:
         self.answered = 0
 
     async def __call__(self, body: Body) -> HttpResponse:
-        """One page; who has an "x" in the name was created at no time, who has a "!" was seen in the year 2030."""
+        """One page; a name with an "x" has no createdAt, and one with a "!" was seen in the year 2030."""
         page = int(str(body["page"]))
         listed = self.names[3 * page - 3 : 3 * page] if body["isContact"] else []
         self.answered += 1
@@ -362,17 +362,17 @@ class Moving:
 
 
 def shortened(names: list[str]) -> None:
-    """The first contact is deleted: everybody moves one place forward."""
+    """Delete the first contact, so that all others move one place forward."""
     del names[0]
 
 
 def grown(names: list[str]) -> None:
-    """Somebody appears at the end who was never seen and created at no time."""
+    """Append a contact that was never seen and has no createdAt."""
     names.append(f"x{len(names)}")
 
 
 def busy(names: list[str]) -> None:
-    """Somebody appears at the end who was just seen, and so is in the sweep."""
+    """Append a contact that was just seen, so that the sweep covers it."""
     names.append(f"x{len(names)}!")
 
 
@@ -389,7 +389,7 @@ def busy(names: list[str]) -> None:
 async def test_it_walks_until_nobody_else_is_found_whom_no_window_reaches(
     begin: Begin, server: Moving, found: set[str], doubts: int
 ) -> None:
-    """A walk can miss contacts without createdAt, so it is repeated; it is told where it never ends (A27)."""
+    """Scans can miss contacts without createdAt, so they repeat until one finds nothing new, within a limit (A27)."""
     received: set[str] = set()
 
     async def receive(page: Page) -> None:

@@ -1,4 +1,4 @@
-"""The page walk: where a list ends, told without a total, and how far beyond it a concurrent walk may ask."""
+"""The page scan: it finds the end of a list without a total, and bounds how far concurrent requests go beyond it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAST_ENDS: tuple[PastEnd, ...] = ("empty", "repeats", "refused")
 
 
 def page_of(*ids: str) -> Page:
-    """A page that lists these ids."""
+    """A page with these ids."""
     return Page(b"", [Row(msgspec.Raw(json.dumps(one).encode())) for one in ids])
 
 
@@ -36,7 +36,7 @@ def numbered(number: int, size: int) -> list[str]:
     return [f"{number}-{place}" for place in range(size)]
 
 
-# --- the bookkeeping, without I/O -----------------------------------------------------------------------------------
+# --- page numbers and ends, without I/O -----------------------------------------------------------------------------
 
 
 @given(
@@ -48,7 +48,7 @@ def numbered(number: int, size: int) -> list[str]:
 def test_a_walk_finds_the_end_whatever_arrives_first(
     sizes: list[int], workers: int, repeats: bool, chance: Random
 ) -> None:
-    """In any order of answers everybody is handed on, and no more pages beyond asked than workers (A13, N23)."""
+    """In any order of responses all contacts are delivered, with at most `workers` requests past the end (A13, N23)."""
     progress, waiting, handed_on = PageScan(repeats), list[int](), set[bytes]()
 
     def answer(number: int) -> Page:
@@ -74,7 +74,7 @@ def test_a_walk_finds_the_end_whatever_arrives_first(
 
 
 def test_a_walk_asks_pages_in_order() -> None:
-    """Pages are asked one after the other from 1 until the end is known."""
+    """Pages are requested in order from 1 until the end is known."""
     progress = PageScan(repeats=False)
     assert [progress.next() for _ in range(3)] == [1, 2, 3]
     assert progress.take(1, page_of("a"))
@@ -84,7 +84,7 @@ def test_a_walk_asks_pages_in_order() -> None:
 
 
 def test_the_first_end_counts() -> None:
-    """Of several pages past the end the lowest is the end."""
+    """Of several pages past the end, the lowest is the end."""
     progress = PageScan(repeats=False)
     for number in (9, 7, 8):
         progress.ends_before(number)
@@ -92,7 +92,7 @@ def test_the_first_end_counts() -> None:
 
 
 def test_contacts_seen_twice_end_only_a_server_that_repeats() -> None:
-    """Where pages are not repeated, a page that shows the same contacts again is handed on and ends nothing (A23)."""
+    """If a server does not repeat pages, a page with the same contacts again is delivered and ends nothing (A23)."""
     honest, repeating = PageScan(repeats=False), PageScan(repeats=True)
     for progress in (honest, repeating):
         assert progress.take(1, page_of("a", "b"))
@@ -102,24 +102,24 @@ def test_contacts_seen_twice_end_only_a_server_that_repeats() -> None:
     assert repeating.end == 2
 
 
-# --- the walk over a transport --------------------------------------------------------------------------------------
+# --- the scan over a transport --------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Listing:
-    """A server with so many full pages and a rest on the last; every request takes a random while."""
+    """A server with some full pages and a shorter last one; every request takes a random time."""
 
     pages: int
     past_end: PastEnd = "empty"
     size: int = 3
     rest: int = 3
     broken: dict[int, HttpResponse | TransportError] = field(default_factory=dict)
-    """What the server answers for a page instead."""
+    """The response that the server sends instead of a page."""
     chance: Random = field(default_factory=lambda: Random(1))
     asked: list[int] = field(default_factory=list)
 
     async def __call__(self, body: Body) -> HttpResponse:
-        """The page asked for."""
+        """The requested page."""
         number = body["page"]
         assert isinstance(number, int)
         self.asked.append(number)
@@ -130,7 +130,7 @@ class Listing:
         return spoilt or self.answer(number)
 
     def answer(self, number: int) -> HttpResponse:
-        """A page, or what stands behind the last."""
+        """A page, or the response past the end."""
         if number > self.pages and self.past_end == "refused":
             return HttpResponse(404, {}, b"")
         if self.past_end == "repeats":
@@ -151,7 +151,7 @@ class Listing:
 
 
 def walked(listing: Listing, concurrency: int = 4, receive: Callable[[Page], object] = lambda _: None) -> set[bytes]:
-    """The ids that a walk over the listing hands on."""
+    """The ids that a scan of the listing delivers."""
     seen: set[bytes] = set()
 
     async def keep(page: Page) -> None:
@@ -177,20 +177,20 @@ def walked(listing: Listing, concurrency: int = 4, receive: Callable[[Page], obj
 def test_a_walk_reads_the_whole_list(
     pages: int, past_end: PastEnd, rest: int, concurrency: int, chance: Random
 ) -> None:
-    """Every kind of end is found, nobody is missed, and at most `concurrency` requests go beyond (A13, A14, N23)."""
+    """Any kind of end is found, no contact is missed, and at most `concurrency` requests go beyond (A13, A14, N23)."""
     if past_end == "refused":
-        # A server that refuses page 1 of an empty account is not told apart from one that refuses to work.
+        # A server that refuses page 1 of an empty account cannot be distinguished from one that fails.
         pages = max(pages, 1)
     listing = Listing(pages, past_end, rest=rest, chance=chance)
     assert walked(listing, concurrency) == listing.everybody
-    # Where the end is a refusal, one more request makes sure of it.
+    # If the end is a refusal, one more request confirms it.
     assert len(listing.asked) <= pages + concurrency + (past_end == "refused")
 
 
 @pytest.mark.parametrize("refused", [1, 2, 7, 19])
 @pytest.mark.parametrize("past_end", PAST_ENDS)
 def test_a_page_refused_in_the_middle_breaks_the_contract(refused: int, past_end: PastEnd) -> None:
-    """A refusal with further pages behind it is not the end: the walk fails and says which page (A14, A4)."""
+    """A refusal followed by further pages is not the end: the scan fails and names the page (A14, A4)."""
     listing = Listing(20, past_end, broken={refused: HttpResponse(400, {}, b"")})
     with pytest.raises((ContractError, ExceptionGroup)) as caught:
         walked(listing)
@@ -198,7 +198,7 @@ def test_a_page_refused_in_the_middle_breaks_the_contract(refused: int, past_end
 
 
 def test_a_list_that_is_refused_altogether_is_refused() -> None:
-    """A server that refuses page 1 and what follows is not an empty account (A14)."""
+    """A server that refuses page 1 and the following ones is not an empty account (A14)."""
     with pytest.raises(PageRefused):
         walked(Listing(0, "refused"))
 
@@ -212,7 +212,7 @@ ERRORS: Sequence[tuple[HttpResponse | TransportError, type[EtlError]]] = [
 
 @pytest.mark.parametrize(("spoilt", "error"), ERRORS)
 def test_a_page_that_cannot_be_had_ends_the_walk(spoilt: HttpResponse | TransportError, error: type[EtlError]) -> None:
-    """A page lost for any other reason than a refusal is never skipped: the walk fails (N5, A1)."""
+    """A page that fails for any reason other than a refusal is never skipped: the scan fails (N5, A1)."""
     listing = Listing(20, broken={5: spoilt})
     with pytest.raises(BaseExceptionGroup) as caught:
         walked(listing)
@@ -220,7 +220,7 @@ def test_a_page_that_cannot_be_had_ends_the_walk(spoilt: HttpResponse | Transpor
 
 
 def test_a_slow_receiver_slows_the_walk_down() -> None:
-    """Pages are asked no further ahead than `concurrency`, so that memory does not grow with the list (S21)."""
+    """Pages are requested no further ahead than `concurrency`, so that memory does not grow with the list (S21)."""
     listing, received, ahead = Listing(40), list[Page](), list[int]()
 
     async def receive(page: Page) -> None:
@@ -236,12 +236,12 @@ def test_a_slow_receiver_slows_the_walk_down() -> None:
     assert max(ahead) <= 4
 
 
-# --- a walk that was interrupted ------------------------------------------------------------------------------------
+# --- an interrupted scan --------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Moving(Listing):
-    """The same of a list that may move: its ids in order, cut into pages."""
+    """A listing that may change: its ids in order, divided into pages."""
 
     listed: list[str] = field(default_factory=list)
 
@@ -250,25 +250,25 @@ class Moving(Listing):
         return self.listed[(number - 1) * self.size : number * self.size] if number >= 1 else []
 
     def moves(self, listed: list[str]) -> None:
-        """Another order from now on, and nobody has asked yet."""
+        """Change the list and clear the log of requests."""
         self.listed, self.pages, self.asked = listed, -(-len(listed) // self.size), []
 
     def trail(self, taken: Sequence[int], end: int | None = None) -> SavedScan:
-        """What a walk remembers that took these pages."""
+        """The saved state of a scan that has read these pages."""
         sizes = {number: len(self.ids(number)) for number in taken}
         trail = SavedScan(sizes, end)
         return replace(trail, ids={number: frozenset(self.ids(number)) for number in trail.wanted & sizes.keys()})
 
 
 def moving(count: int, size: int, past_end: PastEnd = "empty") -> Moving:
-    """So many people on pages of a size."""
+    """A listing of `count` contacts with this page size."""
     listing = Moving(0, past_end, size)
     listing.moves([f"{place:04d}" for place in range(count)])
     return listing
 
 
 def gone_on(listing: Moving, trail: SavedScan, concurrency: int = 4) -> tuple[SavedScan, set[bytes]]:
-    """What still holds of a trail, and the ids that going on with it hands on."""
+    """The part of a saved scan that still holds, and the ids that the resumed scan delivers."""
     seen: set[bytes] = set()
 
     async def keep(page: Page) -> None:
@@ -309,7 +309,7 @@ def test_nobody_hides_from_a_walk_that_is_gone_on_with(
     concurrency: int,
     chance: Random,
 ) -> None:
-    """People were deleted, and others came at either end, while nobody was reading: who stayed is seen (M1, M3)."""
+    """If contacts are deleted, or added at either end, in a pause, a resumed scan misses none that stayed (M1, M3)."""
     listing = moving(count, size, past_end)
     listing.chance = chance
     before = listing.listed
@@ -336,7 +336,7 @@ def test_nobody_hides_from_a_walk_that_is_gone_on_with(
 def test_where_nothing_moved_only_the_gaps_are_asked_for(
     count: int, size: int, taken: set[int], past_end: PastEnd, end_known: bool, concurrency: int
 ) -> None:
-    """Two pages make sure of it; beyond the end nothing is asked where that is known (P4)."""
+    """Two requests confirm that the list is unchanged; beyond a known end no page is requested (P4)."""
     listing = moving(count, size, past_end)
     pages = [number for number in range(1, listing.pages + 1) if number == 1 or number in taken]
     trail = listing.trail(pages, listing.pages + 1 if end_known else None)
@@ -350,7 +350,7 @@ def test_where_nothing_moved_only_the_gaps_are_asked_for(
 
 
 def test_where_the_last_page_is_repeated_nothing_holds_behind_a_gap() -> None:
-    """The last page taken may be past the end by now, and looks the same (A13)."""
+    """The last saved page may now be past the end and looks the same, so nothing after a gap holds (A13)."""
     listing = moving(15, 2, "repeats")
     trail = listing.trail([1, 3, 8], end=9)
     listing.moves([*listing.listed[:2], *listing.listed[10:]])
@@ -360,14 +360,14 @@ def test_where_the_last_page_is_repeated_nothing_holds_behind_a_gap() -> None:
 
 
 def test_a_walk_that_was_over_asks_nothing() -> None:
-    """Neither for a page nor whether the list has moved."""
+    """A completed scan requests nothing, neither a page nor a confirmation."""
     listing = moving(10, 3)
     held, seen = gone_on(listing, listing.trail([1, 2, 3, 4], end=5))
     assert (held.over, seen, listing.asked) == (True, set(), [])
 
 
 def test_it_goes_back_until_everybody_is_known() -> None:
-    """Seven were deleted: those behind moved up by more than two pages of three, so it goes back by more (M1)."""
+    """After seven deletions contacts moved up by more than two pages of three, so the scan goes back further (M1)."""
     listing = moving(60, 3)
     trail = listing.trail(range(1, 11))
     listing.moves(listing.listed[7:])
@@ -378,7 +378,7 @@ def test_it_goes_back_until_everybody_is_known() -> None:
 
 
 def test_where_everybody_is_new_it_begins_anew() -> None:
-    """An order that was not kept tells nothing: after a few leaps back the walk begins at page 1 (A22)."""
+    """If the order was not kept, the saved pages prove nothing: after a few leaps back the scan starts over (A22)."""
     listing = moving(900, 1)
     trail = listing.trail(range(1, 401))
     listing.moves([f"other {place}" for place in range(900)])
@@ -388,7 +388,7 @@ def test_where_everybody_is_new_it_begins_anew() -> None:
 
 
 def test_a_list_that_became_shorter_than_what_was_taken_is_no_end() -> None:
-    """Whether the pages behind it are empty, refused, or the last one again (A13, A14)."""
+    """Pages past the end of a shortened list, empty, refused or repeated, do not hide its contacts (A13, A14)."""
     for past_end in PAST_ENDS:
         listing = moving(30, 3, past_end)
         trail = listing.trail(range(1, 9))

@@ -1,4 +1,4 @@
-"""The pipeline: what is received side by side is staged in reading order, all of it, or the run ends."""
+"""The pipeline stages concurrently received pages completely and in reading order, or the run ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = 20
 
 
 def page(number: int, text: str = "x") -> Page:
-    """An accepted page of `ROWS` contacts, of which one in a few pages has an odd one."""
+    """A valid page of `ROWS` contacts; every third page contains an odd one."""
     contacts = [{"_id": f"{number:06d}-{row:02d}", "name": text} for row in range(ROWS)]
     if not number % 3:
         contacts[0]["status"] = 5  # type: ignore[assignment]
@@ -42,7 +42,7 @@ async def staged(stage: Stage, pages: Sequence[Page]) -> tuple[Sequence[Path], P
 
 
 async def test_parts_hold_everything_in_reading_order(tmp_path: Path) -> None:
-    """Batches are normalized at once, and the parts are as if they had been one after another."""
+    """Batches are normalized concurrently, and the parts are the same as if they had been sequential."""
     pages = [page(number, "long" * (number % 7)) for number in range(5 * BATCH_PAGES + 3)]
     parts, pipeline = await staged(Stage(tmp_path / "stage"), pages)
     tables = [pq.read_table(part, columns=["contact_id", "read_no"]) for part in parts]
@@ -53,7 +53,7 @@ async def test_parts_hold_everything_in_reading_order(tmp_path: Path) -> None:
 
 
 async def test_a_stage_that_fails_ends_the_pipeline(tmp_path: Path) -> None:
-    """No worker waits for the batch of one that has failed, and nobody for the parts."""
+    """If one worker fails, no other waits for its batch and no caller waits for the parts."""
     stage = Stage(tmp_path / "stage")
     stage.remove()
     pages = [page(number) for number in range(1000)]

@@ -1,4 +1,4 @@
-"""The plan: windows cut from known times tile the range, hold no more than a page, and keep indivisible ones whole."""
+"""The plan: windows built from known times tile the range, fit in a page, and keep indivisible windows whole."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def held(window: Window, times: list[int]) -> list[int]:
 
 @given(some_times, st.none() | st.integers(-40, DAY), st.integers(-40, 3 * DAY), st.integers(1, 20), granules)
 def test_windows_tile_the_range(times: list[int], start: int | None, end: int, capacity: int, resolution: int) -> None:
-    """From the start to the end there is no gap and no overlap, and no window is empty of time."""
+    """There is no gap and no overlap from start to end, and no window has zero length."""
     windows = plan(times, start, end, capacity, resolution)
     if start is not None and start >= end:
         assert windows == []
@@ -56,13 +56,13 @@ def test_windows_hold_at_most_their_capacity(
 
 @given(some_times, st.integers(-40, 3 * DAY), st.integers(1, 20), granules)
 def test_cuts_lie_on_granules(times: list[int], end: int, capacity: int, resolution: int) -> None:
-    """A server that tells only seconds or days apart is never asked to part them (A21)."""
+    """If the server distinguishes only seconds or days, no cut lies between them (A21)."""
     assert all(window.end % resolution == 0 for window in plan(times, None, end, capacity, resolution)[:-1])
 
 
 @given(some_times, st.integers(1, 20))
 def test_a_plan_is_not_wasteful(times: list[int], capacity: int) -> None:
-    """Without indivisible windows a plan needs one window for every full capacity, and the rest (M1)."""
+    """Without indivisible windows, a plan needs one window per full capacity plus one for the rest (M1)."""
     apart = sorted(set(times))
     windows = plan(apart, None, 4 * DAY, capacity)
     assert len(windows) <= len(apart) // capacity + 1
@@ -70,13 +70,13 @@ def test_a_plan_is_not_wasteful(times: list[int], capacity: int) -> None:
 
 
 def test_an_empty_account_is_one_window() -> None:
-    """Nothing known beforehand is one window over everything (A42)."""
+    """Without known times the plan is one window over everything (A42)."""
     assert plan([], None, 100, 49) == [Window("createdAt", True, None, 100)]
     assert requests_of([], start=None, end=100, capacity=49) == 1
 
 
 def test_what_stands_before_an_indivisible_window_is_read_apart() -> None:
-    """An indivisible window has a window of its own resolution, so that its ordered reads carry nobody else (M5)."""
+    """An indivisible window covers just its resolution, so that its ordered reads include no other contacts (M5)."""
     assert [(w.start, w.end) for w in plan([1, 5, 5, 5, 5, 9], None, 20, 3)] == [(None, 5), (5, 6), (6, 20)]
 
 
@@ -89,7 +89,7 @@ def test_what_stands_before_an_indivisible_window_is_read_apart() -> None:
 )
 @example([-1, 0, 0], 1, 3, 1, None)
 def test_a_scrub_goes_round(times: list[int], end: int, rounds: int, capacity: int, after: int | None) -> None:
-    """Scrub by scrub the range is covered without gap, within its rounds, and then it begins anew (M10)."""
+    """Successive scrubs cover the range without gaps within the given rounds, and then start over (M10)."""
     share = 1 / rounds
     spans = [scrub_span(times, after=after, end=end, share=share, capacity=capacity)]
     while spans[-1][1] < end:
@@ -105,7 +105,7 @@ def test_a_scrub_goes_round(times: list[int], end: int, rounds: int, capacity: i
 
 
 def test_a_scrub_of_a_small_account_is_the_whole() -> None:
-    """An account of a few windows is read again whole every time: a share of it would save nothing (M10)."""
+    """A scrub of an account of a few windows reads all of it every time: a share would save nothing (M10)."""
     assert scrub_span(list(range(20)), after=None, end=100, share=1 / 30, capacity=49) == (None, 100)
     assert scrub_span([], after=None, end=100, share=1 / 30, capacity=49) == (None, 100)
 
@@ -125,7 +125,7 @@ def test_those_asked_for_directly_stand_in_ranges_of_few(
 
 
 def test_those_asked_for_directly_have_neighbours() -> None:
-    """A range reaches to the nearest others, whose absence shows that it is the range that is not shown."""
+    """A range extends to the nearest neighbours: if they are missing too, the server does not show the range."""
     assert ranges_around([50], [10, 40, 45, 50, 58, 90], company=6, neighbours=3) == [(40, 59)]
     assert ranges_around([50], [45, 50, 50, 50], company=1, neighbours=3) == [(50, 51)]
     assert ranges_around([50, 52], [50, 51, 52], company=0, neighbours=3) == [(50, 51), (52, 53)]

@@ -1,4 +1,4 @@
-"""Windows: what is asked for, what may be in the answer, and how a full one is cut until every part proves itself."""
+"""Windows: the request, the rows allowed in the response, and the splitting of full windows."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def row(time: int | None) -> Row:
 
 
 def rows(*moments: int | None) -> list[Row]:
-    """Contacts of these times."""
+    """Contacts with these times."""
     return [row(time) for time in moments]
 
 
 def ordered(parts: Sequence[Window]) -> list[Window]:
-    """The parts by their start, the open one first."""
+    """The parts sorted by start, the open one first."""
     return sorted(parts, key=lambda part: -math.inf if part.start is None else part.start)
 
 
@@ -54,11 +54,11 @@ def in_window(window: Window, time: int) -> bool:
     return (window.start is None or window.start <= time) and (window.end is None or time < window.end)
 
 
-# --- what is asked --------------------------------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------------------------------
 
 
 def test_a_window_is_asked_as_the_server_reads_it() -> None:
-    """The half-open range goes out with the server's paddings, and the field is named where it must be (A21, A50)."""
+    """The half-open range is sent with the server's paddings, and the field is named if required (A21, A50)."""
     window = Window("lastSeenAt", is_contact=False, start=1000, end=2000)
     plain, padded = (
         window.query(RangeSemantics()),
@@ -82,7 +82,7 @@ def test_an_open_end_stays_open() -> None:
 
 @given(windows, bounds, st.integers(1, 40))
 def test_no_contact_is_between_what_two_windows_ask(window: Window, read: RangeSemantics, size: int) -> None:
-    """Where one window ends the next begins: their requests leave no millisecond out (A21)."""
+    """The requests of adjacent windows leave no millisecond out (A21)."""
     parts = ordered(split(window, rows(*range(size)), read, newest_first=False))
     for earlier, later in pairwise(parts):
         before, after = earlier.query(read), later.query(read)
@@ -91,12 +91,12 @@ def test_no_contact_is_between_what_two_windows_ask(window: Window, read: RangeS
         assert after.start <= before.end + 1
 
 
-# --- what may be in the answer --------------------------------------------------------------------------------------
+# --- rows allowed in the response -----------------------------------------------------------------------------------
 
 
 @given(windows, bounds, st.lists(times, max_size=5))
 def test_rows_inside_are_always_accepted(window: Window, read: RangeSemantics, moments: list[int]) -> None:
-    """A row inside the window, or one without a readable time, never speaks against the filter."""
+    """A row inside the window, or one without a readable time, never violates the filter."""
     inside = [time for time in moments if in_window(window, time)]
     window.check(rows(*inside, None), read)
 
@@ -105,7 +105,7 @@ def test_rows_inside_are_always_accepted(window: Window, read: RangeSemantics, m
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 @pytest.mark.parametrize("time", [-DAY * 9, DAY * 20])
 def test_a_row_far_outside_breaks_the_contract(field: TimeField, resolution: int, time: int) -> None:
-    """A server that returns what was not asked for does not honour its filter (A20)."""
+    """A server that returns rows outside the requested range does not honour its filter (A20)."""
     window = Window(field, is_contact=True, start=0, end=DAY * 10)
     with pytest.raises(ContractError, match=f"does not honour its {field} filter") as caught:
         window.check(rows(5, time), RangeSemantics(resolution=resolution))
@@ -113,7 +113,7 @@ def test_a_row_far_outside_breaks_the_contract(field: TimeField, resolution: int
 
 
 def test_a_row_within_one_granule_outside_is_tolerated() -> None:
-    """A server that compares whole seconds answers with rows up to a second outside (A21)."""
+    """A server that compares whole seconds returns rows up to a second outside (A21)."""
     window = Window("createdAt", is_contact=True, start=5000, end=6000)
     window.check(rows(4000, 6999), RangeSemantics(resolution=1000))
     for time in (3999, 7001):
@@ -122,12 +122,12 @@ def test_a_row_within_one_granule_outside_is_tolerated() -> None:
 
 
 def test_an_open_window_has_no_outside_on_that_side() -> None:
-    """Nothing is too old for a window without a start, nothing too new for one without an end (A28)."""
+    """Nothing is too old for a window without a start, and nothing too new for one without an end (A28)."""
     Window("createdAt", is_contact=True, start=None, end=10).check(rows(-(10**12)), RangeSemantics())
     Window("createdAt", is_contact=True, start=10, end=None).check(rows(32_503_680_000_000), RangeSemantics())
 
 
-# --- how a full one is cut ------------------------------------------------------------------------------------------
+# --- splitting a full window ----------------------------------------------------------------------------------------
 
 
 @given(windows, bounds, st.lists(times, max_size=30), st.booleans())
@@ -145,7 +145,7 @@ def test_the_parts_tile_the_window(
 
 @given(windows, bounds, st.lists(times, max_size=30), st.booleans())
 def test_every_part_is_smaller(window: Window, read: RangeSemantics, moments: list[int], newest_first: bool) -> None:
-    """A cut makes progress: no part is empty and none is the window itself."""
+    """Splitting makes progress: no part is empty and none is the window itself."""
     for part in split(window, rows(*moments), read, newest_first=newest_first):
         assert part != window
         assert part.start is None or part.end is None or part.start < part.end
@@ -155,7 +155,7 @@ def test_every_part_is_smaller(window: Window, read: RangeSemantics, moments: li
 def test_cuts_lie_where_the_server_sees_them(
     window: Window, read: RangeSemantics, moments: list[int], newest_first: bool
 ) -> None:
-    """A cut lies on a step that the server tells apart, so that no contact falls between two parts (A21)."""
+    """A cut lies on a step that the server distinguishes, so that no contact falls between two parts (A21)."""
     for part in split(window, rows(*moments), read, newest_first=newest_first):
         if part.start != window.start:
             assert part.start is not None
@@ -165,7 +165,7 @@ def test_cuts_lie_where_the_server_sees_them(
 @pytest.mark.parametrize("newest_first", [False, True])
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 def test_an_indivisible_window_of_one_granule_is_cut_out_and_left_whole(resolution: int, *, newest_first: bool) -> None:
-    """Contacts that no cut can part get a window of just their resolution, and that one is not cut further (M5)."""
+    """Contacts that no cut can separate get a window of exactly their resolution, which is not split further (M5)."""
     time, read = 7 * DAY, RangeSemantics(resolution=resolution)
     wide = Window("createdAt", is_contact=True, start=None, end=30 * DAY)
     parts = ordered(split(wide, rows(*[time] * 50), read, newest_first=newest_first))
@@ -178,7 +178,7 @@ def test_an_indivisible_window_of_one_granule_is_cut_out_and_left_whole(resoluti
 
 
 def test_a_full_page_without_readable_times_halves_the_window() -> None:
-    """Rows that tell no time do not say where to cut: it is the middle, or nowhere in an open window (A27)."""
+    """Rows without times do not show where to cut: it is the middle, or nowhere in an open window (A27)."""
     window = Window("lastSeenAt", is_contact=True, start=0, end=100)
     assert [(part.start, part.end) for part in split(window, rows(None), RangeSemantics(), newest_first=True)] == [
         (0, 50),
@@ -204,7 +204,7 @@ def test_cutting_ends_with_every_contact_in_one_proven_part(
     chance: object,
     pair: tuple[int | None, int | None],
 ) -> None:
-    """Against any list in any order cutting ends, each contact in one part: a short page, or an indivisible one."""
+    """For any list in any order, splitting ends with each contact in one part: a short page, or an indivisible one."""
     window, read = Window("createdAt", True, *pair), RangeSemantics(resolution=resolution)
     left, done, requests = [window], [], 0
     while left:
@@ -258,13 +258,13 @@ TIMES = [
 
 @pytest.mark.parametrize(("value", "time"), TIMES)
 def test_a_time_is_read_or_it_is_none(value: object, time: int | None) -> None:
-    """ISO 8601 in any zone is read to the millisecond; what is none tells nothing, and no row is lost by it (A30)."""
+    """ISO 8601 in any zone is read to the millisecond; any other value is no time, and no row is lost by it (A30)."""
     assert milliseconds(value) == time
 
 
 @given(st.text(max_size=30) | st.datetimes().map(str) | st.floats() | st.none())
 def test_no_value_breaks_the_reading(value: object) -> None:
-    """Anything at all is a time or none (A30)."""
+    """Any value is a time or none (A30)."""
     time = milliseconds(value)
     assert time is None or isinstance(time, int)
 
@@ -286,7 +286,7 @@ def test_no_value_breaks_the_reading(value: object) -> None:
 def test_contacts_wait_for_leads_of_the_same_time(
     contacts: tuple[int | None, int | None], leads: tuple[int | None, int | None], waits: bool
 ) -> None:
-    """A lead that becomes a contact between the two readings is seen in one of them (M13)."""
+    """A lead that becomes a contact between the two reads is seen in one of them (M13)."""
     window, others = Window("createdAt", True, *contacts), [Window("createdAt", False, *leads)]
     assert may_be_read(window, others) is not waits
     assert may_be_read(Window("createdAt", False, *contacts), others)

@@ -1,4 +1,4 @@
-"""Work that grows while it is worked off: each item once, a fixed number at a time, and the first error ends all."""
+"""A work queue that grows during the work: each item once, bounded concurrency, and the first error ends all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etl.extract.workqueue import WorkQueue
 from tests.simulation.loop import run
 
 Item = tuple[int, ...]
-"""A place in a tree of work: the way to it from its root."""
+"""A node in a tree of work: the path from its root."""
 
 
 @given(
@@ -26,7 +26,7 @@ Item = tuple[int, ...]
 )
 @settings(deadline=None)
 def test_every_item_is_worked_off_once(roots: int, workers: int, width: int, depth: int, chance: Random) -> None:
-    """Items and all that they leave are done exactly once, never more at a time than there are workers (N23)."""
+    """All items and their follow-up items are processed exactly once, by no more workers than given (N23)."""
     done: list[Item] = []
     left: set[Item] = set()
     busy = peak = 0
@@ -49,7 +49,7 @@ def test_every_item_is_worked_off_once(roots: int, workers: int, width: int, dep
 
 
 def test_items_are_drawn_only_when_somebody_is_free() -> None:
-    """A plan of millions of windows is never held in memory: it is drawn as it is worked off, leftovers first (S21)."""
+    """Items are drawn only as workers become free, follow-up items first, so that long plans fit in memory (S21)."""
     drawn = 0
     order: list[str] = []
 
@@ -67,12 +67,12 @@ def test_items_are_drawn_only_when_somebody_is_free() -> None:
 
     run(WorkQueue(work, items()).run(2))
     assert drawn == 20
-    # The other worker may have drawn the next item in the same instant.
+    # The other worker may have drawn the next item at the same time.
     assert order.index("3+") <= order.index("3") + 2
 
 
 def test_an_idle_worker_waits_for_what_a_busy_one_leaves() -> None:
-    """Nobody goes home while an item is in work that may leave further ones."""
+    """No worker stops while an item in progress may still add further ones."""
     at: dict[str, float] = {}
 
     async def work(item: str) -> Sequence[str]:
@@ -85,7 +85,7 @@ def test_an_idle_worker_waits_for_what_a_busy_one_leaves() -> None:
 
 
 def test_the_first_error_ends_all() -> None:
-    """One item that fails stops the others, and its error comes out (P22)."""
+    """If one item fails, the others stop and its error is raised (P22)."""
     started: list[int] = []
 
     async def work(item: int) -> Sequence[int]:
@@ -112,7 +112,7 @@ def test_nothing_to_do_is_done_at_once() -> None:
 
 
 def test_an_item_that_is_not_ready_waits_for_those_before_it() -> None:
-    """Nothing overtakes it, nothing is left out, and what its forerunners leave goes first (M13)."""
+    """Nothing overtakes a waiting item, nothing is lost, and the follow-up items of earlier ones go first (M13)."""
     order: list[str] = []
 
     async def work(item: str) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""What a contact becomes: cells, `extra`, rejects and counts, literal by literal."""
+"""Normalizing a contact: cells, `extra`, rejects and counts, case by case."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAMPLE = (
 
 
 def normalized(*contacts: str | bytes, separator: bytes = b",") -> NormalizedBatch:
-    """The contacts, sent in one page."""
+    """The contacts, normalized as one page."""
     raws = [contact.encode() if isinstance(contact, str) else contact for contact in contacts]
     batch = Normalizer("main")([RawPage(b'{"success":true,"data":[' + separator.join(raws) + b"]}", len(raws), 7)])
     batch.contacts.validate(full=True)
@@ -40,13 +40,13 @@ def normalized(*contacts: str | bytes, separator: bytes = b",") -> NormalizedBat
 
 
 def row(contact: str | bytes) -> dict[str, object]:
-    """The one row of a contact, its attributes as pairs."""
+    """The single row of a contact, its attributes as pairs."""
     found: dict[str, object] = normalized(contact).contacts.to_pylist()[0]
     return found
 
 
 def cell(path: str, token: str, column: str) -> tuple[object, object]:
-    """The cell of a value at a path, and what is left of it in `extra`."""
+    """The cell for a value at a path, and the rest of the value in `extra`."""
     text = token
     for name in reversed(path.split(".")):
         text = f"{json.dumps(name)}:{text}" if text is token else f"{json.dumps(name)}:{{{text}}}"
@@ -55,7 +55,7 @@ def cell(path: str, token: str, column: str) -> tuple[object, object]:
 
 
 def test_sample_of_the_contract() -> None:
-    """The sample of the API's contract fills the columns it should and leaves nothing behind."""
+    """The sample contact of the API's contract fills the expected columns and leaves nothing in `extra`."""
     found = row(SAMPLE)
     told = {name: value for name, value in found.items() if value not in (None, False, 0, [])}
     seen, created = datetime(2025, 1, 5, 10, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)
@@ -141,13 +141,13 @@ NO_INTEGERS = [
 
 @pytest.mark.parametrize(("token", "expected"), INTEGERS)
 def test_integer_cells(token: str, expected: int | None) -> None:
-    """Whole numbers, also as text or with a fraction of zero, are integers (A31, A32)."""
+    """Integers, also as text or with a zero fraction, become integers (A31, A32)."""
     assert cell("websiteVisits", token, "website_visits") == (expected, None)
 
 
 @pytest.mark.parametrize("token", NO_INTEGERS, ids=lambda token: token[:24])
 def test_what_is_no_integer_is_kept(token: str) -> None:
-    """Anything else is null, and stands in extra as the server wrote it: never rounded (A32)."""
+    """Any other value is null, and `extra` keeps it as the server wrote it, never rounded (A32)."""
     kept = json.dumps(json.loads(token), ensure_ascii=False, separators=(",", ":")) if token[0] in '"[{' else token
     assert cell("websiteVisits", token, "website_visits") == (None, f'{{"websiteVisits":{kept}}}')
 
@@ -173,13 +173,13 @@ NO_BOOLEANS = ["2", "-1", "0.5", '"yes"', '"no"', '"t"', '" true"', "[true]", '{
 
 @pytest.mark.parametrize(("token", "expected"), BOOLEANS)
 def test_boolean_cells(token: str, expected: bool | None) -> None:
-    """True and false in words and as one and zero are booleans (A31)."""
+    """True and false as words or as one and zero become booleans (A31)."""
     assert cell("hasOrdered.status", token, "has_ordered") == (expected, None)
 
 
 @pytest.mark.parametrize("token", NO_BOOLEANS)
 def test_what_is_no_boolean_is_kept(token: str) -> None:
-    """Anything else is null and stands in extra under its own path."""
+    """Any other value is null, and `extra` keeps it under its own path."""
     assert cell("hasOrdered.status", token, "has_ordered") == (None, f'{{"hasOrdered":{{"status":{token}}}}}')
 
 
@@ -224,7 +224,7 @@ TEXTS = [
 
 @pytest.mark.parametrize(("token", "expected"), TEXTS, ids=[token[:24] for token, _ in TEXTS])
 def test_text_cells(token: str, expected: str | None) -> None:
-    """Text stays as it is but for what no column can hold; any other value is its JSON text (A31, A32, A35)."""
+    """Text is unchanged but for characters that no column can hold; other values become JSON text (A31, A32, A35)."""
     assert cell("profile.userDetails.name", token, "name") == (expected, None)
 
 
@@ -244,7 +244,7 @@ def test_text_cells(token: str, expected: str | None) -> None:
     ],
 )
 def test_invalid_utf8_is_replaced(raw: bytes, expected: str) -> None:
-    """Bytes that are no UTF-8 become U+FFFD as every decoder does it, and are counted (A35)."""
+    """Invalid UTF-8 becomes U+FFFD, as in every decoder, and is counted (A35)."""
     batch = normalized(b'{"_id":"x","status":"' + raw + b'"}', b'{"_id":"y","status":"OPEN"}')
     assert batch.contacts["status"].to_pylist() == [expected, "OPEN"]
     assert batch.counts["replaced"] == ("\ufffd" in expected)
@@ -389,13 +389,13 @@ NO_TIMES = [
 
 @pytest.mark.parametrize(("token", "expected"), TIMES)
 def test_time_cells(token: str, expected: datetime | None) -> None:
-    """ISO 8601 with offset, without zone and as a date, and epoch numbers by magnitude, are one moment (A28, A30)."""
+    """ISO 8601 with offset, without zone or as a date, and epoch numbers by magnitude, are parsed (A28, A30)."""
     assert cell("lastMessage.at", token, "last_message_at") == (expected, None)
 
 
 @pytest.mark.parametrize("token", NO_TIMES, ids=lambda token: token[:24])
 def test_what_is_no_time_is_kept(token: str) -> None:
-    """Anything else is null and stands in extra as it was (A30)."""
+    """Any other value is null and kept unchanged in `extra` (A30)."""
     assert cell("lastMessage.at", token, "last_message_at") == (None, f'{{"lastMessage":{{"at":{token}}}}}')
 
 
@@ -416,7 +416,7 @@ def test_what_is_no_time_is_kept(token: str) -> None:
     ],
 )
 def test_list_cells(token: str, expected: object, extra: str | None) -> None:
-    """A list is a list of text; what is no list is null and kept (A39, A40)."""
+    """A list becomes a list of text; any other value is null and kept in `extra` (A39, A40)."""
     assert cell("segments", token, "segments") == (expected, extra)
 
 
@@ -443,7 +443,7 @@ def test_list_cells(token: str, expected: object, extra: str | None) -> None:
     ],
 )
 def test_attributes(token: str, expected: object, kept: bool) -> None:
-    """The last value of a key wins; where the map cannot say everything, the whole list is in extra as well (A40)."""
+    """The last value of a key wins; if the map loses information, `extra` has the whole list as well (A40)."""
     extra = f'{{"profile":{{"userDetails":{{"attributes":{token}}}}}}}' if kept else None
     assert cell("profile.userDetails.attributes", token, "attributes") == (expected, extra)
 
@@ -463,7 +463,7 @@ def test_attributes(token: str, expected: object, kept: bool) -> None:
     ],
 )
 def test_notes(token: str, expected: list[tuple[str, ...]] | None, kept: bool) -> None:
-    """A note has a title, a description and an id; a note that says more is in extra as well (A39)."""
+    """A note has a title, a description and an id; a note with other fields is in `extra` as well (A39)."""
     notes: object = expected and [
         note and dict(zip(("title", "description", "_id"), note, strict=True)) for note in expected
     ]
@@ -498,12 +498,12 @@ def test_notes(token: str, expected: list[tuple[str, ...]] | None, kept: bool) -
     ids=lambda text: str(text)[:40],
 )
 def test_extra(fields: str, extra: str | None) -> None:
-    """Every field without a column that says something is in extra: nested as sent, numbers untouched (A32, A37)."""
+    """Every non-empty field without a column is in `extra`, nested as sent, with numbers unchanged (A32, A37)."""
     assert row(f'{{"_id":"x",{fields}}}')["extra"] == extra
 
 
 def test_removed_field_is_null() -> None:
-    """A contact of nothing but its id is a row of nulls (A26, A27, A38)."""
+    """A contact with only an id is a row of nulls (A26, A27, A38)."""
     assert {name for name, value in row('{"_id":"x"}').items() if value is not None} == {
         "account",
         "contact_id",
@@ -536,7 +536,7 @@ LARGE = f'{{"_id":"big","status":"{"x" * 2**24}"}}'
 )
 @pytest.mark.parametrize("company", [0, 9])
 def test_rejects(contact: str, reason: str, path: str | None, contact_id: str | None, company: int) -> None:
-    """A contact that cannot be kept is a reject with its raw JSON, and costs its neighbours nothing (A25, A34, A36)."""
+    """A contact that cannot be stored is a reject with its raw JSON and does not affect others (A25, A34, A36)."""
     neighbours = [f'{{"_id":"n{index}","websiteVisits":{index}}}' for index in range(company)]
     batch = normalized(*neighbours, contact)
     assert batch.contacts["contact_id"].to_pylist() == [f"n{index}" for index in range(company)]
@@ -556,7 +556,7 @@ def test_ids(token: str, kept: str) -> None:
 
 
 def test_ids_are_compared_byte_by_byte() -> None:
-    """Repeated contacts, and ids that differ in case, spaces or form, all stay rows (A23, A24)."""
+    """Repeated contacts, and ids that differ in case, spaces or form, all remain rows (A23, A24)."""
     ids = ["a", "A", "a ", "\u00e9", "e\u0301", "a"]
     batch = normalized(*(json.dumps({"_id": value}) for value in ids))
     assert batch.contacts["contact_id"].to_pylist() == ids
@@ -574,13 +574,13 @@ def test_counts() -> None:
 
 
 def test_nothing_is_counted_twice() -> None:
-    """A contact that is first read in bulk and then on its own counts once (A35)."""
+    """A contact that is read in bulk first and then individually counts once (A35)."""
     batch = normalized('{"_id":"x","lastSeenAt":"soon","new":"\\u0000"}', '{"_id":"y","new":"\\u0000"}')
     assert dict(+batch.counts) == {"received": 2, "nulled": 1, "replaced": 2}
 
 
 def test_line_breaks_between_tokens() -> None:
-    """A page printed over many lines is read as any other, clean contacts and odd ones alike."""
+    """A pretty-printed page is read like any other, with clean and odd contacts."""
     contacts = [SAMPLE, '{"_id": "x", "websiteVisits": "5", "more": {"a": [1.50, 2]}}'] * 5
     pretty = [re.sub(r"([{,])", "\\1\r\n  ", contact) for contact in contacts]
     assert normalized(*pretty, separator=b",\n").contacts.to_pylist() == normalized(*contacts).contacts.to_pylist()
@@ -591,7 +591,7 @@ def test_line_breaks_between_tokens() -> None:
     [b"", b"[]", b"{}", b'{"data":5}', b'{"data":[{]}', b'{"data":[{"_id":"x"},NaN]}', b'{"data":[{"_id":"x"}]}'],
 )
 def test_pages_that_cannot_be_split(body: bytes) -> None:
-    """A page that is no list of its contacts is the server's fault, and never a loss (N7, A32)."""
+    """A page that cannot be split into its contacts is a server fault and loses nothing (N7, A32)."""
     with pytest.raises(ContractError):
         Normalizer("main")([RawPage(body, 2, 0)])
 
@@ -618,14 +618,14 @@ def test_many_tags_and_many_keys() -> None:
 
 
 def test_no_contacts() -> None:
-    """Pages without contacts, and no pages, are empty tables."""
+    """Pages without contacts, and no pages at all, give empty tables."""
     for pages in ([], [RawPage(b'{"data":[]}', 0, 0)]):
         batch = Normalizer("main")(pages)
         assert (batch.contacts, batch.rejects) == (NORMALIZED_SCHEMA.empty_table(), REJECT_PART_SCHEMA.empty_table())
 
 
 def test_order_of_pages_does_not_change_a_row() -> None:
-    """A field that changes its type from page to page gives each contact the same row in every order (A39)."""
+    """If a field changes its type from page to page, each row is the same in every page order (A39)."""
     values = ["1", '"x"', "[1]", '{"a":1}', "true", "null", '"2025-01-01"', "1.5"]
     contacts = [f'{{"_id":"{index}","flip":{value},"segments":{value}}}'.encode() for index, value in enumerate(values)]
     pages = [RawPage(b'{"data":[' + contact + b"]}", 1, index) for index, contact in enumerate(contacts)]

@@ -1,4 +1,4 @@
-"""The two paths of `etl.normalize` are one function: what Arrow reads in bulk is what row-by-row reading gives."""
+"""The two paths of `etl.normalize` agree: Arrow's bulk reading gives the same result as row-by-row reading."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TOKENS = (
     b'[{"key":"k","key":"l","value":"v"}] [null,{"title":"t"}] {"z":1,"a":{"y":2}} {"\\ud800":1} {"a\\u0000":[]} '
     b'"2024-01-01" 2.5 -1e-5 "+447911123456" 7911123456.0 '
 ).split()
-"""Every kind of JSON value, each without a space in it."""
+"""Every kind of JSON value, none of which contains a space."""
 
 PARENTS: tuple[tuple[str, ...], ...] = (
     (),
@@ -74,11 +74,11 @@ PLACES = (
 )
 
 Node = dict[str, "list[Node | bytes]"]
-"""An object: for each key the values it has, one after the other."""
+"""An object: for each key its values, in order."""
 
 
 def tree(value: dict[str, object]) -> Node:
-    """`value` as a node, every other value as its JSON text."""
+    """`value` as a node, with every leaf as its JSON text."""
     return {
         key: [tree(item) if isinstance(item, dict) else json.dumps(item, ensure_ascii=False).encode()]
         for key, item in value.items()
@@ -100,7 +100,7 @@ Change = tuple[tuple[str, ...], bytes, bool]
 
 
 def contact(changes: Sequence[Change]) -> bytes:
-    """PLAIN with values put, or repeated, at some places."""
+    """PLAIN with values set, or repeated, at some paths."""
     root = tree(PLAIN)
     for path, value, again in changes:
         node = root
@@ -126,29 +126,29 @@ odd_items: st.SearchStrategy[Change] = st.sampled_from(
     ]
 )
 mild = st.lists(st.one_of(unknown_fields, unknown_fields, odd_items), max_size=3).map(contact)
-"""Contacts with fields without a column, also in lists, and with times of other forms: what Arrow reads in bulk."""
+"""Contacts with unknown fields, also in lists, and unusual time formats: cases that Arrow reads in bulk."""
 
 
 def page(elements: Sequence[bytes], read_no: int = 0, separator: bytes = b",") -> RawPage:
-    """A page of these elements of `data`."""
+    """A page with these elements in `data`."""
     return RawPage(b'{"success":true,"data":[' + separator.join(elements) + b"]}", len(elements), read_no)
 
 
 def pages_of(batch: Sequence[Sequence[bytes]]) -> list[RawPage]:
-    """Pages whose contacts are numbered through."""
+    """Pages with consecutively numbered contacts."""
     starts = [sum(map(len, batch[:index])) for index in range(len(batch))]
     return [page(elements, start) for elements, start in zip(batch, starts, strict=True)]
 
 
 def row_by_row(pages: Sequence[RawPage]) -> NormalizedBatch:
-    """What the tolerant path alone makes of `pages`."""
+    """The result of the tolerant path alone."""
     found = contacts_of(pages)
     result = read_rows(found.raws, found.numbers)
     return NormalizedBatch(part_of_rows("main", result.rows), rejects_table("main", result.rejects), result.counts)
 
 
 def assert_same(batch: NormalizedBatch, expected: NormalizedBatch, received: int) -> None:
-    """The same cells, the same texts, the same counts, and no row lost."""
+    """Assert the same cells, texts and counts, and that no row is lost."""
     for table, schema in ((batch.contacts, NORMALIZED_SCHEMA), (batch.rejects, REJECT_PART_SCHEMA)):
         table.validate(full=True)
         assert table.schema == schema
@@ -167,7 +167,7 @@ def assert_same(batch: NormalizedBatch, expected: NormalizedBatch, received: int
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_both_paths_agree(elements: st.SearchStrategy[bytes], data: st.DataObject) -> None:
-    """Whatever a normalizer has learned from the batches before, it gives what row-by-row reading gives (A30-A39)."""
+    """Whatever a normalizer has learned from earlier batches, it agrees with row-by-row reading (A30-A39)."""
     batches = data.draw(
         st.lists(st.lists(st.lists(elements, max_size=9), min_size=1, max_size=3), min_size=1, max_size=4)
     )
@@ -183,7 +183,7 @@ COLUMNS = [column.path for column in READ if column.path != ("_id",)]
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_both_paths_agree_where_columns_drift(data: st.DataObject) -> None:
-    """Columns that most contacts fill with another type are read by themselves, and give the same cells (A30-A39)."""
+    """Columns with another type in most contacts are read separately and give the same cells (A30-A39)."""
     drifting = data.draw(st.lists(st.sampled_from(COLUMNS), min_size=1, max_size=3, unique=True))
     tokens = data.draw(st.lists(st.sampled_from(TOKENS), min_size=1, max_size=3))
     drifts = [(path, token, False) for path in drifting for token in tokens]
@@ -198,7 +198,7 @@ def test_both_paths_agree_where_columns_drift(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("path", COLUMNS, ids=".".join)
 def test_every_column_may_drift_to_every_type(path: tuple[str, ...]) -> None:
-    """A column of another type in most contacts, or in all, has the cells of row-by-row reading (A30, A31, A32)."""
+    """A column with another type in most or all contacts has the same cells as row-by-row reading (A30, A31, A32)."""
     mixed = Normalizer("main")
     for token in TOKENS:
         pages = pages_of([[contact([(path, token, False)] if index % 3 else []) for index in range(9)]])

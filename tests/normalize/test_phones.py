@@ -1,4 +1,4 @@
-"""`etl.normalize.phones` finds the number that was meant, or none: for every country and every way to write it."""
+"""`etl.normalize.phones` finds the intended number or none, for every country and spelling."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def found(*pairs: tuple[str | None, str | None]) -> list[str | None]:
 
 
 def examples(code: int) -> list[str]:
-    """The library's example of each kind of number in each region of a code."""
+    """The library's example of each kind of number in each region of a country code."""
     regions = [
         PhoneMetadata.metadata_for_region_or_calling_code(code, name) for name in COUNTRY_CODE_TO_REGION_CODE[code]
     ]
@@ -41,7 +41,7 @@ EXAMPLES = {code: examples(code) for code in COUNTRY_CODE_TO_REGION_CODE}
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[str, str]:
-    """A prefix and a number near to a valid one: cut, prolonged, with a changed tail, leading digits, spaces."""
+    """A prefix and a number close to a valid one: shortened, extended, with another tail, leading digits or spaces."""
     code = draw(st.sampled_from(sorted(EXAMPLES)))
     number = draw(st.sampled_from(EXAMPLES[code]))
     kept = draw(st.integers(0, len(number)))
@@ -57,12 +57,12 @@ def pairs(draw: st.DrawFn) -> tuple[str, str]:
 @settings(max_examples=120, deadline=None)
 @given(batch=st.lists(pairs(), min_size=1, max_size=12))
 def test_agrees_with_the_library(batch: list[tuple[str, str]]) -> None:
-    """Whatever the shortcut answers on its own is what the library gives for all readings of the digits (A31)."""
+    """A result of the shortcut equals the library's result over all readings of the digits (A31)."""
     assert found(*batch) == [by_the_library(*pair) for pair in batch]
 
 
 def test_every_example_number_of_every_country() -> None:
-    """All example numbers of all countries, whole, cut and with a leading 0, agree with the library (A31)."""
+    """All example numbers of all countries, whole, shortened and with a leading 0, agree with the library (A31)."""
     batch = [
         (str(code), form)
         for code, numbers in EXAMPLES.items()
@@ -114,7 +114,7 @@ TRUTHS = truths()
 
 
 def script(zero: str) -> Callable[[str], str]:
-    """How a text looks with the digits of another script."""
+    """A function that writes a text with the digits of another script."""
     return lambda text: re.sub("[0-9]", lambda digit: chr(ord(zero) + int(digit[0])), text)
 
 
@@ -193,7 +193,7 @@ DOUBTFUL: dict[str, Spelling] = {
 )
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_a_number_is_the_right_one_or_none(spellings: dict[str, Spelling], missing: int | None, plus: str) -> None:
-    """For every region, type and spelling; plain spellings are understood, but for very few that can mean two."""
+    """No region, type or spelling gives a wrong number; plain spellings are understood but for a few ambiguous ones."""
     for name, spelling in spellings.items():
         made = found(*((f"{plus}{truth.code}", spelling(truth)) for truth in TRUTHS))
         wrong = [
@@ -206,7 +206,7 @@ def test_a_number_is_the_right_one_or_none(spellings: dict[str, Spelling], missi
 
 
 def test_a_number_of_another_country_is_none() -> None:
-    """What starts with "+" or "00" is international, and must be of the prefix's country."""
+    """A number that starts with "+" or "00" is international and must match the prefix's country."""
     for code in COUNTRY_CODE_TO_REGION_CODE:
         others = [truth.e164 for truth in TRUTHS if truth.code != str(code)]
         for lead in ("+", "00", "00 ", "0011 "):
@@ -220,7 +220,7 @@ def digits_of(text: str) -> str:
 
 
 def in_order(wanted: str, text: str) -> bool:
-    """Whether the characters of `wanted` stand in `text` in this order."""
+    """Whether the characters of `wanted` occur in `text` in this order."""
     rest = iter(text)
     return all(character in rest for character in wanted)
 
@@ -279,7 +279,7 @@ odd_prefixes = st.one_of(st.sampled_from(["91", "+49", "1-868", "44 (UK)", "0044
 @settings(max_examples=400, deadline=None)
 @given(pair=st.one_of(spelled, st.tuples(odd_prefixes, st.one_of(texts, st.text()))))
 def test_whatever_the_text_the_number_is_valid_and_made_of_its_digits(pair: tuple[str, str]) -> None:
-    """Null, or a valid number of the prefix's country whose digits stand in prefix and number in this order."""
+    """The result is null, or a valid number of the prefix's country with the digits of prefix and number in order."""
     [number] = found(pair)
     if number is None:
         return
@@ -314,7 +314,7 @@ def test_whatever_the_text_the_number_is_valid_and_made_of_its_digits(pair: tupl
         ("1", "1" * 10**6, None),
         ("91", f"9{' ' * 10**6}z", None),
         ("1" + "-" * 10**6 + "1", "4155552671", None),
-        # it says by itself of which country it is
+        # the number names its own country
         ("49", "+49 1512 3456789", "+4915123456789"),
         ("49", "+49 (0)1512 3456789", "+4915123456789"),
         ("49", "(0)1512 3456789", "+4915123456789"),
@@ -326,7 +326,7 @@ def test_whatever_the_text_the_number_is_valid_and_made_of_its_digits(pair: tupl
         ("91", "91 98765 43210", "+919876543210"),
         ("91", "9198765432", "+919198765432"),
         ("49", "4915123456789", None),
-        # an extension is none of its digits, nor is a second number
+        # an extension or a second number adds no digits
         ("43", "664 123456 ext. 12", "+43664123456"),
         ("1", "415-555-2671x12", "+14155552671"),
         ("44", "tel:+44-20-7946-0123;ext=12", "+442079460123"),
@@ -340,7 +340,7 @@ def test_whatever_the_text_the_number_is_valid_and_made_of_its_digits(pair: tupl
         ("1", "1-800-FLOWERS", None),
         ("49", "030 12345O", None),
         ("49", "030 1234xx", None),
-        # a number of JSON or of a spreadsheet
+        # a number from JSON or a spreadsheet
         ("91", "9876543210.0", "+919876543210"),
         ("49", "15123456789.0", "+4915123456789"),
         ("49.0", "15123456789", "+4915123456789"),
@@ -369,5 +369,5 @@ def test_whatever_the_text_the_number_is_valid_and_made_of_its_digits(pair: tupl
     ],
 )
 def test_forms(prefix: str | None, number: str | None, expected: str | None) -> None:
-    """A number is understood however it is written; what is none, or could be two, is null."""
+    """A number is understood in any spelling; text that is not a number, or an ambiguous one, is null."""
     assert found((prefix, number)) == [expected]

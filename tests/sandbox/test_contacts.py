@@ -1,4 +1,4 @@
-"""The simulated contacts: real in every channel, odd where asked for, the same for the same seed."""
+"""The simulated contacts: realistic in every channel, odd on request, and reproducible from the seed."""
 
 import json
 import statistics
@@ -30,7 +30,7 @@ DOCUMENTED = {
         )
     ),
 }
-"""Every path of the API's table of fields."""
+"""Every path of the API's field table."""
 
 
 def decoded(world: World) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def decoded(world: World) -> list[dict[str, Any]]:
 
 
 def paths(value: object, prefix: str = "") -> Iterable[str]:
-    """Dotted paths of the leaves; the items of a list share one."""
+    """Dotted paths of the leaves; all items of a list share one."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from paths(inner, f"{prefix}.{key}" if prefix else key)
@@ -51,7 +51,7 @@ def paths(value: object, prefix: str = "") -> Iterable[str]:
 
 
 def test_every_documented_field_occurs() -> None:
-    """Over the population, each path of the API occurs, and no other in a clean account."""
+    """Each documented path occurs in the population, and no other in a clean account."""
     found = {path for contact in decoded(World(CLEAN, START)) for path in paths(contact)}
     assert found - {"profile.notes", "unreadMessage.text"} == DOCUMENTED
 
@@ -64,7 +64,7 @@ def test_contacts_have_the_usual_size() -> None:
 
 
 def test_phones_are_valid_in_several_countries() -> None:
-    """Prefix and national number make a number that the field's library accepts, with and without + and leading 0."""
+    """Prefix and national number make a number that phonenumbers accepts, with and without + and leading 0."""
     regions = set()
     for contact in decoded(World(CLEAN, START)):
         phone = contact["profile"]["userDetails"]["contact"]["phone"]
@@ -76,7 +76,7 @@ def test_phones_are_valid_in_several_countries() -> None:
 
 
 def test_times_are_plausible() -> None:
-    """`_id` starts with the creation second, nobody was seen before creation, and creation is spread over years."""
+    """`_id` starts with the creation second, no contact was seen before creation, and creation is spread over years."""
     contacts = World(CLEAN, START).account.living().values()
     times = [(contact.id, contact.created or 0, contact.last_seen or 0) for contact in contacts]
     for identity, created, seen in times:
@@ -88,7 +88,7 @@ def test_times_are_plausible() -> None:
 
 @pytest.mark.parametrize("kind", nasty.KINDS)
 def test_every_oddity_is_json_under_its_own_id(kind: str) -> None:
-    """Each oddity (A24, A25, A28, A30-A32, A35-A37, A39) still is one JSON object, and the truth log knows its id."""
+    """Each oddity (A24, A25, A28, A30-A32, A35-A37, A39) is still one JSON object, and the truth log has its id."""
     for small in (False, True):
         settings = replace(CLEAN, contacts=30, nasty_share=1, nasty_kinds=(kind,), small=small)
         plain = World(replace(settings, nasty_share=0), START).account.rows
@@ -100,13 +100,13 @@ def test_every_oddity_is_json_under_its_own_id(kind: str) -> None:
 
 
 def test_no_created_at() -> None:
-    """`no_created_at_share` leaves contacts without `createdAt`: absent, null or "" (A27)."""
+    """`no_created_at_share` gives contacts without `createdAt`: absent, null or "" (A27)."""
     contacts = decoded(World(replace(CLEAN, no_created_at_share=1), START))
     assert {json.dumps(contact.get("createdAt", "absent")) for contact in contacts} == {'"absent"', "null", '""'}
 
 
 def test_same_seed_same_bytes() -> None:
-    """Contacts follow from the seed alone; another seed gives others."""
+    """Contacts depend on the seed alone; another seed gives others."""
     settings = Settings(contacts=100, nasty_share=0.5)
     assert World(settings, START).contacts(START) == World(settings, START).contacts(START)
     assert World(settings, START).contacts(START).keys().isdisjoint(World(CLEAN, START + 1e7).contacts(START))
@@ -114,6 +114,6 @@ def test_same_seed_same_bytes() -> None:
 
 
 def test_ties() -> None:
-    """`ties` gives that many contacts one `createdAt` (M5)."""
+    """`ties` gives that many contacts the same `createdAt` (M5)."""
     created = [contact["createdAt"] for contact in decoded(World(replace(CLEAN, ties=70), START))]
     assert max(map(created.count, created)) == 70

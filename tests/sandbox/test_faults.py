@@ -1,4 +1,4 @@
-"""Every fault of the simulated server, and when it strikes."""
+"""Every fault of the simulated server and the conditions under which it strikes."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ def service(**changes: Any) -> Callable[..., Any]:
 
 
 def struck(kind: str, **spec: object) -> Any:
-    """The answer to the first request under a fault, without a network."""
+    """The response to the first request under a fault, without a network."""
     return service(faults=({"kind": kind, **spec},), page_size=20)()
 
 
@@ -89,7 +89,7 @@ FAULTY_ANSWERS: list[tuple[str, dict[str, object], Callable[[Any], bool]]] = [
     ("kind", "spec", "holds"), FAULTY_ANSWERS, ids=lambda value: "" if callable(value) else str(value)[:40]
 )
 def test_faulty_answers(kind: str, spec: dict[str, object], holds: Callable[[Any], bool]) -> None:
-    """Each fault of page or answer looks as named.
+    """Each fault of a page or response has the effect of its name.
 
     Covers N7, N8, N11-N18, N25, A4-A6, A11, A12, A17, A18, A23, A32, A33, A55.
     """
@@ -97,7 +97,7 @@ def test_faulty_answers(kind: str, spec: dict[str, object], holds: Callable[[Any
 
 
 def test_faulty_requests() -> None:
-    """The server reads another request than was sent: no dates (A20), or always page 1 (A16)."""
+    """The server treats the request as a different one: no dates (A20), or always page 1 (A16)."""
     future = {"createdAt": {"startAt": "2999-01-01", "endsAt": ""}}
     blind = service(faults=({"kind": "ignore_dates"},))
     assert blind(**future).body == blind().body
@@ -107,7 +107,7 @@ def test_faulty_requests() -> None:
 
 
 def test_duplicate_page() -> None:
-    """The answer of another request is given once more (N24)."""
+    """The response to another request is repeated (N24)."""
     handle = service(faults=({"kind": "duplicate_page", "nth": 2},))
     first, second, third = (handle(page=page).body for page in (1, 2, 2))
     assert first == second != third
@@ -127,19 +127,19 @@ WIRES = {
     ),
     "hang",
 }
-"""Faults of the wire: the answer is whole, and says what happens to it on its way."""
+"""Network faults: the response is complete and says how its transfer fails."""
 
 
 @pytest.mark.parametrize("kind", sorted(WIRES))
 def test_faults_of_the_wire_are_values(kind: str) -> None:
-    """A fault of the wire leaves the answer as it is, so that a test without a network can act it out."""
+    """A network fault leaves the response intact, so that a test without a network can act it out."""
     answer, whole = struck(kind), service(page_size=20)()
     assert (answer.status, answer.body) == (whole.status, whole.body)
     assert answer.wire != whole.wire
 
 
 def test_every_kind_of_fault_is_tested() -> None:
-    """The tables above name every kind there is."""
+    """The tables above cover every kind of fault."""
     others = {"ignore_dates", "ignore_page", "duplicate_page"}
     assert {kind for kind, _, _ in FAULTY_ANSWERS} | WIRES | others == KINDS
 
@@ -157,7 +157,7 @@ def test_every_kind_of_fault_is_tested() -> None:
     ],
 )
 def test_conditions(when: dict[str, Any], numbers: list[int]) -> None:
-    """A fault strikes when all its conditions hold (A9 is `covers`)."""
+    """A fault strikes if all its conditions hold (A9 is `covers`)."""
     plan = Plan(replace(TINY, faults=({"kind": "empty", **when},)))
     struck_at = []
     for number in range(1, 7):
@@ -168,7 +168,7 @@ def test_conditions(when: dict[str, Any], numbers: list[int]) -> None:
 
 
 def test_rates_of_faults_are_seeded() -> None:
-    """A fault with a `rate` strikes about as often, and in the same places for the same seed."""
+    """A fault with a `rate` strikes about that often, and at the same requests for the same seed."""
     plans = [Plan(replace(TINY, faults=({"kind": "empty", "rate": 0.3},))) for _ in range(2)]
     hits = [[number for number in range(1000) if plan.strike(number, {}).specs] for plan in plans]
     assert hits[0] == hits[1]
@@ -176,6 +176,6 @@ def test_rates_of_faults_are_seeded() -> None:
 
 
 def test_unknown_kinds_are_refused() -> None:
-    """A fault that does not exist names the nearest that does."""
+    """An unknown fault is an error that suggests the nearest one."""
     with pytest.raises(ValueError, match="did you mean 'truncated_json'"):
         Plan(replace(TINY, faults=({"kind": "truncate_json"},)))

@@ -1,4 +1,4 @@
-"""The simulated account between processes, and the server as a process."""
+"""The simulated account across processes, and the server as a process."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ TINY = Settings(contacts=120, small=True, nasty_share=0)
 
 
 def test_state(tmp_path: Path) -> None:
-    """With `state` the account lives on: another process at another time sees what became of it since."""
+    """With `state` the account persists: a later process sees the changes made since."""
     settings = replace(TINY, state=str(tmp_path / "deep" / "account.json"), inserts=0.5, touches=1, deletes=0.2)
     first = alive(settings, START)
     later = alive(settings, START + 1000)
@@ -31,7 +31,7 @@ def test_state(tmp_path: Path) -> None:
 
 
 def test_an_old_account_replays_a_bounded_past(tmp_path: Path) -> None:
-    """A year of ten events a second is opened in seconds: the rate falls with the age, the same for everyone."""
+    """A year of ten events a second is opened in seconds: the rate falls with age, identically in every process."""
     settings = replace(TINY, contacts=10, state=str(tmp_path / "state"), edits=10_000)
     alive(settings, START)
     world = alive(settings, START + 100)
@@ -40,7 +40,7 @@ def test_an_old_account_replays_a_bounded_past(tmp_path: Path) -> None:
 
 
 def test_run_serves_until_it_is_stopped() -> None:
-    """`run` tells its URL, serves, and ends by SIGTERM without a word."""
+    """`run` prints its URL, serves, and ends silently on SIGTERM."""
     code = (
         "from etl.sandbox.server import run; from etl.sandbox.settings import Settings;"
         "run(Settings(contacts=5), 0, lambda url: print(url, flush=True))"

@@ -1,4 +1,4 @@
-"""What the simulated account answers: pages, totals, filters, and what it refuses."""
+"""Responses of the simulated account: pages, totals, filters, and rejected requests."""
 
 import json
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ SMALL = Settings(contacts=120, small=True, nasty_share=0, is_contact="same", pag
 
 
 def ask(world: World, now: float = START, **fields: Any) -> Answer:
-    """The answer to an empty body with these fields."""
+    """The response to an empty body with these fields."""
     return world.answer({**EMPTY_BODY, **fields}, now)
 
 
 def rows(answer: Answer) -> list[dict[str, Any]]:
-    """The contacts of a good answer."""
+    """The contacts of a good response."""
     assert answer.status == 200
     return list(json.loads(answer.body)["data"])
 
 
 def ids(world: World, now: float = START, **fields: Any) -> list[str]:
-    """Ids of all pages that the filters give."""
+    """Ids of all pages that match the filters."""
     found: list[str] = []
     page: int = world.settings.page_base
     while listed := rows(ask(world, now, page=page, **fields)):
@@ -39,7 +39,7 @@ def ids(world: World, now: float = START, **fields: Any) -> list[str]:
 
 
 def iso(seconds: float) -> str:
-    """A time as the API spells it."""
+    """A time in the API's format."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -52,7 +52,7 @@ def dates(start: float | None = None, end: float | None = None) -> Any:
 
 
 def test_pages_show_everyone_once_newest_first() -> None:
-    """A walk over a still account gives every contact once, in the order of `createdAt`, and ends with no rows."""
+    """A page scan of an unchanging account shows each contact once, newest first, and ends with an empty page."""
     world = World(SMALL, START)
     assert sorted(ids(world)) == sorted(world.contacts(START))
     created = [row["createdAt"] for page in range(1, 6) for row in rows(ask(world, page=page))]
@@ -75,7 +75,7 @@ def test_sort(sort: Any, field: str, reverse: bool) -> None:
 
 
 def test_shuffled() -> None:
-    """`sort` shuffled orders each request anew (A22), but by the seed."""
+    """`sort = shuffled` reorders the list for each request (A22), reproducibly from the seed."""
     world, same = World(replace(SMALL, sort="shuffled"), START), World(replace(SMALL, sort="shuffled"), START)
     first, second = ask(world).body, ask(world).body
     assert first != second
@@ -87,7 +87,7 @@ def test_shuffled() -> None:
     ("is_contact", "lost", "shared"), [("disjoint", False, False), ("overlap", False, True), ("same", False, True)]
 )
 def test_is_contact(is_contact: Any, lost: bool, shared: bool) -> None:
-    """The two lists together hold everyone, and overlap as set."""
+    """The two lists together hold all contacts and overlap as configured."""
     world = World(replace(SMALL, is_contact=is_contact), START)
     contacts, others = set(ids(world)), set(ids(world, isContact=False))
     assert (contacts | others != set(world.contacts(START))) is lost
@@ -103,7 +103,7 @@ def test_is_contact(is_contact: Any, lost: bool, shared: bool) -> None:
     ],
 )
 def test_total(total: Any, told: object) -> None:
-    """`total` tells how many match, more or less reliably (A19), and by default not at all (A51)."""
+    """`total` reports the number of matches, more or less reliably (A19), and by default not at all (A51)."""
     world = World(replace(SMALL, total=total, total_cap=100), START)
     assert json.loads(ask(world).body)["total"] == told
     assert "total" not in json.loads(ask(World(SMALL, START)).body)
@@ -111,7 +111,7 @@ def test_total(total: Any, told: object) -> None:
 
 @pytest.mark.parametrize(("past_end", "status", "count"), [("empty", 200, 0), ("repeat", 200, 20), ("404", 404, 0)])
 def test_past_end(past_end: Any, status: int, count: int) -> None:
-    """`past_end` decides what a page beyond the end is (A13, A14)."""
+    """`past_end` decides the response to a page beyond the end (A13, A14)."""
     world = World(replace(SMALL, past_end=past_end), START)
     answer = ask(world, page=9)
     assert answer.status == status
@@ -119,14 +119,14 @@ def test_past_end(past_end: Any, status: int, count: int) -> None:
 
 
 def test_leads_in_pages_of_their_own_size() -> None:
-    """A vendor may cut each list in its own way (A52); 0 is no size of its own."""
+    """Each list may have its own page size (A52); 0 means the same for both."""
     assert [len(rows(ask(World(SMALL, START), isContact=listed))) for listed in (True, False)] == [25, 25]
     world = World(replace(SMALL, leads_page_size=7), START)
     assert [len(rows(ask(world, isContact=listed))) for listed in (True, False)] == [25, 7]
 
 
 def test_page_numbers() -> None:
-    """`page_base`, `page_zero` and `ignore_page` decide what a page number means (A15, A16)."""
+    """`page_base`, `page_zero` and `ignore_page` decide how a page number is interpreted (A15, A16)."""
     from_one, from_zero = World(SMALL, START), World(replace(SMALL, page_base=0), START)
     assert ask(from_one, page=0).status == 400
     assert ask(from_zero, page=0).body == ask(from_one, page=1).body
@@ -181,12 +181,12 @@ FILTERS: list[tuple[Mapping[str, Any], Any]] = [
         lambda c: c.created / 1e6 <= START - 2e7 and c.last_seen / 1e6 >= START - 4e7 and c.status == "OPEN",
     ),
 ]
-"""Fields of a body, and whom they let through."""
+"""Fields of a body, and the contacts that match them."""
 
 
 @pytest.mark.parametrize(("fields", "expected"), FILTERS, ids=lambda value: "" if callable(value) else str(value)[:60])
 def test_filters(fields: Mapping[str, Any], expected: Any) -> None:
-    """Each filter of the API lets through whom it should, and no one else."""
+    """Each filter of the API matches the right contacts and no others."""
     world = World(REAL, START)
     wanted = {contact.id for contact in world.account.living().values() if expected(contact)}
     assert {row["_id"] for row in rows(ask(world, **fields))} == wanted
@@ -194,7 +194,7 @@ def test_filters(fields: Mapping[str, Any], expected: Any) -> None:
 
 
 def test_applicable_filters() -> None:
-    """`applicable_filters` and `lists_named` decide which filters must be named to be honoured (A20, A50)."""
+    """`applicable_filters` and `lists_named` decide which filters must be named to take effect (A20, A50)."""
     past: dict[str, Any] = {"createdAt": dates(end=START - 4e7)}
     counts = {
         (mode, tuple(named)): len(
@@ -216,7 +216,7 @@ def test_applicable_filters() -> None:
 @pytest.mark.parametrize("end_bound", ["inclusive", "exclusive"])
 @pytest.mark.parametrize(("granularity", "resolution"), [("ms", 0.001), ("s", 1), ("day", 86_400)])
 def test_bounds(start_bound: Any, end_bound: Any, granularity: Any, resolution: float) -> None:
-    """The bounds of a window are as set, in the resolution of the server (A21)."""
+    """The bounds of a window follow the settings, in the resolution of the server (A21)."""
     settings = replace(SMALL, start_bound=start_bound, end_bound=end_bound, granularity=granularity, contacts=0)
     world = World(settings, START)
     noon = START // 86_400 * 86_400 + 43_200.5
@@ -226,7 +226,7 @@ def test_bounds(start_bound: Any, end_bound: Any, granularity: Any, resolution: 
 
 
 def test_zone_of_days() -> None:
-    """`zone_offset_minutes` moves the days of `granularity` day, and the meaning of a bare date (A21)."""
+    """`zone_offset_minutes` shifts the days of `granularity` day and the meaning of a bare date (A21)."""
     settings = replace(SMALL, contacts=0, granularity="day", zone_offset_minutes=330)
     world = World(settings, START)
     midnight = datetime(2025, 3, 1, tzinfo=UTC).timestamp() - 330 * 60
@@ -245,7 +245,7 @@ def test_zone_of_days() -> None:
     ],
 )
 def test_validation(fields: Mapping[str, Any], problem: str) -> None:
-    """A wrong field is a 400 whose `data` are texts that name it."""
+    """An invalid field is a 400 whose `data` are texts that name it."""
     answer = ask(World(SMALL, START), **fields)
     assert answer.status == 400
     texts = json.loads(answer.body)["data"]
@@ -253,7 +253,7 @@ def test_validation(fields: Mapping[str, Any], problem: str) -> None:
 
 
 def test_require_all_fields() -> None:
-    """A body must have every documented field, unless `require_all_fields` is off."""
+    """A body must have every documented field unless `require_all_fields` is off."""
     short = {"page": 1, "isContact": True, "isExport": "none"}
     assert World(SMALL, START).answer(short, START).status == 400
     assert World(replace(SMALL, require_all_fields=False), START).answer(short, START).status == 200

@@ -1,4 +1,4 @@
-"""The simulator over real HTTP: access, pace, and the faults of the wire as a client meets them."""
+"""The simulator over real HTTP: access, rate limits, and network faults as a client sees them."""
 
 import asyncio
 import json
@@ -27,14 +27,14 @@ OTHER = "another"
 
 
 class Got(NamedTuple):
-    """What a client saw."""
+    """The response that a client received."""
 
     status: int
     headers: Any
     body: bytes
 
     def ids(self) -> list[str]:
-        """Ids of the contacts in a good answer."""
+        """Ids of the contacts in a good response."""
         return [row["_id"] for row in json.loads(self.body)["data"]]
 
 
@@ -43,7 +43,7 @@ Post = Callable[..., Awaitable[Got]]
 
 @asynccontextmanager
 async def opened(settings: Settings, **headers: str) -> AsyncIterator[tuple[Sandbox, Post]]:
-    """A sandbox and a way to ask it for contacts."""
+    """A sandbox and a function that asks it for contacts."""
     async with serve(settings) as sandbox, aiohttp.ClientSession(headers={**HEADERS, **headers}) as session:
 
         async def post(**changes: object) -> Got:
@@ -67,7 +67,7 @@ def service(**changes: Any) -> Callable[..., Any]:
     return handle
 
 
-# --- requests and answers -------------------------------------------------------------------------------------------
+# --- requests and responses -----------------------------------------------------------------------------------------
 
 
 async def test_the_documented_request_is_answered() -> None:
@@ -89,7 +89,7 @@ async def test_the_documented_request_is_answered() -> None:
 
 
 async def test_segments() -> None:
-    """`GET /inbox/segments` answers the dimension table, under the same headers."""
+    """`GET /inbox/segments` returns the dimension table and requires the same headers."""
     async with serve(TINY) as sandbox, aiohttp.ClientSession() as session:
         url = f"{sandbox.url}/inbox/segments"
         async with session.get(url) as refused, session.get(url, headers=HEADERS) as response:
@@ -98,7 +98,7 @@ async def test_segments() -> None:
 
 
 async def test_violations_are_counted() -> None:
-    """An export or an unknown path is refused and counted (M11)."""
+    """An export or an unknown path is rejected and counted (M11)."""
     async with opened(TINY) as (sandbox, post):
         assert (await post(isExport="csv")).status == 400
         async with aiohttp.ClientSession() as session, session.delete(f"{sandbox.url}/inbox/users") as response:
@@ -107,7 +107,7 @@ async def test_violations_are_counted() -> None:
 
 
 async def test_truth_and_stats_are_served() -> None:
-    """`/_truth` tells every living contact verbatim, the deleted ones and a summary; `/_stats` what was asked."""
+    """`/_truth` returns all living contacts verbatim, the deleted ones and a summary; `/_stats` counts requests."""
     async with opened(TINY) as (sandbox, post), aiohttp.ClientSession() as session:
         gone = next(iter(sandbox.world.contacts(0)))
         sandbox.world.delete(gone, time.time())
@@ -124,7 +124,7 @@ async def test_truth_and_stats_are_served() -> None:
         assert stats["bytes"] > 1000
 
 
-# --- access and pace ------------------------------------------------------------------------------------------------
+# --- access and rate limits -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,19 +143,19 @@ def test_access(headers: dict[str, str], status: int) -> None:
 
 
 def test_authtype_and_token_are_settings() -> None:
-    """`require_authtype` and `token` decide who may read."""
+    """`require_authtype` and `token` decide which requests may read."""
     assert service(require_authtype=False, token=OTHER)(headers={"Authorization": f"Bearer {OTHER}"}).status == 200
 
 
 def test_token_expires() -> None:
-    """After `token_expires_after` requests the token is refused (A2), and `token_next` is the good one."""
+    """After `token_expires_after` requests the token is rejected (A2), and `token_next` is valid."""
     handle = service(token_expires_after=2, token_next=OTHER)
     assert [handle().status for _ in range(3)] == [200, 200, 401]
     assert handle(headers={**HEADERS, "Authorization": f"Bearer {OTHER}"}).status == 200
 
 
 def test_rate_limit() -> None:
-    """More than `rate_limit` requests a second are a 429 with `retry_after` (A5, A7)."""
+    """More than `rate_limit` requests a second get a 429 with `retry_after` (A5, A7)."""
     handle = service(rate_limit=2, retry_after="3")
     assert [handle(START + at).status for at in (0, 0, 0.1, 0.6, 0.7, 1.1)] == [200, 429, 429, 200, 429, 200]
     assert handle(START + 1.1).headers["Retry-After"] == "3"
@@ -164,7 +164,7 @@ def test_rate_limit() -> None:
 
 
 async def test_max_in_flight_allowed() -> None:
-    """More than `max_in_flight_allowed` requests at once are a 429; the server counts them itself."""
+    """More than `max_in_flight_allowed` concurrent requests get a 429; the server counts them itself."""
     async with opened(replace(TINY, max_in_flight_allowed=3, latency=0.1)) as (sandbox, post):
         got = await asyncio.gather(*(post() for _ in range(5)))
         assert sorted(answer.status for answer in got) == [200, 200, 200, 429, 429]
@@ -172,7 +172,7 @@ async def test_max_in_flight_allowed() -> None:
 
 
 async def test_latency() -> None:
-    """A request takes `latency`, give or take `latency_jitter`, so that answers overtake each other (N23)."""
+    """A request takes `latency`, give or take `latency_jitter`, so that responses overtake each other (N23)."""
     async with opened(replace(TINY, latency=0.1, latency_jitter=0.9)) as (_, post):
         order: list[int] = []
 
@@ -187,7 +187,7 @@ async def test_latency() -> None:
 
 
 async def test_gzip() -> None:
-    """`gzip` packs answers for clients that accept it, and is off by default."""
+    """`gzip` compresses responses for clients that accept it, and is off by default."""
     async with opened(replace(TINY, gzip=True)) as (_, post), opened(TINY) as (_, plain):
         packed = await post()
         assert packed.headers["Content-Encoding"] == "gzip"
@@ -205,7 +205,7 @@ async def test_keep_alive() -> None:
         writer.close()
 
 
-# --- faults of the wire ---------------------------------------------------------------------------------------------
+# --- network faults -------------------------------------------------------------------------------------------------
 
 
 WIRES: dict[str, tuple[dict[str, Any], type[BaseException] | None]] = {
@@ -224,7 +224,7 @@ WIRES: dict[str, tuple[dict[str, Any], type[BaseException] | None]] = {
 
 @pytest.mark.parametrize("kind", WIRES)
 async def test_faults_of_the_wire(kind: str) -> None:
-    """Each fault of the wire reaches the client (N4-N6, N9, N10, N21), and the next request is served."""
+    """Each network fault reaches the client (N4-N6, N9, N10, N21), and the next request is served."""
     spec, error = WIRES[kind]
     async with opened(replace(TINY, faults=({"kind": kind, "nth": 1, **spec},))) as (_, post):
         begin = time.perf_counter()
@@ -238,7 +238,7 @@ async def test_faults_of_the_wire(kind: str) -> None:
 
 
 async def test_no_date() -> None:
-    """A fault can take the `Date` away (N25)."""
+    """A fault can remove the `Date` header (N25)."""
     async with opened(replace(TINY, faults=({"kind": "date", "text": ""},))) as (_, post):
         got = await post()
         assert "Date" not in got.headers
@@ -255,7 +255,7 @@ def test_every_setting_is_tested() -> None:
 
 
 def test_the_sandbox_stands_apart() -> None:
-    """Nothing of it imports the rest of the package."""
+    """The sandbox imports nothing from the rest of the package."""
     sources = Path(nasty.__file__).parent.glob("*.py")
     imports = {
         line
@@ -267,7 +267,7 @@ def test_the_sandbox_stands_apart() -> None:
 
 
 async def test_throughput() -> None:
-    """Pages a second, client included (printed, not asserted)."""
+    """Pages per second, client included (printed, not asserted)."""
     async with opened(replace(Settings(), contacts=5000, nasty_share=0)) as (_, post):
         begin = time.perf_counter()
         await asyncio.gather(*(post(page=page % 60 + 1) for page in range(300)))

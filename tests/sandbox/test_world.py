@@ -1,4 +1,4 @@
-"""What happens in the simulated account, by itself and on demand, and the truth it keeps."""
+"""Events in the simulated account, spontaneous and on demand, and the truth log."""
 
 import json
 import time
@@ -21,18 +21,18 @@ LIVELY = replace(SMALL, inserts=2, touches=5, deletes=1, flips=1, edits=1, impor
 
 
 def ask(world: World, now: float = START, **fields: Any) -> Answer:
-    """The answer to an empty body with these fields."""
+    """The response to an empty body with these fields."""
     return world.answer({**EMPTY_BODY, **fields}, now)
 
 
 def rows(answer: Answer) -> list[dict[str, Any]]:
-    """The contacts of a good answer."""
+    """The contacts of a good response."""
     assert answer.status == 200
     return list(json.loads(answer.body)["data"])
 
 
 def ids(world: World, now: float = START, **fields: Any) -> list[str]:
-    """Ids of all pages that the filters give."""
+    """Ids of all pages that match the filters."""
     found: list[str] = []
     page: int = world.settings.page_base
     while listed := rows(ask(world, now, page=page, **fields)):
@@ -42,7 +42,7 @@ def ids(world: World, now: float = START, **fields: Any) -> list[str]:
 
 
 def iso(seconds: float) -> str:
-    """A time as the API spells it."""
+    """A time in the API's format."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -66,7 +66,7 @@ SAMPLE = (
 
 
 def test_the_documented_contact_passes_as_written() -> None:
-    """A contact given as JSON is shown byte by byte, found by its times and facts, and can change like any other."""
+    """A contact given as JSON is returned byte by byte, matches filters on its times and fields, and can change."""
     world = World(SMALL, START)
     ada = world.adopt(SAMPLE, START)
     new_year = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
@@ -93,7 +93,7 @@ def test_late() -> None:
 
 
 def test_lag() -> None:
-    """A change becomes visible `lag` seconds after the time it carries (A44)."""
+    """A change becomes visible `lag` seconds after its timestamp (A44)."""
     world = World(replace(SMALL, lag=30), START)
     someone, before = next(iter(world.contacts(START).items()))
     world.touch(someone, START + 1)
@@ -103,7 +103,7 @@ def test_lag() -> None:
 
 @pytest.mark.parametrize(("how", "listed", "by_status"), [("none", 0, 0), ("listed", 1, 1), ("hidden", 0, 1)])
 def test_soft_delete(how: Any, listed: int, by_status: int) -> None:
-    """`soft_delete` decides what is left of a deleted contact (A54); for the oracle it is gone in any case."""
+    """`soft_delete` decides whether a deleted contact is still listed (A54); in the truth log it is always gone."""
     world = World(replace(SMALL, soft_delete=how), START)
     gone = next(iter(world.contacts(START)))
     world.delete(gone, START + 1)
@@ -127,7 +127,7 @@ def test_soft_delete(how: Any, listed: int, by_status: int) -> None:
     ],
 )
 def test_changes(kind: str, moved: set[str]) -> None:
-    """Each change moves its own members of the contact, and is in the truth log (M3, M10, M13)."""
+    """Each change modifies its own fields of the contact and is in the truth log (M3, M10, M13)."""
     world = World(SMALL, START)
     someone, raw = next(iter(world.contacts(START).items()))
     world.change(kind, someone, START + 5)
@@ -139,7 +139,7 @@ def test_changes(kind: str, moved: set[str]) -> None:
 
 
 def test_flip_moves_between_lists() -> None:
-    """A flipped contact is in the other list (M13)."""
+    """A flipped contact moves to the other list (M13)."""
     world = World(replace(SMALL, is_contact="disjoint"), START)
     lead = world.insert(START, is_contact=False)
     assert lead in ids(world, isContact=False)
@@ -149,7 +149,7 @@ def test_flip_moves_between_lists() -> None:
 
 
 def test_import_many() -> None:
-    """A bulk import has one `createdAt`, which may lie in the past (M5, M6)."""
+    """A bulk import has one `createdAt`, which may be in the past (M5, M6)."""
     world = World(SMALL, START)
     new = world.import_many(60, START - 5e6)
     assert sorted(ids(world, createdAt=dates(START - 5e6, START - 5e6))) == sorted(new)
@@ -157,7 +157,7 @@ def test_import_many() -> None:
 
 @pytest.mark.parametrize("kind", ["inserts", "touches", "deletes", "flips", "edits", "imports"])
 def test_churn_rates(kind: str) -> None:
-    """Each rate makes so many events a second, and only those."""
+    """Each rate produces that many events a second, and no others."""
     settings = replace(SMALL, import_size=3, import_backdated=60, **{kind: 2.0})  # type: ignore[arg-type]
     world = World(settings, START)
     world.advance(START + 10)
@@ -166,7 +166,7 @@ def test_churn_rates(kind: str) -> None:
 
 
 def test_import_backdated() -> None:
-    """`import_backdated` puts the `createdAt` of imports into the past (M6)."""
+    """`import_backdated` moves the `createdAt` of imports into the past (M6)."""
     world = World(replace(SMALL, contacts=0, imports=1, import_size=5, import_backdated=3600), START)
     world.advance(START + 1)
     ages = {
@@ -179,7 +179,7 @@ def test_import_backdated() -> None:
 
 @given(steps=st.lists(st.floats(0, 20), max_size=8))
 def test_time_may_be_cut_anywhere(steps: list[float]) -> None:
-    """What happened follows from seed and clock, however often somebody looked."""
+    """Events depend on seed and clock only, however often the world is advanced."""
     watched, unwatched = World(LIVELY, START), World(LIVELY, START)
     for step in sorted(steps):
         watched.advance(START + step)
@@ -189,7 +189,7 @@ def test_time_may_be_cut_anywhere(steps: list[float]) -> None:
 
 
 def test_truth_agrees_with_the_pages() -> None:
-    """At any moment of a lively account, a walk in no time shows exactly the truth."""
+    """At any moment of an active account, an instantaneous page scan shows exactly the truth."""
     world = World(replace(LIVELY, no_created_at_share=0.1, soft_delete="hidden"), START)
     for second in range(0, 30, 3):
         now = START + second
@@ -201,7 +201,7 @@ def test_truth_agrees_with_the_pages() -> None:
 
 
 def test_page_walk_of_a_moving_list_loses_contacts() -> None:
-    """The control arm (M1, M2): a plain walk misses contacts that existed throughout, one window does not."""
+    """The control (M1, M2): a plain page scan misses contacts that existed throughout."""
     world = World(replace(SMALL, contacts=300), START)
     deleted, seen = list(world.contacts(START))[:10], set()
     for page in range(1, 13):
@@ -214,7 +214,7 @@ def test_page_walk_of_a_moving_list_loses_contacts() -> None:
 
 
 def test_small_worlds_are_cheap() -> None:
-    """A world of 100 small contacts is built in a few milliseconds (printed, not asserted closely)."""
+    """A world of 100 small contacts is built in a few milliseconds (printed, with a loose assertion)."""
     begin = time.perf_counter()
     for seed in range(20):
         World(replace(SMALL, contacts=100, seed=seed), START)
@@ -224,7 +224,7 @@ def test_small_worlds_are_cheap() -> None:
 
 
 def test_settings_out_of_range() -> None:
-    """Every value out of range is told, all at once; an oddity that does not exist names the nearest."""
+    """All values out of range are reported together; an unknown oddity is an error that suggests the nearest one."""
     with pytest.raises(ValueError, match=r"nasty_share .* page_size .* latency .* zone_offset_minutes"):
         Settings(nasty_share=2, page_size=0, latency=-1, zone_offset_minutes=999)
     with pytest.raises(ValueError, match="did you mean 'id_null'"):
