@@ -1,4 +1,4 @@
-"""The witness's files and their lines in the journal: what a run that was killed leaves, and what the next finds."""
+"""The log of page scans and the checkpoint on disk: a killed run writes them, and the next one resumes from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from etl.storage.staging import Stage
 from tests.support.publishing import batch, contact
 
 KEY, NOW = "the same", 1_760_000_000.0
-BEGUN = ExtractionStart(
+START = ExtractionStart(
     "full",
     Capabilities(
         t0=0,
@@ -52,7 +52,7 @@ BEGUN = ExtractionStart(
 
 
 def page_of(number: int, *ids: str | None, size: int = 0) -> Page:
-    """Page `number` with these ids, or with so many; who has an "x" in it was created at no time."""
+    """Page `number` with these ids, or with `size` ids; an id with an "x" in it has no creation time."""
     ids = ids or tuple(f"{number}-{place}" for place in range(size))
     rows = [Row(msgspec.Raw(json.dumps(one).encode()), None if "x" in (one or "") else _created(number)) for one in ids]
     return Page(b"", rows, number=number)
@@ -63,12 +63,12 @@ def _created(second: int) -> str:
 
 
 async def nothing() -> Sequence[Path]:
-    """The parts of a run that has received nobody."""
+    """The parts of a run that has received nothing."""
     return ()
 
 
 Begin = Callable[[], CrossCheckFiles]
-"""Begins another process, which goes on with what the one before left; returns its witness."""
+"""Begins another process, which resumes the previous one; returns its log."""
 
 
 @pytest.fixture
@@ -77,20 +77,20 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     with ExitStack() as held:
 
         def another() -> CrossCheckFiles:
-            journal = held.enter_context(CheckpointFile.open(tmp_path, KEY, NOW))
-            journal.begin(BEGUN)
-            return CrossCheckFiles(tmp_path, nothing, lambda _: None, journal)
+            checkpoint = held.enter_context(CheckpointFile.open(tmp_path, KEY, NOW))
+            checkpoint.begin(START)
+            return CrossCheckFiles(tmp_path, nothing, lambda _: None, checkpoint)
 
         yield another
 
 
 def files(folder: Path) -> list[str]:
-    """The names of the witness's files."""
+    """The names of the log's files."""
     return sorted(path.name for path in folder.glob("cross-check-*"))
 
 
-async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin) -> None:
-    """Pages of both lists, their rows, who was on them, their times, and where a list ends (P4)."""
+async def test_an_interrupted_scan_is_known_to_the_next_run(begin: Begin) -> None:
+    """Pages of both lists, their rows, ids and times, and the end of a list (P4)."""
     log = begin()
     await log.record(page_of(1, "a", "x", None), is_contact=True)
     await log.record(page_of(3, "c"), is_contact=True)
@@ -98,19 +98,19 @@ async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin
     log.end(False, 2)
     await log.save()
     again = begin()
-    trail = await again.saved_scan(True)
-    assert trail == SavedScan({1: 3, 3: 1}, None, {1: frozenset({"a", "x"}), 3: frozenset({"c"})})
-    assert (trail.gap, trail.last, trail.over) == (2, 3, False)
+    saved = await again.saved_scan(True)
+    assert saved == SavedScan({1: 3, 3: 1}, None, {1: frozenset({"a", "x"}), 3: frozenset({"c"})})
+    assert (saved.gap, saved.last, saved.over) == (2, 3, False)
     leads = await again.saved_scan(False)
     assert (leads, leads.over) == (SavedScan({1: 2}, 2), True)
-    for is_contact, told in ((True, trail), (False, leads)):
-        await again.resume(is_contact, told)
+    for is_contact, valid in ((True, saved), (False, leads)):
+        await again.resume(is_contact, valid)
     assert [list(again.created(is_contact)) for is_contact in (True, False)] == [[1000, 3000], [1000, 1000]]
     assert {one.created for one in await again.missing(10**6)} == {1000, 3000}
 
 
-async def test_a_second_walk_that_was_interrupted_is_gone_on_with(begin: Begin) -> None:
-    """The next run knows whom the first walk showed and whom the second alone, and goes on with it (P4)."""
+async def test_an_interrupted_second_scan_is_resumed(begin: Begin) -> None:
+    """The next run knows which contacts the first scan saw, and which only the second, and resumes that (P4)."""
     log = begin()
     await log.record(page_of(1, "a", "x1"), is_contact=True)
     log.end(True, 2)
@@ -119,16 +119,16 @@ async def test_a_second_walk_that_was_interrupted_is_gone_on_with(begin: Begin) 
     await log.record(page_of(1, "x1", "x2", "b"), is_contact=True)
     await log.save()
     for again in (log, begin()):
-        trail = await again.saved_scan(True)
+        saved = await again.saved_scan(True)
         if again is not log:
-            assert (trail.sizes, trail.end) == ({1: 3}, None)
-            await again.resume(True, trail)
+            assert (saved.sizes, saved.end) == ({1: 3}, None)
+            await again.resume(True, saved)
         assert (again.scan, list(again.created(True))) == (2, [1000])
         assert again.without_created_at() == {"x1": (1, 0), "x2": (2, 0)}
 
 
-async def test_who_is_on_a_page_that_is_taken_again_was_seen(begin: Begin) -> None:
-    """They were received: that a later walk shows them finds nobody, wherever the first would have met them (A27)."""
+async def test_contacts_of_a_page_that_is_read_again_were_seen(begin: Begin) -> None:
+    """They were received: a later scan that shows them finds no other contact (A27)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
     await log.record(page_of(2, "x"), is_contact=True)
@@ -138,8 +138,8 @@ async def test_who_is_on_a_page_that_is_taken_again_was_seen(begin: Begin) -> No
     assert (list(again.without_created_at()), list(again.created(True))) == (["x"], [1000])
 
 
-async def test_a_chunk_outlives_a_process_that_is_killed(begin: Begin, tmp_path: Path) -> None:
-    """Nobody tells the log of SIGKILL: what is noted then are whole chunks, and the rest is read again (P4)."""
+async def test_a_chunk_outlives_a_killed_process(begin: Begin, tmp_path: Path) -> None:
+    """SIGKILL cannot be caught: only whole chunks are saved then, and the rest is read again (P4)."""
     log = begin()
     for number in range(1, 6):
         await log.record(page_of(number, size=CHUNK_ROWS // 4), is_contact=True)
@@ -147,8 +147,8 @@ async def test_a_chunk_outlives_a_process_that_is_killed(begin: Begin, tmp_path:
     assert sorted((await begin().saved_scan(True)).sizes) == [1, 2, 3, 4]
 
 
-async def test_what_was_seen_is_kept_by_a_run_that_is_cancelled(begin: Begin) -> None:
-    """SIGTERM: the log is kept on the way out, though nothing may wait any more (P1)."""
+async def test_a_cancelled_run_saves_its_log(begin: Begin) -> None:
+    """SIGTERM: the log is saved during cancellation, although nothing else may wait then (P1)."""
     log = begin()
     with anyio.CancelScope() as scope:
         try:
@@ -160,23 +160,23 @@ async def test_what_was_seen_is_kept_by_a_run_that_is_cancelled(begin: Begin) ->
     assert (await begin().saved_scan(True)).sizes == {1: 1}
 
 
-async def test_many_pages_at_once_are_all_in_whole_files(begin: Begin) -> None:
-    """While one chunk is written others fill: each line stands behind its file and the files before (P22)."""
+async def test_concurrent_pages_are_all_in_complete_files(begin: Begin) -> None:
+    """While one chunk is written others fill: each line comes after its file and all files before (P22)."""
     log = begin()
     async with anyio.create_task_group() as tasks:
         for number in range(1, 41):
             tasks.start_soon(lambda n: log.record(page_of(n, size=CHUNK_ROWS // 5), is_contact=bool(n % 2)), number)
     await log.save()
     again = begin()
-    trails = [await again.saved_scan(is_contact) for is_contact in (False, True)]
-    assert [sorted(trail.sizes) for trail in trails] == [list(range(2, 41, 2)), list(range(1, 41, 2))]
+    scans = [await again.saved_scan(is_contact) for is_contact in (False, True)]
+    assert [sorted(saved.sizes) for saved in scans] == [list(range(2, 41, 2)), list(range(1, 41, 2))]
     for is_contact in (False, True):
-        await again.resume(is_contact, trails[is_contact])
+        await again.resume(is_contact, scans[is_contact])
         assert len(again.created(is_contact)) == 4 * CHUNK_ROWS
 
 
-async def test_pages_forgotten_are_taken_again_and_count_once(begin: Begin) -> None:
-    """What the list had moved past is open again; who was seen there stays a witness (M1)."""
+async def test_withdrawn_pages_are_read_again_and_count_once(begin: Begin) -> None:
+    """Pages from which contacts may have moved are read again; those seen there stay in the log (M1)."""
     log = begin()
     for number in (1, 2, 3):
         await log.record(page_of(number, f"old {number}"), is_contact=True)
@@ -188,15 +188,15 @@ async def test_pages_forgotten_are_taken_again_and_count_once(begin: Begin) -> N
     await log.record(page_of(2, "new 2"), is_contact=True)
     await log.save()
     log = begin()
-    trail = await log.saved_scan(True)
-    assert trail == SavedScan({1: 1, 2: 1}, None, {1: frozenset({"old 1"}), 2: frozenset({"new 2"})})
-    await log.resume(True, trail)
+    saved = await log.saved_scan(True)
+    assert saved == SavedScan({1: 1, 2: 1}, None, {1: frozenset({"old 1"}), 2: frozenset({"new 2"})})
+    await log.resume(True, saved)
     assert list(log.created(True)) == [1000, 2000]
     assert sorted(one.created for one in await log.missing(10**6)) == [1000, 2000, 2000, 3000]
 
 
-async def test_a_file_without_its_line_is_not_there(begin: Begin, tmp_path: Path) -> None:
-    """A process killed between the two leaves a file that nobody knows, and that the next run removes (P27)."""
+async def test_a_file_without_its_line_is_removed(begin: Begin, tmp_path: Path) -> None:
+    """A process killed between the two leaves an unknown file, which the next run removes (P27)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
     await log.save()
@@ -209,8 +209,8 @@ async def test_a_file_without_its_line_is_not_there(begin: Begin, tmp_path: Path
     assert files(tmp_path) == ["cross-check-000001.parquet", "cross-check-000002.parquet"]
 
 
-async def test_a_torn_line_costs_its_chunk_alone(begin: Begin, tmp_path: Path) -> None:
-    """A line cut anywhere is no line, and what is written next is not lost behind it (P11)."""
+async def test_a_torn_line_costs_only_its_chunk(begin: Begin, tmp_path: Path) -> None:
+    """A torn line is ignored, and lines written after it are valid (P11)."""
     log = begin()
     for number in (1, 2):
         await log.record(page_of(number, "a"), is_contact=True)
@@ -225,24 +225,24 @@ async def test_a_torn_line_costs_its_chunk_alone(begin: Begin, tmp_path: Path) -
 
 
 OLDER = b'{"type":"witnessed","files":["cross-check-000001.parquet"]}\n'
-"""What the journal said of a walk when only one that was over could be resumed."""
+"""A line of an older version."""
 
 
 @pytest.mark.parametrize("line", [OLDER, b'{"type":"scan","files":[]}\n', b'{"type":"scan"\n', b"\xff\n"])
-async def test_a_line_that_is_not_understood_ends_the_journal(begin: Begin, tmp_path: Path, line: bytes) -> None:
-    """Of another version, or damaged: nothing behind it is believed (P24, P25)."""
+async def test_an_unknown_line_ends_the_checkpoint(begin: Begin, tmp_path: Path, line: bytes) -> None:
+    """Of another version, or damaged: nothing after it is used (P24, P25)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
     await log.save()
-    with (tmp_path / NAME).open("ab") as journal:
-        journal.write(line)
+    with (tmp_path / NAME).open("ab") as checkpoint:
+        checkpoint.write(line)
     size = (tmp_path / NAME).stat().st_size
     assert (await begin().saved_scan(True)).sizes == {1: 1}
     assert (tmp_path / NAME).stat().st_size == size - len(line)
 
 
-async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tmp_path: Path) -> None:
-    """Somebody has tidied up: the reading begins anew (P26)."""
+async def test_without_one_of_its_files_nothing_is_resumed(begin: Begin, tmp_path: Path) -> None:
+    """A deleted file: everything is read again (P26)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
     await log.save()
@@ -250,23 +250,23 @@ async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tm
     assert saved_progress(tmp_path, KEY, NOW).resumption is None
 
 
-# --- everything that a killed run leaves, and what becomes of it when one thing of it is changed ----------------------
+# --- the files of a killed run, and each of them changed ------------------------------------------------------------
 
 
 async def a_killed_run(folder: Path) -> None:
-    """A journal with a part, a file of rejects, one of the witness, and two pages that are in no part yet."""
+    """A checkpoint with a part, a file of rejects, one of a page scan, and two pages that are in no part yet."""
     stage = Stage(folder)
-    with CheckpointFile(folder, KEY, NOW) as journal:
-        journal.begin(BEGUN)
+    with CheckpointFile(folder, KEY, NOW) as checkpoint:
+        checkpoint.begin(START)
         stage.append(batch("main", [contact(1)], [{"reason": "no id", "raw": "{}"}]))
         stage.close()
-        journal.receive(RawPage(b'{"data": [1]}', 2, 0))
-        journal.written(*stage.checksums, 2, {"received": 2})
-        log = CrossCheckFiles(folder, nothing, lambda _: None, journal)
+        checkpoint.receive(RawPage(b'{"data": [1]}', 2, 0))
+        checkpoint.written(*stage.checksums, 2, {"received": 2})
+        log = CrossCheckFiles(folder, nothing, lambda _: None, checkpoint)
         await log.record(page_of(1, "a"), is_contact=True)
         await log.save()
-        journal.receive(RawPage(b'{"email": "ada@example.com"}', 1, 2))
-        journal.receive(RawPage(b'{"email": "eve@example.com"}', 1, 3))
+        checkpoint.receive(RawPage(b'{"email": "ada@example.com"}', 1, 2))
+        checkpoint.receive(RawPage(b'{"email": "eve@example.com"}', 1, 3))
 
 
 def the_file(folder: Path, pattern: str) -> Path:
@@ -275,23 +275,23 @@ def the_file(folder: Path, pattern: str) -> Path:
     return file
 
 
-async def test_what_is_left_is_gone_on_with_as_it_is(tmp_path: Path) -> None:
-    """The same parts, pages and files, and lines that follow those of the process before (P4)."""
+async def test_unchanged_files_are_resumed(tmp_path: Path) -> None:
+    """The same parts, pages and files, and lines that continue those of the previous process (P4)."""
     await a_killed_run(tmp_path)
-    left = saved_progress(tmp_path, KEY, NOW)
-    assert {path.name for path in left.files(tmp_path)} == {
+    saved = saved_progress(tmp_path, KEY, NOW)
+    assert {path.name for path in saved.files(tmp_path)} == {
         *("part-000001.parquet", "rejects-000001.parquet", "cross-check-000001.parquet", "pages-000001.jsonl"),
     }
-    with CheckpointFile(tmp_path, KEY, NOW, left) as journal:
-        assert [page.body[11:14] for page in journal.pages()] == [b"ada", b"eve"]
-        journal.receive(RawPage(b"more", 1, 4))
+    with CheckpointFile(tmp_path, KEY, NOW, saved) as checkpoint:
+        assert [page.body[11:14] for page in checkpoint.pages()] == [b"ada", b"eve"]
+        checkpoint.receive(RawPage(b"more", 1, 4))
     assert [page.read_no for page in saved_progress(tmp_path, KEY, NOW).pages] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["part-*", "rejects-*", "cross-check-*", "pages-*"])
 @pytest.mark.parametrize("change", ["flip", "cut", "empty", "grow", "link", "remove"])
-async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, change: str) -> None:
-    """A byte, the end, all of it: the reading begins anew (P25, P26, X4)."""
+async def test_a_changed_file_is_not_resumed(tmp_path: Path, name: str, change: str) -> None:
+    """A byte, the end, all of it: everything is read again (P25, P26, X4)."""
     await a_killed_run(tmp_path)
     file = the_file(tmp_path, name)
     content = file.read_bytes()
@@ -304,23 +304,23 @@ async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, cha
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         file.write_bytes({"flip": flipped, "cut": content[:-1], "empty": b"", "grow": content + b"x"}[change])
     resumption = saved_progress(tmp_path, KEY, NOW).resumption
-    # What stands behind the pages in their file belongs to none of them.
+    # Bytes after the pages in their file belong to none of them.
     assert (resumption is None) is not ((name, change) == ("pages-*", "grow"))
 
 
-async def test_a_page_with_another_address_in_it_is_not_gone_on_with(tmp_path: Path) -> None:
-    """Of the same length, so that only its checksum tells; neither when it is changed after the look (X4)."""
+async def test_a_page_with_another_address_in_it_is_not_resumed(tmp_path: Path) -> None:
+    """Of the same length, so that only its checksum differs; also if it is changed after the first check (X4)."""
     await a_killed_run(tmp_path)
-    left = saved_progress(tmp_path, KEY, NOW)
+    saved = saved_progress(tmp_path, KEY, NOW)
     file = the_file(tmp_path, "pages-*")
     file.write_bytes(file.read_bytes().replace(b"eve@", b"mal@"))
     assert saved_progress(tmp_path, KEY, NOW).resumption is None
-    with CheckpointFile(tmp_path, KEY, NOW, left) as journal, pytest.raises(SinkError, match="changed"):
-        list(journal.pages())
+    with CheckpointFile(tmp_path, KEY, NOW, saved) as checkpoint, pytest.raises(SinkError, match="changed"):
+        list(checkpoint.pages())
 
 
-async def test_a_line_that_was_edited_ends_the_journal(tmp_path: Path) -> None:
-    """Also one that is well-formed, one that is missing, and two in another order: never more than was before it."""
+async def test_an_edited_line_ends_the_checkpoint(tmp_path: Path) -> None:
+    """Also a well-formed one, a missing one, and two in another order: only the lines before it are used."""
     await a_killed_run(tmp_path)
     lines = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
     whole = saved_progress(tmp_path, KEY, NOW)
@@ -330,10 +330,10 @@ async def test_a_line_that_was_edited_ends_the_journal(tmp_path: Path) -> None:
         assert edited != line
         for changed in ([edited], [], [edited, line], [line, line]):
             (tmp_path / NAME).write_bytes(b"".join([*lines[:at], *changed, *lines[at + 1 :]]))
-            left = saved_progress(tmp_path, KEY, NOW)
-            assert left.resumption is None or left.resumption.start == BEGUN
-            assert left.size <= sum(map(len, lines[: at + 1]))
-            assert list(left.pages) == list(whole.pages)[: len(left.pages)]
+            saved = saved_progress(tmp_path, KEY, NOW)
+            assert saved.resumption is None or saved.resumption.start == START
+            assert saved.size <= sum(map(len, lines[: at + 1]))
+            assert list(saved.pages) == list(whole.pages)[: len(saved.pages)]
 
 
 class Moving:
@@ -347,7 +347,7 @@ class Moving:
         self.answered = 0
 
     async def __call__(self, body: Body) -> HttpResponse:
-        """One page; who has an "x" in the name was created at no time, who has a "!" was seen in the year 2030."""
+        """One page; "x" in a name: no creation time; "!": seen in the year 2030."""
         page = int(str(body["page"]))
         listed = self.names[3 * page - 3 : 3 * page] if body["isContact"] else []
         self.answered += 1
@@ -362,17 +362,17 @@ class Moving:
 
 
 def shortened(names: list[str]) -> None:
-    """The first contact is deleted: everybody moves one place forward."""
+    """The first contact is deleted: all others move one place forward."""
     del names[0]
 
 
 def grown(names: list[str]) -> None:
-    """Somebody appears at the end who was never seen and created at no time."""
+    """A contact without any time appears at the end."""
     names.append(f"x{len(names)}")
 
 
 def busy(names: list[str]) -> None:
-    """Somebody appears at the end who was just seen, and so is in the sweep."""
+    """A contact without a creation time appears at the end that was just seen, and so is in the sweep."""
     names.append(f"x{len(names)}!")
 
 
@@ -384,20 +384,20 @@ def busy(names: list[str]) -> None:
         (Moving(["a", "x1", "b"], grown, at=1, every=3), {"x1"}, 1),
         (Moving(["a", "b", "c", "d"], shortened, at=1, every=2), set(), 0),
     ],
-    ids=["missed once", "only the sweep's", "always another", "nobody"],
+    ids=["missed once", "only the sweep's", "always another", "none"],
 )
-async def test_it_walks_until_nobody_else_is_found_whom_no_window_reaches(
+async def test_scans_are_repeated_until_they_find_no_other_contact_without_createdat(
     begin: Begin, server: Moving, found: set[str], doubts: int
 ) -> None:
-    """A walk can miss contacts without createdAt, so it is repeated; it is told where it never ends (A27)."""
+    """A scan can miss contacts without createdAt, so it is repeated; that it never converges is a doubt (A27)."""
     received: set[str] = set()
 
     async def receive(page: Page) -> None:
         received.update(json.loads(bytes(row.contact_id)) for row in page.rows)
 
     client = Client(server, account="main", concurrency=1)
-    told, _ = await crosscheck.CrossCheck(client, BEGUN.capabilities, begin(), receive, (False, True)).scan(
+    doubts_found, _ = await crosscheck.CrossCheck(client, START.capabilities, begin(), receive, (False, True)).scan(
         1_800_000_000_000
     )
-    assert (found <= received, len(told)) == (True, doubts)
+    assert (found <= received, len(doubts_found)) == (True, doubts)
     assert server.answered <= crosscheck.MOST_SCANS * (len(server.names) // 3 + 4)

@@ -1,4 +1,4 @@
-"""What a run receives, and what its witness saw: in memory, as production keeps it on disk."""
+"""What a run receives, and what its page scans saw: in memory, as production keeps it on disk."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from etl.extract.windows import Accepted, milliseconds
 from tests.simulation.contact import versions
 
 CHUNK = 4
-"""Pages after which a witness keeps what it saw; production counts contacts."""
+"""Pages after which a scan is saved; production counts contacts."""
 
 _PageKey = tuple[int, bool, int]
 """Which walk, which list, number."""
 
 
-class Witness:
-    """A witness log in memory (see `crosscheck.CrossCheckLog`)."""
+class ScanLog:
+    """A log of page scans in memory (see `crosscheck.CrossCheckLog`)."""
 
     def __init__(self, received: set[bytes], held: Collection[str] = (), *, sudden: bool = False) -> None:
         """`received` grows as the run reads; `held` is what the last snapshot knows.
@@ -134,7 +134,7 @@ def _texts(rows: Sequence[Row]) -> frozenset[str]:
     return frozenset(text for row in rows if (text := id_text(bytes(row.contact_id))))
 
 
-class Diary:
+class MemoryCheckpoint:
     """A checkpoint in memory (see `checkpoint.Checkpoint`)."""
 
     def __init__(self) -> None:

@@ -127,8 +127,8 @@ def _never(_: Any) -> Any:
     return lambda *_, **__: False
 
 
-NO_WITNESS: Change = (History, "cross_check_is_due", _never)
-"""Without the witness, which brings most losses of a first run to light before the oracle has to."""
+NO_CROSS_CHECK: Change = (History, "cross_check_is_due", _never)
+"""Without the cross-check, which brings most losses of a first run to light before the oracle has to."""
 
 
 def begins_now(sound: Any) -> Any:
