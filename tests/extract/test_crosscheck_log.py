@@ -27,7 +27,7 @@ from etl.storage.staging import Stage
 from tests.support.publishing import batch, contact
 
 KEY, NOW = "the same", 1_760_000_000.0
-BEGUN = ExtractionStart(
+START = ExtractionStart(
     "full",
     Capabilities(
         t0=0,
@@ -77,19 +77,19 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     with ExitStack() as held:
 
         def another() -> CrossCheckFiles:
-            journal = held.enter_context(CheckpointFile.open(tmp_path, KEY, NOW))
-            journal.begin(BEGUN)
-            return CrossCheckFiles(tmp_path, nothing, lambda _: None, journal)
+            checkpoint = held.enter_context(CheckpointFile.open(tmp_path, KEY, NOW))
+            checkpoint.begin(START)
+            return CrossCheckFiles(tmp_path, nothing, lambda _: None, checkpoint)
 
         yield another
 
 
 def files(folder: Path) -> list[str]:
-    """The names of the witness's files."""
+    """The names of the log's files."""
     return sorted(path.name for path in folder.glob("cross-check-*"))
 
 
-async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin) -> None:
+async def test_an_interrupted_scan_is_known_to_the_next_run(begin: Begin) -> None:
     """The next run knows an interrupted scan's pages of both lists, rows, ids, times, and the end of a list (P4)."""
     log = begin()
     await log.record(page_of(1, "a", "x", None), is_contact=True)
@@ -98,18 +98,18 @@ async def test_a_walk_that_was_interrupted_is_known_to_the_next_run(begin: Begin
     log.end(False, 2)
     await log.save()
     again = begin()
-    trail = await again.saved_scan(True)
-    assert trail == SavedScan({1: 3, 3: 1}, None, {1: frozenset({"a", "x"}), 3: frozenset({"c"})})
-    assert (trail.gap, trail.last, trail.over) == (2, 3, False)
+    saved = await again.saved_scan(True)
+    assert saved == SavedScan({1: 3, 3: 1}, None, {1: frozenset({"a", "x"}), 3: frozenset({"c"})})
+    assert (saved.gap, saved.last, saved.over) == (2, 3, False)
     leads = await again.saved_scan(False)
     assert (leads, leads.over) == (SavedScan({1: 2}, 2), True)
-    for is_contact, told in ((True, trail), (False, leads)):
-        await again.resume(is_contact, told)
+    for is_contact, valid in ((True, saved), (False, leads)):
+        await again.resume(is_contact, valid)
     assert [list(again.created(is_contact)) for is_contact in (True, False)] == [[1000, 3000], [1000, 1000]]
     assert {one.created for one in await again.missing(10**6)} == {1000, 3000}
 
 
-async def test_a_second_walk_that_was_interrupted_is_gone_on_with(begin: Begin) -> None:
+async def test_an_interrupted_second_scan_is_resumed(begin: Begin) -> None:
     """The next run knows the ids of the first scan and those only in the second, and resumes the second (P4)."""
     log = begin()
     await log.record(page_of(1, "a", "x1"), is_contact=True)
@@ -119,15 +119,15 @@ async def test_a_second_walk_that_was_interrupted_is_gone_on_with(begin: Begin) 
     await log.record(page_of(1, "x1", "x2", "b"), is_contact=True)
     await log.save()
     for again in (log, begin()):
-        trail = await again.saved_scan(True)
+        saved = await again.saved_scan(True)
         if again is not log:
-            assert (trail.sizes, trail.end) == ({1: 3}, None)
-            await again.resume(True, trail)
+            assert (saved.sizes, saved.end) == ({1: 3}, None)
+            await again.resume(True, saved)
         assert (again.scan, list(again.created(True))) == (2, [1000])
         assert again.without_created_at() == {"x1": (1, 0), "x2": (2, 0)}
 
 
-async def test_who_is_on_a_page_that_is_taken_again_was_seen(begin: Begin) -> None:
+async def test_contacts_of_a_page_that_is_read_again_were_seen(begin: Begin) -> None:
     """Contacts on a page that is read again count as seen, so a later scan that shows them finds nothing new (A27)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
@@ -138,7 +138,7 @@ async def test_who_is_on_a_page_that_is_taken_again_was_seen(begin: Begin) -> No
     assert (list(again.without_created_at()), list(again.created(True))) == (["x"], [1000])
 
 
-async def test_a_chunk_outlives_a_process_that_is_killed(begin: Begin, tmp_path: Path) -> None:
+async def test_a_chunk_outlives_a_killed_process(begin: Begin, tmp_path: Path) -> None:
     """After SIGKILL only complete chunks are in the log, and the rest is read again (P4)."""
     log = begin()
     for number in range(1, 6):
@@ -147,7 +147,7 @@ async def test_a_chunk_outlives_a_process_that_is_killed(begin: Begin, tmp_path:
     assert sorted((await begin().saved_scan(True)).sizes) == [1, 2, 3, 4]
 
 
-async def test_what_was_seen_is_kept_by_a_run_that_is_cancelled(begin: Begin) -> None:
+async def test_a_cancelled_run_saves_its_log(begin: Begin) -> None:
     """On SIGTERM the log is saved on the way out, although no further await is possible (P1)."""
     log = begin()
     with anyio.CancelScope() as scope:
@@ -160,7 +160,7 @@ async def test_what_was_seen_is_kept_by_a_run_that_is_cancelled(begin: Begin) ->
     assert (await begin().saved_scan(True)).sizes == {1: 1}
 
 
-async def test_many_pages_at_once_are_all_in_whole_files(begin: Begin) -> None:
+async def test_concurrent_pages_are_all_in_complete_files(begin: Begin) -> None:
     """While one chunk is written others fill: each line follows its file and all files before it (P22)."""
     log = begin()
     async with anyio.create_task_group() as tasks:
@@ -168,14 +168,14 @@ async def test_many_pages_at_once_are_all_in_whole_files(begin: Begin) -> None:
             tasks.start_soon(lambda n: log.record(page_of(n, size=CHUNK_ROWS // 5), is_contact=bool(n % 2)), number)
     await log.save()
     again = begin()
-    trails = [await again.saved_scan(is_contact) for is_contact in (False, True)]
-    assert [sorted(trail.sizes) for trail in trails] == [list(range(2, 41, 2)), list(range(1, 41, 2))]
+    scans = [await again.saved_scan(is_contact) for is_contact in (False, True)]
+    assert [sorted(saved.sizes) for saved in scans] == [list(range(2, 41, 2)), list(range(1, 41, 2))]
     for is_contact in (False, True):
-        await again.resume(is_contact, trails[is_contact])
+        await again.resume(is_contact, scans[is_contact])
         assert len(again.created(is_contact)) == 4 * CHUNK_ROWS
 
 
-async def test_pages_forgotten_are_taken_again_and_count_once(begin: Begin) -> None:
+async def test_withdrawn_pages_are_read_again_and_count_once(begin: Begin) -> None:
     """Pages that the list has moved past are read again; contacts seen there still count in the cross-check (M1)."""
     log = begin()
     for number in (1, 2, 3):
@@ -188,14 +188,14 @@ async def test_pages_forgotten_are_taken_again_and_count_once(begin: Begin) -> N
     await log.record(page_of(2, "new 2"), is_contact=True)
     await log.save()
     log = begin()
-    trail = await log.saved_scan(True)
-    assert trail == SavedScan({1: 1, 2: 1}, None, {1: frozenset({"old 1"}), 2: frozenset({"new 2"})})
-    await log.resume(True, trail)
+    saved = await log.saved_scan(True)
+    assert saved == SavedScan({1: 1, 2: 1}, None, {1: frozenset({"old 1"}), 2: frozenset({"new 2"})})
+    await log.resume(True, saved)
     assert list(log.created(True)) == [1000, 2000]
     assert sorted(one.created for one in await log.missing(10**6)) == [1000, 2000, 2000, 3000]
 
 
-async def test_a_file_without_its_line_is_not_there(begin: Begin, tmp_path: Path) -> None:
+async def test_a_file_without_its_line_is_removed(begin: Begin, tmp_path: Path) -> None:
     """A process killed between file and line leaves a file that is not listed, and the next run removes it (P27)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
@@ -209,7 +209,7 @@ async def test_a_file_without_its_line_is_not_there(begin: Begin, tmp_path: Path
     assert files(tmp_path) == ["cross-check-000001.parquet", "cross-check-000002.parquet"]
 
 
-async def test_a_torn_line_costs_its_chunk_alone(begin: Begin, tmp_path: Path) -> None:
+async def test_a_torn_line_costs_only_its_chunk(begin: Begin, tmp_path: Path) -> None:
     """A line cut anywhere is ignored, and lines written after it are not lost (P11)."""
     log = begin()
     for number in (1, 2):
@@ -225,23 +225,23 @@ async def test_a_torn_line_costs_its_chunk_alone(begin: Begin, tmp_path: Path) -
 
 
 OLDER = b'{"type":"witnessed","files":["cross-check-000001.parquet"]}\n'
-"""What the journal said of a walk when only one that was over could be resumed."""
+"""A line of an older version."""
 
 
 @pytest.mark.parametrize("line", [OLDER, b'{"type":"scan","files":[]}\n', b'{"type":"scan"\n', b"\xff\n"])
-async def test_a_line_that_is_not_understood_ends_the_journal(begin: Begin, tmp_path: Path, line: bytes) -> None:
+async def test_an_unknown_line_ends_the_checkpoint(begin: Begin, tmp_path: Path, line: bytes) -> None:
     """A line of another version, or a damaged one, ends the checkpoint: nothing after it is trusted (P24, P25)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
     await log.save()
-    with (tmp_path / NAME).open("ab") as journal:
-        journal.write(line)
+    with (tmp_path / NAME).open("ab") as checkpoint:
+        checkpoint.write(line)
     size = (tmp_path / NAME).stat().st_size
     assert (await begin().saved_scan(True)).sizes == {1: 1}
     assert (tmp_path / NAME).stat().st_size == size - len(line)
 
 
-async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tmp_path: Path) -> None:
+async def test_without_one_of_its_files_nothing_is_resumed(begin: Begin, tmp_path: Path) -> None:
     """If a file is missing, nothing is resumed and reading starts over (P26)."""
     log = begin()
     await log.record(page_of(1, "a"), is_contact=True)
@@ -250,23 +250,23 @@ async def test_without_one_of_its_files_nothing_is_gone_on_with(begin: Begin, tm
     assert saved_progress(tmp_path, KEY, NOW).resumption is None
 
 
-# --- the complete state of a killed run, and the effect of changing one part of it ------------------------------------
+# --- the files of a killed run, and each of them changed ------------------------------------------------------------
 
 
 async def a_killed_run(folder: Path) -> None:
     """A checkpoint with a part, a file of rejects, a cross-check file, and two pages that are in no part yet."""
     stage = Stage(folder)
-    with CheckpointFile(folder, KEY, NOW) as journal:
-        journal.begin(BEGUN)
+    with CheckpointFile(folder, KEY, NOW) as checkpoint:
+        checkpoint.begin(START)
         stage.append(batch("main", [contact(1)], [{"reason": "no id", "raw": "{}"}]))
         stage.close()
-        journal.receive(RawPage(b'{"data": [1]}', 2, 0))
-        journal.written(*stage.checksums, 2, {"received": 2})
-        log = CrossCheckFiles(folder, nothing, lambda _: None, journal)
+        checkpoint.receive(RawPage(b'{"data": [1]}', 2, 0))
+        checkpoint.written(*stage.checksums, 2, {"received": 2})
+        log = CrossCheckFiles(folder, nothing, lambda _: None, checkpoint)
         await log.record(page_of(1, "a"), is_contact=True)
         await log.save()
-        journal.receive(RawPage(b'{"email": "ada@example.com"}', 1, 2))
-        journal.receive(RawPage(b'{"email": "eve@example.com"}', 1, 3))
+        checkpoint.receive(RawPage(b'{"email": "ada@example.com"}', 1, 2))
+        checkpoint.receive(RawPage(b'{"email": "eve@example.com"}', 1, 3))
 
 
 def the_file(folder: Path, pattern: str) -> Path:
@@ -275,22 +275,22 @@ def the_file(folder: Path, pattern: str) -> Path:
     return file
 
 
-async def test_what_is_left_is_gone_on_with_as_it_is(tmp_path: Path) -> None:
+async def test_unchanged_files_are_resumed(tmp_path: Path) -> None:
     """The same parts, pages and files are resumed, and new lines follow those of the killed process (P4)."""
     await a_killed_run(tmp_path)
-    left = saved_progress(tmp_path, KEY, NOW)
-    assert {path.name for path in left.files(tmp_path)} == {
+    saved = saved_progress(tmp_path, KEY, NOW)
+    assert {path.name for path in saved.files(tmp_path)} == {
         *("part-000001.parquet", "rejects-000001.parquet", "cross-check-000001.parquet", "pages-000001.jsonl"),
     }
-    with CheckpointFile(tmp_path, KEY, NOW, left) as journal:
-        assert [page.body[11:14] for page in journal.pages()] == [b"ada", b"eve"]
-        journal.receive(RawPage(b"more", 1, 4))
+    with CheckpointFile(tmp_path, KEY, NOW, saved) as checkpoint:
+        assert [page.body[11:14] for page in checkpoint.pages()] == [b"ada", b"eve"]
+        checkpoint.receive(RawPage(b"more", 1, 4))
     assert [page.read_no for page in saved_progress(tmp_path, KEY, NOW).pages] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["part-*", "rejects-*", "cross-check-*", "pages-*"])
 @pytest.mark.parametrize("change", ["flip", "cut", "empty", "grow", "link", "remove"])
-async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, change: str) -> None:
+async def test_a_changed_file_is_not_resumed(tmp_path: Path, name: str, change: str) -> None:
     """If a byte, the end or all of a file changes, reading starts over (P25, P26, X4)."""
     await a_killed_run(tmp_path)
     file = the_file(tmp_path, name)
@@ -304,22 +304,22 @@ async def test_a_changed_file_is_not_gone_on_with(tmp_path: Path, name: str, cha
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         file.write_bytes({"flip": flipped, "cut": content[:-1], "empty": b"", "grow": content + b"x"}[change])
     resumption = saved_progress(tmp_path, KEY, NOW).resumption
-    # What stands behind the pages in their file belongs to none of them.
+    # Bytes after the pages in their file belong to none of them.
     assert (resumption is None) is not ((name, change) == ("pages-*", "grow"))
 
 
-async def test_a_page_with_another_address_in_it_is_not_gone_on_with(tmp_path: Path) -> None:
+async def test_a_page_with_another_address_in_it_is_not_resumed(tmp_path: Path) -> None:
     """A page changed without changing its length is found by its checksum, even after the first check (X4)."""
     await a_killed_run(tmp_path)
-    left = saved_progress(tmp_path, KEY, NOW)
+    saved = saved_progress(tmp_path, KEY, NOW)
     file = the_file(tmp_path, "pages-*")
     file.write_bytes(file.read_bytes().replace(b"eve@", b"mal@"))
     assert saved_progress(tmp_path, KEY, NOW).resumption is None
-    with CheckpointFile(tmp_path, KEY, NOW, left) as journal, pytest.raises(SinkError, match="changed"):
-        list(journal.pages())
+    with CheckpointFile(tmp_path, KEY, NOW, saved) as checkpoint, pytest.raises(SinkError, match="changed"):
+        list(checkpoint.pages())
 
 
-async def test_a_line_that_was_edited_ends_the_journal(tmp_path: Path) -> None:
+async def test_an_edited_line_ends_the_checkpoint(tmp_path: Path) -> None:
     """An edited, missing or reordered line ends the checkpoint, so no more than the lines before it is resumed."""
     await a_killed_run(tmp_path)
     lines = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
@@ -330,10 +330,10 @@ async def test_a_line_that_was_edited_ends_the_journal(tmp_path: Path) -> None:
         assert edited != line
         for changed in ([edited], [], [edited, line], [line, line]):
             (tmp_path / NAME).write_bytes(b"".join([*lines[:at], *changed, *lines[at + 1 :]]))
-            left = saved_progress(tmp_path, KEY, NOW)
-            assert left.resumption is None or left.resumption.start == BEGUN
-            assert left.size <= sum(map(len, lines[: at + 1]))
-            assert list(left.pages) == list(whole.pages)[: len(left.pages)]
+            saved = saved_progress(tmp_path, KEY, NOW)
+            assert saved.resumption is None or saved.resumption.start == START
+            assert saved.size <= sum(map(len, lines[: at + 1]))
+            assert list(saved.pages) == list(whole.pages)[: len(saved.pages)]
 
 
 class Moving:
@@ -384,9 +384,9 @@ def busy(names: list[str]) -> None:
         (Moving(["a", "x1", "b"], grown, at=1, every=3), {"x1"}, 1),
         (Moving(["a", "b", "c", "d"], shortened, at=1, every=2), set(), 0),
     ],
-    ids=["missed once", "only the sweep's", "always another", "nobody"],
+    ids=["missed once", "only the sweep's", "always another", "none"],
 )
-async def test_it_walks_until_nobody_else_is_found_whom_no_window_reaches(
+async def test_scans_are_repeated_until_they_find_no_other_contact_without_createdat(
     begin: Begin, server: Moving, found: set[str], doubts: int
 ) -> None:
     """Scans can miss contacts without createdAt, so they repeat until one finds nothing new, within a limit (A27)."""
@@ -396,8 +396,8 @@ async def test_it_walks_until_nobody_else_is_found_whom_no_window_reaches(
         received.update(json.loads(bytes(row.contact_id)) for row in page.rows)
 
     client = Client(server, account="main", concurrency=1)
-    told, _ = await crosscheck.CrossCheck(client, BEGUN.capabilities, begin(), receive, (False, True)).scan(
+    doubts_found, _ = await crosscheck.CrossCheck(client, START.capabilities, begin(), receive, (False, True)).scan(
         1_800_000_000_000
     )
-    assert (found <= received, len(told)) == (True, doubts)
+    assert (found <= received, len(doubts_found)) == (True, doubts)
     assert server.answered <= crosscheck.MOST_SCANS * (len(server.names) // 3 + 4)

@@ -253,11 +253,11 @@ class Moving(Listing):
         """Change the list and clear the log of requests."""
         self.listed, self.pages, self.asked = listed, -(-len(listed) // self.size), []
 
-    def trail(self, taken: Sequence[int], end: int | None = None) -> SavedScan:
+    def saved(self, taken: Sequence[int], end: int | None = None) -> SavedScan:
         """The saved state of a scan that has read these pages."""
         sizes = {number: len(self.ids(number)) for number in taken}
-        trail = SavedScan(sizes, end)
-        return replace(trail, ids={number: frozenset(self.ids(number)) for number in trail.wanted & sizes.keys()})
+        saved = SavedScan(sizes, end)
+        return replace(saved, ids={number: frozenset(self.ids(number)) for number in saved.wanted & sizes.keys()})
 
 
 def moving(count: int, size: int, past_end: PastEnd = "empty") -> Moving:
@@ -267,7 +267,7 @@ def moving(count: int, size: int, past_end: PastEnd = "empty") -> Moving:
     return listing
 
 
-def gone_on(listing: Moving, trail: SavedScan, concurrency: int = 4) -> tuple[SavedScan, set[bytes]]:
+def gone_on(listing: Moving, saved: SavedScan, concurrency: int = 4) -> tuple[SavedScan, set[bytes]]:
     """The part of a saved scan that still holds, and the ids that the resumed scan delivers."""
     seen: set[bytes] = set()
 
@@ -277,7 +277,7 @@ def gone_on(listing: Moving, trail: SavedScan, concurrency: int = 4) -> tuple[Sa
     async def main() -> SavedScan:
         client = Client(listing, account="main", concurrency=concurrency, jitter=lambda: 0.5)
         repeats = listing.past_end == "repeats"
-        held = await still_holds(client, QUERY, trail, repeats=repeats)
+        held = await still_holds(client, QUERY, saved, repeats=repeats)
         await scan_pages(client, QUERY, keep, PageScan(repeats, sizes=dict(held.sizes), end=held.end))
         return held
 
@@ -314,13 +314,13 @@ def test_nobody_hides_from_a_walk_that_is_gone_on_with(
     listing.chance = chance
     before = listing.listed
     pages = sorted(number for number in {*taken, *range(1, prefix + 1)} if number <= listing.pages)
-    trail = listing.trail(pages, listing.pages + 1 if end_known else None)
+    saved = listing.saved(pages, listing.pages + 1 if end_known else None)
     seen = {json.dumps(one).encode() for number in pages for one in listing.ids(number)}
     stayed = [one for place, one in enumerate(before) if place not in deleted]
     listing.moves([*(f"new {n}" for n in range(fresh[0])), *stayed, *(f"late {n}" for n in range(fresh[1]))])
     if past_end == "refused" and not listing.listed:
         return
-    _, later = gone_on(listing, trail, concurrency)
+    _, later = gone_on(listing, saved, concurrency)
     assert {json.dumps(one).encode() for one in stayed} <= seen | later
 
 
@@ -339,10 +339,10 @@ def test_where_nothing_moved_only_the_gaps_are_asked_for(
     """Two requests confirm that the list is unchanged; beyond a known end no page is requested (P4)."""
     listing = moving(count, size, past_end)
     pages = [number for number in range(1, listing.pages + 1) if number == 1 or number in taken]
-    trail = listing.trail(pages, listing.pages + 1 if end_known else None)
-    held, _ = gone_on(listing, trail, concurrency)
+    saved = listing.saved(pages, listing.pages + 1 if end_known else None)
+    held, _ = gone_on(listing, saved, concurrency)
     gaps = set(range(1, listing.pages + 1)) - set(pages)
-    assert held == trail
+    assert held == saved
     assert set(listing.asked) >= gaps
     beyond = 0 if end_known else concurrency + (past_end == "refused")
     assert len(listing.asked) <= len(gaps) + 2 + beyond
@@ -352,9 +352,9 @@ def test_where_nothing_moved_only_the_gaps_are_asked_for(
 def test_where_the_last_page_is_repeated_nothing_holds_behind_a_gap() -> None:
     """The last saved page may now be past the end and looks the same, so nothing after a gap holds (A13)."""
     listing = moving(15, 2, "repeats")
-    trail = listing.trail([1, 3, 8], end=9)
+    saved = listing.saved([1, 3, 8], end=9)
     listing.moves([*listing.listed[:2], *listing.listed[10:]])
-    held, seen = gone_on(listing, trail)
+    held, seen = gone_on(listing, saved)
     assert held == SavedScan({1: 2})
     assert seen >= {json.dumps(f"{place:04d}").encode() for place in range(10, 15)}
 
@@ -362,16 +362,16 @@ def test_where_the_last_page_is_repeated_nothing_holds_behind_a_gap() -> None:
 def test_a_walk_that_was_over_asks_nothing() -> None:
     """A completed scan requests nothing, neither a page nor a confirmation."""
     listing = moving(10, 3)
-    held, seen = gone_on(listing, listing.trail([1, 2, 3, 4], end=5))
+    held, seen = gone_on(listing, listing.saved([1, 2, 3, 4], end=5))
     assert (held.over, seen, listing.asked) == (True, set(), [])
 
 
 def test_it_goes_back_until_everybody_is_known() -> None:
     """After seven deletions contacts moved up by more than two pages of three, so the scan goes back further (M1)."""
     listing = moving(60, 3)
-    trail = listing.trail(range(1, 11))
+    saved = listing.saved(range(1, 11))
     listing.moves(listing.listed[7:])
-    held, seen = gone_on(listing, trail, concurrency=1)
+    held, seen = gone_on(listing, saved, concurrency=1)
     assert held == SavedScan(dict.fromkeys(range(1, 8), 3))
     assert listing.asked[:4] == [10, 9, 7, 8]
     assert seen >= {json.dumps(f"{place:04d}").encode() for place in range(30, 60)}
@@ -380,9 +380,9 @@ def test_it_goes_back_until_everybody_is_known() -> None:
 def test_where_everybody_is_new_it_begins_anew() -> None:
     """If the order was not kept, the saved pages prove nothing: after a few leaps back the scan starts over (A22)."""
     listing = moving(900, 1)
-    trail = listing.trail(range(1, 401))
+    saved = listing.saved(range(1, 401))
     listing.moves([f"other {place}" for place in range(900)])
-    held, seen = gone_on(listing, trail)
+    held, seen = gone_on(listing, saved)
     assert (held, len(seen)) == (SavedScan(), 900)
     assert listing.asked[: len(LEAPS)] == [400 - leap for leap in LEAPS]
 
@@ -391,7 +391,7 @@ def test_a_list_that_became_shorter_than_what_was_taken_is_no_end() -> None:
     """Pages past the end of a shortened list, empty, refused or repeated, do not hide its contacts (A13, A14)."""
     for past_end in PAST_ENDS:
         listing = moving(30, 3, past_end)
-        trail = listing.trail(range(1, 9))
+        saved = listing.saved(range(1, 9))
         listing.moves(listing.listed[15:])
-        _, seen = gone_on(listing, trail, concurrency=2)
+        _, seen = gone_on(listing, saved, concurrency=2)
         assert seen >= {json.dumps(f"{place:04d}").encode() for place in range(24, 30)}

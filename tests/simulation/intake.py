@@ -21,7 +21,7 @@ _PageKey = tuple[int, bool, int]
 """Number of the page scan, list, number of the page."""
 
 
-class Witness:
+class ScanLog:
     """A cross-check log in memory (see `crosscheck.CrossCheckLog`)."""
 
     def __init__(self, received: set[bytes], held: Collection[str] = (), *, sudden: bool = False) -> None:
@@ -135,7 +135,7 @@ def _texts(rows: Sequence[Row]) -> frozenset[str]:
     return frozenset(text for row in rows if (text := id_text(bytes(row.contact_id))))
 
 
-class Diary:
+class MemoryCheckpoint:
     """A checkpoint in memory (see `checkpoint.Checkpoint`)."""
 
     def __init__(self) -> None:

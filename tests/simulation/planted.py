@@ -20,7 +20,7 @@ from tests.simulation import schedule, spoilt
 from tests.simulation.fold import Fold, Model
 from tests.simulation.personality import personality
 from tests.simulation.schedule import Report, play
-from tests.simulation.spoilt import NO_WITNESS, Change, findings, instead, results, settling, sql
+from tests.simulation.spoilt import NO_CROSS_CHECK, Change, findings, instead, results, settling, sql
 from tests.simulation.warehouse import Warehouse
 
 
@@ -112,26 +112,28 @@ PLANTS = (
     ),
     Plant(
         "a full window is resumed at its next page",
-        (settling(spoilt.resume), instead(WindowReader, "doubtful", spoilt.nobody_doubtful), NO_WITNESS),
+        (settling(spoilt.resume), instead(WindowReader, "doubtful", spoilt.nobody_doubtful), NO_CROSS_CHECK),
         {**_LIVELY, "mix": "deletes"},
     ),
     Plant(
         "a run that goes on with a killed one forgets the time between",
-        ((strategy, "resume", spoilt.begins_now), NO_WITNESS),
+        ((strategy, "resume", spoilt.begins_now), NO_CROSS_CHECK),
         {**_TOUCHED, "killed": 60, "pages": 20, "page_size": 3, "churn": 0.01, "gap_events": 0},
     ),
     Plant(
         "a window that overlaps what a killed run read counts as read",
-        (instead(fetch, "remaining", spoilt.untouched_alone), NO_WITNESS),
+        (instead(fetch, "remaining", spoilt.untouched_alone), NO_CROSS_CHECK),
         {**_TOUCHED, "killed": 45, "pages": 20, "page_size": 3},
     ),
     Plant("of a full window only a part is read again", (settling(spoilt.last_part),), _LIVELY),
     Plant(
-        "the error of one window is swallowed", (settling(spoilt.swallow), NO_WITNESS), {**_CALM, "faults": (_FAILING,)}
+        "the error of one window is swallowed",
+        (settling(spoilt.swallow), NO_CROSS_CHECK),
+        {**_CALM, "faults": (_FAILING,)},
     ),
     Plant(
         "contacts are read before leads",
-        (instead(strategy, "LEADS_FIRST", (True, False)), NO_WITNESS),
+        (instead(strategy, "LEADS_FIRST", (True, False)), NO_CROSS_CHECK),
         {**_LIVELY, "mix": "flips", "is_contact": "disjoint", "leads": 0.4, "slowness": 0.0},
     ),
     Plant(
@@ -161,23 +163,23 @@ PLANTS = (
         (
             findings(page_sizes=lambda sizes: PageSizes(sizes.contacts + 5, sizes.leads + 5)),
             instead(WindowReader, "doubtful", spoilt.nobody_doubtful),
-            NO_WITNESS,
+            NO_CROSS_CHECK,
         ),
         _LIVELY,
     ),
     Plant(
         "what is a page of one list is one of the other",
-        (instead(PageSizes, "of", spoilt.largest_of_both), NO_WITNESS),
+        (instead(PageSizes, "of", spoilt.largest_of_both), NO_CROSS_CHECK),
         {**_CHAIN, "leads_page": 0.4, "is_contact": "disjoint", "mix": "flips", "gap_events": 80},
     ),
     Plant(
         "the page size is not looked at again",
-        (instead(WindowReader, "doubtful", spoilt.nobody_doubtful), NO_WITNESS),
+        (instead(WindowReader, "doubtful", spoilt.nobody_doubtful), NO_CROSS_CHECK),
         {**_LIVELY, "page_size_drop": (0.5, 30), "pages": 10},
     ),
     Plant(
         "an indivisible window is read once",
-        (instead(fetch, "read_indivisible", spoilt.one_read), findings(honours_page=True), NO_WITNESS),
+        (instead(fetch, "read_indivisible", spoilt.one_read), findings(honours_page=True), NO_CROSS_CHECK),
         {
             **_CROWDED,
             "mix": "deletes",
@@ -193,13 +195,13 @@ PLANTS = (
     ),
     Plant(
         "an indivisible window is believed on a server without pages",
-        (findings(honours_page=True), (fetch, "read_in_order", spoilt.repeats_end), NO_WITNESS),
+        (findings(honours_page=True), (fetch, "read_in_order", spoilt.repeats_end), NO_CROSS_CHECK),
         {**_CROWDED, "ignore_page": True},
     ),
-    Plant("split leaves out a millisecond", ((fetch, "split", spoilt.split_with_gaps), NO_WITNESS), _LIVELY),
+    Plant("split leaves out a millisecond", ((fetch, "split", spoilt.split_with_gaps), NO_CROSS_CHECK), _LIVELY),
     Plant(
         "the plan leaves out a millisecond",
-        ((strategy, "plan_windows", spoilt.plan_with_gaps), NO_WITNESS),
+        ((strategy, "plan_windows", spoilt.plan_with_gaps), NO_CROSS_CHECK),
         {**_LIVELY, "chain": "ff"},
     ),
     Plant(
@@ -209,7 +211,7 @@ PLANTS = (
     ),
     Plant(
         "a row outside its window is let through",
-        (instead(Window, "check", spoilt.unchecked), NO_WITNESS),
+        (instead(Window, "check", spoilt.unchecked), NO_CROSS_CHECK),
         {**_LIVELY, "faults": (_CACHED,)},
     ),
     Plant("absence counts where nothing was read", (results(spoilt.read_everywhere),), {**_CHAIN, "scrub_runs": 30}),

@@ -21,7 +21,7 @@ from etl.sandbox.service import Service
 from tests.simulation import loop
 from tests.simulation.contact import versions
 from tests.simulation.fold import Fold, Model
-from tests.simulation.intake import Diary, Intake, Witness
+from tests.simulation.intake import Intake, MemoryCheckpoint, ScanLog
 from tests.simulation.oracle import FEWEST_HIDDEN, Oracle, Run
 from tests.simulation.personality import NARROWINGS, Personality
 from tests.simulation.weather import Weather, peopled
@@ -56,8 +56,8 @@ class Reading:
     """The state of one run, which outlives a process: in memory here, on disk in production."""
 
     intake: Intake
-    witness: Witness
-    diary: Diary
+    log: ScanLog
+    checkpoint: MemoryCheckpoint
     full: bool
     changes: Mapping[int, Callable[[], None]]
     """Changes to the server, by the number of the request."""
@@ -113,11 +113,11 @@ class Schedule:
 
     async def _run(self, number: int, *, full: bool) -> None:
         intake = Intake()
-        witness = Witness(intake.ids, self._known(), sudden=self.personality.draw("sudden").choice((False, True)))
-        reading = Reading(intake, witness, Diary(), full, self._changes(number))
+        log = ScanLog(intake.ids, self._known(), sudden=self.personality.draw("sudden").choice((False, True)))
+        reading = Reading(intake, log, MemoryCheckpoint(), full, self._changes(number))
         if await self._process(reading, killed=self.personality["killed"]):
-            reading.diary.reopen()
-            reading.witness.killed()
+            reading.checkpoint.reopen()
+            reading.log.killed()
             await anyio.sleep(BETWEEN_PROCESSES)
             await self._process(reading, killed=None)
 
@@ -158,8 +158,8 @@ class Schedule:
             self._history(reading.intake),
             self.personality.timing,
             reading.intake.receive,
-            reading.witness,
-            reading.diary,
+            reading.log,
+            reading.checkpoint,
             Meter(client),
             full=reading.full,
             filters={},

@@ -128,7 +128,7 @@ def _never(_: Any) -> Any:
     return lambda *_, **__: False
 
 
-NO_WITNESS: Change = (History, "cross_check_is_due", _never)
+NO_CROSS_CHECK: Change = (History, "cross_check_is_due", _never)
 """Disables the cross-check, which detects most losses of a first run before the oracle does."""
 
 
