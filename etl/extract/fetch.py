@@ -101,9 +101,8 @@ class WindowReader:
         if window.is_contact not in self._lowered:
             self.sizes = self.sizes.with_page(window.is_contact, len(page.rows))
         # If even the smallest page would hold the total, splitting the window would list no more.
-        hopeless = not page.rows or (
-            cut and (page.total or 0) < min(SMALLEST_PAGE, self.sizes.of(window.is_contact) / 2)
-        )
+        smallest = min(SMALLEST_PAGE, self.sizes.of(window.is_contact) / 2)
+        hopeless = not page.rows or (cut and (page.total or 0) < smallest)
         newest_first = window.field == "createdAt" and self._capabilities.newest_first
         parts = () if hopeless else split(window, page.rows, bounds, newest_first=newest_first)
         if not parts and cut:
