@@ -99,8 +99,8 @@ async def _work(
     due = history.cross_check_is_due(found.t0, timing.cross_check_every, full=full)
     pages = {listed: await count_pages(client, Query(listed)) if due else 0 for listed in LEADS_FIRST}
     # The page scan is made at least twice if some contacts are in no window; a killed run has made a part of it.
-    walks, scanned = max(2 if history.without_created_at else 1, len(left.scans)), sum(pages.values())
-    others = SWEEP_REQUESTS + max(0, scanned - left.scans[-1].pages) + scanned * (walks - len(left.scans))
+    scans, scanned = max(2 if history.without_created_at else 1, len(left.scans)), sum(pages.values())
+    others = SWEEP_REQUESTS + max(0, scanned - left.scans[-1].pages) + scanned * (scans - len(left.scans))
     if history.watermark is None:
         rows = {listed: count * found.page_sizes.of(listed) for listed, count in pages.items()}
         return mode, sum(-(-rows[listed] // found.capacity(listed)) for listed in rows), others
