@@ -72,9 +72,9 @@ _DIFFERING = {
 """Description of each mismatch, printed after its count."""
 _REMOVED = "If rows were removed on purpose, nothing else is lost and nothing needs to be done. "
 _HINTS = {
-    "counts": _REMOVED + "Otherwise `etl run --full` restores the contacts that the account still holds.",
-    "versions": _REMOVED + "No run restores versions, so this check fails from now on.",
-    "history": _REMOVED + "Otherwise `etl run --full` restores the contacts that the account still holds.",
+    "counts": _REMOVED + "Otherwise `etl run --full` reads the contacts that the account still holds again.",
+    "versions": _REMOVED + "No run writes old versions again, so this check fails from now on.",
+    "history": _REMOVED + "Otherwise `etl run --full` reads the contacts that the account still holds again.",
     "contents": "If cells were emptied on purpose, nothing needs to be done. Otherwise move the target away and run "
     "again for a full export.",
 }

@@ -141,7 +141,7 @@ def test_whoever_was_erased_by_hand_is_not_called_back(tables: tuple[str, ...], 
             said.append(job.call("verify", "CONFIG"))
     assert [ended.code for ended in said[:2]] == [22, 22] if "contact_versions" in tables else said[0].code == 22
     for ended in said:
-        assert not {"backup", "restore"} & set(re.findall("[a-z]+", (ended.out + ended.err).lower())), ended.out
+        assert not re.search("backup|restore", (ended.out + ended.err).lower()), ended.out
     assert said[-1].code == (22 if "contact_versions" in tables else 0), said[-1].out
 
 
@@ -154,4 +154,4 @@ def test_cells_emptied_by_hand_are_told_without_the_old_copy(tmp_path: Path) -> 
             connection.execute("update contacts set email = null, name = 'erased' where seq = 1")
         ended = job.call("verify", "CONFIG")
     assert (ended.code, "FAIL contents" in ended.out) == (22, True), ended.out
-    assert "backup" not in ended.out.lower()
+    assert not re.search("backup|restore", ended.out.lower())

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 from etl.errors import SinkError
 from etl.model import Merged, Publication
-from etl.sinks import DuckDBSink, ParquetSink
+from etl.sinks import DuckDBSink, ParquetSink, parquet_layout
+from etl.storage import files
 
 
 class InPlaceDuckDB(DuckDBSink):
     """Writes the new file over the old one instead of renaming it."""
 
-    def _replace(self, copy: Path) -> None:
-        shutil.copyfile(copy, self.path)
+    def publish(self, publication: Publication) -> None:
+        """Publish, with the planted bug."""
+        assert self._next is not None, publication.seq
+        shutil.copyfile(self._next / self.path.name, self.path)
+        self.discard()
 
 
 class ManifestFirstParquet(ParquetSink):
-    """Links the manifest before the folders that it lists are in place."""
+    """Puts the manifest in place before the folders that it lists."""
 
-    @contextlib.contextmanager
-    def _moved(self, folder: Path, seq: int) -> Iterator[None]:
-        (self.path / "manifests").mkdir(parents=True, exist_ok=True)
-        super()._link(folder / "manifest.json", seq)
-        with super()._moved(folder, seq):
-            yield
-
-    def _link(self, source: Path, seq: int) -> None:
-        del source, seq
+    def publish(self, publication: Publication) -> None:
+        """Publish, with the planted bug."""
+        assert self._next is not None
+        path = parquet_layout.manifest_path(self.path, publication.seq)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.put(self._next / parquet_layout.MANIFEST, path)
+        with self._moved(self._next, publication.seq):
+            pass
+        self.discard()
 
 
 class ForgetfulParquet(ParquetSink):
