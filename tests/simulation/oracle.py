@@ -82,6 +82,11 @@ class Oracle:
     """Whether a living contact is listed; None if all are."""
     swapped: bool = False
     """Whether another account responds."""
+    fewest_without: int = 2
+    """Good runs without a contact after which it may be deleted.
+
+    One on a server with pages of several sizes: a cut page may hide a living contact, which is a strike, but the second
+    strike needs a range too small to be cut."""
     _hidden: set[str] | None = None
     """Contacts of the snapshot that were no longer listed when the narrowing began."""
     _since: int = 0
@@ -184,9 +189,9 @@ class Oracle:
         return max(life.moved(at_start), (life.place(old) or 0) if old else 0)
 
     def _deleted_too_soon(self, run: Run) -> Iterator[str]:
-        """A contact leaves the snapshot only after two good runs without it."""
+        """A contact leaves the snapshot only after two good runs without it; see `fewest_without`."""
         for key in run.before.keys() - run.after.keys():
-            if self._without[key] < 2:
+            if self._without[key] < self.fewest_without:
                 yield f"DELETED {key}: after {self._without[key]} runs without it"
 
     def _not_deleted(self, run: Run, gone: Mapping[str, float]) -> Iterator[str]:

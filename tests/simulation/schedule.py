@@ -72,7 +72,8 @@ class Schedule:
         self.weather = Weather(self.world, personality)
         self.service = Service(self.world)
         self.fold = fold()
-        self.oracle = Oracle(self.world, personality.timing)
+        fewest_without = 2 if personality["mixed_pages"] is None else 1
+        self.oracle = Oracle(self.world, personality.timing, fewest_without=fewest_without)
         self.report = Report(personality.seed)
         self._draw = personality.draw("schedule")
         self._last: Extraction | None = None
