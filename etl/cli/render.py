@@ -99,7 +99,7 @@ def _verdict(account: AccountReport) -> str:
         return f"complete: {contacts} in {windows}, all proven"
     read = f"complete: {contacts}; this run read {record.counts.received - record.counts.folded:,} in {windows}"
     if since is None:
-        return f"{read}, and the target does not record since when every other contact is proven"
+        return f"{read}, every other contact was proven by earlier runs"
     span = _span((record.t0 - since).total_seconds(), up=True)
     return f"{read}, every other contact was proven within {span} (since {instant(since)})"
 

@@ -40,17 +40,21 @@ _WITHOUT_TIME = "select count(*) from contacts where account = $1 and created_at
 
 _BEGINNING, _END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
+MOST_ACCOUNTS = 20
+"""Incremental accounts of one run for which this is computed: with hundreds, it would take longer than the run."""
+
 Gaps = list[tuple[datetime, datetime]]
 
 
 def proven_since(sink: Sink, brought: Iterable[AccountYield]) -> dict[str, datetime]:
     """By account, the beginning of the oldest run needed to cover it together with this run; none if unknown.
 
-    It serves the summary only, so a target that cannot answer is not an error. Full runs need no other.
+    It serves the summary only, so a target that cannot answer is not an error, and more than `MOST_ACCOUNTS` get none.
+    Full runs need no other.
     """
     since: dict[str, datetime] = {}
     incremental = [one for one in brought if one.record.mode == "incremental"]
-    if incremental:
+    if 0 < len(incremental) <= MOST_ACCOUNTS:
         with suppress(EtlError, duckdb.Error), open_readonly(sink.name, sink.path) as connection:
             for one in incremental:
                 if (began := oldest_needed(connection, one)) is not None:

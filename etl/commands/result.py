@@ -61,7 +61,7 @@ class AccountReport:
     """Contacts absent for the first time; they are deleted if the next run misses them too."""
     proven_since: datetime | None = None
     """Every contact of an incremental run was read in a proven window of a run that began then or later, by the
-    server's clock; None: the target does not record it."""
+    server's clock; None: not computed, or not recorded."""
 
     @property
     def remarks(self) -> Remarks:
