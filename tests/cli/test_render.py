@@ -68,11 +68,10 @@ def test_an_incremental_run_says_what_it_read_and_since_when_the_rest_is_proven(
 
 
 def test_what_is_not_recorded_is_not_claimed() -> None:
-    """The verdict claims no proof if windows of earlier runs are missing."""
+    """Without a known time, the verdict names none."""
     line = verdict(AccountReport("main", RECORD))
-    assert line.startswith(
-        "complete: 2,000 contacts; this run read 43 in 12 windows, every other contact was proven by"
-    )
+    assert line.startswith("complete: 2,000 contacts; this run read 43 in 12 windows")
+    assert line.endswith("every other contact was proven by earlier runs")
 
 
 @pytest.mark.parametrize("record", [replace(RECORD, mode="full"), RECORD])
