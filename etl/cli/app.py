@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, NoReturn, Protocol, TypeVar
 
 import typer
 
@@ -24,6 +24,18 @@ from etl.display import redacted
 from etl.errors import OK, EtlError, Interrupted, UsageError
 
 T = TypeVar("T")
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class Publishing(Protocol[Result_co]):
+    """Work that publishes: a run, or a change of an account."""
+
+    async def execute(self) -> Result_co:
+        """Do it and return the result."""
+
+    def end(self, error: EtlError | None) -> Result_co:
+        """The result so far, if `error` ended the work."""
+
 
 app = typer.Typer(
     name="etl",
@@ -74,7 +86,6 @@ def run(
     """Export every account; incremental after the first time."""
     from etl.cli.progress import configure, watch  # noqa: PLC0415
     from etl.cli.render import render_run  # noqa: PLC0415
-    from etl.cli.signals import until_stopped  # noqa: PLC0415
     from etl.commands.result import RunResult  # noqa: PLC0415
     from etl.commands.run import Options, Run  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
@@ -91,16 +102,7 @@ def run(
     except EtlError as error:
         return finish(RunResult(0.0, error=error))
 
-    def stopped(error: EtlError) -> int:
-        return finish(work.end(error))
-
-    try:
-        result = _in_loop(lambda: until_stopped(work.execute, stopped))
-    except Exception as caught:  # noqa: BLE001 - a bug, too, is an attempt that failed
-        unexpected = caught
-    else:
-        return finish(result)
-    return stopped(as_error(unexpected))
+    return _publish(work, finish)
 
 
 @app.command()
@@ -281,7 +283,6 @@ def _change(config: Path | None, assignments: list[str] | None, name: str, new: 
     """Rename or drop an account; a signal stops it until the first target has published, as in a run."""
     from etl.cli.progress import configure  # noqa: PLC0415
     from etl.cli.render import render_change  # noqa: PLC0415
-    from etl.cli.signals import until_stopped  # noqa: PLC0415
     from etl.commands.accounts import Change  # noqa: PLC0415
     from etl.commands.result import ChangeResult  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
@@ -298,13 +299,23 @@ def _change(config: Path | None, assignments: list[str] | None, name: str, new: 
     except EtlError as error:
         return finish(ChangeResult(name, new, error=error))
 
+    return _publish(work, finish)
+
+
+def _publish(work: Publishing[T], finish: Callable[[T], int]) -> int:
+    """Do the work until it ends or a signal stops it; `finish` reports its result and returns the exit code."""
+    from etl.cli.signals import until_stopped  # noqa: PLC0415
+
     def stopped(error: EtlError) -> int:
-        return finish(work.report(error))
+        return finish(work.end(error))
 
     try:
-        return finish(_in_loop(lambda: until_stopped(work.execute, stopped)))
-    except EtlError as error:
-        return stopped(error)
+        result = _in_loop(lambda: until_stopped(work.execute, stopped))
+    except Exception as caught:  # noqa: BLE001 - a bug, too, is an attempt that failed
+        unexpected = caught
+    else:
+        return finish(result)
+    return stopped(as_error(unexpected))
 
 
 def main() -> NoReturn:

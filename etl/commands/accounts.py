@@ -56,10 +56,10 @@ class Change:
                 await to_thread.run_sync(self._execute)
         except EtlError as error:
             log.error("account.failed", **error.document())
-            return self.report(error)
-        return self.report(None)
+            return self.end(error)
+        return self.end(None)
 
-    def report(self, error: EtlError | None) -> ChangeResult:
+    def end(self, error: EtlError | None) -> ChangeResult:
         """The result so far, even before the work has ended; `error` is the error that ended it."""
         return replace(self._report, error=error)
 
@@ -84,8 +84,7 @@ class Change:
             states = {sink: sink.open() for sink in sinks}
             for sink, state in states.items():
                 refuse_other_filters(sink, state, filters)
-            go_on = from_thread.check_cancelled
-            go_on()
+            from_thread.check_cancelled()
             done, undone = _divided(states, account, new)
             for sink, record in done.items():
                 self._note(sink, record.seq)
@@ -94,8 +93,14 @@ class Change:
                 folder = next_folder(sinks[0].path)
                 try:
                     publication = self._publication(folder, filters, states, done, undone)
-                    go_on()
-                    outcome = publish(tuple(undone), publication, shrink_share=None, published=published, go_on=go_on)
+                    from_thread.check_cancelled()
+                    outcome = publish(
+                        tuple(undone),
+                        publication,
+                        shrink_share=None,
+                        published=published,
+                        check_cancelled=from_thread.check_cancelled,
+                    )
                     if outcome.merged is not None:
                         self._report = replace(self._report, contacts=outcome.merged.counts[account].deleted)
                 finally:

@@ -31,14 +31,14 @@ def publish(
     *,
     shrink_share: float | None,
     published: Callable[[Sink], None],
-    go_on: Callable[[], None] = lambda: None,
+    check_cancelled: Callable[[], None] = lambda: None,
     entered: Callable[[Phase], None] = lambda _: None,
 ) -> Outcome:
     """Publish to every sink and call `published` after each; accounts that a guard refuses are left out.
 
-    `shrink_share` None disables the shrink guard. `go_on` raises if the run is to stop: it is called after each
-    preparation, and no more once the first sink has published. `entered` is called with `merge` and `publish`. Errors
-    of `go_on` and of the sinks are raised; no prepared data is left behind.
+    `shrink_share` None disables the shrink guard. `check_cancelled` raises if the run is to stop: it is called after
+    each preparation, and no more once the first sink has published. `entered` is called with `merge` and `publish`.
+    Errors of `check_cancelled` and of the sinks are raised; no prepared data is left behind.
     """
     refused: dict[str, EtlError] = {}
     try:
@@ -47,7 +47,7 @@ def publish(
             merged = []
             for sink in sinks:
                 merged.append(sink.prepare(publication))
-                go_on()
+                check_cancelled()
             found: dict[str, EtlError] = {}
             if shrink_share is not None:
                 records = {brought.record.account: brought.record for brought in publication.accounts}

@@ -246,8 +246,14 @@ class Run:
             for name, since in proven_since(sinks[0], publication.accounts).items():
                 self._note(name, proven_since=since)
             share = None if self._options.allow_shrink else self._config.guard.max_shrink_share
-            stop = from_thread.check_cancelled
-            return publish(sinks, publication, shrink_share=share, published=published, go_on=stop, entered=entered)
+            return publish(
+                sinks,
+                publication,
+                shrink_share=share,
+                published=published,
+                check_cancelled=from_thread.check_cancelled,
+                entered=entered,
+            )
 
         outcome = await to_thread.run_sync(work)
         for name, error in outcome.refused.items():

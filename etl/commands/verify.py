@@ -60,14 +60,14 @@ _CHECKS: dict[str, str] = {
 """Queries that count errors, so each must return zero.
 
 They find duplicate contacts, miscounted accounts, runs that do not add up, missing versions or history, and rows that
-do not match their fingerprint, for which every cell is read."""
+do not match their `row_hash`, for which every cell is read."""
 _DIFFERING = {
     "ids": "contacts are listed twice",
     "counts": "accounts have a different number of contacts than their last run recorded",
     "sums": "runs have counts that do not add up",
     "versions": "runs have a different number of versions than they recorded",
     "history": "contacts differ from their last version",
-    "contents": "rows do not match their fingerprint",
+    "contents": "rows do not match their `row_hash`",
 }
 """Description of each mismatch, printed after its count."""
 _REMOVED = "If rows were removed on purpose, nothing else is lost and nothing needs to be done. "
