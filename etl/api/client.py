@@ -146,6 +146,14 @@ class Client:
         """Attempts so far."""
         return self._budget.sent
 
+    def seconds(self, requests: int, latency: float) -> float:
+        """The least seconds that so many requests take, each answered after `latency` seconds.
+
+        At full concurrency, and no faster than the pace and the quota are now.
+        """
+        least = requests * max(latency / self.concurrency, self._pace.interval)
+        return max(least, self._quota.cap.seconds(requests, latency)) if self._quota else least
+
     def statistics(self) -> Statistics:
         """Counters so far."""
         return Statistics(

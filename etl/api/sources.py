@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ from etl.api.http import Credential, connect
 from etl.api.rate import Pace
 from etl.api.route import route
 from etl.config import Config, Extract, Http, read_token
+from etl.config.accounts import SHOWN_PROBLEMS
 from etl.errors import UsageError
 from etl.sandbox.settings import Settings
 
@@ -50,14 +51,19 @@ async def reach(source: Source, extract: Extract, http: Http, pace: Pace | None 
 async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
     """Every account with its address and token; a sandbox runs until the block ends. Raises UsageError."""
     accounts = config.read_accounts
-    named = {}
+    named: dict[str, Source] = {}
+    missing: list[UsageError] = []
     for account in accounts:
         if account.base_url:
             reread = partial(read_token, account)
-            named[account.name] = Source(account.name, account.base_url, Credential(reread(), reread))
-    for source in named.values():
+            try:
+                named[account.name] = Source(account.name, account.base_url, Credential(reread(), reread))
+            except UsageError as error:
+                missing.append(error)
+    _refuse_missing(missing)
+    for base_url in {source.base_url for source in named.values()}:
         # Report route errors before anything is locked or created.
-        route(source.base_url, config.http)
+        route(base_url, config.http)
     if len(named) == len(accounts):
         yield _capped(named.values(), config.extract.requests_per_second)
         return
@@ -72,6 +78,17 @@ async def sources(config: Config) -> AsyncIterator[tuple[Source, ...]]:
             yield _capped(found, config.extract.requests_per_second)
     except ValueError as error:
         raise UsageError(str(error), where="[sandbox]") from None
+
+
+def _refuse_missing(errors: Sequence[UsageError]) -> None:
+    """Raise all errors as one: of hundreds of accounts, several tokens may be missing."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        rest = len(errors) - SHOWN_PROBLEMS
+        shown = [f"{error.where}: {error.message}" for error in errors[:SHOWN_PROBLEMS]]
+        message = "; ".join([*shown, *([f"and {rest} more"] if rest > 0 else [])])
+        raise UsageError(message, where=f"{len(errors)} accounts", hint=errors[0].hint)
 
 
 def _capped(found: Iterable[Source], per_second: float | None) -> tuple[Source, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
 
@@ -15,6 +16,7 @@ import anyio
 import pyarrow as pa
 import pyarrow.parquet as pq
 from anyio import to_thread
+from structlog.contextvars import bound_contextvars
 
 from etl import __version__
 from etl.api.client import Statistics
@@ -37,6 +39,8 @@ from etl.times import MILLISECOND, to_datetime, to_milliseconds
 
 ROW_COUNTS = ("received", "folded", "rejected")
 """The counts of the pipeline that count contacts; the others count cells, texts and keys."""
+FEWEST_ORDERED = 10
+"""Pages of the longer list from which a first run is ordered: in a smaller account, reading twice costs little."""
 MOST_OWNERS = 20
 """Maximum customers, or agencies, of one account that are recorded."""
 
@@ -55,6 +59,8 @@ class Reader:
     run_id: str
     last: RunRecord | None = None
     """The account's last published run."""
+    shared: bool = False
+    """Whether other machines may have written the files in `folder`."""
     _meter: Meter | None = field(default=None, init=False)
     _pipeline: Pipeline | None = field(default=None, init=False)
 
@@ -66,7 +72,7 @@ class Reader:
         started, account = monotonic(), self.source.account
         limit = self.config.extract.deadline.total_seconds()
         try:
-            with anyio.fail_after(limit):
+            with anyio.fail_after(limit), bound_contextvars(account=account):
                 extraction, pipeline, stage, seen = await self._extract()
         except TimeoutError:
             message = f"not done within extract.deadline ({limit:.0f} s)"
@@ -102,7 +108,9 @@ class Reader:
     async def _extract(self) -> tuple[Extraction, Pipeline, Stage, Statistics]:
         settings, account = self.config.extract, self.source.account
         key = reading_key(self.source, settings, self.last, full=self.full)
-        checkpoint = await to_thread.run_sync(CheckpointFile.open, self.folder, key, time())
+        checkpoint = await to_thread.run_sync(
+            partial(CheckpointFile.open, self.folder, key, time(), shared=self.shared)
+        )
         if checkpoint.resumed:
             log.info("run.resumed", account=account, windows=len(checkpoint.resumed.accepted))
         stage = Stage(self.folder, checkpoint.saved.parts, checkpoint.saved.rejects)
@@ -115,6 +123,8 @@ class Reader:
                 tasks.start_soon(pipeline.run)
                 await pipeline.resume()
                 snapshot = self.published.during(pipeline.files, self.folder)
+                # Read once, in a thread: it would hold up the other accounts.
+                await to_thread.run_sync(snapshot.created, None)
                 extraction = await extract(
                     client,
                     history_of(self.last, snapshot),
@@ -127,6 +137,7 @@ class Reader:
                     filters=settings.filters,
                     local_now=int(time() * 1000),
                     shrink_share=self.config.guard.max_shrink_share,
+                    ordered_from=ordered_from(settings),
                 )
                 await pipeline.parts()
                 pipeline.close()
@@ -168,18 +179,16 @@ def reading_key(source: Source, extract: Extract, last: RunRecord | None, *, ful
     """The inputs of an extraction after the run `last`: a killed run is resumed only if its key is the same."""
     return key_of(
         source.account, source.base_url, source.credential.token.get_secret_value(),
-        full, timing_of(extract), extract.filters,
+        full, timing_of(extract), extract.filters, extract.first_run,
         last and (last.run_id, last.seq), PART_SCHEMA, __version__,
     )  # fmt: skip
 
 
 def proof_of(extraction: Extraction) -> Proof:
     """The weakest proof level of any part, and everything that is not proven."""
-    level: Level = "windows"
-    if any(done.level == "sequential" for done in extraction.accepted):
-        level = "sequential"
-    if extraction.scanned:
-        level = "pages"
+    levels: tuple[Level, ...] = ("sequential", "ordered", "windows")
+    found = {done.level for done in extraction.accepted}
+    level: Level = "pages" if extraction.scanned else next((one for one in levels if one in found), "windows")
     return Proof(level, len(extraction.accepted), tuple(extraction.unproven))
 
 
@@ -217,6 +226,7 @@ def history_of(record: RunRecord | None, snapshot: Snapshot) -> History:
         cross_checked_at=_whole(record.detail, "witness_at"),
         scrub_after=_whole(record.detail, "scrub_after"),
         proven=record.proof.holds,
+        by_windows=by_windows if isinstance(by_windows := record.detail.get("by_windows"), float) else 1.0,
         without_created_at=record.counts.contacts > len(snapshot.created(None)),
         look=Look(look["looked"], look["absent"]) if isinstance(look, Mapping) else NOTHING,
         cuts={name == "contacts": (rows, at) for name, (rows, at) in cuts.items()} if isinstance(cuts, Mapping) else {},
@@ -254,6 +264,9 @@ def _detail(extraction: Extraction, counts: Mapping[str, int], seen: Statistics)
         "witness_at": extraction.cross_checked_at,
         "scrub_after": extraction.scrub_after,
         "late": extraction.late,
+        "by_windows": round(extraction.by_windows, 4),
+        "order_checks": asdict(extraction.order_checks),
+        "order_doubt": extraction.order_doubt,
         "look": asdict(extraction.look),
         "escalated": extraction.escalated and asdict(extraction.escalated),
         "cuts": {"contacts" if listed else "leads": cut for listed, cut in extraction.cuts.items()},
@@ -292,7 +305,13 @@ def timing_of(extract: Extract) -> Timing:
         cross_check_every=extract.witness_every // MILLISECOND,
         scrub_every=extract.scrub_every // MILLISECOND,
         scrub_runs=extract.scrub_runs,
+        deadline=extract.deadline // MILLISECOND,
     )
+
+
+def ordered_from(extract: Extract) -> int | None:
+    """Pages of the longer list from which a first run relies on the order of the lists; None: it never does."""
+    return FEWEST_ORDERED if extract.first_run == "ordered" else None
 
 
 def _whole(detail: Mapping[str, object], name: str) -> int | None:

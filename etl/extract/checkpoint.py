@@ -24,6 +24,7 @@ import msgspec
 
 from etl.errors import SinkError
 from etl.extract.capabilities import Capabilities
+from etl.extract.landmarks import Landmarks
 from etl.extract.windows import Accepted
 from etl.model import Mode, RawPage
 from etl.storage import files
@@ -44,6 +45,10 @@ class ExtractionStart:
     watermark: int
     clock_ahead: int
     """Seconds by which the server's clock was ahead of ours."""
+    landmarks: Landmarks | None = None
+    """Where the lists are cut, if they are read in their order."""
+    doubt: str = ""
+    """Why their order cannot be relied on, as far as the landmarks show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class Resumption:
     start: ExtractionStart
     accepted: Sequence[Accepted] = ()
     """Windows that need not be read again."""
+    doubt: str = ""
+    """Why the order of the lists cannot be relied on, if it was."""
 
 
 class Checkpoint(Protocol):
@@ -68,6 +75,9 @@ class Checkpoint(Protocol):
     def accept(self, done: Accepted) -> None:
         """Record a complete window, after all of its contacts were received."""
 
+    def doubt(self, reason: str) -> None:
+        """Record that the order of the lists cannot be relied on."""
+
 
 class NullCheckpoint:
     """A checkpoint that records nothing, for extractions that are never resumed."""
@@ -78,6 +88,9 @@ class NullCheckpoint:
         """See `Checkpoint`."""
 
     def accept(self, done: Accepted) -> None:
+        """See `Checkpoint`."""
+
+    def doubt(self, reason: str) -> None:
         """See `Checkpoint`."""
 
 
@@ -103,6 +116,10 @@ class _Page(msgspec.Struct, tag="page"):
 class _Window(msgspec.Struct, tag="window"):
     done: Accepted
     """Its contacts are on the pages of earlier lines."""
+
+
+class _Doubt(msgspec.Struct, tag="doubt"):
+    reason: str
 
 
 class _Scan(msgspec.Struct, tag="scan"):
@@ -132,7 +149,7 @@ class _Parts(msgspec.Struct, tag="parts"):
     counts: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
-_Line = _Start | _Page | _Window | _Scan | _Rescan | _Parts
+_Line = _Start | _Page | _Window | _Doubt | _Scan | _Rescan | _Parts
 _decode = msgspec.json.Decoder(_Line).decode
 _encode = msgspec.json.Encoder().encode
 _CHAIN = b',"chain":"'
@@ -191,20 +208,25 @@ def key_of(*facts: object) -> str:
     return hashlib.sha256(_encode([repr(fact) for fact in facts])).hexdigest()
 
 
-def saved_progress(folder: Path, key: str, now: float) -> SavedProgress:
+def saved_progress(folder: Path, key: str, now: float, *, shared: bool = False) -> SavedProgress:
     """The progress that can be resumed; none if it has another key, predates a reboot, was changed or is too old.
 
-    `now` is in seconds since 1970.
+    `now` is in seconds since 1970. `shared`: other machines write in the folder, so a reboot cannot be recognized; then
+    the checksums alone show what such a machine could not save.
     """
     lines, size, chain = _valid_lines(folder / NAME)
     first = lines[0] if lines else None
-    if not isinstance(first, _Start) or (first.key, first.boot) != (key, _boot()):
+    if not isinstance(first, _Start) or first.key != key or (first.boot != _boot() and not shared):
         return SavedProgress()
     if not 0 <= now - first.at <= TOO_OLD.total_seconds():
         return SavedProgress()
     written = next((line for line in reversed(lines) if isinstance(line, _Parts)), _Parts())
     saved = SavedProgress(
-        Resumption(first.start, [line.done for line in lines if isinstance(line, _Window)]),
+        Resumption(
+            first.start,
+            [line.done for line in lines if isinstance(line, _Window)],
+            next((line.reason for line in lines if isinstance(line, _Doubt)), ""),
+        ),
         parts=_paths(folder, written.parts),
         rejects=_paths(folder, written.rejects),
         upto=written.upto,
@@ -299,12 +321,16 @@ class CheckpointFile:
     _pages: files.Appended | None = field(default=None, init=False)
 
     @classmethod
-    def open(cls, folder: Path, key: str, now: float) -> Self:
-        """The checkpoint in a private `folder`, with the progress of a killed run; otherwise the folder is emptied."""
-        saved = saved_progress(folder, key, now)
-        if saved.resumption is None:
-            files.remove(folder)
+    def open(cls, folder: Path, key: str, now: float, *, shared: bool = False) -> Self:
+        """The checkpoint in a private `folder`, with the progress of a killed run; otherwise the folder is emptied.
+
+        `shared`: see `saved_progress`.
+        """
+        saved = saved_progress(folder, key, now, shared=shared)
         files.private_folder(folder)
+        if saved.resumption is None:
+            for path in files.entries(folder):
+                files.remove(path)
         return cls(folder, key, now, saved)
 
     def __post_init__(self) -> None:
@@ -335,6 +361,10 @@ class CheckpointFile:
     def accept(self, done: Accepted) -> None:
         """See `Checkpoint`."""
         self._write(_Window(done))
+
+    def doubt(self, reason: str) -> None:
+        """See `Checkpoint`."""
+        self._write(_Doubt(reason))
 
     def receive(self, page: RawPage) -> None:
         """Keep a page until `written` records that its contacts are in a part."""

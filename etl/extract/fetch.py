@@ -45,10 +45,17 @@ class WindowReader:
         receive: Receive,
         checkpoint: Checkpoint,
         created: Callable[[bool], Sequence[int]] = lambda _: (),
+        *,
+        known_before: bool = True,
+        ordered: bool = False,
     ) -> None:
-        """`created` returns the sorted creation times (ms) of the known contacts of a list."""
-        resumed = checkpoint.resumed
-        self.accepted: list[Accepted] = list(resumed.accepted) if resumed else []
+        """`created` returns the sorted creation times (ms) of the known contacts of a list.
+
+        `known_before` tells whether an earlier run proved them: what this run has seen so far, cut pages may have cut.
+        With `ordered`, the ranges count that a killed run read in the order of the list, not as windows.
+        """
+        resumed = checkpoint.resumed.accepted if checkpoint.resumed else ()
+        self.accepted = [done for done in resumed if ordered or done.level != "ordered"]
         self.unproven: list[str] = []
         self.sizes = capabilities.page_sizes
         """The page sizes seen so far."""
@@ -61,6 +68,7 @@ class WindowReader:
         self._capabilities = capabilities
         self._receive = receive
         self._created = cache(created)
+        self._known_before = known_before
         self._second_looks = 0
         """Second reads of windows of unknown contacts so far."""
         self._counted = capabilities.counts_matches
@@ -71,7 +79,7 @@ class WindowReader:
         if bounds is None or seen_bounds is None:
             message = "windows need both time filters"
             raise ValueError(message)
-        self._bounds: Mapping[TimeField, RangeSemantics] = {"createdAt": bounds, "lastSeenAt": seen_bounds}
+        self.bounds: Mapping[TimeField, RangeSemantics] = {"createdAt": bounds, "lastSeenAt": seen_bounds}
 
     async def complete(self, windows: Iterable[Window]) -> None:
         """Read the parts of `windows` that a killed run had not read yet."""
@@ -86,16 +94,16 @@ class WindowReader:
 
     async def settle(self, window: Window, *, most: int | None = None) -> Sequence[Window]:
         """Read one window; return the parts still to be read if it was too full to be proven."""
-        bounds = self._bounds[window.field]
+        bounds = self.bounds[window.field]
         try:
             page = await self._read(window, bounds)
         except RequestFailed as error:
             return await self._isolate(window, bounds, error)
-        cut, size = self._is_cut(window, page), self.sizes.of(window.is_contact)
+        cut, size = self.is_cut(window, page), self.sizes.of(window.is_contact)
         if len(page.rows) < min(size, most or size) and not cut:
             if most is None and self._may_hide(window, page) and (parts := await self._look_again(window, page)):
                 return parts
-            await self._accept(window, page)
+            await self._accept_window(window, page)
             return ()
         # If this page is larger than any page of this list before, the true page size is at least this.
         if window.is_contact not in self._lowered:
@@ -111,7 +119,7 @@ class WindowReader:
             # The total is wrong: searching for the missing contacts in every window would cost thousands of requests.
             self._counted = False
         elif not parts and len(page.rows) < size and not self.sizes.mixed:
-            await self._accept(window, page)
+            await self._accept_window(window, page)
         elif not parts:
             await self._read_indivisible(window, bounds, page)
         return parts
@@ -119,8 +127,8 @@ class WindowReader:
     def _may_hide(self, window: Window, page: Page) -> bool:
         """Whether a page that is not full may still have been cut, by a server with smaller pages.
 
-        Either it lacks contacts known from before, or its contacts are unknown and it has enough rows to be the full
-        page of another server: only a few such windows are read twice, to keep the cost negligible.
+        Either it lacks known contacts, or no earlier run knew its contacts and it has enough rows to be the full page
+        of another server: only a few such windows are read twice, to keep the cost negligible.
         """
         if not page.rows:
             return False
@@ -131,7 +139,7 @@ class WindowReader:
             known = (len(times) if window.end is None else bisect_left(times, window.end)) - first
         if known >= len(page.rows) + FEW_ABSENT:
             return True
-        if 2 * known >= len(page.rows) or len(page.rows) < SMALLEST_PAGE:
+        if len(page.rows) < SMALLEST_PAGE or (self._known_before and 2 * known >= len(page.rows)):
             return False
         self._second_looks += 1
         return self._second_looks <= SECOND_LOOKS + self._client.sent // SPARED
@@ -139,19 +147,24 @@ class WindowReader:
     async def _look_again(self, window: Window, page: Page) -> Sequence[Window]:
         """Read the two parts of a window; return them, to be read instead of it, if they show that its page was cut.
 
-        A part has half of the rows: if the page was cut, one of the parts has room for some of the hidden contacts.
+        A part has half of the rows: if the page was cut, one of the parts has room for some of the hidden contacts. An
+        indivisible window is itself read twice more: another server may answer, with a larger page.
         """
-        bounds = self._bounds[window.field]
+        bounds = self.bounds[window.field]
         parts = split(window, page.rows, bounds, newest_first=False)
         try:
-            pages = [await self._read(part, bounds) for part in parts]
+            pages = [await self._read(part, bounds) for part in parts or (window, window)]
         except RequestFailed:
             return parts
         shown = frozenset[bytes]().union(*(part.ids for part in pages))
         hidden, lost = shown - page.ids, page.ids - shown
         if len(hidden) >= FEW_ABSENT:
             self.sizes = self.sizes.with_cut(window.is_contact, len(page.rows))
-        return parts if parts and (hidden or len(lost) >= FEW_ABSENT) else ()
+        # If not a page of another size, or one that cannot be cut, the server may hide a contact from every read.
+        unsure = hidden and (len(hidden) < FEW_ABSENT or not parts)
+        if unsure and window.field == "createdAt" and window.end is not None:
+            self._doubt(window, bounds, "a page lacked a contact that a second read showed")
+        return parts if hidden or len(lost) >= FEW_ABSENT else ()
 
     async def _read(self, window: Window, bounds: RangeSemantics) -> Page:
         """Page 1 of a window; read again if it lists fewer rows than its total, which may come from another instant."""
@@ -164,7 +177,7 @@ class WindowReader:
                 raise RequestFailed(answer.message, where=query.span())
             page = answer
             window.check(page.rows, bounds)
-            if not self._is_cut(window, page):
+            if not self.is_cut(window, page):
                 break
         return page
 
@@ -185,7 +198,7 @@ class WindowReader:
         self._poisoned |= {lower, upper}
         return lower, upper
 
-    def _is_cut(self, window: Window, page: Page) -> bool:
+    def is_cut(self, window: Window, page: Page) -> bool:
         """Whether the total of a short page shows that it was cut, on a server whose totals follow the filter."""
         counted = page.total if self._counted else None
         return counted is not None and len(page.rows) < min(counted, self.sizes.of(window.is_contact))
@@ -222,12 +235,13 @@ class WindowReader:
         self._before = []
         return [done.window for done in doubtful]
 
-    async def _accept(self, window: Window, page: Page) -> None:
-        if page.rows:
-            await self._receive(page)
-        self._note(Accepted(window, len(page.rows), request=self._client.sent))
+    async def _accept_window(self, window: Window, page: Page) -> None:
+        await self.accept(Accepted(window, len(page.rows), request=self._client.sent), page)
 
-    def _note(self, done: Accepted) -> None:
+    async def accept(self, done: Accepted, page: Page | None = None) -> None:
+        """Record a complete window, after the page with its contacts, unless they were received already."""
+        if page is not None and page.rows:
+            await self._receive(page)
         self.accepted.append(done)
         self._checkpoint.accept(done)
 
@@ -243,18 +257,21 @@ class WindowReader:
         if read is None:
             await self._give_up(window, bounds, "reads in order did not agree", page)
             return
-        self._note(Accepted(window, read.rows, read.reads, "sequential", self._client.sent))
+        await self.accept(Accepted(window, read.rows, read.reads, "sequential", self._client.sent))
 
     async def _give_up(self, window: Window, bounds: RangeSemantics, reason: str, page: Page) -> None:
         """Record a window as unproven; the listed contacts are real, and are published if that is allowed."""
         if page.rows:
             await self._receive(page)
+        self._doubt(window, bounds, reason)
+
+    def _doubt(self, window: Window, bounds: RangeSemantics, reason: str) -> None:
         listed = str(window.is_contact).lower()
         self.unproven.append(f"isContact {listed}, {window.query(bounds).span()}: {reason}")
 
 
 def _may_be_cut(done: Accepted, sizes: PageSizes) -> bool:
-    return (done.level == "windows" or sizes.mixed) and done.rows >= sizes.of(done.window.is_contact)
+    return (done.level != "sequential" or sizes.mixed) and done.rows >= sizes.of(done.window.is_contact)
 
 
 @dataclass(frozen=True, slots=True)

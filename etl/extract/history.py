@@ -32,6 +32,8 @@ class Timing:
     """The time within which everything is read again."""
     scrub_runs: int | None = None
     """If set, each run scrubs 1/`scrub_runs` of the account instead, regardless of the time since the last run."""
+    deadline: int | None = None
+    """The time that a run has from its first request."""
 
     def scrub_share(self, elapsed: int) -> float:
         """The share of the account that a run reads again, `elapsed` ms after the last one."""
@@ -51,6 +53,12 @@ class Snapshot(Protocol):
 
     async def look(self, start: int | None, end: int) -> Look:
         """Check which contacts created in [start, end) this run has not received, or only as deleted."""
+
+    async def unknown(self, start: int | None, end: int, seen_before: int) -> int:
+        """How many contacts created in [start, end) this run has received that the snapshot lacks.
+
+        Only those last seen before `seen_before` (ms).
+        """
 
 
 class PublishedSnapshot(Snapshot, Protocol):
@@ -80,6 +88,10 @@ class NoSnapshot:
         """See `Snapshot`."""
         return NOTHING
 
+    async def unknown(self, start: int | None, end: int, seen_before: int) -> int:  # noqa: ARG002 - see `Snapshot`
+        """See `Snapshot`."""
+        return 0
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -92,12 +104,14 @@ class History:
     clock_ahead: int = 0
     """Seconds by which the server's clock was ahead of ours then."""
     cross_checked_at: int | None = None
-    """When the last run with a cross-check began."""
+    """When the last run began that was cross-checked, or that read in the order of the lists."""
     scrub_after: int | None = None
     proven: bool = True
     """Whether that run left nothing unproven; contacts it may have missed are older than any sweep covers."""
     without_created_at: bool = False
     """Whether the snapshot holds contacts without a creation time, which only a page scan reads."""
+    by_windows: float = 1.0
+    """The share of the contacts, the oldest ones, that was read in windows; a first run may read in order instead."""
     look: Look = NOTHING
     """Known contacts that the last scrub checked for."""
     cuts: Mapping[bool, tuple[int, int]] = field(default_factory=dict)

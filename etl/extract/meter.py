@@ -10,6 +10,7 @@ from typing import Literal
 import anyio
 
 from etl.api.client import Client
+from etl.log import log
 from etl.model import Phase
 
 Purpose = Literal["probe", "witness", "windows", "scrub", "sweep", "walk"]
@@ -46,3 +47,13 @@ class Meter:
         finally:
             self.requests[purpose] += self.client.sent - sent
             self.seconds[purpose] += anyio.current_time() - started
+
+    def check_deadline(self, requests: int, deadline: int | None) -> None:
+        """Log a warning if the probe's response time is too long for so many requests until the deadline (ms)."""
+        # The probe sends one request at a time.
+        latency = self.seconds["probe"] / max(1, self.requests["probe"])
+        seconds = sum(self.seconds.values()) + self.client.seconds(requests, latency)
+        if deadline is not None and seconds * 1000 > deadline:
+            log.warning(
+                "deadline.too_short", requests=requests, seconds=round(seconds), deadline_seconds=deadline // 1000
+            )

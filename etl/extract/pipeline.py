@@ -157,7 +157,7 @@ class Pipeline:
 
 def _normalizer(account: str) -> Normalize:
     """A separate normalizer for each worker; its modules are imported in a thread, concurrently with requests."""
-    from etl.normalize import Normalizer  # noqa: PLC0415
+    from etl.normalize.normalizer import Normalizer  # noqa: PLC0415
 
     return Normalizer(account)
 

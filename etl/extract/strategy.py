@@ -1,6 +1,7 @@
 """Extraction strategy of one account: which reads are made, in which order, and what they prove.
 
-Full run: windows on the immutable `createdAt` up to T0 - H, then a sweep of the contacts created or updated since.
+Full run: windows on the immutable `createdAt` up to T0 - H, then a sweep of the contacts created or updated since. A
+first run reads each page only once, if the server lists the newest contacts first.
 Incremental run: a sweep from the last watermark, and a rolling scrub of a share of the windows. With filters, or if the
 server's time filters do not work: a page scan. Knows neither Arrow nor sinks: pages are passed to `receive`.
 """
@@ -22,12 +23,15 @@ from etl.extract.checkpoint import Checkpoint, ExtractionStart
 from etl.extract.crosscheck import CrossCheck, CrossCheckLog
 from etl.extract.fetch import WindowReader
 from etl.extract.history import History, Timing, choose_mode
+from etl.extract.landmarks import NotSorted, find_landmarks, may_be_sorted
 from etl.extract.meter import Meter, Purpose
+from etl.extract.ordered import OrderChecks, OrderedRead
 from etl.extract.pages import PageScan, Receive, scan_pages
 from etl.extract.plan import others_in, plan_windows, ranges_around, scrub_span
 from etl.extract.probe import probe
 from etl.extract.sweep import sweep
 from etl.extract.windows import Accepted, Window
+from etl.log import log
 from etl.model import NOTHING, Look, Mode
 
 FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
@@ -75,7 +79,12 @@ class Extraction:
     resumed: int = 0
     """Windows already read by a killed run."""
     late: int = 0
-    """Contacts that no earlier run could see, found by this run's cross-check."""
+    """Contacts that earlier runs should have seen, or could not see, found by this run's cross-check or scrub."""
+    by_windows: float = 1.0
+    """See `History.by_windows`, after this run."""
+    order_checks: OrderChecks = field(default_factory=OrderChecks)
+    order_doubt: str = ""
+    """Why the order of the lists could not be relied on, so that everything was read in windows."""
 
 
 async def extract(
@@ -91,10 +100,12 @@ async def extract(
     filters: Mapping[str, object],
     local_now: int,
     shrink_share: float,
+    ordered_from: int | None,
 ) -> Extraction:
     """Read one account, resuming a killed run from the checkpoint.
 
-    If a scrub misses more than `shrink_share` of the contacts it checks for, everything is read.
+    If a scrub misses more than `shrink_share` of the contacts it checks for, everything is read. A first run of an
+    account with `ordered_from` pages relies on the order of the lists, if the server sorts them; None: never.
     Raises the client's errors; anything that cannot be proven is listed, not raised.
     """
     started = anyio.current_time()
@@ -109,6 +120,12 @@ async def extract(
             # A server clock that runs ahead would hide changes until time catches up; an older watermark is safe.
             watermark = min(found.t0, local_now) - timing.visibility_lag
             start = ExtractionStart(mode, found, watermark, clock_ahead(client, local_now, started))
+            if ordered_from is not None and first and mode == "full" and may_be_sorted(found):
+                try:
+                    landmarks = await find_landmarks(client, found, watermark, ordered_from)
+                    start = replace(start, landmarks=landmarks)
+                except NotSorted as reason:
+                    start = replace(start, doubt=str(reason))
     history = history.by_clock(clock_ahead(client, local_now, started))
     steps = _Steps(client, start, history, timing, receive, log, checkpoint, meter, shrink_share)
     if filters or not start.capabilities.windows:
@@ -189,6 +206,8 @@ class _Scrub:
     """The known contacts in that share."""
     escalated: Look | None
     """See `Extraction.escalated`."""
+    late: int
+    """Contacts found that a run in the order of the lists should have seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +226,33 @@ class _Steps:
 
     async def full(self) -> Extraction:
         """Read every window up to the watermark, then sweep; cross-checked on the first run and every week."""
-        until = self.start.watermark
-        scan = await self._scan_for_cross_check(full=True)
+        until, scan = self.start.watermark, None
+        doubt = self.start.doubt or (self.checkpoint.resumed.doubt if self.checkpoint.resumed else "")
+        if self.start.landmarks and not doubt:
+            reader = WindowReader(
+                self.client, self.start.capabilities, self.receive, self.checkpoint, known_before=False, ordered=True
+            )
+            order = OrderedRead(reader, self.client, self.start.landmarks)
+            self.meter.check_deadline(order.pages, self.timing.deadline)
+            with self.meter.counted("windows"):
+                await order.read()
+            if not order.doubts and order.without_created_at:
+                scan = await self._scan_for_cross_check(full=True)
+                if missing := await self.log.missing(until):
+                    order.doubts.append(f"the page scan shows {len(missing)} contacts that no page in order had shown")
+            if not order.doubts:
+                return await self._ordered(reader, order, scan or _Scan(self.start.capabilities))
+            [doubt, *_] = order.doubts
+            self.checkpoint.doubt(doubt)
+        if doubt:
+            log.warning("order.doubted", reason=doubt)
+        scan = scan or await self._scan_for_cross_check(full=True)
         created = self.log.created if scan.check else self.history.snapshot.created
-        reader = WindowReader(self.client, scan.capabilities, self.receive, self.checkpoint, created)
+        reader = WindowReader(
+            self.client, scan.capabilities, self.receive, self.checkpoint, created, known_before=not scan.check
+        )
+        pages = sum(len(created(listed)) // scan.capabilities.page_size for listed in LEADS_FIRST)
+        self.meter.check_deadline(pages, self.timing.deadline)
         with self.meter.counted("windows"):
             await reader.complete(_windows(scan.capabilities, created, None, until))
             strikes = await self._confirm_strikes(reader, scan.capabilities)
@@ -221,7 +263,19 @@ class _Steps:
             with self.meter.counted("witness"):
                 doubts += await scan.check.contradict(reader, until)
         found = self._extraction(scan, reader, doubts)
-        return replace(found, coverage=((None, until),), confirmed=strikes.ranges)
+        return replace(found, coverage=((None, until),), confirmed=strikes.ranges, order_doubt=doubt)
+
+    async def _ordered(self, reader: WindowReader, order: OrderedRead, scan: _Scan) -> Extraction:
+        """The rest of a run that read the windows in the order of the lists; the next cross-check is due as usual."""
+        await self._sweep(reader, since=self.start.watermark)
+        found = self._extraction(scan, reader, scan.doubts)
+        return replace(
+            found,
+            coverage=((None, self.start.watermark),),
+            cross_checked_at=scan.capabilities.t0,
+            by_windows=0.0,
+            order_checks=order.checks,
+        )
 
     async def incremental(self) -> Extraction:
         """Scrub a share of the windows, and sweep from before the last watermark; cross-checked every week."""
@@ -232,11 +286,11 @@ class _Steps:
             strikes = await self._confirm_strikes(reader, scan.capabilities)
             scrub = await self._scrub(reader, scan.capabilities, strikes.near)
         await self._sweep(reader, since=self._last_margin())
-        late, doubts = 0, list(scan.doubts)
+        late, doubts = scrub.late, list(scan.doubts)
         if scan.check:
             with self.meter.counted("witness"):
-                late, further = await scan.check.recover(reader, until)
-                doubts += further
+                found, further = await scan.check.recover(reader, until)
+                late, doubts = late + found, doubts + further
         return replace(
             self._extraction(scan, reader, doubts),
             coverage=((scrub.start, scrub.end),),
@@ -245,7 +299,14 @@ class _Steps:
             escalated=scrub.escalated,
             scrub_after=scrub.end if scrub.end < until else None,
             late=late,
+            by_windows=self._by_windows(scrub.end),
         )
+
+    def _by_windows(self, scrubbed: int) -> float:
+        """The share of the known contacts that is proven by windows, after a scrub up to `scrubbed` (ms)."""
+        known = self.history.snapshot.created(None)
+        done = self.history.by_windows == 1.0 or scrubbed >= self.start.watermark or not known
+        return 1.0 if done else bisect_left(known, scrubbed) / len(known)
 
     async def scan(self, filters: Mapping[str, object]) -> Extraction:
         """Read every page, of the contacts that match the user's `filters` if there are any.
@@ -314,7 +375,8 @@ class _Steps:
         """Read the next share of all windows again, to find deletions and edits that do not change `lastSeenAt`.
 
         If too many known contacts are absent, or too many of those near contacts with a strike, the server may show
-        only part of the account: then everything is read.
+        only part of the account: then everything is read. So it is if there are contacts that the first run should
+        have seen in the order of the lists.
         """
         snapshot, until = self.history.snapshot, self.start.watermark
         start, end = next_scrub(self.history, self.timing, capabilities, until)
@@ -322,12 +384,15 @@ class _Steps:
         look = await snapshot.look(start, end)
         looks = (look, look + self.history.look, near_strikes)
         escalated = next((look for look in looks if look.is_suspicious(self.shrink_share)), None)
-        if escalated is not None:
+        late = await snapshot.unknown(start, end, self._last_margin()) if self.history.by_windows < 1.0 else 0
+        if late:
+            log.warning("order.doubted", reason=f"a scrub found {late} contacts that the first run should have seen")
+        if escalated is not None or late:
             if start is not None:
                 await reader.complete(_windows(capabilities, snapshot.created, None, start))
             await reader.complete(_windows(capabilities, snapshot.created, end, until))
             start, end = None, until
-        return _Scrub(start, end, look, escalated)
+        return _Scrub(start, end, look, escalated, late)
 
     async def _sweep(self, reader: WindowReader, *, since: int) -> None:
         """Read the contacts created or updated since then.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import inf
+from math import ceil, inf
 from statistics import median_low
 
 from etl.api.request import Query, TimeField
@@ -143,6 +143,16 @@ def halved(window: Window, bounds: RangeSemantics) -> tuple[Window, ...]:
         return ()
     middle = _aligned((window.start + window.end) // 2, bounds)
     return _cut(window, [middle] if _splits(window, middle) else [])
+
+
+def evenly(window: Window, longest: int, bounds: RangeSemantics) -> tuple[Window, ...]:
+    """A closed window in even parts of at most about `longest` milliseconds, the oldest first."""
+    if window.start is None or window.end is None:
+        return (window,)
+    length = window.end - window.start
+    parts = ceil(length / longest)
+    cuts = sorted({_aligned(window.start + length * part // parts, bounds) for part in range(1, parts)})
+    return _cut(window, [cut for cut in cuts if _splits(window, cut)]) or (window,)
 
 
 def _aligned(time: int, bounds: RangeSemantics) -> int:

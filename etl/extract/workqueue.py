@@ -32,6 +32,13 @@ class WorkQueue(Generic[T]):
         self._unfinished: list[T] = []
         self._changed: anyio.Event | None = None
         """The event that idle workers wait for; None if no worker waits."""
+        self._idle = 0
+        """Workers that wait for an item."""
+
+    @property
+    def lacks_items(self) -> bool:
+        """Whether a worker waits, and no item is left for it."""
+        return self._idle > len(self._left)
 
     async def run(self, workers: int) -> None:
         """Process all items; the first error of any worker cancels the others."""
@@ -51,7 +58,9 @@ class WorkQueue(Generic[T]):
                     self._changed = None
             elif self._unfinished:
                 self._changed = self._changed or anyio.Event()
+                self._idle += 1
                 await self._changed.wait()
+                self._idle -= 1
             else:
                 return
 

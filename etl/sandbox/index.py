@@ -4,7 +4,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 
 from etl.sandbox.contacts import Contact
-from etl.sandbox.times import EVER, Span
+from etl.sandbox.times import EVER, SECOND, Span
 
 Entry = tuple[int, int]
 """An instant (-1 if the contact has none, as a document store sorts it) and the serial of the contact."""
@@ -18,6 +18,21 @@ def created(contact: Contact) -> Entry:
 def seen(contact: Contact) -> Entry:
     """The position of a contact by `lastSeenAt`."""
     return (-1 if contact.last_seen is None else contact.last_seen, contact.serial)
+
+
+def created_second(contact: Contact) -> Entry:
+    """The position by the second of `createdAt`; within a second, the order says nothing."""
+    if contact.created is None:
+        return (-1, contact.serial)
+    return (contact.created // SECOND << 32 | contact.serial * 2_654_435_761 % 2**32, contact.serial)
+
+
+def by_id(contact: Contact) -> Entry:
+    """The position by `_id`, whose first bytes are the second of entry, not of `createdAt`."""
+    try:
+        return (int(contact.id, 16), contact.serial)
+    except ValueError:
+        return (-1, contact.serial)
 
 
 class Index:

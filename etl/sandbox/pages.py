@@ -11,7 +11,7 @@ from etl.sandbox.answer import Answer, envelope, refusal
 from etl.sandbox.contacts import Contact
 from etl.sandbox.filters import Query
 from etl.sandbox.index import Entry, Listing
-from etl.sandbox.settings import Settings, Total
+from etl.sandbox.settings import Settings, Sort, Total
 from etl.sandbox.times import EVER
 
 
@@ -59,6 +59,12 @@ TOTALS: Mapping[Total, Callable[[Page, Settings], object]] = MappingProxyType(
     }
 )
 """The value of `total`, by setting."""
+
+
+ORDERS: Mapping[Sort, Callable[[Contact], Entry]] = MappingProxyType(
+    {"last_seen_desc": index.seen, "created_second_desc": index.created_second, "id_desc": index.by_id}
+)
+"""The order of a list, unless it is by `createdAt`."""
 
 
 def render(page: Page, settings: Settings) -> Answer:
@@ -111,7 +117,8 @@ class Pager:
         listing = self.account.lists[query.is_contact]
         by_seen = self.settings.sort == "last_seen_desc"
         own, other = (query.seen, query.created) if by_seen else (query.created, query.seen)
-        if query.predicates or other is not EVER or query.wants_deleted:
+        indexed = by_seen or self.settings.sort not in ORDERS
+        if query.predicates or other is not EVER or query.wants_deleted or not indexed:
             return self._gather(query, listing)
         order = listing.seen if by_seen else listing.created
         return Rows(order.entries, *order.between(own))
@@ -119,7 +126,7 @@ class Pager:
     def _gather(self, query: Query, listing: Listing) -> Rows:
         key = (repr(query.filters), self.account.changes)
         if key not in self._gathered:
-            order = index.seen if self.settings.sort == "last_seen_desc" else index.created
+            order = ORDERS.get(self.settings.sort, index.created)
             entries = sorted(order(contact) for contact in self._candidates(query, listing) if _fits(contact, query))
             self._gathered = {key: Rows(entries, 0, len(entries))}
         return self._gathered[key]

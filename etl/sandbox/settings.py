@@ -12,7 +12,7 @@ from typing import Literal
 FaultSpec = dict[str, str | int | float | bool | list[int]]
 """One fault as data: its `kind`, when it strikes, and its own parameters; `faults.py` has the table of kinds."""
 
-Sort = Literal["created_desc", "created_asc", "last_seen_desc", "shuffled"]
+Sort = Literal["created_desc", "created_asc", "created_second_desc", "id_desc", "last_seen_desc", "shuffled"]
 Partition = Literal["disjoint", "overlap", "same"]
 Bound = Literal["inclusive", "exclusive"]
 Granularity = Literal["ms", "s", "day"]
@@ -66,7 +66,8 @@ class Settings:
     leads_page_size: int = 0
     """The same of the false list, whose pages may be of another size; 0 = the same."""
     sort: Sort = "created_desc"
-    """Order of the list; `shuffled` is another order for every request."""
+    """Order of the list; `created_second_desc` leaves the order within a second open, `shuffled` is another order for
+    every request."""
     is_contact: Partition = "disjoint"
     """The two lists: true = contacts (with `same`, all); false = leads | all | all."""
     page_base: Literal[0, 1] = 1

@@ -142,6 +142,7 @@ class MemoryCheckpoint:
         self.resumed: Resumption | None = None
         self._begun: ExtractionStart | None = None
         self._accepted: list[Accepted] = []
+        self._doubt = ""
 
     def begin(self, start: ExtractionStart) -> None:
         """Record the fixed values."""
@@ -151,10 +152,14 @@ class MemoryCheckpoint:
         """Record a window."""
         self._accepted.append(done)
 
+    def doubt(self, reason: str) -> None:
+        """Record a doubt about the order of the lists."""
+        self._doubt = reason
+
     def reopen(self) -> None:
         """Resume in another process."""
         if self._begun:
-            self.resumed = Resumption(self._begun, list(self._accepted))
+            self.resumed = Resumption(self._begun, list(self._accepted), self._doubt)
 
 
 class Intake:

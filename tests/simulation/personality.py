@@ -44,7 +44,10 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "oddities": ((8, 0.0), (2, 0.1), (1, 0.5)),
         "without_created_at": ((10, 0.0), (1, 0.1)),
         # the server
-        "sort": ((5, "created_desc"), (2, "created_asc"), (3, "last_seen_desc"), (1, "shuffled")),
+        "sort": (
+            *((5, "created_desc"), (1, "created_asc"), (2, "last_seen_desc"), (1, "shuffled")),
+            *((2, "id_desc"), (2, "created_second_desc")),
+        ),
         "is_contact": ((6, "disjoint"), (2, "overlap"), (1, "same")),
         "applicable_filters": ((6, "free"), (4, "named")),
         "start_bound": ((3, "inclusive"), (1, "exclusive")),
@@ -83,6 +86,8 @@ TRAITS: Mapping[str, Sequence[tuple[int, Value]]] = MappingProxyType(
         "scrub_runs": ((1, 1), (2, 2), (3, 3), (2, 30)),
         # by time; 0: by the number of runs
         "scrub_every": ((4, 0), (1, 60 * SECOND), (1, 600 * SECOND), (2, 86_400 * SECOND)),
+        # pages from which a first run relies on the order of the lists
+        "ordered_from": ((1, None), (2, 2), (2, 3)),
         "shuffled_tasks": ((1, False), (1, True)),
         # the request at which a run is killed, to be resumed by the next process
         "killed": ((12, None), (1, 12), (1, 25), (1, 60), (1, 120)),

@@ -72,6 +72,7 @@ _CALM: Traits = {
     "sort": "created_desc",
     "past_end": "empty",
     "ignore_page": False,
+    "ordered_from": None,
 }
 _LIVELY: Traits = {**_CALM, "churn": 0.06, "gap_events": 30, "concurrency": 4, "seconds": 0.3}
 _CHAIN: Traits = {**_LIVELY, "chain": "iii", "lookback": 5000}
@@ -86,6 +87,7 @@ _TOUCHED: Traits = {
 }
 _LATE: Traits = {**_CHAIN, "lookback": 60_000, "lateness": 0.9, "mix": "inserts", "scrub_runs": 30, "churn": 0.03}
 _CROWDED: Traits = {**_LIVELY, "ties": 2.5}
+_ORDERED: Traits = {**_LIVELY, "ordered_from": 2, "pages": 20, "concurrency": 4, "killed": None, "chain": ""}
 _FAILING = {"kind": "status", "status": 500, "rate": 0.3, "from": 30}
 _CACHED = {"kind": "duplicate_page", "rate": 0.05, "from": 30}
 
@@ -214,6 +216,31 @@ PLANTS = (
         (instead(Window, "check", spoilt.unchecked), NO_CROSS_CHECK),
         {**_LIVELY, "faults": (_CACHED,)},
     ),
+    Plant(
+        "the order of a page is not checked",
+        (*spoilt.UNORDERED, *spoilt.UNCOUNTED, NO_CROSS_CHECK),
+        {**_ORDERED, "sort": "last_seen_desc"},
+    ),
+    Plant(
+        "the contacts of a segment are not counted",
+        (*spoilt.UNCOUNTED, NO_CROSS_CHECK),
+        {**_ORDERED, "mixed_pages": (0.7, 0.4, 30), "page_size": 20},
+    ),
+    Plant(
+        "contacts are read in order before leads",
+        (*spoilt.CONTACTS_FIRST, *spoilt.UNCOUNTED, NO_CROSS_CHECK),
+        {
+            **_ORDERED,
+            "mix": "flips",
+            "is_contact": "disjoint",
+            "leads": 0.4,
+            "slowness": 0.0,
+            "lateness": 0.0,
+            "churn": 0.02,
+            "page_size": 5,
+            "concurrency": 1,
+        },
+    ),
     Plant("absence counts where nothing was read", (results(spoilt.read_everywhere),), {**_CHAIN, "scrub_runs": 30}),
     Plant(
         "the scrub never goes on",
@@ -240,7 +267,12 @@ PLANTS = (
         {**_CHAIN, "mix": "deletes", "scrub_runs": 1},
         Warehouse,
     ),
-    Plant("the fold keeps the first answer", (sql("DESC, read_no DESC", "ASC, read_no ASC"),), _TOUCHED, Warehouse),
+    Plant(
+        "the fold keeps the first answer",
+        (sql("DESC, read_no DESC", "ASC, read_no ASC", "_RECEIVED"),),
+        _TOUCHED,
+        Warehouse,
+    ),
     Plant(
         "retries have no budget",
         (instead(retry.Budget, "allows_retry", spoilt.without_budget),),

@@ -49,6 +49,8 @@ class Report:
     """The error of every run that failed."""
     events: int = 0
     requests: int = 0
+    ordered: int = 0
+    """First runs that relied on the order of the lists."""
 
 
 @dataclass(slots=True)
@@ -166,6 +168,7 @@ class Schedule:
             filters={},
             local_now=int(now() * 1000),
             shrink_share=SHRINK_SHARE,
+            ordered_from=self.personality["ordered_from"],
         )
 
     def _history(self, intake: Intake) -> History:
@@ -178,6 +181,7 @@ class Schedule:
             clock_ahead=self._last.clock_ahead,
             cross_checked_at=self._last.cross_checked_at,
             scrub_after=self._last.scrub_after,
+            by_windows=self._last.by_windows,
             without_created_at=any(row.created is None for row in self.fold.contacts().values()),
             look=self._last.look,
             cuts=self._last.cuts,
@@ -205,6 +209,7 @@ class Schedule:
         self.fold.publish()
         self._last = extraction
         self.report.proven += 1
+        self.report.ordered += any(done.level == "ordered" for done in extraction.accepted)
         run = Run(extraction, t1, before, self.fold.contacts(), self.fold.strikes(), intake.latest(), outcome.counts)
         self.report.broken += self.oracle.check(run)
 
@@ -258,6 +263,19 @@ class Held:
             if row.created is not None and (start is None or row.created >= start * 1000) and row.created < end * 1000
         ]
         return Look(len(known), sum(key not in here for key in known))
+
+    async def unknown(self, start: int | None, end: int, seen_before: int) -> int:
+        """The number of contacts received in a range that the snapshot lacks, not seen since `seen_before`."""
+        held = self.fold.contacts().keys() | self.fold.strikes().keys()
+        return len(
+            {
+                row.id
+                for page in self.intake.pages
+                for row in versions(page)
+                if row.id not in held and row.created is not None and row.seen is not None
+                if (start or 0) * 1000 <= row.created < end * 1000 and row.seen < seen_before * 1000
+            }
+        )
 
 
 def _record(extraction: Extraction) -> RunRecord:

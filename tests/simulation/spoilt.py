@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 import etl.extract.fetch
+import etl.extract.landmarks
+import etl.extract.ordered
 import etl.extract.strategy
 import etl.extract.sweep
 import etl.sinks.merge
@@ -159,16 +161,16 @@ def settling(settle: Settle) -> Change:
 
 async def accept_full(_: Any, reader: Any, window: Window) -> Sequence[Window]:
     """Page 1 is accepted as the whole window."""
-    page = await reader._client.read(window.query(reader._bounds[window.field]))
-    await reader._accept(window, page)
+    page = await reader._client.read(window.query(reader.bounds[window.field]))
+    await reader._accept_window(window, page)
     return ()
 
 
 async def resume(_: Any, reader: Any, window: Window) -> Sequence[Window]:
     """A full window is continued on its next pages instead of being split."""
     for number in itertools.count(1):
-        page = await reader._client.read(window.query(reader._bounds[window.field]), number)
-        await reader._accept(window, page)
+        page = await reader._client.read(window.query(reader.bounds[window.field]), number)
+        await reader._accept_window(window, page)
         if len(page.rows) < reader.sizes.of(window.is_contact):
             break
     return ()
@@ -236,11 +238,6 @@ def largest_of_both(sizes: PageSizes, _: bool) -> int:
     return max(1, sizes.contacts, sizes.leads)
 
 
-async def nobody_doubtful(_: WindowReader) -> list[Window]:
-    """The page size is never checked again."""
-    return []
-
-
 def unchecked(*_: object) -> None:
     """Every row is accepted."""
 
@@ -253,6 +250,42 @@ def generous(sound: Any) -> Any:
 def without_budget(_: object) -> bool:
     """One more retry is always allowed."""
     return True
+
+
+# --- the ordered read ----------------------------------------------------------------------------------------------
+
+
+def times_in_any_order(page: Page) -> list[int]:
+    """The creation times of a page, whatever their order."""
+    return [time for row in page.rows if (time := milliseconds(row.created_at)) is not None]
+
+
+async def _believed(*_: object) -> None:
+    """Nothing is checked."""
+
+
+async def nobody_doubtful(_: WindowReader) -> list[Window]:
+    """The page size is never checked again."""
+    return []
+
+
+CONTACTS_FIRST: tuple[Change, ...] = (
+    (etl.extract.ordered, "segments", lambda sound: lambda landmarks: reversed([*sound(landmarks)])),
+    (etl.extract.ordered, "_may_be_read", lambda _: lambda *_: True),
+)
+"""The segments of contacts come first, and do not wait for those of leads."""
+UNORDERED: tuple[Change, ...] = (
+    instead(etl.extract.landmarks, "creation_times", times_in_any_order),
+    instead(etl.extract.ordered, "creation_times", times_in_any_order),
+    instead(etl.extract.strategy, "may_be_sorted", lambda capabilities: capabilities.windows),
+)
+"""Every server is taken to sort its lists, and no page is checked."""
+UNCOUNTED: tuple[Change, ...] = (
+    instead(etl.extract.ordered.OrderedRead, "_check_count", _believed),
+    instead(etl.extract.ordered.OrderedRead, "_check_sample", _believed),
+    instead(WindowReader, "doubtful", nobody_doubtful),
+)
+"""Segments are not counted, and no range is read again."""
 
 
 # --- the sweep -----------------------------------------------------------------------------------------------------
@@ -305,12 +338,12 @@ async def side_by_side(reader: Any, window: Window) -> None:
 # --- the merge -----------------------------------------------------------------------------------------------------
 
 
-def sql(old: str, new: str) -> Change:
-    """The merge with part of its SQL replaced; raises LookupError if the SQL does not contain `old`."""
+def sql(old: str, new: str, steps: str = "_STEPS") -> Change:
+    """The merge with part of its SQL, in `steps`, replaced; raises LookupError if they do not contain `old`."""
 
     def spoil(steps: Sequence[str]) -> tuple[str, ...]:
         if not any(old in step for step in steps):
             raise LookupError(old)
         return tuple(step.replace(old, new) for step in steps)
 
-    return etl.sinks.merge, "_STEPS", spoil
+    return etl.sinks.merge, steps, spoil

@@ -14,11 +14,11 @@ from tests.simulation.planted import PLANTS, Plant
 from tests.simulation.schedule import play
 from tests.simulation.warehouse import Both
 
-BATCHES, BATCH = 6, 50
-"""300 schedules, in batches that two processes share; `.ci/run` plays thousands of others."""
-FOLDED, BATCH_FOLDED = 40, 10
+BATCHES, BATCH = 6, 25
+"""150 schedules, in batches that two processes share; `.ci/run` plays thousands of others."""
+FOLDED, BATCH_FOLDED = 20, 5
 """Schedules that use the production merge."""
-WALKED = 400
+WALKED = 200
 """Schedules of the control arm."""
 DRAWN = 1000
 """Seeds whose traits are drawn, without playing them."""

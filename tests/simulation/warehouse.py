@@ -20,7 +20,7 @@ from etl.extract.checkpoint import CheckpointFile
 from etl.extract.pipeline import Pipeline
 from etl.extract.strategy import Extraction
 from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
-from etl.normalize import Normalizer
+from etl.normalize.normalizer import Normalizer
 from etl.schema import WINDOWS_SCHEMA
 from etl.sinks import duckdb_tables, merge
 from etl.storage.staging import Stage

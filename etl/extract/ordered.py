@@ -1,0 +1,297 @@
+"""Ordered read: a server that lists the newest contacts first is read once, page after page.
+
+One response is one atomic read. If the list is sorted by creation time, page 1 of the contacts created before some time
+is complete above its oldest contact, whatever changes meanwhile; the next request asks for those before that one. A
+chain of such requests reads a segment of the account in as many requests as it has pages, and ends with a page that is
+not full, which is a proven window. Many chains run concurrently; leads are read before contacts of the same time.
+
+That the list is sorted is not assumed. Each page must be in order. Each segment must bring as many contacts as its
+landmarks say. A sample of the ranges is read again, each as a window of fewer contacts than a page. And the last page
+of each list must show no contact without a creation time, which no range lists. Whatever does not hold is a doubt:
+then everything must be read in windows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import anyio
+from anyio.abc import TaskGroup
+
+from etl.api.client import Client, RequestFailed
+from etl.api.request import Query
+from etl.api.response import Page
+from etl.extract.fetch import WindowReader
+from etl.extract.landmarks import (
+    LONGEST_PIECE,
+    MARGIN,
+    Landmark,
+    Landmarks,
+    NotSorted,
+    creation_times,
+    disorder,
+    lacks_creation_times,
+    page_or_empty,
+    renewed,
+)
+from etl.extract.plan import remaining
+from etl.extract.windows import Accepted, Window, evenly, halved, may_be_read
+from etl.extract.workqueue import WorkQueue
+
+SAMPLE, FEWEST_CHECKED, MOST_CHECKED = 0.02, 8, 256
+"""The share of the ranges that is read again, at least and at most this many."""
+SAMPLE_FILL = 0.75
+"""How full a page is that checks a range: further contacts must have room on it."""
+COUNTS = 8
+"""How often a segment is counted that seems to lack contacts: the list may grow between the two reads of a count."""
+WORTH_HALVING = 10
+"""The pages left in a piece that is halved while a worker waits; each half adds half a page on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderChecks:
+    """What was checked of the order of the lists."""
+
+    segments: int = 0
+    """Segments whose contacts were counted."""
+    ranges: int = 0
+    """Ranges that were read again as windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The part of a list between two landmarks; the last one has no older landmark."""
+
+    is_contact: bool
+    newer: Landmark
+    older: Landmark | None
+
+    @property
+    def window(self) -> Window:
+        """Its range of creation times."""
+        return Window("createdAt", self.is_contact, self.older.cut if self.older else None, self.newer.cut)
+
+    def pace(self, page_size: int) -> int:
+        """About how many milliseconds a page of it spans; 0 if it reaches as far as the list."""
+        if self.older is None or self.older.rank <= self.newer.rank:
+            return 0
+        return (self.newer.cut - self.older.cut) * page_size // (self.older.rank - self.newer.rank)
+
+
+class _Piece(NamedTuple):
+    """A part of a segment that one chain reads."""
+
+    segment: Segment
+    window: Window
+    pace: int
+    """About how many milliseconds a page of it spans; 0: unknown."""
+
+
+def segments(landmarks: Landmarks) -> Iterator[Segment]:
+    """The segments of both lists: leads first, and the oldest first, because nobody knows how long that one is."""
+    for listed in (False, True):
+        for newer, older in reversed([*pairwise([*landmarks[listed], None])]):
+            if newer is not None:
+                yield Segment(listed, newer, older)
+
+
+def advance(window: Window, times: Sequence[int], resolution: int) -> Window | None:
+    """The part of `window` that a full page with its newest contacts shows completely; None if there is none.
+
+    It ends a margin above the oldest contact of the page, because lists sorted by `_id` or by second are not quite in
+    order; if that leaves nothing, twice the disorder of the page is enough.
+    """
+    oldest = min(times)
+    for margin in (MARGIN, 2 * disorder(times)):
+        cut = oldest + margin - (oldest + margin) % resolution + resolution
+        if window.end is None or cut < window.end:
+            return replace(window, start=max(cut, window.start or cut))
+    return None
+
+
+class OrderedRead:
+    """Reads the segments between landmarks in chains of full pages; collects doubts about their order."""
+
+    def __init__(self, reader: WindowReader, client: Client, landmarks: Landmarks) -> None:
+        """`reader` accepts the ranges, and knows those of a killed run."""
+        self.doubts: list[str] = []
+        self.without_created_at = False
+        """Whether the last page of a list shows contacts without a creation time, which only a page scan reads."""
+        self.checks = OrderChecks()
+        self._reader = reader
+        self._client = client
+        self._segments = list(segments(landmarks))
+        self._open: Counter[Segment] = Counter()
+        """The pieces of each segment that are not read yet."""
+        # The last landmark is a little before the end.
+        self.pages = sum(marks[-1].page for marks in landmarks) * 5 // 4
+        """About how many pages both lists have."""
+        share = min(max(SAMPLE, FEWEST_CHECKED / self.pages), MOST_CHECKED / self.pages)
+        self._stride = max(1, int(1 / share))
+        """One in this many ranges is checked, from a place on that changes with every run."""
+        self._ranges = itertools.count(landmarks[0][0].cut // 1000)
+        self._checks: TaskGroup
+        self._queue: WorkQueue[_Piece]
+
+    async def read(self) -> None:
+        """Read what a killed run has not read yet; stop at the first doubt."""
+        pieces = [piece for segment in self._segments for piece in self._pieces(segment)]
+        self._open.update(piece.segment for piece in pieces)
+        self._queue = WorkQueue(self._step, pieces, _may_be_read)
+        # Checks run beside the chains, so that no chain waits for them.
+        async with anyio.create_task_group() as self._checks:
+            for segment in self._segments:
+                if segment not in self._open:
+                    self._checks.start_soon(self._noted, self._check_count, segment)
+            await self._queue.run(self._client.concurrency)
+
+    def _pieces(self, segment: Segment) -> Iterator[_Piece]:
+        """The parts of a segment that a killed run has not read, each for one chain, the oldest first."""
+        pace, bounds = segment.pace(self._size(segment)), self._reader.bounds[segment.window.field]
+        for left in remaining([segment.window], [done.window for done in self._reader.accepted]):
+            for window in evenly(left, LONGEST_PIECE * pace, bounds) if pace else (left,):
+                yield _Piece(segment, window, pace)
+
+    async def _noted(self, check: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Note what a check finds as a doubt."""
+        try:
+            await check(*args)
+        except (NotSorted, RequestFailed) as found:
+            self.doubts.append(str(found))
+
+    async def _step(self, piece: _Piece) -> Sequence[_Piece]:
+        """Read the newest page of a piece; return the rest of it."""
+        if self.doubts:
+            return ()
+        segment = piece.segment
+        try:
+            rest = self._halves(piece) or await self._read_page(piece)
+            self._open[segment] += len(rest) - 1
+            if not self._open[segment]:
+                self._checks.start_soon(self._noted, self._check_count, segment)
+        except (NotSorted, RequestFailed) as found:
+            self.doubts.append(str(found))
+            return ()
+        return rest
+
+    async def _read_page(self, piece: _Piece) -> tuple[_Piece, ...]:
+        """Read the newest page of a piece, and accept what it shows completely; return the rest of the piece."""
+        window = piece.window
+        bounds, size = self._reader.bounds[window.field], self._reader.sizes.of(window.is_contact)
+        page = await self._client.read(window.query(bounds))
+        window.check(page.rows, bounds)
+        times = creation_times(page)
+        if len(times) > size or self._reader.is_cut(window, page):
+            message = f"pages have several sizes: {size} contacts, and {len(times)} of {page.total or 'more'}"
+            raise NotSorted(message)
+        whole = window if len(times) < size else advance(window, times, bounds.resolution)
+        if whole is None:
+            return await self._read_dense(piece, times, bounds.resolution)
+        rows = sum(_is_in(whole, time) for time in times)
+        if rows and next(self._ranges) % self._stride == 0:
+            self._checks.start_soon(self._noted, self._check_sample, whole, page)
+        await self._reader.accept(Accepted(whole, rows, level="ordered", request=self._client.sent), page)
+        if whole.start is None or whole.start == window.start:
+            return ()
+        pace = piece.pace or times[0] - times[-1]
+        return (piece._replace(window=replace(window, end=whole.start), pace=pace),)
+
+    async def _read_dense(self, piece: _Piece, times: Sequence[int], resolution: int) -> tuple[_Piece, ...]:
+        """Read the contacts of a single creation time that fill a page, page by page; return the rest of the piece."""
+        window = piece.window
+        start = min(times) - min(times) % resolution
+        # Coarse filters also list contacts just outside the window.
+        if max(times) >= start + resolution or (window.end is not None and start >= window.end):
+            message = "too many contacts were created at once to see in which order they are listed"
+            raise NotSorted(message)
+        await self._reader.read([replace(window, start=start)])
+        older = window.start is None or window.start < start
+        return (piece._replace(window=replace(window, end=start)),) if older else ()
+
+    def _halves(self, piece: _Piece) -> tuple[_Piece, ...]:
+        """The parts of a long piece while workers wait for one."""
+        window, pace = piece.window, piece.pace
+        if not self._queue.lacks_items or not pace or window.end is None:
+            return ()
+        if window.start is None:
+            # Nobody knows how far it reaches: the older part is read once before it is cut again.
+            cut = window.end - WORTH_HALVING // 2 * pace
+            cut -= cut % self._reader.bounds[window.field].resolution
+            newer, older = replace(window, start=cut), replace(window, end=cut)
+            return piece._replace(window=older, pace=0), piece._replace(window=newer)
+        if window.end - window.start < WORTH_HALVING * pace:
+            return ()
+        return tuple(piece._replace(window=half) for half in halved(window, self._reader.bounds[window.field]))
+
+    async def _check_sample(self, part: Window, page: Page) -> None:
+        """Read a sampled range again, as a window of fewer contacts than a page: it must list no other contact."""
+        bounds, times = self._reader.bounds[part.field], sorted(creation_times(page), reverse=True)
+        size = self._reader.sizes.of(part.is_contact)
+        oldest = times[min(len(times), max(1, int(size * SAMPLE_FILL))) - 1]
+        start = oldest - oldest % bounds.resolution
+        window = part if part.start is not None and part.start >= start else replace(part, start=start)
+        again = await self._client.read(window.query(bounds))
+        others = [
+            time
+            for row, time in zip(again.rows, creation_times(again), strict=True)
+            if _is_in(window, time) and bytes(row.contact_id) not in page.ids
+        ]
+        if others:
+            message = f"{len(others)} contacts of a range are not on the page that should list them"
+            raise NotSorted(message)
+        self.checks = replace(self.checks, ranges=self.checks.ranges + 1)
+
+    async def _check_count(self, segment: Segment) -> None:
+        """Compare the contacts received in a segment with the number that are listed. Raises `NotSorted`."""
+        received, newer, older = self._received(segment), segment.newer, segment.older
+        for _ in range(COUNTS):
+            listed = await self._rest(segment, newer.rank + received) if older is None else older.rank
+            if self.without_created_at:
+                return
+            if listed - newer.rank <= received:
+                self.checks = replace(self.checks, segments=self.checks.segments + 1)
+                return
+            # Contacts may have been created or deleted since. One that is created between these two reads leads to
+            # another count, because the newer landmark is read first.
+            newer = await renewed(self._client, segment.is_contact, newer, self._size(segment))
+            older = older and await renewed(self._client, segment.is_contact, older, self._size(segment))
+        message = f"{listed - newer.rank} contacts are listed in a range that brought {received}"
+        raise NotSorted(message)
+
+    async def _rest(self, segment: Segment, expected: int) -> int:
+        """How many contacts the list of the oldest segment has, or at least has, if it should have `expected`."""
+        size = self._size(segment)
+        last = max(1, -(-expected // size))
+        query = Query(segment.is_contact)
+        pages = [await page_or_empty(self._client, query, number) for number in (last, last + 1)]
+        self.without_created_at |= any(map(lacks_creation_times, pages))
+        at, beyond = (len(page.rows) for page in pages)
+        return last * size + beyond if beyond else (last - 1) * size + at
+
+    def _size(self, segment: Segment) -> int:
+        return self._reader.sizes.of(segment.is_contact)
+
+    def _received(self, segment: Segment) -> int:
+        """The contacts of a segment in the ranges accepted so far."""
+        span = segment.window
+        return sum(
+            done.rows
+            for done in self._reader.accepted
+            if done.window.field == span.field
+            and done.window.is_contact is span.is_contact
+            and (span.start is None or (done.window.start is not None and done.window.start >= span.start))
+            and (done.window.end is not None and span.end is not None and done.window.end <= span.end)
+        )
+
+
+def _is_in(window: Window, time: int) -> bool:
+    return (window.start is None or window.start <= time) and (window.end is None or time < window.end)
+
+
+def _may_be_read(piece: _Piece, unfinished: Collection[_Piece]) -> bool:
+    return may_be_read(piece.window, [other.window for other in unfinished])

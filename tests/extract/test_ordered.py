@@ -1,0 +1,299 @@
+"""The ordered read: what a page in order shows, what a landmark counts, and which servers are doubted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import accumulate, pairwise
+from operator import itemgetter
+from pathlib import Path
+
+import msgspec
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl.api.response import Page, Row
+from etl.extract.landmarks import LONGEST_PIECE, MARGIN, Landmark, NotSorted, creation_times, disorder, rank_on
+from etl.extract.ordered import advance, segments
+from etl.extract.windows import RangeSemantics, Window, evenly
+from tests.support.live import Job, Live, live
+from tests.support.live import Row as Cells
+
+T = 1_700_000_000_000
+"""A creation time, in milliseconds."""
+
+
+def page_of(*times: int | None, number: int = 1) -> Page:
+    """A page of contacts with these creation times."""
+    texts = [None if t is None else datetime.fromtimestamp(t / 1000, UTC).isoformat() for t in times]
+    return Page(b"", [Row(msgspec.Raw(json.dumps(str(n)).encode()), t) for n, t in enumerate(texts)], number=number)
+
+
+# --- without a server ------------------------------------------------------------------------------------------------
+
+
+def test_a_page_must_fall_and_have_all_its_times() -> None:
+    """A list sorted by `_id` or by second may rise within the margin; a later contact further down may not."""
+    assert creation_times(page_of(T, T - 5000, T - 5000 + MARGIN)) == [T, T - 5000, T - 5000 + MARGIN]
+    with pytest.raises(NotSorted, match="newest"):
+        creation_times(page_of(T, T - 5000, T - 4999 + MARGIN))
+    with pytest.raises(NotSorted, match="no createdAt"):
+        creation_times(page_of(T, None))
+
+
+@given(times=st.lists(st.integers(0, 10_000), min_size=1))
+def test_disorder_is_the_largest_rise(times: list[int]) -> None:
+    """No pair of times rises by more, and one by as much."""
+    rises = [max(0, later - earlier) for i, earlier in enumerate(times) for later in times[i:]]
+    assert disorder(times) == max(rises)
+
+
+@given(
+    newest_first=st.lists(st.integers(0, 30_000), min_size=5, max_size=40).map(lambda ts: sorted(ts, reverse=True)),
+    resolution=st.sampled_from([1, 1000]),
+)
+def test_a_full_page_shows_all_contacts_of_the_part_it_proves(newest_first: list[int], resolution: int) -> None:
+    """No contact beyond the page is in the part; parts never overlap, and a page that shows nothing new is None."""
+    page, rest = newest_first[:5], newest_first[5:]
+    window = Window("createdAt", True, None, page[0] - page[0] % resolution + resolution)
+    part = advance(window, page, resolution)
+    if part is None:
+        assert page[0] // resolution == page[-1] // resolution
+        return
+    assert part.end == window.end
+    assert part.start is not None
+    assert not [time for time in rest if time >= part.start]
+
+
+def test_a_rank_is_told_only_by_the_page_around_the_cut() -> None:
+    """The cut must lie between two contacts of the page, or at the end of the list."""
+    page = page_of(T, T - 1000, T - 2000, number=4)
+    assert rank_on(page, T - 1000, 3) == 3 * 3 + 2
+    assert rank_on(page, T + 1, 3) is None
+    assert rank_on(page, T - 2000, 3) is None
+    assert rank_on(replace(page, number=1), T + 1, 3) == 0
+    assert rank_on(page, T - 5000, 5) == 3 * 5 + 3, "the last page of the list"
+    assert rank_on(page_of(T, T - 1000, T - 500, number=4), T - 700, 3) is None, "not sorted around the cut"
+
+
+def test_segments_tile_both_lists_leads_first() -> None:
+    """Each segment ends where the next one begins; the oldest has an open start, and comes first."""
+    marks = tuple(Landmark(n, T - n, 10 * n) for n in (1, 5, 9))
+    cut = list(segments((marks, marks[:1])))
+    assert [one.is_contact for one in cut] == [False, False, False, True]
+    assert [(one.window.start, one.window.end) for one in cut[:3]] == [(None, T - 9), (T - 9, T - 5), (T - 5, T - 1)]
+    assert cut[3].window == Window("createdAt", True, None, T - 1)
+
+
+# --- against a live account ------------------------------------------------------------------------------------------
+
+CONTACTS = 1500
+SMALL: Cells = {"contacts": CONTACTS, "page_size": 20, "nasty_share": 0, "small": True}
+CHURN: Cells = {"touches": 20, "inserts": 2, "deletes": 1, "flips": 0.5}
+
+
+@pytest.fixture
+def server() -> Iterator[Live]:
+    """An account of some eighty pages, sorted by creation time."""
+    with live(**SMALL) as running:
+        yield running
+
+
+@pytest.fixture
+def job(server: Live, tmp_path: Path) -> Job:
+    """A job that has not run yet."""
+    return Job(tmp_path, {"main": server.url}, sinks=("parquet",))
+
+
+def ids(job: Job, seq: int) -> set[str]:
+    """The contacts of a published run."""
+    return {row["contact_id"] for row in job.in_parquet(seq)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "further"),
+    [
+        ({}, 70),
+        (CHURN, 100),
+        ({"sort": "id_desc"}, 70),
+        ({"sort": "created_second_desc"}, 70),
+        ({"granularity": "s", "start_bound": "exclusive"}, 85),
+        ({"past_end": "404", "leads_page_size": 15}, 80),
+        ({"is_contact": "overlap"}, 70),
+        ({"ties": 90}, 120),
+    ],
+    ids=str,
+)
+def test_a_sorted_account_is_read_once(settings: Cells, further: int, tmp_path: Path) -> None:
+    """The first run reads each page once, with `further` requests for probe, landmarks, checks and sweep.
+
+    It is proven by the order, and has every contact that stayed.
+    """
+    with live(**SMALL | settings) as server:
+        job, before = Job(tmp_path, {"main": server.url}, sinks=("parquet",)), set(server.ids())
+        result = job.run()
+        stayed = before & set(server.ids())
+    record = result.accounts[0].record
+    assert result.exit_code == 0, result.error
+    assert record.proof.level in {"ordered", "sequential"}
+    assert record.detail["order_doubt"] == ""
+    assert record.detail["order_checks"]["ranges"] >= 8
+    assert "witness" not in record.detail["requests"]
+    listed = CONTACTS * (1.8 if settings.get("is_contact") == "overlap" else 1)
+    assert record.requests.sent < 1.1 * listed / 20 + further
+    assert ids(job, 1) >= stayed
+
+
+def test_chains_stay_close_to_each_other_in_time(tmp_path: Path) -> None:
+    """What is read meanwhile lies within a few pieces, so that a slice of the account lies in few parts of the run."""
+    with live(contacts=2500, page_size=5, nasty_share=0, small=True) as server:
+        job = Job(tmp_path, {"main": server.url}, settings="[extract]\nconcurrency = 2\n", sinks=("parquet",))
+        assert job.run().accounts[0].record.proof.level == "ordered"
+    files = [str(path) for path in (job.parquet / "windows").glob("*/*.parquet")]
+    times = pq.ParquetDataset(files, partitioning=None).read().filter(pc.equal(pc.field("level"), "ordered"))
+    read = sorted(times.filter(times["is_contact"]).to_pylist(), key=itemgetter("request"))
+    assert sum(window["rows"] for window in read) > 1500
+    before = [sum(other["rows"] for other in read if other["end"] <= window["end"]) for window in read]
+    behind = [highest - rows for highest, rows in zip(accumulate(before, max), before, strict=True)]
+    assert max(behind) < 3 * LONGEST_PIECE * 5
+
+
+@given(
+    start=st.integers(0, 10_000),
+    length=st.integers(1, 5_000),
+    longest=st.integers(1, 3_000),
+    resolution=st.sampled_from([1, 60]),
+)
+def test_even_parts_tile_the_window(start: int, length: int, longest: int, resolution: int) -> None:
+    """The parts follow each other, none is much longer than asked for, and cuts are multiples of the resolution."""
+    window = Window("createdAt", True, start, start + length)
+    parts = evenly(window, longest, RangeSemantics(resolution=resolution))
+    assert (parts[0].start, parts[-1].end) == (window.start, window.end)
+    assert all(one.end == after.start and (one.end or 0) % resolution == 0 for one, after in pairwise(parts))
+    assert all((one.end or 0) - (one.start or 0) <= longest + 2 * resolution for one in parts)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sort": "created_asc"},
+        {"sort": "last_seen_desc"},
+        {"sort": "shuffled"},
+        {"sort": "id_desc", "import_backdated": 1, "imports": 5},
+        {"no_created_at_share": 0.01},
+        {"sort": "id_desc", "no_created_at_share": 0.002},
+        {"past_end": "repeat"},
+        {"granularity": "day"},
+        {"ignore_page": True},
+        {"faults": ({"kind": "page_size", "size": 14, "rate": 0.3},)},
+        {"faults": ({"kind": "page_size", "size": 14, "from": 60},)},
+        {"faults": ({"kind": "hole", "every": 9, "from": 50},)},
+        {"faults": ({"kind": "reversed", "from": 60},)},
+        {"faults": ({"kind": "duplicate_page", "from": 60, "every": 7},)},
+    ],
+    ids=str,
+)
+def test_what_is_not_in_order_is_never_believed(settings: Cells, tmp_path: Path) -> None:
+    """A server that does not sort, or does not show all of a page, is never believed: complete, or not published."""
+    with live(**SMALL | settings) as server:
+        job, before = Job(tmp_path, {"main": server.url}, sinks=("parquet",)), set(server.ids())
+        result = job.run()
+        stayed = before & set(server.ids())
+    if result.exit_code:
+        assert result.exit_code in {12, 13}, result.error
+        return
+    assert ids(job, 1) >= stayed
+
+
+def test_contacts_without_a_creation_time_are_read_by_a_page_scan(tmp_path: Path) -> None:
+    """They are at the end of the list: the pages in order stay, and the scan that reads them also cross-checks them."""
+    with live(**SMALL | {"no_created_at_share": 0.01}) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("parquet",))
+        result = job.run()
+        assert result.exit_code == 0, result.error
+        assert ids(job, 1) == set(server.ids())
+    record = result.accounts[0].record
+    assert record.proof.level == "ordered"
+    assert record.detail["requests"]["witness"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"faults": ({"kind": "reversed", "from": 40},)}, "the server does not list the newest contacts first"),
+        ({"sort": "id_desc", "no_created_at_share": 0.2}, "some contacts have no createdAt"),
+    ],
+    ids=["a page", "the landmarks"],
+)
+def test_a_doubt_is_told(settings: Cells, reason: str, tmp_path: Path) -> None:
+    """A run that falls back to windows says why in summary and log, and is proven by windows."""
+    with live(**SMALL | settings) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("parquet",))
+        ended = job.call("run", "CONFIG")
+    assert ended.code == 0, ended.err
+    assert f"order     not relied on, so everything was read twice: {reason}" in ended.out
+    assert "order.doubted" in ended.err
+    assert ended.out.splitlines()[-2].endswith("all proven")
+
+
+def test_first_run_in_windows_if_configured(job: Job) -> None:
+    """`extract.first_run = "windows"` reads everything twice."""
+    record = job.run("extract.first_run=windows").accounts[0].record
+    assert record.proof.level == "windows"
+    assert record.detail["requests"]["witness"] > 75
+
+
+def test_later_runs_prove_the_account_by_windows(server: Live, job: Job) -> None:
+    """The share that is proven by windows grows with each scrub, and is shown by `status`; then all is proven."""
+    assert job.run().accounts[0].record.proof.level == "ordered"
+    shares = []
+    for _ in range(4):
+        server.ahead += 2 * 86_400
+        shares.append(job.run().accounts[0].record.detail["by_windows"])
+        shown = job.call("status", "CONFIG").out
+        assert (f"{int(100 * shares[-1])} % windows" in shown) == (shares[-1] < 1)
+    assert shares == sorted(shares)
+    assert shares[0] > 0.2
+    assert shares[-1] == 1.0
+
+
+def test_a_contact_that_the_first_run_should_have_seen_makes_a_run_read_everything(tmp_path: Path) -> None:
+    """An old contact that appears later, and was not touched, is found by a scrub, told as late, and ends the trust."""
+    with live(**SMALL | {"late": 3600.0}) as server:
+        settings = '[extract]\nlookback = "1s"\nvisibility_lag = "1s"\n'
+        job = Job(tmp_path, {"main": server.url}, sinks=("parquet",), settings=settings)
+        # Entered now with an old creation time, seen last before the watermark, and visible an hour after the run.
+        late = {server.change(lambda world, now: world.insert(now, created=now - 900 * 86_400)) for _ in range(3)}
+        time.sleep(3.5)
+        assert job.run().exit_code == 0
+        assert not late & ids(job, 1)
+        server.ahead += 6 * 86_400
+        record = job.run().accounts[0].record
+    assert record.detail["late"] == len(late)
+    assert record.detail["by_windows"] == 1.0
+    assert ids(job, 2) >= late
+
+
+def test_a_killed_run_is_resumed_in_order(tmp_path: Path) -> None:
+    """What was read in order is not read again, and is counted with the rest."""
+    with live(**SMALL | {"latency": 0.05}) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("parquet",), settings="[extract]\nconcurrency = 4\n")
+        process = job.start("run", "CONFIG")
+        while server.stats()["requests"] < 80:
+            pass
+        process.kill()
+        process.communicate()
+        sent = server.stats()["requests"]
+        result = job.run()
+        record = result.accounts[0].record
+        assert result.exit_code == 0, result.error
+        assert (record.proof.level, record.detail["order_doubt"]) == ("ordered", "")
+        assert record.detail["resumed"] > 0
+        assert server.stats()["requests"] - sent < 110
+        assert ids(job, 1) == set(server.ids())
