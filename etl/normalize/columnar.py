@@ -20,7 +20,7 @@ import pyarrow.json as pj
 from etl.model import RawPage
 from etl.normalize.cells import EARLIEST, LATEST, iso_micros
 from etl.normalize.pages import MAX_CONTACT_BYTES, one_line
-from etl.normalize.shape import ATTRIBUTE_FIELDS, TREE, Path, Tree, contact_schema, page_schema, pickable
+from etl.normalize.shape import ITEM_FIELDS, TREE, Path, Tree, contact_schema, page_schema, pickable
 from etl.schema import ARROW, NOTE_FIELDS, TIME, Column, Kind
 
 MANY = 8
@@ -184,7 +184,7 @@ def _column(column: Column, array: pa.Array, flat: Flat) -> pa.Array:
         case Kind.ATTRIBUTES:
             return _attributes(column, array, flat)
         case Kind.NOTES:
-            _note_item_fields(column, array, NOTE_FIELDS, flat)
+            _note_item_fields(column, array, flat)
             items, kind = array.values, pa.struct([(name, pa.string()) for name in NOTE_FIELDS])
             texts = [_texts(_child(items, name)) for name in NOTE_FIELDS]
             notes = pa.Array.from_buffers(kind, len(items), items.buffers()[:1], children=texts)
@@ -231,7 +231,7 @@ def _child(array: pa.StructArray, name: str) -> pa.Array:
 
 
 def _attributes(column: Column, array: pa.ListArray, flat: Flat) -> pa.MapArray:
-    _note_item_fields(column, array, ATTRIBUTE_FIELDS, flat)
+    _note_item_fields(column, array, flat)
     items = array.values
     keys = _child(items, "key")
     _texts(keys)  # only to reject a NUL; a key may be ""
@@ -252,14 +252,12 @@ def _attributes(column: Column, array: pa.ListArray, flat: Flat) -> pa.MapArray:
     return pa.Array.from_buffers(ARROW[column.kind], len(array), array.buffers()[:2], children=[entries])
 
 
-def _note_item_fields(column: Column, array: pa.ListArray, known: Sequence[str], flat: Flat) -> None:
-    """Mark lists whose items have fields beyond the `known`: they go to `extra` as a whole."""
+def _note_item_fields(column: Column, array: pa.ListArray, flat: Flat) -> None:
+    """Mark lists whose items have fields that the column has not."""
     items = array.values
     for index, arrow_field in enumerate(items.type):
-        if arrow_field.name not in known:
-            mask = _rows_of(array, items.field(index).is_valid())
-            before = flat.unknown.get(column.path)
-            _note_unknown(column.path, mask if before is None else pc.or_(before, mask), flat)
+        if arrow_field.name not in ITEM_FIELDS[column.kind]:
+            _note_unknown((*column.path, arrow_field.name), _rows_of(array, items.field(index).is_valid()), flat)
 
 
 def _rows_of(array: pa.ListArray, mask: pa.BooleanArray) -> pa.BooleanArray:

@@ -1,131 +1,144 @@
 """Read the values that Arrow skips from the JSON text of contacts: the column `extra`, and drifting columns.
 
 A column drifts when many contacts have another type there. Its values are read one by one by the tolerant path.
+Fields without a column are decoded and encoded by msgspec, except where that would change them.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import cast
 
 import msgspec
-from msgspec import Raw
 
 from etl.model import RawPage
-from etl.normalize.json_text import Json, canonical, pruned
-from etl.normalize.rowwise import EXTRA, RowReader, RowResult
-from etl.normalize.shape import Path, picker
-from etl.schema import READ
-
-Wanted: TypeAlias = Mapping[Path, frozenset[int]]
-"""By path, the rows whose value there is wanted."""
+from etl.normalize.json_text import Json, pruned
+from etl.normalize.rowwise import EXTRA, RowReader, RowResult, further_fields
+from etl.normalize.shape import TREE, Fields, Path, Tree, raw_decoder, value_decoder
+from etl.schema import READ, Column
 
 _COLUMNS = {column.path: (place, column.name) for place, column in enumerate(READ)}
-_PLAIN = frozenset(b'tf-0123456789"')
-"""First bytes of true, false, numbers and strings: without an escape their text is canonical."""
-_NOTHING = frozenset((b"null", b'""', b"[]", b"{}"))
+_MINUS_ZERO = re.compile(rb"-0[,}\]\s]")
+"""An integer that msgspec does not keep, perhaps: it may be in a text."""
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 @dataclass(slots=True)
 class Extras:
     """`extra` and the drifting columns of some contacts, by row."""
 
-    texts: dict[int, str] = field(default_factory=dict)
+    texts: dict[int, bytes] = field(default_factory=dict)
     """Canonical JSON; a row with nothing left is absent."""
     cells: dict[str, dict[int, object]] = field(default_factory=dict)
     """The cells of each drifting column."""
     unread: set[int] = field(default_factory=set)
-    """Rows that must be read by another path: nested too deeply, or on a page with an item that is not a contact."""
+    """Rows that must be read by another path: nested too deeply, with a NUL, or on a page that is not only contacts."""
     counts: Counter[str] = field(default_factory=Counter)
     """See model.NormalizedBatch."""
 
 
-def extras_of_pages(pages: Sequence[RawPage], wanted: Wanted, drifting: frozenset[Path]) -> Extras:
-    """The `wanted` values of `pages`, rows numbered across pages; a page without a wanted row is not decoded."""
-    reading = _Reading(wanted, drifting)
+def extras_of_pages(
+    pages: Sequence[RawPage], rows: Collection[int], unknown: Mapping[Path, Collection[int]], drifting: frozenset[Path]
+) -> Extras:
+    """The values at the paths `unknown` and `drifting` in the `rows` of `pages`, which are numbered across pages.
+
+    `unknown` has the rows that have a value at each path, as Arrow found them; no object in them has a repeated key.
+    """
+    reading = _Reading(unknown, drifting)
+    for path, found in unknown.items():
+        if path[:-1] in _COLUMNS:
+            reading.lists[path[:-1]] = reading.lists.get(path[:-1], frozenset()).union(found)
     start = 0
     for page in pages:
-        here = [row for row in range(start, start + page.rows) if row in reading.rows]
+        here = [row for row in range(start, start + page.rows) if row in rows]
+        as_sent = bool(drifting) or (bool(here) and _MINUS_ZERO.search(page.body) is not None)
         try:
-            picked = reading.picker.of_page(page.body) if here else []
-        except (msgspec.DecodeError, RecursionError):
+            if as_sent and here:
+                rest, drifted = (decoder.page.decode(page.body)["data"] for decoder in reading.raw)
+                for row in here:
+                    reading.add_as_sent(row, rest[row - start], drifted[row - start])
+            elif here:
+                values = reading.values.page.decode(page.body)["data"]
+                for row in here:
+                    reading.add(row, values[row - start])
+        except (msgspec.MsgspecError, RecursionError):
             reading.extras.unread.update(here)
-        else:
-            for row in here:
-                reading.add(row, picked[row - start])
         start += page.rows
     return reading.done()
 
 
-def extras_of_contacts(raws: Sequence[bytes], wanted: Wanted, drifting: frozenset[Path]) -> Extras:
-    """The `wanted` values of the contacts in `raws`."""
-    reading = _Reading(wanted, drifting)
-    for row in sorted(reading.rows):
+def extras_of_contacts(
+    raws: Sequence[bytes], rows: Collection[int], unknown: Collection[Path], drifting: frozenset[Path]
+) -> Extras:
+    """The values at the paths `unknown` and `drifting` in the `rows` of `raws`."""
+    reading = _Reading(unknown, drifting)
+    for row in rows:
         try:
-            picked = reading.picker.of_contact(raws[row])
-        except (msgspec.DecodeError, RecursionError):
+            reading.add_as_sent(row, *(decoder.contact.decode(raws[row]) for decoder in reading.raw))
+        except (msgspec.MsgspecError, RecursionError):
             reading.extras.unread.add(row)
-        else:
-            reading.add(row, picked)
     return reading.done()
 
 
 class _Reading:
-    """Collects the wanted values row by row."""
+    """Collects values row by row."""
 
-    def __init__(self, wanted: Wanted, drifting: frozenset[Path]) -> None:
-        self.rows = frozenset[int]().union(*wanted.values())
-        self.picker = picker(frozenset(wanted))
+    def __init__(self, unknown: Collection[Path], drifting: frozenset[Path]) -> None:
+        paths = frozenset(unknown)
+        self.values = value_decoder(paths)
+        self.raw = raw_decoder(paths), raw_decoder(drifting)
         self.extras = Extras(cells={_COLUMNS[path][1]: {} for path in drifting})
+        self.lists: dict[Path, frozenset[int]] = {}
+        """By path, the rows whose list has items with fields that its column has not."""
         self._result = RowResult()
         self._rows = RowReader(self._result)
         self._drifting = drifting
-        self._partly = {path: rows for path, rows in wanted.items() if rows != self.rows}
 
-    def add(self, row: int, picked: msgspec.Struct) -> None:
-        found: dict[str, Json] = {}
-        try:
-            for path, raw in self.picker.values(picked):
-                if path in self._drifting:
-                    _put(found, path, self._rows.json.read(bytes(raw)))
-                elif path not in self._partly or row in self._partly[path]:
-                    _put(found, path, self._value(raw))
-            if found and self._drifting:
-                cells = self._rows.cells(found)
-                if cells[EXTRA] is not None:
-                    self.extras.texts[row] = str(cells[EXTRA])
-                for path in self._drifting:
-                    place, name = _COLUMNS[path]
-                    self.extras.cells[name][row] = cells[place]
-            elif found:
-                self.extras.texts[row] = canonical(found)
-        except RecursionError:
-            self.extras.unread.add(row)
+    def add(self, row: int, values: Fields) -> None:
+        """Add the fields without a column, as `value_decoder` decoded them."""
+        for (*parents, name), found in self.lists.items():
+            if row not in found:
+                holder = values
+                for parent in parents:
+                    holder = holder.get(parent) or {}
+                holder.pop(name, None)
+        if left := pruned(values):
+            text = self.extras.texts[row] = _encode(left)
+            if b"\\u0000" in text:
+                self.extras.unread.add(row)
+
+    def add_as_sent(self, row: int, rest: msgspec.Struct, drifted: msgspec.Struct) -> None:
+        """Add the fields without a column and the drifting columns, as `raw_decoder` decoded them."""
+        read = self._rows.json.read
+        extra, columns = (cast("dict[str, Json]", read(_encode(part))) for part in (rest, drifted))
+        cells = self._rows.cells(columns, _without_empty(extra, TREE))
+        if cells[EXTRA] is not None:
+            self.extras.texts[row] = str(cells[EXTRA]).encode()
+        for path in self._drifting:
+            place, name = _COLUMNS[path]
+            self.extras.cells[name][row] = cells[place]
 
     def done(self) -> Extras:
         repaired = self._rows.json
         self.extras.counts.update(self._result.counts, repeated=repaired.repeated, replaced=repaired.replaced)
         return self.extras
 
-    def _value(self, raw: Raw) -> Json:
-        """The value for `extra`; None if it is empty."""
-        text = bytes(raw)
-        if text in _NOTHING:
-            return None
-        if text[0] in _PLAIN and b"\\" not in text:
-            return raw
-        return pruned(self._rows.json.read(text))
 
-
-def _put(found: dict[str, Json], path: Path, value: Json) -> None:
-    """Put `value` at `path`, unless it is None."""
-    if value is None:
-        return
-    for parent in path[:-1]:
-        below = found.setdefault(parent, {})
-        if not isinstance(below, dict):
-            raise TypeError(f"{path} lies inside another path")
-        found = below
-    found[path[-1]] = value
+def _without_empty(found: dict[str, Json], tree: Tree) -> dict[str, Json]:
+    """`found` without empty members of objects, and without lists of items that have no field."""
+    kept: dict[str, Json] = {}
+    for name, value in found.items():
+        step = tree.get(name)
+        if isinstance(step, dict) and isinstance(value, dict):
+            left: Json = _without_empty(value, step)
+        elif isinstance(step, Column) and isinstance(value, list):
+            left = further_fields(value, ())
+        else:
+            left = pruned(value)
+        if left or left == 0:  # false is 0
+            kept[name] = left
+    return kept

@@ -103,14 +103,21 @@ def canonical(value: Json) -> str:
 
 
 def pruned(value: Json) -> Json:
-    """`value` without empty members of objects (null, "", [], {}); None if nothing is left.
+    """`value` without empty members of objects (null, "", [], {}), which are removed from it; None if nothing is left.
 
     Lists are kept as they are: the position of an item may have a meaning.
     """
     if isinstance(value, dict):
-        kept: dict[str, Json] = {key: left for key, item in value.items() if (left := pruned(item)) is not None}
-        return kept or None
-    return None if isinstance(value, str | list) and not value else value
+        empty: list[str] = []
+        for key, item in value.items():
+            if item:
+                if item.__class__ is dict and pruned(item) is None:
+                    empty.append(key)
+            elif item != 0:  # false is 0
+                empty.append(key)
+        for key in empty:
+            del value[key]
+    return value if value or value == 0 else None
 
 
 def without_lone_surrogates(body: bytes) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import msgspec
 import pyarrow as pa
@@ -107,10 +108,11 @@ class Normalizer:
             return False
         self._refusals = 0
         self._learn(flat.unknown)
-        odd = _odd_rows(flat).union(repaired)
-        wanted = {path: _rows(mask) - odd for path, mask in flat.unknown.items()}
-        wanted |= dict.fromkeys(self._drifting, frozenset(range(len(contacts))) - odd)
-        self._keep(flat, extras_of_pages(readable, wanted, self._drifting), odd, contacts, work)
+        odd = _rows(flat.odd).union(repaired)
+        unknown = {path: _rows([mask]) for path, mask in flat.unknown.items()}
+        rows = frozenset(range(len(contacts)) if self._drifting else chain.from_iterable(unknown.values()))
+        extras = extras_of_pages(readable, rows - odd, unknown, self._drifting)
+        self._keep(flat, extras, odd, contacts, work)
         return True
 
     def _flatten(self, pages: Sequence[RawPage]) -> tuple[Flat, Sequence[RawPage], Collection[int]]:
@@ -131,8 +133,8 @@ class Normalizer:
 
     def _read_sorted(self, contacts: Contacts, work: _Work) -> None:
         """Read the contacts that match a strict row type by columns, the others one by one."""
-        known = self._known | self._drifting
-        decoder = strict_decoder(known)
+        known = frozenset(path for path in self._known if path[:-1] not in self._drifting)
+        decoder = strict_decoder(known | self._drifting)
         clean: list[int] = []
         others: list[int] = []
         for row, raw in enumerate(contacts.raws):
@@ -140,15 +142,15 @@ class Normalizer:
         self._read_clean(contacts.take(clean), known, work)
         self._read_rows(contacts.take(others[:_SAMPLE]), work)
         rest = contacts.take(others[_SAMPLE:])
-        if self._known <= known:
+        if known >= {path for path in self._known if path[:-1] not in self._drifting}:
             self._read_rows(rest, work)
         else:
             self._read_sorted(rest, work)
 
-    def _read_clean(self, contacts: Contacts, picked: frozenset[Path], work: _Work) -> None:
+    def _read_clean(self, contacts: Contacts, known: frozenset[Path], work: _Work) -> None:
         """Read clean contacts by columns, and those that Arrow still rejects (a repeated key) one by one.
 
-        `picked` are the paths that Arrow skips.
+        `known` are the fields without a column that they may have; Arrow skips them.
         """
         if len(contacts) <= _FEW:
             self._read_rows(contacts, work)
@@ -159,11 +161,11 @@ class Normalizer:
         except Refused:
             refused = refused_contacts(contacts.raws, self._drifting)
             self._read_rows(contacts.take(refused), work)
-            self._read_clean(contacts.take(sorted(set(everyone).difference(refused))), picked, work)
+            self._read_clean(contacts.take(sorted(set(everyone).difference(refused))), known, work)
         else:
-            odd = _odd_rows(flat)
-            wanted = dict.fromkeys(picked, frozenset(everyone) - odd)
-            self._keep(flat, extras_of_contacts(contacts.raws, wanted, self._drifting), odd, contacts, work)
+            odd = _rows(flat.odd)
+            extras = extras_of_contacts(contacts.raws, frozenset(everyone) - odd, known, self._drifting)
+            self._keep(flat, extras, odd, contacts, work)
 
     def _keep(self, flat: Flat, extras: Extras, odd: frozenset[int], contacts: Contacts, work: _Work) -> None:
         """Keep the contacts that Arrow has read, and read the odd ones one by one."""
@@ -208,11 +210,6 @@ def _is_clean(raw: bytes, decoder: _StrictDecoder) -> bool:
     return True
 
 
-def _rows(mask: pa.BooleanArray) -> frozenset[int]:
-    """The positions of the true values in `mask`."""
-    return frozenset(pc.indices_nonzero(mask).to_pylist())
-
-
-def _odd_rows(flat: Flat) -> frozenset[int]:
-    """The contacts that Arrow has not read faithfully."""
-    return frozenset[int]().union(*map(_rows, flat.odd))
+def _rows(masks: Iterable[pa.BooleanArray]) -> frozenset[int]:
+    """The positions that are true in any of `masks`."""
+    return frozenset[int]().union(*(pc.indices_nonzero(mask).to_pylist() for mask in masks))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import msgspec
 from msgspec import Raw
@@ -16,13 +16,12 @@ from msgspec import Raw
 from etl.normalize.cells import EXACT, LOOSE, Cell
 from etl.normalize.json_text import Json, Reader, canonical, pairs, pruned, text_of
 from etl.normalize.pages import MAX_CONTACT_BYTES
-from etl.normalize.shape import ATTRIBUTE_FIELDS, TREE, Path, Tree
+from etl.normalize.shape import ITEM_FIELDS, TREE, Path, Tree
 from etl.schema import NOTE_FIELDS, READ, Kind
 
 Row: TypeAlias = list[object]
 """The cells of schema.READ in order, then `extra`, then `read_no`."""
 
-_ATTRIBUTE, _NOTE = frozenset(ATTRIBUTE_FIELDS), frozenset(NOTE_FIELDS)
 EXTRA = len(READ)
 """The index of `extra` in a row."""
 _READ_NO = EXTRA + 1
@@ -134,10 +133,10 @@ class RowReader:
         except ValueError:
             return Reject("not_json", None, raw)
 
-    def cells(self, contact: dict[str, Json]) -> Row:
-        """The row of a contact, or of a part of it."""
+    def cells(self, contact: dict[str, Json], extra: dict[str, Json] | None = None) -> Row:
+        """The row of a contact, or of a part of it; `extra` is the rest of the contact for the column `extra`."""
         row: Row = [None] * (len(READ) + 2)
-        extra: dict[str, Json] = {}
+        extra = {} if extra is None else extra
         self._object(contact, _STEPS, (), row, extra)
         row[EXTRA] = canonical(extra) if extra else None
         return row
@@ -162,35 +161,48 @@ class RowReader:
                 self._counts["nulled" if cell is None else "coerced"] += 1
                 kept = pruned(value) if cell is None else None
             elif isinstance(step, dict):
-                kept = self._parent(step, value, (*above, name), row)
+                kept = self._parent(step, value, (*above, name), row, extra.get(name))
             elif step is None:
                 self._unknown.add((*above, name))
                 kept = pruned(value)
             else:
-                counted = self._counts.total()
-                kept = self._list(step, value, row)
-                if kept is not None or self._counts.total() > counted:
-                    self._misfits[*above, name] += 1
+                kept = self._list(step, value, (*above, name), row)
             if kept is not None:
                 extra[name] = kept
 
-    def _parent(self, steps: dict[str, _Step], value: Json, path: Path, row: Row) -> Json:
+    def _parent(self, steps: dict[str, _Step], value: Json, path: Path, row: Row, extra: Json) -> Json:
         if not isinstance(value, dict):
             self._counts["nulled"] += 1
             return pruned(value)
-        inner: dict[str, Json] = {}
+        inner = extra if isinstance(extra, dict) else {}
         self._object(value, steps, path, row, inner)
         return inner or None
 
-    def _list(self, step: _List, value: Json, row: Row) -> Json:
+    def _list(self, step: _List, value: Json, path: Path, row: Row) -> Json:
+        """Put the cell of a list into `row`; return the whole list or the fields of its items that the cell has not."""
+        counted = self._counts.total()
         if not isinstance(value, list):
             self._counts["nulled"] += 1
+            self._misfits[path] += 1
             return pruned(value)
-        if step.kind is Kind.TEXTS:
-            row[step.index] = [self._text(item) for item in value]
+        complete, row[step.index] = self._items(step.kind, value)
+        if not complete or self._counts.total() > counted:
+            self._misfits[path] += 1
+        if not complete:
+            return value
+        if step.kind not in ITEM_FIELDS:
             return None
-        whole, row[step.index] = self._attributes(value) if step.kind is Kind.ATTRIBUTES else self._notes(value)
-        return None if whole else value
+        further = further_fields(value, ITEM_FIELDS[step.kind])
+        self._unknown.update((*path, name) for item in further if isinstance(item, dict) for name in item)
+        return further or None
+
+    def _items(self, kind: Kind, items: list[Json]) -> tuple[bool, object]:
+        """The cell of a list, and whether it represents the fields of the column completely."""
+        if kind is Kind.ATTRIBUTES:
+            return self._attributes(items)
+        if kind is Kind.NOTES:
+            return self._notes(items)
+        return True, [self._text(item) for item in items]
 
     def _text(self, value: Json) -> str | None:
         """The text in a list or an object of texts; any other value as its JSON text."""
@@ -200,35 +212,51 @@ class RowReader:
         return text_of(value)
 
     def _attributes(self, items: list[Json]) -> tuple[bool, list[tuple[str, str | None]]]:
-        """The map of the items, and whether it represents them completely."""
-        whole, found = True, dict[str, str | None]()
+        """The map of the items, and whether it represents their keys and values completely."""
+        complete, found = True, dict[str, str | None]()
         for item in items:
             key = item.get("key") if isinstance(item, dict) else None
             if not isinstance(item, dict) or not isinstance(key, str):
                 self._counts["nulled"] += 1
-                whole = False
+                complete = False
                 continue
-            whole = whole and key not in found and _only(item, _ATTRIBUTE)
+            complete = complete and key not in found
             found[key] = self._text(item.get("value"))
-        return whole, list(found.items())
+        return complete, list(found.items())
 
     def _notes(self, items: list[Json]) -> tuple[bool, list[dict[str, str | None] | None]]:
-        """The notes, and whether they represent the items completely."""
-        whole, found = True, list[dict[str, str | None] | None]()
+        """The notes, and whether they represent their fields of the items completely."""
+        complete, found = True, list[dict[str, str | None] | None]()
         for item in items:
             if isinstance(item, dict):
-                whole = whole and _only(item, _NOTE) and all(isinstance(text, str | None) for text in item.values())
-                found.append({name: self._text(item.get(name)) for name in NOTE_FIELDS})
+                note = {name: item.get(name) for name in NOTE_FIELDS}
+                complete = complete and all(isinstance(text, str | None) for text in note.values())
+                found.append({name: self._text(text) for name, text in note.items()})
             else:
                 self._counts["nulled"] += item is not None
-                whole = whole and item is None
+                complete = complete and item is None
                 found.append(None)
-        return whole, found
+        return complete, found
 
 
-def _only(item: dict[str, Json], names: frozenset[str]) -> bool:
-    """Whether `item` has no value outside the fields `names`."""
-    return item.keys() <= names or all(name in names or value is None for name, value in item.items())
+def further_fields(items: list[Json], known: Sequence[str]) -> list[Json]:
+    """Of each item, the fields that are not `known` and not null, in the position of the item; [] if there are none.
+
+    Their values are kept as they are. The items are objects or null.
+    """
+    further: list[Json] = [
+        {name: value for name, value in item.items() if value is not None and name not in known}
+        if isinstance(item, dict)
+        else None
+        for item in items
+    ]
+    return further if any(further) else []
+
+
+def without_columns(extra: str) -> str:
+    """`extra` as an earlier version made it, but without the fields of list items that have a column."""
+    found = RowReader(RowResult())
+    return str(found.cells(cast("dict[str, Json]", found.json.read(extra.encode())))[EXTRA])
 
 
 class _Identified(msgspec.Struct):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypedDict
 
 import msgspec
 import pyarrow as pa
@@ -70,32 +70,17 @@ def page_schema(without: frozenset[Path]) -> pa.Schema:
     return pa.schema([("data", pa.list_(pa.struct(list(contact_schema(without)))))])
 
 
-def _struct(name: str, fields: list[tuple[str, object, object]], *, strict: bool) -> type[msgspec.Struct]:
-    """A struct type of (JSON name, type, default); its attributes are f0, f1, ... in this order."""
+def _struct(name: str, fields: Mapping[str, object], *, strict: bool = False) -> type[msgspec.Struct]:
+    """A struct type of these fields, by JSON name; absent ones are None, and encoding leaves them out."""
     return msgspec.defstruct(
         name,
-        [(f"f{i}", kind, default) for i, (_, kind, default) in enumerate(fields)],
-        rename={f"f{i}": field for i, (field, _, _) in enumerate(fields)},
+        [(f"f{i}", kind, None) for i, kind in enumerate(fields.values())],
+        rename={f"f{i}": field for i, field in enumerate(fields)},
         forbid_unknown_fields=strict,
+        omit_defaults=True,
         gc=False,
     )
 
-
-_Note = _struct("Note", [(name, str | None, None) for name in NOTE_FIELDS], strict=True)
-_Attribute = _struct(
-    "Attribute",
-    [("key", str, msgspec.NODEFAULT), ("value", str | None, None)],
-    strict=True,
-)
-_STRICT: dict[Kind, object] = {
-    Kind.TEXT: str | None,
-    Kind.INTEGER: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None,
-    Kind.BOOLEAN: bool | None,
-    Kind.TIME: str | None,
-    Kind.TEXTS: list[str | None] | None,
-    Kind.ATTRIBUTES: list[_Attribute] | None,  # type: ignore[valid-type]  # types made at run time
-    Kind.NOTES: list[_Note | None] | None,  # type: ignore[valid-type]
-}
 
 Branch: TypeAlias = "dict[str, Branch | None]"
 """Paths as a tree; None marks the end of a path."""
@@ -104,7 +89,7 @@ Branch: TypeAlias = "dict[str, Branch | None]"
 def branch(paths: Iterable[Path]) -> Branch:
     """`paths` as a tree."""
     root: Branch = {}
-    for path in paths:
+    for path in sorted(paths):
         node = root
         for name in path[:-1]:
             below = node.setdefault(name, {})
@@ -115,85 +100,95 @@ def branch(paths: Iterable[Path]) -> Branch:
     return root
 
 
+_EXACT: dict[Kind, object] = {
+    Kind.TEXT: str | None,
+    Kind.INTEGER: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None,
+    Kind.BOOLEAN: bool | None,
+    Kind.TIME: str | None,
+    Kind.TEXTS: list[str | None] | None,
+}
+ITEM_FIELDS: dict[Kind, tuple[str, ...]] = {Kind.ATTRIBUTES: ATTRIBUTE_FIELDS, Kind.NOTES: NOTE_FIELDS}
+"""The fields that the items of a list have in the columns of these kinds."""
+
+
 def _strict_type(tree: Tree, more: Branch) -> type[msgspec.Struct]:
-    fields: list[tuple[str, object, object]] = []
+    fields: dict[str, object] = {}
     for name, step in tree.items():
         below = more.get(name) or {}
         if isinstance(step, dict):
-            kind: object = _strict_type(step, below) | None
+            fields[name] = _strict_type(step, below) | None
+        elif name in more and more[name] is None:
+            fields[name] = Raw
+        elif step.kind in ITEM_FIELDS:
+            texts = dict.fromkeys(ITEM_FIELDS[step.kind], str | None)
+            item = _struct("Item", texts | dict.fromkeys(below, Raw), strict=True)
+            fields[name] = list[item | None] | None  # type: ignore[valid-type]  # a type made at run time
         else:
-            kind = Raw if name in more else _STRICT[step.kind]
-        fields.append((name, kind, None))
-    fields += [(name, Raw, None) for name in more if name not in tree]
-    return _struct("Contact", fields, strict=True)
+            fields[name] = _EXACT[step.kind]
+    return _struct("Contact", fields | {name: Raw for name in more if name not in tree}, strict=True)
 
 
 @lru_cache(maxsize=64)
 def strict_decoder(known: frozenset[Path]) -> msgspec.json.Decoder[msgspec.Struct]:
     """Decodes a contact that has every column's exact type and no field beyond the columns and `known`.
 
-    A column among the `known` may have any type.
+    A column among the `known` may have any type. In attributes, a key may be absent or null, and an item null.
     """
     return msgspec.json.Decoder(_strict_type(TREE, branch(known)))
 
 
-Pick: TypeAlias = "tuple[tuple[str, Path, Pick | None], ...]"
-"""For each attribute of a picked struct: its path in the contact, and for an object, the plan below it."""
+Fields: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Picker:
-    """Extracts the values at some paths from JSON text and skips all else."""
+class PartDecoder:
+    """Decodes the fields at some paths of a contact, and skips all others."""
 
-    contact: msgspec.json.Decoder[msgspec.Struct]
-    page: msgspec.json.Decoder[msgspec.Struct]
-    plan: Pick
-
-    def of_contact(self, raw: bytes) -> msgspec.Struct:
-        """The values of a contact at the paths, for `values`."""
-        return self.contact.decode(raw)
-
-    def of_page(self, body: bytes) -> list[msgspec.Struct]:
-        """The values of each contact of a page at the paths, for `values`."""
-        found: list[msgspec.Struct] = self.page.decode(body).f0  # type: ignore[attr-defined]  # a type made at run time
-        return found
-
-    def values(self, picked: msgspec.Struct) -> Iterator[tuple[Path, Raw]]:
-        """The values that are present, by path."""
-        return _picked(picked, self.plan)
-
-
-def _picked(found: object, plan: Pick) -> Iterator[tuple[Path, Raw]]:
-    for attribute, path, below in plan:
-        value = getattr(found, attribute)
-        if value is None:
-            continue
-        if below is None:
-            yield path, value
-        else:
-            yield from _picked(value, below)
-
-
-def _picker_parts(wanted: Branch, above: Path) -> tuple[type[msgspec.Struct], Pick]:
-    fields: list[tuple[str, object, object]] = []
-    plan: list[tuple[str, Path, Pick | None]] = []
-    for i, (name, below) in enumerate(wanted.items()):
-        kind: object = Raw
-        steps: Pick | None = None
-        if below is not None:
-            inner, steps = _picker_parts(below, (*above, name))
-            kind = inner | None
-        fields.append((name, kind, None))
-        plan.append((f"f{i}", (*above, name), steps))
-    return _struct("Picked", fields, strict=False), tuple(plan)
+    page: msgspec.json.Decoder[Fields]
+    """Of all contacts of a page: `{"data": [...]}`."""
+    contact: msgspec.json.Decoder[Any]
 
 
 @lru_cache(maxsize=64)
-def picker(paths: frozenset[Path]) -> Picker:
-    """A picker of `paths`; their parents are objects of the column table."""
-    kind, plan = _picker_parts(branch(sorted(paths)), ())
-    page = _struct("Page", [("data", list[kind], msgspec.NODEFAULT)], strict=False)  # type: ignore[valid-type]
-    return Picker(msgspec.json.Decoder(kind), msgspec.json.Decoder(page), plan)
+def value_decoder(paths: frozenset[Path]) -> PartDecoder:
+    """A decoder to dictionaries of the fields that are present; floats are `Raw`, and an integer -0 becomes 0.
+
+    Items of a list that is a column are structs of the fields of `paths` in it, without those that are null.
+    """
+    return _part_decoder(paths, _values, Any)
+
+
+@lru_cache(maxsize=64)
+def raw_decoder(paths: frozenset[Path]) -> PartDecoder:
+    """A decoder to structs of `Raw`; encoding one gives the part of the contact as the server sent it."""
+    return _part_decoder(paths, _struct, Raw)
+
+
+def _values(name: str, fields: Mapping[str, object]) -> object:
+    return TypedDict(name, fields, total=False)  # type: ignore[operator]  # a type made at run time
+
+
+_Make: TypeAlias = Callable[[str, Mapping[str, object]], object]
+
+
+def _part_decoder(paths: frozenset[Path], make: _Make, leaf: object) -> PartDecoder:
+    contact = _part_type(branch(paths), TREE, make, leaf)
+    page = _values("Page", {"data": list[contact]})  # type: ignore[valid-type]
+    return PartDecoder(*(msgspec.json.Decoder(kind, float_hook=Raw) for kind in (page, contact)))
+
+
+def _part_type(wanted: Branch, tree: Tree, make: _Make, leaf: object) -> Any:
+    fields: dict[str, object] = {}
+    for name, below in wanted.items():
+        step = tree.get(name)
+        if below is None:
+            fields[name] = leaf
+        elif isinstance(step, dict):
+            fields[name] = _part_type(below, step, make, leaf) | None
+        else:
+            item = _struct("Item", dict.fromkeys(below, leaf))
+            fields[name] = list[item | None] | None  # type: ignore[valid-type]
+    return make("Part", fields)
 
 
 def pickable(path: Path) -> bool:

@@ -11,8 +11,8 @@ from etl.api.response import ApiFailure, HttpResponse, Page, parse_response
 from etl.config import Config, load
 from etl.errors import UsageError
 from etl.model import NormalizedBatch, RawPage
-from etl.normalize import Normalizer
 from etl.normalize.assembly import part_of_rows, rejects_table
+from etl.normalize.normalizer import Normalizer
 from etl.normalize.pages import contacts_of
 from etl.normalize.rowwise import read_rows
 from etl.sinks import manifest

@@ -11,7 +11,7 @@ import pytest
 
 from etl.errors import ContractError
 from etl.model import NormalizedBatch, RawPage
-from etl.normalize import Normalizer
+from etl.normalize.normalizer import Normalizer
 from etl.schema import NORMALIZED_SCHEMA, REJECT_PART_SCHEMA
 
 SAMPLE = (
@@ -25,6 +25,9 @@ SAMPLE = (
     '"unreadMessage":[],"lastSeenAt":"2025-01-05T10:00:00.000Z","__v":0,'
     '"createdAt":"2025-01-01T00:00:00.000Z","updatedAt":"2025-01-05T10:00:00.000Z"}'
 )
+
+
+ATTRIBUTES, NOTES = "profile.userDetails.attributes", "profile.notes"
 
 
 def normalized(*contacts: str | bytes, separator: bytes = b",") -> NormalizedBatch:
@@ -432,7 +435,6 @@ def test_list_cells(token: str, expected: object, extra: str | None) -> None:
         ('[{"key":"a","value":1.50}]', [("a", "1.50")], False),
         ('[{"key":"a","value":{"x":[true]}}]', [("a", '{"x":[true]}')], False),
         ('[{"key":"a","value":"1"},{"key":"b","value":"2"},{"key":"a","value":"3"}]', [("a", "3"), ("b", "2")], True),
-        ('[{"by":"bot","key":"a","value":"b"}]', [("a", "b")], True),
         ('[{"key":"a","value":"b","by":null}]', [("a", "b")], False),
         ('[{"key":5,"value":"b"},{"key":"a","value":"b"}]', [("a", "b")], True),
         ('[{"value":"b"}]', [], True),
@@ -456,18 +458,39 @@ def test_attributes(token: str, expected: object, kept: bool) -> None:
         ('[{"description":""}]', [(None, None, None)], False),
         ("[{}]", [(None, None, None)], False),
         ('[{"title":5}]', [("5", None, None)], True),
-        ('[{"at":1,"title":"t"}]', [("t", None, None)], True),
         ("[null]", [None], False),
         ('["t"]', [None], True),
         ('"t"', None, True),
     ],
 )
 def test_notes(token: str, expected: list[tuple[str, ...]] | None, kept: bool) -> None:
-    """A note has a title, a description and an id; a note with other fields is in `extra` as well (A39)."""
+    """A note has a title, a description and an id; a list that these do not represent is in `extra` as well (A39)."""
     notes: object = expected and [
         note and dict(zip(("title", "description", "_id"), note, strict=True)) for note in expected
     ]
     assert cell("profile.notes", token, "notes") == (notes, f'{{"profile":{{"notes":{token}}}}}' if kept else None)
+
+
+@pytest.mark.parametrize(
+    ("path", "items", "further"),
+    [
+        (ATTRIBUTES, '[{"by":"bot","key":"a","value":"b"}]', '[{"by":"bot"}]'),
+        (ATTRIBUTES, '[{"key":"a"},{"at":1.50,"key":"b"},{"key":"c","x":null}]', '[{},{"at":1.50},{}]'),
+        (ATTRIBUTES, '[{"key":"a","z":"","b":{"y":null,"x":[]}}]', '[{"b":{"x":[],"y":null},"z":""}]'),
+        (ATTRIBUTES, '[{"key":"a","n":-0},{"key":"b","n":"\\u0000"}]', '[{"n":-0},{"n":"�"}]'),
+        (ATTRIBUTES, '[{"key":"a","n":1},{"key":"a","n":2}]', '[{"key":"a","n":1},{"key":"a","n":2}]'),
+        (ATTRIBUTES, '[{"n":1}]', '[{"n":1}]'),
+        (NOTES, '[{"_id":"n","at":1,"title":"t"},null,{"title":"u"}]', '[{"at":1},null,{}]'),
+        (NOTES, '[{"at":1,"title":5}]', '[{"at":1,"title":5}]'),
+    ],
+)
+def test_further_fields_of_items(path: str, items: str, further: str) -> None:
+    """Fields of items that have no column are in `extra`, item by item; if the column is incomplete, the whole list."""
+    for name in reversed(path.split(".")):
+        items, further = f'{{"{name}":{items}}}', f'{{"{name}":{further}}}'
+    batch = normalized(*(f'{{"_id":"{number}",{items[1:]}' for number in range(9)))
+    assert batch.contacts["extra"].to_pylist() == [further] * 9
+    assert row(f'{{"_id":"x",{items[1:]}')["extra"] == further
 
 
 @pytest.mark.parametrize(
