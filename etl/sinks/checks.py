@@ -14,6 +14,7 @@ import duckdb
 
 from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt, UsageError
 from etl.model import Merged, Publication, SinkState
+from etl.sinks import manifest
 from etl.sinks.readback import ReadBackError, read_back
 from etl.sinks.sink import Sink
 from etl.storage import duck, files
@@ -56,7 +57,7 @@ def refuse_other_filters(sink: Sink, state: SinkState, filters: Mapping[str, obj
     if state.seq and dict(state.filters) != dict(filters):
         raise UsageError(
             f"the target was made with {'other' if state.filters else 'no'} filters",
-            where=f"sinks.{sink.name}.path = {sink.path}",
+            where=f"sinks.{sink.name}: {sink.location}",
             hint="Name a new target for this export, or restore extract.filters.",
         )
 
@@ -66,7 +67,7 @@ def check_compatible(sink: Sink, previous: SinkState, publication: Publication) 
     refuse_other_filters(sink, previous, publication.filters)
     if publication.seq <= previous.seq:
         message = f"run {publication.seq} comes after run {previous.seq}, which is already published"
-        raise PublishConflict(message, where=str(sink.path))
+        raise PublishConflict(message, where=sink.location)
 
 
 def is_damage(error: duckdb.Error) -> bool:
@@ -83,7 +84,7 @@ def words(error: duckdb.Error) -> str:
     return "; ".join(line for line in lines if line.strip("^"))
 
 
-def translate(error: duckdb.Error, target: Path) -> EtlError:
+def translate(error: duckdb.Error, target: Path | str) -> EtlError:
     """Translate an engine error to one of ours.
 
     Messages about files and names are included; messages about values could reveal a contact.
@@ -93,8 +94,8 @@ def translate(error: duckdb.Error, target: Path) -> EtlError:
         return TargetCorrupt(f"the target is damaged: {text}", where=str(target))
     if isinstance(error, duckdb.OutOfMemoryException):
         hint = "Raise extract.memory_limit or free space on the disk of the target, then run again."
-        return OutOfMemory(f"the merge ran out of memory: {text}", where=str(target), hint=hint)
-    return SinkError(f"the merge failed: {text}", where=str(target))
+        return OutOfMemory(f"DuckDB ran out of memory: {text}", where=str(target), hint=hint)
+    return SinkError(f"DuckDB failed: {text}", where=str(target))
 
 
 def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publication, written: Path) -> None:
@@ -114,7 +115,17 @@ def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publicati
             contacts, [[repeated]], [[versions]] = read_back(setup, queries)
     except ReadBackError as error:
         raise SinkError(f"the written data cannot be read back: {error}", where=str(written)) from error
-    found: dict[object, object] = {account: rows for account, rows in contacts}  # noqa: C416 - dict() wants pairs
+    found = {str(account): rows for account, rows in contacts}
+    refuse_difference(found, repeated, versions, merged, str(written))
+
+
+def refuse_difference(
+    found: Mapping[str, object], repeated: object, versions: object, merged: Merged, where: str
+) -> None:
+    """Raise `SinkError` unless the written data is what the merge counted.
+
+    `found` are the contacts by account, `repeated` those that are there twice, `versions` the new ones.
+    """
     wanted = {account: counts.contacts for account, counts in merged.counts.items()}
     differing = [account for account, rows in wanted.items() if found.get(account, 0) != rows]
     wanted_versions = sum(counts.new + counts.changed + counts.deleted for counts in merged.counts.values())
@@ -122,17 +133,43 @@ def read_back_whole(setup: Sequence[str], merged: Merged, publication: Publicati
         raise SinkError(
             f"the written data reads back differently: accounts {differing}, {repeated} contacts twice,"
             f" {versions} versions instead of {wanted_versions}",
-            where=str(written),
+            where=where,
         )
 
 
+def refuse_published(sink: Sink, state: SinkState) -> None:
+    """Raise `UsageError` unless nothing was published into the target yet."""
+    if state.seq:
+        hint = "A copy fills a new target: name another one, or move this one away."
+        raise UsageError(f"sink {sink.name} already holds state {state.seq}", where=sink.location, hint=hint)
+
+
+def last_state(found: Sequence[Sequence[object]], where: str) -> SinkState:
+    """The state in the row (seq, digest, document) of a target's last manifest; raises `TargetCorrupt`."""
+    if not found:
+        raise TargetCorrupt("the target has no manifest", where=where)
+    seq, digest, document = found[0]
+    try:
+        state = manifest.sink_state(str(document).encode())
+    except ValueError as error:
+        raise TargetCorrupt(f"manifest {seq} cannot be read: {error}", where=where) from error
+    if state.digest != digest or state.seq != seq:
+        raise TargetCorrupt(f"manifest {seq} was altered", where=where)
+    return state
+
+
 def sync_published(folder: Path) -> None:
-    """Sync a folder after publishing; a failure is a separate outcome: published, but durability unknown."""
+    """Sync a folder after publishing; a failure is a separate outcome: see `not_durable`."""
     try:
         files.sync(folder)
     except SinkError as error:
-        raise PublishConflict(
-            f"published, but it is not known whether it survives a power loss: {error.message}",
-            where=str(folder),
-            hint="Check the disk, then run again: the next run starts from the published state.",
-        ) from error
+        raise not_durable(error, str(folder)) from error
+
+
+def not_durable(error: SinkError, where: str) -> PublishConflict:
+    """The error of a run that is published, but whose durability is unknown because of `error`."""
+    return PublishConflict(
+        f"published, but it is not known whether it survives a power loss: {error.message}",
+        where=where,
+        hint="Check the disk, then run again: the next run starts from the published state.",
+    )

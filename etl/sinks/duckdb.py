@@ -10,17 +10,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from etl import schema
 from etl.errors import PublishConflict, SinkError, TargetCorrupt
 from etl.model import Merged, Publication, SinkState, Span
-from etl.sinks import checks, duckdb_file, duckdb_tables, duckdb_version, manifest, merge, queries, sharing, tables
+from etl.sinks import (
+    checks,
+    duckdb_file,
+    duckdb_tables,
+    duckdb_version,
+    manifest,
+    merge,
+    queries,
+    reader,
+    sharing,
+    tables,
+)
+from etl.sinks.query_engine import QueryEngine
 from etl.sinks.readback import ReadBackError, Rows, read_back
 from etl.sinks.sink import SinkKind
 from etl.storage import duck, files, preflight, staging
@@ -35,7 +46,7 @@ _LAST_MANIFEST = "SELECT seq, digest, document FROM target.etl.manifests ORDER B
 class DuckDBSink:
     """Publishes into one DuckDB file."""
 
-    name: SinkKind = "duckdb"
+    kind: SinkKind = "duckdb"
 
     def __init__(
         self,
@@ -44,14 +55,19 @@ class DuckDBSink:
         storage_version: str = STORAGE_VERSION,
         *,
         access: files.Access | None = None,
+        name: str = "duckdb",
     ) -> None:
+        self.name = name
         self.path = path
+        self.location = str(path)
         self._memory_limit = memory_limit
         self._floor = storage_version
         self._version = ""
         """The storage version of the target, as the engine reports it."""
         self._access = access
         self._next: Path | None = None
+        attach = f"ATTACH {duck.literal(path)} AS target (READ_ONLY)"
+        self._queries = QueryEngine(memory_limit, staging.spill_folder(path), attach=attach, detach="DETACH target")
         self._copied: tuple[int, ...] = ()
         """Identity (device, inode, mtime, size) at copy time; detects concurrent changes."""
         self._known = SinkState()
@@ -82,9 +98,8 @@ class DuckDBSink:
 
     def created_at(self, account: str) -> pa.Table:
         """Creation times of the account's contacts in the published snapshot, in order, without nulls."""
-        if self.state().seq == 0:
-            flags = dict.fromkeys(("is_contact", "struck"), pa.array([], pa.bool_()))
-            return pa.table({"created_at": pa.array([], schema.TIME), **flags})
+        if account not in self.state().runs:
+            return queries.NO_TIMES
         with self._reading() as connection:
             return queries.created_at(connection, account)
 
@@ -109,24 +124,12 @@ class DuckDBSink:
         self.discard()
         previous = self.state()
         checks.check_compatible(self, previous, publication)
-        self._copied = self._identity()
-        folder = self._next = staging.next_folder(self.path)
-        copy = folder / self.path.name
-        rewritten = bool(self._copied) and duckdb_version.is_newer(self._version, self._floor)
-        option = f"ROW_GROUP_SIZE {_ROW_GROUP_ROWS}"
-        if self._copied and not rewritten:
-            files.copy_file(self.path, copy)
-        else:
-            option += f", STORAGE_VERSION {duck.literal(self._floor)}"
-        with self._attached(copy, option, folder, memory) as connection:
-            if rewritten:
-                duckdb_version.rewrite(connection, str(self.path), self._floor)
+        with self._beside(memory) as connection:
             merged = self._merge(connection, previous, publication)
-        self._access.give(copy) if self._access else files.make_private(copy)
-        duckdb_file.refuse_open_wal(copy)
+        copy = self._next_file
         checks.read_back_whole(
             (
-                *duck.bounds(self._memory_limit, folder),
+                *duck.bounds(self._memory_limit, copy.parent),
                 f"ATTACH {duck.literal(copy)} AS target (READ_ONLY)",
                 "USE target",
             ),
@@ -136,6 +139,45 @@ class DuckDBSink:
         )
         files.sync(copy)
         return merged
+
+    @property
+    def _next_file(self) -> Path:
+        """The file that is prepared."""
+        if self._next is None:
+            raise SinkError("nothing is prepared", where=str(self.path))
+        return self._next / self.path.name
+
+    @contextlib.contextmanager
+    def _beside(self, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
+        """An engine with a copy of the target, or a new file, as database `target`, which is closed after the block."""
+        self._copied = self._identity()
+        folder = self._next = staging.next_folder(self.path)
+        copy = self._next_file
+        rewritten = bool(self._copied) and duckdb_version.is_newer(self._version, self._floor)
+        option = f"ROW_GROUP_SIZE {_ROW_GROUP_ROWS}"
+        if self._copied and not rewritten:
+            files.copy_file(self.path, copy)
+        else:
+            option += f", STORAGE_VERSION {duck.literal(self._floor)}"
+        with self._attached(copy, option, folder, memory) as connection:
+            if rewritten:
+                duckdb_version.rewrite(connection, str(self.path), self._floor)
+            yield connection
+        self._access.give(copy) if self._access else files.make_private(copy)
+        duckdb_file.refuse_open_wal(copy)
+
+    def restore(self, source: duckdb.DuckDBPyConnection, documents: Sequence[bytes]) -> None:
+        """Copy everything that `source` reads into a new file next to the target; see `Restorable`."""
+        self.discard()
+        checks.refuse_published(self, self.state())
+        with self._beside(self._memory_limit) as connection:
+            duckdb_tables.create(connection)
+            connection.execute("BEGIN")
+            duckdb_tables.restore(connection, source)
+            connection.executemany("INSERT INTO etl.manifests VALUES (?, ?, ?)", manifest.rows(documents))
+            connection.execute("COMMIT")
+            connection.execute("CHECKPOINT target")
+        files.sync(self._next_file)
 
     def publish(self, publication: Publication) -> None:
         """Replace the target with the prepared file, in one rename.
@@ -162,10 +204,24 @@ class DuckDBSink:
         self.discard()
 
     def discard(self) -> None:
-        """Remove the files that `prepare` created."""
+        """Remove the files that `prepare` created, and end the engine of the queries."""
+        self._queries.close()
         if self._next is not None:
             files.remove_quietly(self._next)
             self._next = None
+
+    def exists(self) -> bool:
+        """Whether there is a file."""
+        return self.path.exists()
+
+    def reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """A read-only connection to the published state."""
+        return reader.open_readonly("duckdb", self.path)
+
+    def select(self, query: str) -> pa.Table:
+        """The rows of one read-only statement."""
+        with self.reading() as connection:
+            return reader.select(connection, query)
 
     def _merge(self, connection: duckdb.DuckDBPyConnection, previous: SinkState, publication: Publication) -> Merged:
         duckdb_tables.create(connection)
@@ -198,10 +254,13 @@ class DuckDBSink:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """An engine for `queries` on the published snapshot."""
-        spill = staging.spill_folder(self.path)
-        with self._attached(self.path, "READ_ONLY", spill, self._memory_limit) as connection:
-            connection.execute(duckdb_tables.STRIKES)
-            yield connection
+        try:
+            with self._queries.query() as connection:
+                connection.execute("USE target")
+                connection.execute(duckdb_tables.STRIKES)
+                yield connection
+        except duckdb.Error as error:
+            raise checks.translate(error, self.path) from error
 
     @contextlib.contextmanager
     def _attached(self, file: Path, option: str, spill: Path, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -237,18 +296,7 @@ class DuckDBSink:
             duckdb_file.refuse_foreign(held, self.path)
             return SinkState()
         duckdb_file.refuse_altered(held, self.path)
-        if not manifests:
-            raise TargetCorrupt("the target has no manifest", where=str(self.path))
-        return self._decoded(*manifests[0])
-
-    def _decoded(self, seq: object, digest: object, document: object) -> SinkState:
-        try:
-            state = manifest.sink_state(str(document).encode())
-        except ValueError as error:
-            raise TargetCorrupt(f"manifest {seq} cannot be read: {error}", where=str(self.path)) from error
-        if state.digest != digest or state.seq != seq:
-            raise TargetCorrupt(f"manifest {seq} was altered", where=str(self.path))
-        return state
+        return checks.last_state(manifests, str(self.path))
 
     def _read(self, *statements: str) -> list[Rows]:
         setup = f"ATTACH {duck.literal(self.path)} AS target (READ_ONLY)"

@@ -56,7 +56,7 @@ def is_published(found: Held) -> bool:
     return ("etl", "manifests") in found
 
 
-def unreadable(reason: str, path: Path) -> EtlError:
+def unreadable(reason: str, path: Path | str) -> EtlError:
     """The error for a target that the engine cannot read: damage, unless the reason is in `_INTACT`."""
     hint = next((hint for words, hint in _INTACT.items() if words in reason), "")
     message = f"the target cannot be read: {reason}"

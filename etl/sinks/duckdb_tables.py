@@ -24,6 +24,11 @@ _SHARE_BY_SHARE = (
 """Executed for each share of `_SHARE_ROWS` rows, so that memory does not grow with the number of changes."""
 _SHARE_ROWS = 200_000
 """Several row groups: shares smaller than one leave fragments, which every later checkpoint merges again."""
+_COPIED_ROWS = 10_000
+"""Rows of a copy that are in memory at once."""
+_LONG, _LONG_SHARE_ROWS = 300, 61_440
+"""Contacts whose `extra` has more characters than this on average come in shares of two row groups: more of them do not
+fit into `duck.FRUGAL`, and the whole merge would be repeated with more memory."""
 _AT_ONCE = (
     """DELETE FROM contacts USING outgoing o WHERE o.verdict = 'deleted'
        AND contacts.account = o.account AND contacts.contact_id = o.contact_id""",
@@ -50,9 +55,19 @@ STRIKES = "CREATE TEMP VIEW strikes AS SELECT * FROM target.etl.strikes"
 """Creates the relation that merges and queries read."""
 
 
+def restore(connection: duckdb.DuckDBPyConnection, source: duckdb.DuckDBPyConnection) -> None:
+    """Copy everything that another connection reads into our empty tables."""
+    for table, columns in tables.RELATIONS.items():
+        names = tables.names(columns)
+        connection.register("copied", source.sql(f"SELECT {names} FROM {table}").to_arrow_reader(_COPIED_ROWS))
+        connection.execute(f"INSERT INTO {table} ({names}) FROM copied")
+        connection.unregister("copied")
+
+
 def write(connection: duckdb.DuckDBPyConnection) -> None:
     """Write the result of `merge.prepare` to our tables."""
-    for share in partitions.shares(connection, _SHARE_ROWS):
+    [[length]] = connection.execute("SELECT coalesce(avg(length(extra)), 0) FROM received").fetchall()
+    for share in partitions.shares(connection, _LONG_SHARE_ROWS if length > _LONG else _SHARE_ROWS):
         for statement in _SHARE_BY_SHARE:
             connection.execute(statement.format(share=share))
     # The contacts of a renamed account keep the values of columns that the user added.

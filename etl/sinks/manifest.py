@@ -8,7 +8,7 @@ in, values out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -16,8 +16,8 @@ import msgspec
 from etl import schema
 from etl.model import Merged, Publication, RunRecord, SinkState
 
-FORMAT = 3
-"""Format 1 had no seal."""
+FORMAT = 4
+"""Format 1 had no seal. Up to format 3, fingerprints are by the former definition (`etl.sinks.rehash`)."""
 FORMAT_OF_SIGHTINGS = 2
 """Up to this format, `rejects` has a row per run that saw the contact (`etl.sinks.rejects`)."""
 
@@ -72,6 +72,24 @@ def follow(previous: SinkState, publication: Publication, merged: Merged) -> Man
         filters=publication.filters,
         columns=columns(),
     )
+
+
+def chained(runs: Mapping[int, Sequence[RunRecord]], filters: Mapping[str, object]) -> list[bytes]:
+    """The documents of a new chain for these runs by number, as if a target without files had published each."""
+    documents: list[bytes] = []
+    state: dict[str, RunRecord] = {}
+    for seq in sorted(runs):
+        state |= {run.account: run for run in runs[seq]}
+        state = {name: run for name, run in state.items() if run.mode != "dropped"}
+        previous = digest(documents[-1]) if documents else ""
+        run_id = runs[seq][0].run_id if runs[seq] else ""
+        documents.append(encode(Manifest(seq, run_id, previous, tuple(runs[seq]), state, filters, columns=columns())))
+    return documents
+
+
+def rows(documents: Iterable[bytes]) -> list[tuple[int, str, str]]:
+    """Documents as rows of the table of manifests."""
+    return [(decode(document).seq, digest(document), document.decode()) for document in documents]
 
 
 def columns() -> dict[str, str]:

@@ -9,7 +9,7 @@ A contact's verdict in a run:
 
     received, not in contacts       new         inserted, a version
     received, content differs       changed     replaced, a version
-    received, presence differs      presence    replaced, no version; counts as unchanged
+    received, presence differs      presence    replaced, no version; counts as unchanged (see `rehash`, too)
     received, identical             same        not touched
     received as DELETED, 2nd strike deleted     removed, a tombstone; also counts as unchanged
     received as DELETED, long gone  buried      stays deleted; counts as unchanged
@@ -38,7 +38,7 @@ import pyarrow as pa
 from etl import schema
 from etl.errors import EtlError, TargetCorrupt
 from etl.model import SNAPSHOTS, AccountYield, Counts, Merged, Publication, RunRecord, Span, union
-from etl.sinks import rejects, tables
+from etl.sinks import rehash, rejects, tables
 from etl.storage import duck
 
 _NAMES = schema.column_names()
@@ -78,8 +78,10 @@ CREATE TEMP TABLE verdicts (
 _JUDGE_RECEIVED = f"""
 INSERT INTO verdicts
     WITH judged AS (
-        SELECT f.*, p.created_at AS was_created_at, p.row_hash AS old_hash, p.contact_id IS NULL AS unknown,
-               ({duck.listed(_PRESENCE, "f")}) IS DISTINCT FROM ({duck.listed(_PRESENCE, "p")}) AS moved,
+        SELECT f.*, p.created_at AS was_created_at, coalesce(h.row_hash, p.row_hash) AS old_hash,
+               p.contact_id IS NULL AS unknown,
+               ({duck.listed(_PRESENCE, "f")}) IS DISTINCT FROM ({duck.listed(_PRESENCE, "p")})
+               OR h.row_hash IS NOT NULL AS moved,
                CASE WHEN y.filtered OR NOT f.listed_deleted THEN 0
                     WHEN s.contact_id IS NULL THEN 1
                     WHEN y.again THEN s.strikes
@@ -87,6 +89,7 @@ INSERT INTO verdicts
         FROM folded f
         JOIN yields y ON f.account = y.account
         LEFT JOIN contacts p ON f.account = p.account AND f.contact_id = p.contact_id
+        LEFT JOIN rehashed h ON f.account = h.account AND f.contact_id = h.contact_id
         LEFT JOIN strikes s ON f.account = s.account AND f.contact_id = s.contact_id
     )
     SELECT account, contact_id, read_no, created_at, was_created_at, strikes_now,
@@ -177,8 +180,9 @@ CREATE TEMP TABLE next_strikes AS
     FROM verdicts v JOIN yields y ON v.account = y.account WHERE v.strikes > 0
 """
 
+_RECEIVED = (_LOSERS, _FOLDED)
 _STEPS = (
-    _LOSERS, _FOLDED, _VERDICTS, _JUDGE_RECEIVED, _JUDGE_ABSENT, "DROP TABLE folded",
+    _VERDICTS, _JUDGE_RECEIVED, _JUDGE_ABSENT, "DROP TABLE folded",
     _INCOMING, _OUTGOING, _UPSERTS, _VERSIONS, _NEXT_STRIKES, rejects.NEXT,
 )  # fmt: skip
 
@@ -193,16 +197,27 @@ FROM verdicts GROUP BY account
 """
 
 
-def prepare(connection: duckdb.DuckDBPyConnection, publication: Publication, last: Mapping[str, RunRecord]) -> Merged:
+def prepare(
+    connection: duckdb.DuckDBPyConnection,
+    publication: Publication,
+    last: Mapping[str, RunRecord],
+    held: Mapping[str, int] | None = None,
+) -> Merged:
     """Compute the verdict on every contact of the publication; return the counts by account.
 
-    `last` is the last run of every account that the sink holds. Raises `EtlError` if a received row is not accounted
-    for.
+    `last` is the last run of every account that the sink holds. `held` are its contacts by account, if the relation
+    `contacts` has only those that the publication can concern: received, in a covered span, or with a strike. Raises
+    `EtlError` if a received row is not accounted for.
     """
     _create_inputs(connection, publication, last)
+    for step in _RECEIVED:
+        connection.execute(step)
+    rehash.prepare(connection)
     for step in _STEPS:
         connection.execute(step)
-    merged = _count(connection, publication)
+    if held is None:
+        held = _by_account(connection, "SELECT account, count(*) FROM contacts GROUP BY account")
+    merged = _count(connection, publication, held)
     _check_conservation(connection, merged)
     return merged
 
@@ -261,10 +276,9 @@ def _spans(accounts: Sequence[AccountYield], chosen: Callable[[AccountYield], It
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 
-def _count(connection: duckdb.DuckDBPyConnection, publication: Publication) -> Merged:
+def _count(connection: duckdb.DuckDBPyConnection, publication: Publication, previous: Mapping[str, int]) -> Merged:
     verdicts = {account: rest for account, *rest in connection.execute(_COUNTS).fetchall()}
     folded = _by_account(connection, "SELECT account, count(*) FROM losers GROUP BY account")
-    previous = _by_account(connection, "SELECT account, count(*) FROM contacts GROUP BY account")
     counts: dict[str, Counts] = {}
     struck: dict[str, int] = {}
     for brought in publication.accounts:

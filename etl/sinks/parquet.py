@@ -1,16 +1,13 @@
-"""The Parquet sink: a folder that any engine can read (its layout: `etl.sinks.parquet_layout`).
+"""The Parquet sink: files cut by creation time, published by a log (`etl.sinks.parquet_log`).
 
-The next state is prepared next to the target (`etl.sinks.parquet_files`), read back by another process and synced. Its
-folders are then moved into the target, where no manifest lists them yet; linking the manifest under its name publishes
-them. The link fails if the name is taken, and so does its replacement on file systems without links (`files.put`). The
-next run removes folders that no manifest lists, if the prepared manifest still exists and shows that they are ours.
+The next state is prepared in a local folder (`etl.sinks.parquet_files`), read back by another process, and brought to
+the target by the log: a folder (`parquet_folder`) or an object store (`parquet_objects`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +15,20 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from etl.errors import PublishConflict, SinkError
+from etl.errors import SinkError
 from etl.model import Merged, Publication, SinkState, Span
-from etl.sinks import checks, manifest, merge, parquet_layout, queries, rejects, sharing, tables
+from etl.sinks import checks, manifest, merge, queries, reader, rejects, tables
 from etl.sinks.parquet_files import write
+from etl.sinks.parquet_folder import FolderLog
+from etl.sinks.parquet_layout import CONTENTS, Chain
+from etl.sinks.parquet_log import Log
+from etl.sinks.query_engine import QueryEngine
 from etl.sinks.sink import SinkKind
-from etl.storage import duck, files, preflight, staging
+from etl.storage import duck, files, staging
 
 
 class ParquetSink:
-    """Publishes into one folder of Parquet files; keeps the last `keep` complete states for slow readers."""
-
-    name: SinkKind = "parquet"
+    """Publishes Parquet files; keeps the last `keep` complete states for slow readers."""
 
     def __init__(
         self,
@@ -38,59 +37,56 @@ class ParquetSink:
         keep: int = 3,
         *,
         access: files.Access | None = None,
+        name: str = "parquet",
+        log: Log | None = None,
+        kind: SinkKind = "parquet",
     ) -> None:
+        """`path` is the target, or what its temporary files are next to if `log` publishes elsewhere."""
+        self.name = name
+        self.kind = kind
         self.path = path
-        self._access = access
+        self._log: Log = log or FolderLog(path, access)
+        self.location = self._log.location
         self._memory_limit = memory_limit
         self._keep = keep
         self._next: Path | None = None
-        self._known: parquet_layout.Chain | None = None
+        self._queries = QueryEngine(memory_limit, staging.spill_folder(path))
+        self._known: Chain | None = None
         """The last state, kept for queries: there are some for every account, and reading all manifests is slow."""
 
     def open(self) -> SinkState:
-        """Create the folder's parent, remove leftovers, and read the state; raises as `parquet_layout.read` does."""
-        with files.translate_os_errors("look at the target", self.path):
-            places = [place for place in (self.path, *self._folders()) if place.is_dir()] or [self.path.parent]
-        staging.probe(self.path, places, self._access, folders=True)
-        chain = parquet_layout.read(self.path)
-        for path in parquet_layout.leftovers(chain):
-            files.remove(path)
-        if not chain.manifests:
-            self._remove_empty()
-        staging.collect_leftovers(self.path, [self.path.parent, *places])
-        if self._access:
-            sharing.refuse_foreign(self._access, self._folders())
-            sharing.warn_closed(self._access, self.path)
-        preflight.check_room(staging.temporary(self.path), copied=sum(file.bytes for file in chain.entries("current")))
-        return self._keep_in_mind(chain)
+        """Check the target, remove leftovers, and read the state; see `Log.open`."""
+        return self._keep_in_mind(self._log.open())
 
     def state(self) -> SinkState:
         """Return the state of the target; writes nothing."""
-        chain = parquet_layout.read(self.path)
-        parquet_layout.leftovers(chain)
+        chain = self._log.read()
+        self._log.refuse_lost(chain)
         return self._keep_in_mind(chain)
 
-    def _keep_in_mind(self, chain: parquet_layout.Chain) -> SinkState:
+    def _keep_in_mind(self, chain: Chain) -> SinkState:
         self._known = replace(chain, manifests=chain.manifests[-1:])
         return chain.state
 
     def created_at(self, account: str) -> pa.Table:
         """Creation times of the account's contacts in the published snapshot, in order, without nulls."""
-        with self._reading() as connection:
+        if self._known is not None and account not in self._known.state.runs:
+            return queries.NO_TIMES
+        with self._querying() as connection:
             return queries.created_at(connection, account)
 
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
         """Write the ids of the account's published and deleted contacts to a new file; see `Sink.copy_ids`."""
-        with self._reading() as connection:
+        with self._querying() as connection:
             queries.copy_ids(connection, account, file, within)
 
     def copy_contacts(self, account: str, name: str, file: Path) -> int:
         """Write the account's published contacts to a new part of the account `name`; return their number."""
-        with self._reading() as connection:
+        with self._querying() as connection:
             return queries.copy_contacts(connection, account, name, file)
 
     def prepare(self, publication: Publication) -> Merged:
-        """Write the next state next to the target and have it read back; the target is not changed yet.
+        """Write the next state, have it read back, and stage it; nothing is published yet.
 
         Raises `UsageError` if the target was made with other filters, `PublishConflict` if the run number is taken.
         """
@@ -98,11 +94,12 @@ class ParquetSink:
 
     def _prepare(self, publication: Publication, memory: int) -> Merged:
         self.discard()
-        chain = parquet_layout.read(self.path)
+        chain = self._log.read()
         checks.check_compatible(self, chain.state, publication)
-        parquet_layout.refuse_altered(chain)
+        self._log.load(chain, unaltered=True)
         folder = self._next = staging.next_folder(self.path)
-        with self._engine(chain, memory, files.private_folder(folder / "spill")) as connection:
+        spill = files.private_folder(folder / "spill")
+        with self._engine(chain, partial(duck.connect, memory, spill)) as connection:
             merged = merge.prepare(connection, publication, chain.state.runs)
             made = write(connection, chain, folder, publication.seq)
         written = replace(manifest.follow(chain.state, publication, merged), files=tuple(made))
@@ -116,49 +113,60 @@ class ParquetSink:
         )
         bounds = duck.bounds(self._memory_limit, folder / "spill")
         checks.read_back_whole((*bounds, *views), merged, publication, folder)
-        files.private_file(folder / parquet_layout.MANIFEST, manifest.encode(written))
-        files.sync_tree(folder)
-        files.sync(folder.parent)
+        self._log.stage(chain, folder, written)
         return merged
 
     def publish(self, publication: Publication) -> None:
-        """Move the folders into place and link the manifest under its name; nothing is published before the link.
-
-        Raises `PublishConflict` if the number is taken; then, as after any failure, the moved folders are removed.
-        """
+        """Publish the staged state in one step; see `Log.publish`."""
         if self._next is None:
-            raise SinkError(f"nothing is prepared for run {publication.seq}", where=str(self.path))
-        with self._moved(self._next, publication.seq):
-            prepared = self._next / parquet_layout.MANIFEST
-            if self._access:
-                sharing.share(self._access, self.path, [*self._folders(), prepared])
-            path = parquet_layout.manifest_path(self.path, publication.seq)
-            with files.translate_os_errors("publish the manifest", path):
-                try:
-                    files.put(prepared, path)
-                except FileExistsError:
-                    message = f"another process published run {publication.seq}"
-                    raise PublishConflict(message, where=str(path)) from None
+            raise SinkError(f"nothing is prepared for run {publication.seq}", where=self.location)
         self._known = None
-        checks.sync_published(self.path / "manifests")
+        self._log.publish(self._next, publication.seq)
         self.discard()
         with contextlib.suppress(SinkError):
-            for folder in parquet_layout.outdated(self.path, self._keep):
-                files.remove(folder)
+            self._log.collect(self._keep)
 
     def discard(self) -> None:
-        """Remove the files that `prepare` created."""
+        """Remove the files that `prepare` created, and end the engine of the queries."""
+        self._queries.close()
         if self._next is not None:
-            files.remove_quietly(self._next)
+            self._log.discard(self._next)
             self._next = None
 
-    def _reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
+    def exists(self) -> bool:
+        """Whether there may be something to read."""
+        return self._log.exists()
+
+    def reading(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """A read-only connection to the published state."""
+        return reader.open_log(self._log)
+
+    def select(self, query: str) -> pa.Table:
+        """The rows of one read-only statement."""
+        with self.reading() as connection:
+            return reader.select(connection, query)
+
+    def manifests(self) -> tuple[manifest.Manifest, ...]:
+        """Every published manifest with its runs, oldest first."""
+        return self._log.read(runs=True).manifests
+
+    def verify(self) -> str:
+        """Check every published file, bit for bit; return what was checked. Raises `TargetCorrupt`."""
+        chain = self._log.read()
+        self._log.verify(chain)
+        count = sum(len(chain.entries(content)) for content in CONTENTS)
+        return f"{len(chain.manifests)} in a chain, {count} files as published"
+
+    def _querying(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
         """An engine for queries on the published snapshot."""
-        chain = self._known or parquet_layout.read(self.path)
-        return self._engine(chain, self._memory_limit, staging.spill_folder(self.path))
+        chain = self._known or self._log.read()
+        self._log.load(chain)
+        return self._engine(chain, self._queries.query)
 
     @contextlib.contextmanager
-    def _engine(self, chain: parquet_layout.Chain, memory: int, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _engine(
+        self, chain: Chain, start: Callable[[], contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]]
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """An engine with the last state as `contacts`, `strikes` and `rejects`; translates engine errors to ours."""
         relations = {
             "contacts": duck.scan(chain.files("current"), tables.in_files(tables.CONTACTS)),
@@ -166,51 +174,9 @@ class ParquetSink:
             "rejects": rejects.scan(chain.files("rejects"), complete=chain.complete_rejects),
         }
         try:
-            with duck.connect(memory, spill) as connection:
+            with start() as connection:
                 for name, query in relations.items():
                     connection.execute(f"CREATE TEMP VIEW {name} AS {query}")
                 yield connection
         except duckdb.Error as error:
-            raise checks.translate(error, self.path) from error
-
-    @contextlib.contextmanager
-    def _moved(self, folder: Path, seq: int) -> Iterator[None]:
-        """Move the prepared folders into the target; remove them again after an error inside the block."""
-        placed: list[Path] = []
-        try:
-            for content in parquet_layout.CONTENTS:
-                name = parquet_layout.part_folder(content, seq)
-                if (folder / name).is_dir():
-                    placed.append(self._place(folder / name, self.path / name))
-                    files.sync(placed[-1].parent)
-            files.private_folder(self.path / "manifests")
-            for made in (self.path, self.path.parent):
-                files.sync(made)
-            yield
-        except BaseException:
-            try:
-                for path in placed:
-                    files.remove(path)
-                self._remove_empty()
-            except SinkError:
-                self._next = None  # Not discarded: the prepared manifest shows the next run that these are ours.
-            raise
-
-    def _place(self, source: Path, target: Path) -> Path:
-        files.private_folder(target.parent)
-        with files.translate_os_errors("move the new files into place", target):
-            try:  # A rename never replaces a folder that is not empty.
-                source.rename(target)
-            except OSError as error:
-                if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
-                    raise
-                raise PublishConflict("another run is publishing the same number", where=str(target)) from None
-        return target
-
-    def _folders(self) -> list[Path]:
-        return [self.path / name for name in (*parquet_layout.CONTENTS, "manifests")]
-
-    def _remove_empty(self) -> None:
-        for folder in self._folders():
-            files.remove_if_empty(folder)
-        files.remove_if_empty(self.path)
+            raise checks.translate(error, self.location) from error

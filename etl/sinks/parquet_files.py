@@ -8,11 +8,14 @@ system has no links, the file is copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from etl.errors import SinkError
 from etl.log import log
@@ -38,24 +41,43 @@ _Source = str | DataFile
 def write(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain, folder: Path, seq: int) -> list[DataFile]:
     """Prepare all files of run `seq` in `folder`, from the last state and the merge result in `connection`."""
     published: list[DataFile] = []
-    for content in parquet_layout.CONTENTS:
-        home = files.private_folder(folder / parquet_layout.part_folder(content, seq))
-        written: list[DataFile] = []
-        for number, source in enumerate(_sources(connection, chain, content), start=1):
-            path = home / f"part-{number:06d}.parquet"
+    for contents in _contents(chain):
+        homes = {
+            content: files.private_folder(folder / parquet_layout.part_folder(content, seq)) for content in contents
+        }
+        written: dict[str, list[DataFile]] = {content: [] for content in contents}
+        for number, source in enumerate(_sources(connection, chain, contents[-1]), start=1):
+            paths = {content: home / f"part-{number:06d}.parquet" for content, home in homes.items()}
             if isinstance(source, DataFile):
-                made = _link(chain, source, path)
+                made = {content: _link(chain, source, path) for content, path in paths.items()}
             else:
-                made = _copy(connection, content, source, path)
-            written.append(replace(made, path=str(path.relative_to(folder))))
-        kept = [file for file in written if file.rows] or (written[:1] if content in _EVEN_IF_EMPTY else [])
-        for file in written:
-            if file not in kept:
-                files.remove(folder / file.path)
-        if not kept:
-            files.remove(home.parent)
-        published += kept
+                made = _copy(connection, source, paths)
+            for content, file in made.items():
+                written[content].append(replace(file, path=str(paths[content].relative_to(folder))))
+        for content, found in written.items():
+            published += _kept(folder, content, found)
     return published
+
+
+def _contents(chain: parquet_layout.Chain) -> Iterator[tuple[str, ...]]:
+    """The contents in order; those with the same rows are written together, which costs one query instead of two."""
+    if chain.manifests:
+        yield from ((content,) for content in parquet_layout.CONTENTS)
+    else:
+        same = ("current", "versions")
+        yield same
+        yield from ((content,) for content in parquet_layout.CONTENTS if content not in same)
+
+
+def _kept(folder: Path, content: str, written: Sequence[DataFile]) -> list[DataFile]:
+    """The files that have rows; the others are removed, and with the last one their folder."""
+    kept = [file for file in written if file.rows] or list(written[:1] if content in _EVEN_IF_EMPTY else ())
+    for file in written:
+        if file not in kept:
+            files.remove(folder / file.path)
+    if written and not kept:
+        files.remove((folder / written[0].path).parent)
+    return kept
 
 
 def _sources(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain, content: str) -> Iterator[_Source]:
@@ -76,7 +98,7 @@ def _sources(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain,
         for share in partitions.shares(connection, partitions.SLICE_ROWS):
             yield f"versions WHERE {share}"
     elif content == "rejects":
-        changed = connection.execute("SELECT EXISTS (FROM next_rejects)").fetchone() == (True,)
+        changed = connection.execute("SELECT EXISTS (FROM next_rejects)").fetchall() == [(True,)]
         yield from (rejects.STATE,) if changed or not chain.complete_rejects else chain.entries(content)
     else:
         yield f"next_{content}"
@@ -91,12 +113,33 @@ def _link(chain: parquet_layout.Chain, file: DataFile, path: Path) -> DataFile:
     return file
 
 
-def _copy(connection: duckdb.DuckDBPyConnection, content: str, relation: str, path: Path) -> DataFile:
-    columns = _COLUMNS[content]
-    # DuckDB marks a column as required if it knows that it has no nulls; an empty branch of nulls keeps the schema of
-    # all files the same.
-    nulls = ", ".join(f"NULL::{kind}" for _, kind in columns)
-    query = f"SELECT {tables.names(columns)} FROM {relation} UNION ALL SELECT {nulls} FROM range(0)"
-    copied = connection.execute(f"COPY ({query}) TO {duck.literal(path)} ({duck.PARQUET})").fetchone()
-    files.make_private(path)
-    return DataFile("", int(copied[0]) if copied else 0, path.stat().st_size, files.sha256(path))
+def _copy(connection: duckdb.DuckDBPyConnection, relation: str, paths: Mapping[str, Path]) -> dict[str, DataFile]:
+    """Write the rows of a relation to one file per content, each with its own columns.
+
+    Arrow encodes them in two thirds of the time that COPY takes, and one query can fill two files.
+    """
+    columns = {content: [name for name, _ in _COLUMNS[content]] for content in paths}
+    widest = max((_COLUMNS[content] for content in paths), key=len)
+    typed = ", ".join(f"{duck.quoted(name)}::{kind} AS {duck.quoted(name)}" for name, kind in widest)
+    schema, groups = duck.stream(connection, f"SELECT {typed} FROM {relation}")
+    rows = 0
+    with ExitStack() as opened:
+        writers = {
+            content: opened.enter_context(_writer(path, pa.schema([schema.field(name) for name in columns[content]])))
+            for content, path in paths.items()
+        }
+        for group in groups:
+            rows += group.num_rows
+            for content, writer in writers.items():
+                writer.write_table(group.select(columns[content]))
+    return {content: DataFile("", rows, path.stat().st_size, files.sha256(path)) for content, path in paths.items()}
+
+
+@contextmanager
+def _writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A new file that gets a row group with each table."""
+    with (
+        files.translate_os_errors("write the file", files.private_file(path)),
+        pq.ParquetWriter(path, schema, compression="zstd", compression_level=1, store_schema=False) as writer,
+    ):
+        yield writer

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class Chain:
     target: Path
     manifests: tuple[Manifest, ...] = ()
     state: SinkState = field(default_factory=SinkState)
+    contacts: str = "current"
+    """The folder of the content `current`."""
 
     @property
     def complete_rejects(self) -> bool:
@@ -61,7 +63,8 @@ class Chain:
         """The published files of one content: all of them, or for complete states only those of the last run."""
         complete = content in STATES and (content != "rejects" or self.complete_rejects)
         chosen = self.manifests[-1:] if complete else self.manifests
-        return [file for published in chosen for file in published.files if file.path.startswith(f"{content}/")]
+        folder = self.contacts if content == "current" else content
+        return [file for published in chosen for file in published.files if file.path.startswith(f"{folder}/")]
 
     def files(self, content: str) -> list[Path]:
         """The paths of `entries`."""
@@ -69,10 +72,7 @@ class Chain:
 
 
 def read(target: Path, *, runs: bool = False) -> Chain:
-    """The published manifests, each checked against the previous one and against the files it lists.
-
-    They are returned without `state`, which the chain holds, and without `runs` unless requested: every night adds a
-    record per account.
+    """The published manifests, each checked against the previous one and against the files it lists; see `linked`.
 
     Raises `TargetCorrupt` for anything damaged, missing or altered, `SinkError` if the target is not a folder.
     """
@@ -81,29 +81,46 @@ def read(target: Path, *, runs: bool = False) -> Chain:
             return Chain(target)
         if not target.is_dir():
             raise SinkError("the target is a file, not a folder", where=str(target), hint="Choose another path.")
-    found = [_MANIFEST.fullmatch(path.name) for path in files.entries(target / "manifests")]
-    manifests: list[Manifest] = []
-    state = SinkState()
-    for number in sorted(int(each[1]) for each in found if each):
-        path = manifest_path(target, number)
-        with files.translate_os_errors("read the manifest", path):
-            document = path.read_bytes()
-        try:
-            current = manifest.decode(document)
-        except ValueError as error:
-            raise TargetCorrupt(f"the manifest cannot be read: {error}", where=str(path)) from error
-        if current.seq != number or current.previous != state.digest:
-            raise TargetCorrupt("the manifest does not follow the one before it", where=str(path))
-        manifests.append(replace(current, state={}, runs=current.runs if runs else ()))
-        state = SinkState(number, manifest.digest(document), current.state, current.filters)
-    chain = Chain(target, tuple(manifests), state)
-    if manifests:
+    found = (_MANIFEST.fullmatch(path.name) for path in files.entries(target / "manifests"))
+    numbers = sorted(int(each[1]) for each in found if each)
+    chain = linked(target, map(_document, (manifest_path(target, number) for number in numbers)), runs=runs)
+    for number, current in zip(numbers, chain.manifests, strict=True):
+        if current.seq != number:
+            where = str(manifest_path(target, number))
+            raise TargetCorrupt("the manifest does not follow the one before it", where=where)
+    if chain.manifests:
         _check_files(chain)
+        check_columns(chain, str(target))
     return chain
 
 
+def _document(path: Path) -> tuple[str, bytes]:
+    with files.translate_os_errors("read the manifest", path):
+        return str(path), path.read_bytes()
+
+
+def linked(target: Path, documents: Iterable[tuple[str, bytes]], *, runs: bool) -> Chain:
+    """The chain of these manifests, oldest first, each given with its place; `TargetCorrupt` if one does not follow.
+
+    They are returned without `state`, which the chain holds, and without `runs` unless requested: every night adds a
+    record per account.
+    """
+    manifests: list[Manifest] = []
+    state = SinkState()
+    for where, document in documents:
+        try:
+            current = manifest.decode(document)
+        except ValueError as error:
+            raise TargetCorrupt(f"the manifest cannot be read: {error}", where=where) from error
+        if current.previous != state.digest:
+            raise TargetCorrupt("the manifest does not follow the one before it", where=where)
+        manifests.append(replace(current, state={}, runs=current.runs if runs else ()))
+        state = SinkState(current.seq, manifest.digest(document), current.state, current.filters)
+    return Chain(target, tuple(manifests), state)
+
+
 def _check_files(chain: Chain) -> None:
-    """Raise `TargetCorrupt` if a published file is missing or cut off, or the state has foreign files or columns."""
+    """Raise `TargetCorrupt` if a published file is missing or cut off, or the state has foreign files."""
     for path, file in ((chain.target / file.path, file) for content in CONTENTS for file in chain.entries(content)):
         try:
             size = path.stat().st_size
@@ -116,12 +133,16 @@ def _check_files(chain: Chain) -> None:
         if path.suffix == ".parquet" and path not in ours:  # Readers would see it as part of the state.
             message = "a file that no run wrote stands in the current state"
             raise TargetCorrupt(message, where=str(path), hint="Move it away, then run again.")
+
+
+def check_columns(chain: Chain, where: str) -> None:
+    """Raise `TargetCorrupt` if the last state lacks a column of `contacts`."""
     published = chain.manifests[-1].columns
     for column, kind in manifest.columns().items():
         if published.get(column) != kind:
             message = f"the target has no column {column} of type {kind}"
             hint = "It was made by another version: move it away and run again for a full export."
-            raise TargetCorrupt(message, where=str(chain.target), hint=hint)
+            raise TargetCorrupt(message, where=where, hint=hint)
 
 
 def refuse_altered(chain: Chain, contents: Sequence[str] = STATES) -> None:

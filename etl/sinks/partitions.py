@@ -151,4 +151,4 @@ def next_state(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
 
 
 def _meets_without_created_at(connection: duckdb.DuckDBPyConnection) -> bool:
-    return connection.execute(_MEETS_WITHOUT_CREATED_AT).fetchone() == (True,)
+    return connection.execute(_MEETS_WITHOUT_CREATED_AT).fetchall() == [(True,)]

@@ -6,13 +6,19 @@ The engine's own file system can write wherever it can read, so connections for 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from io import FileIO
+from functools import partial
 from pathlib import Path
 from threading import get_ident
 
 from fsspec import AbstractFileSystem
+
+from etl.errors import EtlError
+from etl.sinks.parquet_log import ReadRange
+
+ReadAt = Callable[[int, int], bytes]
+"""Reads from a position (bytes) at most so many bytes."""
 
 
 class PublishedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -36,13 +42,20 @@ class PublishedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
         if mode != "rb" or path not in self._paths:
             message = f"{path} cannot be opened ({mode}): published files are read-only"
             raise PermissionError(message)
-        return OpenFile(self._paths[path].open("rb", buffering=0))
+        return self._opened(self._paths[path])
+
+    def _opened(self, path: Path) -> OpenFile:
+        file = path.open("rb", buffering=0)
+        return OpenFile(file.name, lambda place, size: os.pread(file.fileno(), size, place), file.close)
 
     def info(self, path: str, **_: object) -> dict[str, object]:
         """Name, kind and size in bytes. Raises `FileNotFoundError`."""
         if path not in self._paths:
             raise FileNotFoundError(path)
-        return {"name": path, "type": "file", "size": self._paths[path].stat().st_size}
+        return {"name": path, "type": "file", "size": self._size(self._paths[path])}
+
+    def _size(self, path: Path) -> int:
+        return path.stat().st_size
 
     def glob(self, path: str, **_: object) -> list[str]:
         """The file of this name, if there is one: patterns match nothing."""
@@ -53,11 +66,44 @@ class PublishedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
         return datetime.fromtimestamp(self._paths[path].stat().st_mtime, UTC)
 
 
+class RemoteFiles(PublishedFiles):
+    """Published files that are not on this machine: the engine reads only the parts that a query needs."""
+
+    def __init__(self, target: Path, sizes: Mapping[Path, int], read_range: ReadRange, failed: list[EtlError]) -> None:
+        """`sizes` has the files, as if they were in `target`, and their sizes in bytes.
+
+        Errors of `read_range` are appended to `failed`: the engine passes on only their text.
+        """
+        super().__init__(target, sizes)
+        self._sizes = sizes
+        self._read_range = read_range
+        self._failed = failed
+
+    def _opened(self, path: Path) -> OpenFile:
+        return OpenFile(str(path), partial(self._read, path))
+
+    def _read(self, path: Path, start: int, length: int) -> bytes:
+        try:
+            return self._read_range(path, start, length)
+        except EtlError as error:
+            self._failed.append(error)
+            raise
+
+    def _size(self, path: Path) -> int:
+        return self._sizes[path]
+
+    def modified(self, path: str) -> datetime:  # noqa: ARG002 - see `PublishedFiles.modified`
+        """The same for all files: they never change."""
+        return datetime.min.replace(year=1970, tzinfo=UTC)
+
+
 class OpenFile:
     """An open file with a separate position per thread: several engine threads seek and read in the same file."""
 
-    def __init__(self, file: FileIO) -> None:
-        self._file = file
+    def __init__(self, name: str, read_at: ReadAt, close: Callable[[], object] = lambda: None) -> None:
+        self._name = name
+        self._read_at = read_at
+        self._close = close
         self._places: dict[int, int] = {}
 
     def seek(self, place: int) -> int:
@@ -71,9 +117,9 @@ class OpenFile:
 
     def read(self, size: int) -> bytes:
         """Read exactly `size` bytes. Raises `OSError` if the file has fewer: the engine does not check."""
-        found = os.pread(self._file.fileno(), size, self.tell())
+        found = self._read_at(self.tell(), size)
         if len(found) < size:
-            message = f"{self._file.name} is corrupt: it ended while it was read"
+            message = f"{self._name} is corrupt: it ended while it was read"
             raise OSError(message)
         self.seek(self.tell() + size)
         return found
@@ -84,7 +130,7 @@ class OpenFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._close()
 
     def __del__(self) -> None:
         """Close the file: the engine drops a file after reading it without closing it."""

@@ -10,22 +10,30 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
 
-from etl.errors import TargetCorrupt, UsageError
+from etl.errors import EtlError, TargetCorrupt, UsageError
 from etl.sinks import checks, duckdb_file, parquet_layout, rejects, tables
-from etl.sinks.sink import SinkKind
-from etl.storage import duck, files, staging
+from etl.sinks.parquet_folder import FolderLog
+from etl.sinks.parquet_log import Log
+from etl.storage import duck, files
 
 _ONE_READING = "only one reading statement is possible, such as SELECT or DESCRIBE"
+_BATCH = 2048
+"""Rows."""
 _NOT_IN_PIVOT = re.compile(r"\b(copy|insert|update|delete|merge|query|query_table|json_execute\w*)\b", re.IGNORECASE)
 """Words that could write: a PIVOT without IN executes a query for its values during planning."""
 _RUNS_TEXT = '"name": "JSON_EXECUTE_SERIALIZED_SQL"'
 """The only function, as it appears in a plan, that executes another statement."""
+
+
+LocalKind = Literal["duckdb", "parquet"]
+"""The kinds of a target that its path alone names; the others are read with `Sink.reading`."""
 
 
 class Unpublished(UsageError):
@@ -34,24 +42,53 @@ class Unpublished(UsageError):
     default_hint = "Run `etl run` first."
 
 
-@contextmanager
-def open_readonly(kind: SinkKind, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with `contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of`.
+def open_readonly(kind: LocalKind, path: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """A connection to a file or folder with `contacts`, `contact_versions`, `runs`, `rejects` and `contacts_as_of`.
 
     Raises `Unpublished` if nothing was published yet, `SinkError` if the target cannot be read for external reasons,
     and `TargetCorrupt` if it is empty, truncated, damaged or not ours; also later, inside the block.
     """
+    match kind:
+        case "duckdb":
+            return _open_file(path)
+        case "parquet":
+            return open_log(FolderLog(path))
+
+
+@contextmanager
+def _open_file(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     if not path.exists():
         raise Unpublished("nothing was published yet", where=str(path))
     try:
-        with _duckdb(path) if kind == "duckdb" else _parquet(path) as connection:
+        with _duckdb(path) as connection:
             yield connection
     except duckdb.Error as error:
-        raise duckdb_file.unreadable(checks.words(error).partition("\n")[0], path) from error
+        raise _unreadable(error, path) from error
 
 
-def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    """Return the rows of one read-only statement.
+@contextmanager
+def open_log(log: Log) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the target of a log, as `open_readonly` gives it."""
+    if not log.exists():
+        raise Unpublished("nothing was published yet", where=log.location)
+    failed: list[EtlError] = []
+    try:
+        with _parquet(log, failed) as connection:
+            yield connection
+    except (duckdb.Error, EtlError) as error:
+        if failed:  # The engine reports it in its own words, and `select` takes it for an error of the query.
+            raise failed[0] from error
+        if isinstance(error, EtlError):
+            raise
+        raise _unreadable(error, log.location) from error
+
+
+def _unreadable(error: duckdb.Error, target: Path | str) -> EtlError:
+    return duckdb_file.unreadable(checks.words(error).partition("\n")[0], target)
+
+
+def select(connection: duckdb.DuckDBPyConnection, query: str, *, most: int | None = None) -> pa.Table:
+    """Return the rows of one read-only statement, or its first `most` rows or a few more.
 
     Raises `UsageError` with the engine's message or for any other kind of statement, and `TargetCorrupt`.
     """
@@ -59,13 +96,25 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
         statement = _bare(query)
         connection.extract_statements(query)  # The original must parse: `_bare` would hide an unclosed comment.
         _refuse_writing(connection, statement)
-        return connection.sql(statement).to_arrow_table()
+        found = connection.sql(statement)
+        return found.to_arrow_table() if most is None else _first(found, most)
     except UnicodeEncodeError as error:
         raise UsageError("the query is not text in UTF-8", where="query") from error
     except duckdb.Error as error:
         if checks.is_damage(error):
             raise TargetCorrupt(f"the target is damaged: {checks.words(error)}", where="query") from error
         raise UsageError(checks.words(error), where="query") from error
+
+
+def _first(found: duckdb.DuckDBPyRelation, most: int) -> pa.Table:
+    """The batches with the first `most` rows; the others are never made."""
+    reader, batches = found.to_arrow_reader(_BATCH), list[pa.RecordBatch]()
+    for batch in reader:
+        batches.append(batch)
+        most -= batch.num_rows
+        if most <= 0:
+            break
+    return pa.Table.from_batches(batches, reader.schema)
 
 
 def _bare(query: str) -> str:
@@ -110,20 +159,27 @@ def _duckdb(path: Path) -> duckdb.DuckDBPyConnection:
         raise Unpublished("nothing was published into this file yet", where=str(path))
     if held.get(("main", "rejects"), {}).keys().isdisjoint(rejects.ADDED):
         connection.execute(f"CREATE TEMP VIEW rejects AS {rejects.once('target.main.rejects')}")
-    return _confined(connection)
+    return confined(connection)
 
 
-def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
-    chain = parquet_layout.read(path, runs=True)
+def _parquet(log: Log, failed: list[EtlError]) -> duckdb.DuckDBPyConnection:
+    """A connection to the target of a log; errors of reading files that are not local are appended to `failed`."""
+    chain = log.read(runs=True)
     if not chain.manifests:
         # Files without a manifest are lost data, unless an unfinished first run explains them.
-        if any(parquet_layout.unpublished(chain)) and not staging.prepared(chain.target):
-            raise TargetCorrupt("no manifest lists the files in this folder", where=str(chain.target))
-        raise Unpublished("nothing was published into this folder yet", where=str(chain.target))
-    from etl.sinks.published import PublishedFiles  # noqa: PLC0415 - costs 0.1 s, only needed for this kind of target
+        log.refuse_lost(chain)
+        raise Unpublished("nothing was published there yet", where=log.location)
+    from etl.sinks.published import PublishedFiles, RemoteFiles  # noqa: PLC0415 - costs 0.1 s, only for this kind
 
-    paths = {content: chain.files(content) for content in parquet_layout.CONTENTS}
-    names = {content: [PublishedFiles.name(path, file) for file in found] for content, found in paths.items()}
+    entries = {content: chain.entries(content) for content in parquet_layout.CONTENTS}
+    sizes = {chain.target / file.path: file.bytes for found in entries.values() for file in found}
+    published = PublishedFiles(chain.target, sizes)
+    if log.read_range:
+        published = RemoteFiles(chain.target, sizes, log.read_range, failed)
+    names = {
+        content: [PublishedFiles.name(chain.target, chain.target / file.path) for file in found]
+        for content, found in entries.items()
+    }
     views = {
         "contacts": duck.scan(names["current"], tables.in_files(tables.CONTACTS)),
         "contact_versions": duck.scan(names["versions"], tables.in_files(tables.VERSIONS)),
@@ -132,7 +188,7 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
         "etl.strikes": duck.scan(names["strikes"], tables.STRIKES),
     }
     connection = duck.connect()
-    connection.register_filesystem(PublishedFiles(path, (file for found in paths.values() for file in found)))
+    connection.register_filesystem(published)
     connection.execute("CREATE SCHEMA etl")
     for view, query in views.items():
         connection.execute(f"CREATE VIEW {view} AS {query}")
@@ -144,10 +200,10 @@ def _parquet(path: Path) -> duckdb.DuckDBPyConnection:
     connection.execute("CREATE VIEW runs AS SELECT * FROM published_runs")
     connection.execute(tables.AS_OF)
     connection.execute(f"SET allowed_directories = ['{PublishedFiles.protocol}://']")
-    return _confined(connection)
+    return confined(connection)
 
 
-def _confined(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+def confined(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     """Restrict queries to reading the target: no other files, no writes."""
     connection.execute("SET enable_external_access = false")
     # That alone lets COPY write to every readable file, such as the attached one. Files already open stay readable.

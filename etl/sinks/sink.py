@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+import duckdb
 import pyarrow as pa
 
 from etl.model import Merged, Publication, SinkState, Span
 
-SinkKind = Literal["duckdb", "parquet"]
-"""The name of a sink, in the configuration and in reports."""
+SinkKind = Literal["duckdb", "parquet", "postgres", "delta"]
+"""The kind of a target."""
 
 
 class Sink(Protocol):
     """One target. Methods are called in this order: open, queries, prepare, publish.
 
-    `discard` may be called at any time. All methods are synchronous and called by one thread at a time, in the process
-    that holds `storage.lock.Lock(path)`.
+    `discard`, `reading` and `select` may be called at any time. All methods are synchronous and called by one thread at
+    a time; those that write, in the process that holds `storage.lock.Lock(path)`.
     """
 
-    name: SinkKind
+    name: str
+    """Its name in the configuration and in reports."""
+    kind: SinkKind
     path: Path
+    """The target or, if it is not on this machine, a path for its temporary files (see `staging.temporary`)."""
+    location: str
+    """The target as messages and reports show it."""
+
+    def exists(self) -> bool:
+        """Whether there may be something to read."""
+        ...
 
     def open(self) -> SinkState:
         """Check that the target is writable, remove leftovers of killed runs, validate the target, return its state.
@@ -62,4 +74,25 @@ class Sink(Protocol):
 
     def discard(self) -> None:
         """Remove the prepared snapshot, if any."""
+        ...
+
+    def reading(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """A read-only connection to the published state; see `reader.open_readonly`."""
+        ...
+
+    def select(self, query: str) -> pa.Table:
+        """The rows of one read-only statement, in the SQL of the target; see `reader.select`."""
+        ...
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """A sink that can be filled from another one."""
+
+    def restore(self, source: duckdb.DuckDBPyConnection, documents: Sequence[bytes]) -> None:
+        """Prepare a copy of everything that another sink has published, for an empty target; `publish` publishes it.
+
+        `source` is the other's `reading`, `documents` are the manifests of the new target, oldest first. Raises
+        `UsageError` if the target is not empty.
+        """
         ...

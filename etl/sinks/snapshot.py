@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 from anyio import to_thread
 
 from etl.model import NOTHING, Look, Received, Span
-from etl.sinks import Sink
+from etl.sinks import Sink, checks
 from etl.storage import duck, files
 from etl.times import to_datetime
 
 _ID = (("contact_id", "VARCHAR"),)
+_TIMES = (*_ID, ("created_at", "TIMESTAMPTZ"), ("last_seen_at", "TIMESTAMPTZ"))
+_EVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Published:
@@ -51,6 +56,10 @@ class Published:
     async def look(self, start: int | None, end: int) -> Look:  # noqa: ARG002 - see `history.Snapshot`
         """Check nothing: no run is in progress."""
         return NOTHING
+
+    async def unknown(self, start: int | None, end: int, seen_before: int) -> int:  # noqa: ARG002 - see `history.Snapshot`
+        """Check nothing: no run is in progress."""
+        return 0
 
     def copy_ids(self, file: Path) -> None:
         """See `history.PublishedSnapshot`."""
@@ -98,15 +107,38 @@ class SnapshotInUse:
         return await to_thread.run_sync(self._look, span, *await self.received())
 
     def _look(self, span: Span, parts: Sequence[Path], rejects: Sequence[Path]) -> Look:
+        with self._known(span) as (connection, known):
+            query = f"""
+                SELECT count(*), count(*) FILTER (here.contact_id IS NULL) FROM ({known}) LEFT JOIN (
+                    SELECT contact_id FROM ({duck.scan(parts, (*_ID, ("status", "VARCHAR")))})
+                    WHERE status IS DISTINCT FROM 'DELETED' UNION SELECT contact_id FROM ({duck.scan(rejects, _ID)})
+                ) here USING (contact_id)
+            """  # noqa: S608 - file names are quoted by the engine
+            looked, absent = connection.execute(query).fetchone() or (0, 0)
+        return Look(looked, absent)
+
+    async def unknown(self, start: int | None, end: int, seen_before: int) -> int:
+        """See `history.Snapshot`."""
+        span = (to_datetime(start) if start is not None else _EVER, to_datetime(end), to_datetime(seen_before))
+        return await to_thread.run_sync(self._unknown, span, (await self.received())[0])
+
+    def _unknown(self, times: tuple[datetime, datetime, datetime], parts: Sequence[Path]) -> int:
+        with self._known() as (connection, known):
+            query = f"""
+                SELECT count(DISTINCT contact_id) FROM ({duck.scan(parts, _TIMES)}) ANTI JOIN ({known})
+                USING (contact_id) WHERE created_at >= ? AND created_at < ? AND last_seen_at < ?
+            """  # noqa: S608 - file names are quoted by the engine
+            (found,) = connection.execute(query, times).fetchone() or (0,)
+        return int(found)
+
+    @contextmanager
+    def _known(self, span: Span | None = None) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+        """A connection, and a query for the ids of the snapshot, or of those created within `span`."""
         known = self.folder / "known.parquet"
         self.published.sink.copy_ids(self.published.account, known, span)
-        query = f"""
-            SELECT count(*), count(*) FILTER (here.contact_id IS NULL) FROM ({duck.scan([known], _ID)}) LEFT JOIN (
-                SELECT contact_id FROM ({duck.scan(parts, (*_ID, ("status", "VARCHAR")))})
-                WHERE status IS DISTINCT FROM 'DELETED' UNION SELECT contact_id FROM ({duck.scan(rejects, _ID)})
-            ) here USING (contact_id)
-        """  # noqa: S608 - file names are quoted by the engine
-        with duck.connect(duck.FRUGAL, self.folder / "spill") as connection:
-            looked, absent = connection.execute(query).fetchone() or (0, 0)
+        try:
+            with duck.connect(duck.FRUGAL, self.folder / "spill") as connection:
+                yield connection, duck.scan([known], _ID)
+        except duckdb.Error as error:
+            raise checks.translate(error, known) from error
         files.remove(known)
-        return Look(looked, absent)

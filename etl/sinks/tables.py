@@ -83,6 +83,9 @@ MANIFESTS: Columns = (("seq", "BIGINT"), ("digest", "VARCHAR"), ("document", "VA
 INTERNAL: dict[str, Columns] = {"strikes": STRIKES, "windows": WINDOWS, "manifests": MANIFESTS}
 """The tables in the schema `etl` of a database."""
 
+RELATIONS: dict[str, Columns] = {**PUBLIC, "etl.strikes": STRIKES, "etl.windows": WINDOWS}
+"""Everything that a target holds besides its manifests, by the relations of a connection that reads it."""
+
 # Versions are searched by narrow columns first: a window function would carry whole rows.
 AS_OF = f"""
 CREATE OR REPLACE MACRO contacts_as_of(instant) AS TABLE

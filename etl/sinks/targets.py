@@ -5,37 +5,68 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import duckdb
 
-from etl.config import Config, DuckDBTarget, Target
+from etl.config import Config, read_dsn
+from etl.config.targets import (
+    AnyTarget,
+    DeltaTarget,
+    DuckDBTarget,
+    ParquetTarget,
+    PostgresTarget,
+    Target,
+    default_stage,
+)
+from etl.errors import UsageError
+from etl.extras import importing
 from etl.model import RunRecord, SinkState
-from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind, Unpublished, open_readonly
+from etl.sinks import DuckDBSink, ParquetSink, Sink, Unpublished
+from etl.sinks.parquet_log import Log
 from etl.storage.files import FILE_MODE, Access
 
 
 def sinks(config: Config) -> tuple[Sink, ...]:
     """Every configured sink, in the order in which they are published."""
     limit = config.extract.memory_limit
-    made: list[Sink] = []
-    if config.sinks.duckdb is not None:
-        file = config.sinks.duckdb
-        made.append(DuckDBSink(_file(file), limit, file.storage_version, access=access_of(file)))
-    if config.sinks.parquet is not None:
-        parquet = config.sinks.parquet
-        made.append(ParquetSink(parquet.path, limit, parquet.keep, access=access_of(parquet)))
-    return tuple(made)
+    return tuple(_sink(name, target, limit) for name, target in config.sinks.named.items())
 
 
-def targets(config: Config) -> list[tuple[SinkKind, Path]]:
-    """Kind and path of every configured target."""
-    paths: list[tuple[SinkKind, Path]] = []
-    if config.sinks.duckdb is not None:
-        paths.append(("duckdb", _file(config.sinks.duckdb)))
-    if config.sinks.parquet is not None:
-        paths.append(("parquet", config.sinks.parquet.path))
-    return paths
+def _sink(name: str, target: AnyTarget, limit: int) -> Sink:
+    if isinstance(target, DuckDBTarget):
+        return DuckDBSink(_file(target), limit, target.storage_version, access=access_of(target), name=name)
+    if isinstance(target, ParquetTarget) and not target.url:
+        return ParquetSink(target.path, limit, target.keep, access=access_of(target), name=name)
+    stage = target.stage or default_stage(name)
+    if isinstance(target, PostgresTarget):
+        from etl.sinks.postgres import PostgresSink  # noqa: PLC0415 - belongs to an extra
+
+        return PostgresSink(partial(read_dsn, target, name), target.schema_name, stage, limit, name)
+    if isinstance(target, ParquetTarget):
+        return ParquetSink(stage, limit, target.keep, name=name, log=_object_log(target, stage))
+    place = stage if target.url else target.path
+    return ParquetSink(place, limit, 1, name=name, log=_delta_log(target, place), kind="delta")
+
+
+def _object_log(target: ParquetTarget, stage: Path) -> Log:
+    with importing("s3", "a target in an object store", target.url):
+        from etl.sinks.parquet_commits import NumberedCommits  # noqa: PLC0415 - belongs to an extra
+        from etl.sinks.parquet_objects import ObjectLog  # noqa: PLC0415
+        from etl.storage.objects import Objects  # noqa: PLC0415
+    store = Objects(target.url, target.endpoint)
+    return ObjectLog(store, NumberedCommits(store), stage)
+
+
+def _delta_log(target: DeltaTarget, place: Path) -> Log:
+    with importing("delta", "a target of Delta tables", target.url or str(target.path)):
+        from etl.sinks.delta_commits import DeltaCommits, options  # noqa: PLC0415 - belongs to an extra
+        from etl.sinks.parquet_objects import ObjectLog  # noqa: PLC0415
+        from etl.storage.local_objects import LocalObjects  # noqa: PLC0415
+        from etl.storage.objects import Objects  # noqa: PLC0415
+    store = Objects(target.url, target.endpoint) if target.url else LocalObjects(target.path)
+    return ObjectLog(store, DeltaCommits(store, options(target.endpoint), target.retention), place)
 
 
 def access_of(target: Target) -> Access | None:
@@ -52,12 +83,32 @@ def _file(target: DuckDBTarget) -> Path:
     return target.path.resolve() if linked else target.path
 
 
-def reading(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    """A read-only connection to the published data. Raises as `open_readonly` does."""
-    target = next((target for target in targets(config) if target[1].exists()), None)
-    if target is None:
-        raise Unpublished("nothing was exported yet", where="sinks")
-    return open_readonly(*target)
+def readable(config: Config, name: str | None = None) -> Sink:
+    """The sink of this name; without a name, the first one that exists.
+
+    Raises `UsageError` if no sink has the name, `Unpublished` if none exists.
+    """
+    made = sinks(config)
+    if name is None:
+        found = next((sink for sink in made if sink.exists()), None)
+        if found is None:
+            raise Unpublished("nothing was exported yet", where="sinks")
+        return found
+    return named(made, name)
+
+
+def named(made: Sequence[Sink], name: str) -> Sink:
+    """The sink of this name. Raises `UsageError` that names all of them."""
+    for sink in made:
+        if sink.name == name:
+            return sink
+    hint = f"There are: {', '.join(sink.name for sink in made)}."
+    raise UsageError(f"no sink is named {name!r}", where="command line", hint=hint)
+
+
+def reading(config: Config, name: str | None = None) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """A read-only connection to the published data. Raises as `readable` and `open_readonly` do."""
+    return readable(config, name).reading()
 
 
 def lagging_sink(sinks: Sequence[Sink], states: Sequence[SinkState], account: str, last: RunRecord | None) -> Sink:

@@ -7,19 +7,26 @@ Nothing is ever downloaded: the extensions in use (parquet, json, icu) are built
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 MEMORY_LIMIT = 1_000_000_000
 """Bytes that a query may use by default."""
-FRUGAL = 100_000_000
+FRUGAL = 90_000_000
 """Bytes sufficient to merge any number of contacts, unless they are very long."""
+_VECTOR = 2048
+"""Rows that the engine handles at once: the smallest batch that it gives."""
+_GROUP_ROWS, _GROUP_BYTES = 8192, 16_000_000
 # Several threads encode row groups at once, each holding one: small groups take 70 MB less than 20,480 rows each.
-PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 8192, ROW_GROUP_SIZE_BYTES 16000000"
+PARQUET = (
+    "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, "
+    f"ROW_GROUP_SIZE {_GROUP_ROWS}, ROW_GROUP_SIZE_BYTES {_GROUP_BYTES}"
+)
 """COPY options for files of whole contacts."""
-_THREAD_MEMORY = 50_000_000
+_THREAD_MEMORY = 45_000_000
 """Bytes that one thread takes to write Parquet: more threads than the limit allows would run out of memory."""
 
 
@@ -68,6 +75,29 @@ def scan(files: Iterable[Path | str], columns: Sequence[tuple[str, str]]) -> str
     names = listed(name for name, _ in columns)
     # Otherwise folders named seq=N would become a column.
     return f"SELECT {names} FROM read_parquet([{paths}], hive_partitioning = false)"
+
+
+def stream(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """The columns of a query's result, and its rows in groups small enough to be held several at a time."""
+    batches = connection.sql(query).to_arrow_reader(_VECTOR)
+    return batches.schema, _groups(batches)
+
+
+def _groups(batches: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    waiting: list[pa.RecordBatch] = []
+    try:
+        with batches:  # Until it is closed, the connection takes no other query.
+            for batch in batches:
+                waiting.append(batch)
+                rows, size = sum(each.num_rows for each in waiting), sum(each.nbytes for each in waiting)
+                if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
+                    yield pa.Table.from_batches(waiting)
+                    waiting.clear()
+    except OSError as error:  # Arrow's form of all errors of the engine: their kind is the beginning of the text.
+        kind = duckdb.OutOfMemoryException if str(error).startswith("Out of Memory") else duckdb.IOException
+        raise kind(str(error)) from error
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def glob_safe(file: Path | str) -> str:

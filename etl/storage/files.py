@@ -150,6 +150,20 @@ def private_file(path: Path, content: bytes = b"") -> Path:
     return path
 
 
+def replace_file(path: Path, content: bytes, mode: int = FILE_MODE) -> None:
+    """Put a file with this content in the place of `path`, in one step; not synced."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    remove(fresh)
+    try:
+        private_file(fresh, content)
+        with translate_os_errors("write the file", path):
+            fresh.chmod(mode)
+            fresh.replace(path)
+    except SinkError:
+        remove_quietly(fresh)
+        raise
+
+
 class Appended:
     """An append-only file, created 0600 if missing; unbuffered, so that appended data outlives the process."""
 

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from etl.errors import SinkError
 from etl.model import NormalizedBatch
-from etl.storage import files, preflight
-from etl.storage.row_hash import RowHasher
+from etl.storage import files, preflight, row_hash
+from etl.storage.row_hash import with_row_hash
 
 Checksums: TypeAlias = Mapping[Path, str]
 """Complete files, in order, each with its checksum (`files.checksum`)."""
@@ -31,7 +31,7 @@ Checksums: TypeAlias = Mapping[Path, str]
 PART_ROWS = 50_000
 """Rows after which a part is complete and the next begins."""
 ROW_GROUP_ROWS = 12_500
-ROW_GROUP_BYTES = 16 * 2**20
+ROW_GROUP_BYTES = 8 * 2**20
 """A row group is written when either limit is reached, so that memory does not grow with the account."""
 
 
@@ -56,13 +56,14 @@ def stage_folder(target: Path) -> Path:
 
 def refuse_strangers(target: Path) -> None:
     """Raise `SinkError` if another user could have written data that a run resumes from (`files.refuse_stranger`)."""
-    stage = stage_folder(target)
     files.refuse_stranger(temporary(target))
-    files.refuse_stranger(stage)
-    for account in files.entries(stage):
-        files.refuse_stranger(account)
-        for path in files.entries(account) if account.is_dir() else ():
-            files.refuse_stranger(path)
+    _refuse_strangers(stage_folder(target))
+
+
+def _refuse_strangers(path: Path) -> None:
+    files.refuse_stranger(path)
+    for entry in files.entries(path) if path.is_dir() else ():
+        _refuse_strangers(entry)
 
 
 def create_temporary(target: Path) -> Path:
@@ -147,7 +148,7 @@ class Stage:
     ) -> None:
         """`parts` and `rejects` are complete files that a killed run left in `folder`."""
         self.folder = files.private_folder(folder)
-        self._contacts = _Parts(folder, "part", parts, RowHasher())
+        self._contacts = _Parts(folder, "part", parts, with_row_hash)
         self._rejects = _Parts(folder, "rejects", rejects)
 
     def append(self, batch: NormalizedBatch) -> bool:
@@ -164,8 +165,6 @@ class Stage:
         """Write the buffered rows."""
         self._contacts.close()
         self._rejects.close()
-        # Arrow would keep its freed memory during the merge: 100 MB for 100,000 contacts.
-        pa.default_memory_pool().release_unused()
 
     @property
     def parts(self) -> tuple[Path, ...]:
@@ -185,6 +184,13 @@ class Stage:
     def remove(self) -> None:
         """Delete the folder and everything in it."""
         files.remove(self.folder)
+
+
+def release() -> None:
+    """Free the memory that reading holds on to, before the merge needs it; every stage is closed."""
+    row_hash.release()
+    # Arrow keeps what was freed: 100 MB for 100,000 contacts.
+    pa.default_memory_pool().release_unused()
 
 
 class _Parts:

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
-from tests.crash.campaign import KINDS, PER_KILL, plan
+from tests.crash.campaign import KINDS, KINDS_OF, PER_KILL, plan
 from tests.crash.case import Fault, Verdict, play
 from tests.crash.child import BEFORE, SINKS, Scenario
 from tests.crash.forked import ForkFailed
@@ -62,7 +62,9 @@ def _play_in_parts() -> list[Verdict]:
 def _play(asked: argparse.Namespace) -> list[Verdict]:
     # One processor: the engine then uses one thread, and the n-th call is the same call each time.
     os.sched_setaffinity(0, {_processor(asked.part)})
-    scenarios = [Scenario(*each) for each in product(asked.sink or ("duckdb", "parquet"), asked.start or BEFORE)]
+    scenarios = [
+        Scenario(*each) for each in product(asked.sink or ("duckdb", "parquet", "delta"), asked.start or BEFORE)
+    ]
     return [verdict for scenario in scenarios for verdict in _play_one(scenario, asked)]
 
 
@@ -92,7 +94,7 @@ def _play_one(scenario: Scenario, asked: argparse.Namespace) -> Iterator[Verdict
     part, parts = map(int, asked.part.split("/"))
     with tempfile.TemporaryDirectory(dir=home) as work:
         rig = Rig(scenario, Path(work), thorough=not asked.sample)
-        for kind in asked.kind or KINDS:
+        for kind in asked.kind or KINDS_OF.get(scenario.kind, KINDS):
             found = plan(rig, kind).only(asked.call, asked.errno, asked.at)
             count = math.ceil(asked.sample * PER_KILL[kind])
             faults = (found.sample(count, asked.seed) if asked.sample else found.faults)[part % parts :: parts]

@@ -12,17 +12,19 @@ from typing import Literal
 
 from tests.crash.case import Fault, publish_apart
 from tests.crash.rig import Rig
-from tests.crash.syscalls import CHANGING, EIO, ENOSPC, EROFS, FAILING, PUBLISHING, Syscall
+from tests.crash.syscalls import CHANGING, EIO, ENOSPC, EROFS, FAILING, PUBLISHING, STORING, Syscall
 from tests.crash.tracer import Call, trace
 
 Kind = Literal["kill", "error", "twice"]
 KINDS: tuple[Kind, ...] = ("kill", "error", "twice")
+KINDS_OF: dict[str, tuple[Kind, ...]] = {"delta": ("kill", "twice")}
+"""The kinds that are played by default, where not all are: the library of Delta tables does not sync what it writes."""
 
 PAIRS = 14
 """Two kills in succession, in every scenario: PAIRS x PAIRS cases, spread over both runs."""
 PER_KILL = {"kill": 1.0, "error": 0.2, "twice": 0.06}
 """Cases of each kind in a sample, per kill."""
-_SHARES = (("at the target", 0.4), ("staging", 0.15), ("beside it", 1.0), ("staging", 1.0))
+_SHARES = (("at the target", 0.4), ("staging", 0.15), ("merging", 0.2), ("beside it", 1.0), ("staging", 1.0))
 """Shares of the remaining room in a sample, in this order; Arrow's many small writes of parts are much alike."""
 
 
@@ -60,6 +62,8 @@ class Plan:
         call = self.calls.get(fault.n)
         if call is None or ".stage/" in call.path:
             return "staging"
+        if ".next-" in call.path and call.what.name in STORING:
+            return "merging"
         touched = call.path.startswith(self.target) or call.goal.startswith(self.target)
         return "at the target" if touched and call.what.name != "close" else "beside it"
 
@@ -89,7 +93,11 @@ def publishes(rig: Rig, call: Call) -> bool:
     (The files of a trial before a run are named `probe`, and publish nothing.)
     """
     target = rig.scenario.target(Path())
-    named = {"duckdb": str(target), "parquet": str(target / "manifests")}[rig.scenario.kind]
+    named = {
+        "duckdb": str(target),
+        "parquet": str(target / "manifests"),
+        "delta": str(target / "contacts" / "_delta_log" / "0"),
+    }[rig.scenario.kind]
     trial = Path(call.path).name in {"probe", "probed"}
     return call.what.name in PUBLISHING and call.goal.startswith(named) and not trial
 

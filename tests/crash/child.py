@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -21,17 +22,31 @@ from etl.storage.staging import stage_folder
 from tests.crash.planted import ForgetfulParquet, InPlaceDuckDB, ManifestFirstParquet
 from tests.support.publishing import Row, brought, contact, publication
 
-Kind = Literal["duckdb", "parquet"]
+Kind = Literal["duckdb", "parquet", "delta"]
+
+
+def _delta(path: Path) -> ParquetSink:
+    """Delta tables in a folder. The library is imported only in the process that publishes: it starts threads."""
+    from etl.sinks.delta_commits import DeltaCommits  # noqa: PLC0415
+    from etl.sinks.parquet_objects import ObjectLog  # noqa: PLC0415
+    from etl.storage.local_objects import LocalObjects  # noqa: PLC0415
+
+    store = LocalObjects(path)
+    return ParquetSink(
+        path, keep=1, log=ObjectLog(store, DeltaCommits(store, {}, timedelta(days=7)), path), kind="delta"
+    )
+
 
 SINKS: dict[str, Callable[[Path], Sink]] = {
     "duckdb": DuckDBSink,
     "parquet": ParquetSink,
+    "delta": _delta,
     "duckdb written in place": InPlaceDuckDB,
     "parquet manifest first": ManifestFirstParquet,
     "parquet left lying": ForgetfulParquet,
 }
 """The sinks by name; those with more words are planted bugs."""
-NAMES = {"duckdb": "contacts.duckdb", "parquet": "contacts"}
+NAMES = {"duckdb": "contacts.duckdb", "parquet": "contacts", "delta": "lake"}
 BEFORE = {"nothing": 0, "snapshot": 3}
 """Number of runs published before the one that is disturbed."""
 
@@ -46,7 +61,8 @@ class Scenario:
     @property
     def kind(self) -> Kind:
         """How its target is read."""
-        return "duckdb" if self.sink.startswith("duckdb") else "parquet"
+        kind: Kind = self.sink.partition(" ")[0]  # type: ignore[assignment]
+        return kind
 
     @property
     def before(self) -> int:
@@ -62,7 +78,7 @@ class Scenario:
         return f"{self.sink} on {self.start}"
 
 
-SCENARIOS = tuple(Scenario(sink, start) for sink in ("duckdb", "parquet") for start in ("nothing", "snapshot"))
+SCENARIOS = tuple(Scenario(sink, start) for sink in ("duckdb", "parquet", "delta") for start in ("nothing", "snapshot"))
 
 
 def rows(seq: int) -> list[Row]:

@@ -7,6 +7,7 @@ import shutil
 from etl.errors import SinkError
 from etl.model import Merged, Publication
 from etl.sinks import DuckDBSink, ParquetSink, parquet_layout
+from etl.sinks.parquet_folder import FolderLog
 from etl.storage import files
 
 
@@ -29,7 +30,7 @@ class ManifestFirstParquet(ParquetSink):
         path = parquet_layout.manifest_path(self.path, publication.seq)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.put(self._next / parquet_layout.MANIFEST, path)
-        with self._moved(self._next, publication.seq):
+        with FolderLog(self.path)._moved(self._next, publication.seq):
             pass
         self.discard()
 

@@ -1,4 +1,4 @@
-"""An independent reader of a target: DuckDB, PyArrow and JSON, no code of the product.
+"""An independent reader of a target: DuckDB, PyArrow, deltalake and JSON, no code of the product.
 
 It returns one digest per table, so that two states can be compared; a target that is in no consistent state is `Torn`.
 """
@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 Look = dict[str, str]
 """The content of each table, as "rows digest"; empty if nothing is published."""
 
+Document = dict[str, Any]
+"""A manifest, or a part of it."""
 _TABLES = ("contacts", "contact_versions", "runs", "rejects", "etl.manifests", "etl.strikes", "etl.windows")
 
 
@@ -31,7 +34,7 @@ class Torn(Exception):
 
 def look(kind: str, target: Path) -> Look:
     """The state that a reader sees now; raises `Torn`."""
-    readers: dict[str, Callable[[Path], Look]] = {"duckdb": _duckdb, "parquet": _parquet}
+    readers: dict[str, Callable[[Path], Look]] = {"duckdb": _duckdb, "parquet": _parquet, "delta": _delta}
     try:
         return readers[kind](target)
     except (duckdb.Error, OSError, ValueError, KeyError) as error:
@@ -41,7 +44,10 @@ def look(kind: str, target: Path) -> Look:
 
 def fingerprint(kind: str, target: Path) -> dict[str, str]:
     """The digest of every published file."""
-    files = [target] if kind == "duckdb" else [*_listed(target), *target.glob("manifests/*.json")]
+    files = [target]
+    if kind != "duckdb":
+        documents = _documents(target) if kind == "parquet" else _documents_of_delta(target)
+        files = [*_listed(target, documents), *target.glob("manifests/*.json")]
     return {str(file.relative_to(target.parent)): _digest(file.read_bytes()) for file in files if file.exists()}
 
 
@@ -73,7 +79,7 @@ def _duckdb(target: Path) -> Look:
     return seen
 
 
-def _documents(target: Path) -> list[dict[str, object]]:
+def _documents(target: Path) -> list[Document]:
     before = ""
     found = []
     for path in sorted(target.glob("manifests/*.json")):
@@ -87,39 +93,82 @@ def _documents(target: Path) -> list[dict[str, object]]:
     return found
 
 
-def _entries(target: Path) -> list[dict[str, object]]:
+def _entries(documents: list[Document]) -> list[Document]:
     """The listed files that must still exist: states of the last run, and all files that accumulate."""
-    documents = _documents(target)
-    states = ("current", "rejects", "strikes")
+    states = ("current", "contacts", "rejects", "strikes")
     return [
         entry
         for document in documents
-        for entry in document["files"]  # type: ignore[attr-defined]
+        for entry in document["files"]
         if document is documents[-1] or entry["path"].split("/")[0] not in states
     ]
 
 
-def _listed(target: Path) -> list[Path]:
-    return [target / str(entry["path"]) for entry in _entries(target)]
+def _listed(target: Path, documents: list[Document]) -> list[Path]:
+    return [target / entry["path"] for entry in _entries(documents)]
+
+
+def _rows(target: Path, documents: list[Document]) -> dict[str, list[str]]:
+    """The rows of the listed files by their contents, and the manifests."""
+    rows: dict[str, list[str]] = {}
+    for entry in _entries(documents):
+        path = target / entry["path"]
+        content = path.read_bytes()
+        if len(content) != entry["bytes"] or _digest(content) != entry["sha256"]:
+            message = f"{entry['path']} is not what its manifest says"
+            raise Torn(message)
+        found = [repr(row) for row in pq.read_table(path, partitioning=None).to_pylist()]
+        rows.setdefault(entry["path"].split("/")[0], []).extend(found)
+    states = [{key: value for key, value in each.items() if key not in _OF_BYTES} for each in documents]
+    rows["manifests"] = [json.dumps(state, sort_keys=True) for state in states]
+    return rows
 
 
 def _parquet(target: Path) -> Look:
     documents = _documents(target)
     if not documents:
         return {}
-    rows: dict[str, list[str]] = {}
-    for entry in _entries(target):
-        path = target / str(entry["path"])
-        content = path.read_bytes()
-        if len(content) != entry["bytes"] or _digest(content) != entry["sha256"]:
-            message = f"{entry['path']} is not what its manifest says"
-            raise Torn(message)
-        found = [repr(row) for row in pq.read_table(path, partitioning=None).to_pylist()]
-        rows.setdefault(str(entry["path"]).split("/")[0], []).extend(found)
+    rows = _rows(target, documents)
     current = target / f"current/seq={documents[-1]['seq']:08d}"
-    if set(current.glob("*.parquet")) != {path for path in _listed(target) if path.parent == current}:
+    if set(current.glob("*.parquet")) != {path for path in _listed(target, documents) if path.parent == current}:
         message = "the current folder and its manifest differ"
         raise Torn(message)
-    states = [{key: value for key, value in each.items() if key not in _OF_BYTES} for each in documents]
-    rows["manifests"] = [json.dumps(state, sort_keys=True) for state in states]
     return {table: _told(lines) for table, lines in rows.items()}
+
+
+def _delta(target: Path) -> Look:
+    """By the manifest that the last commit of `contacts` names; rows of later runs in other tables are ignored."""
+    documents = _documents_of_delta(target)
+    if not documents:
+        return {}
+    rows = _rows(target, documents)
+    for table in ("contacts", "versions", "runs"):
+        found = _table(target / table).to_pyarrow_table().to_pylist()
+        if sorted(repr(row) for row in found if row["seq"] <= documents[-1]["seq"]) != sorted(rows[table]):
+            message = f"the table {table} and its manifest differ"
+            raise Torn(message)
+    return {table: _told(lines) for table, lines in rows.items()}
+
+
+def _table(folder: Path) -> Any:
+    from deltalake import DeltaTable  # noqa: PLC0415 - starts threads: see `child`
+
+    return DeltaTable(str(folder))
+
+
+def _documents_of_delta(target: Path) -> list[Document]:
+    if not (target / "contacts/_delta_log/00000000000000000000.json").exists():
+        return []
+    commits = (commit.get("etl.manifest") for commit in _table(target / "contacts").history())
+    digest = next(filter(None, commits), "")
+    found: list[Document] = []
+    while digest:
+        [path] = target.glob(f"manifests/*.{digest}.*.json")
+        content = path.read_bytes()
+        document = json.loads(content)
+        if _digest(content) != digest or document["seq"] != int(path.name.partition(".")[0]):
+            message = f"{path.name} is not what its name says"
+            raise Torn(message)
+        found.insert(0, document)
+        digest = document["previous"]
+    return found

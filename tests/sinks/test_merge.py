@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,7 @@ from etl.errors import EtlError, TargetCorrupt
 from etl.model import AccountYield, Counts, Merged, Mode, Publication, RunRecord, Span, union
 from etl.sinks import merge
 from etl.storage import duck
+from etl.storage.row_hash import FORMER_SQL
 from tests.support.publishing import EVERYTHING, Row, brought, contact, day, publication
 
 Key = tuple[str, str]
@@ -201,7 +203,11 @@ def test_the_fingerprint_is_the_same_in_any_run_and_account(tmp_path: Path) -> N
     ]
     snapshot = Snapshot()
     snapshot.merge(publication(brought(tmp_path, "a", rows, seq=1), brought(tmp_path, "b", rows, seq=1)))
-    assert {row["row_hash"] for row in snapshot.contacts.values()} == {"c9d6b30b4f14e6a5d33ed08e52c324ba"}
+    assert {row["row_hash"] for row in snapshot.contacts.values()} == {"2:cdc26923f00d0ba0ec69ed921c14d8e8"}
+    with duckdb.connect() as connection:
+        connection.register("contacts", pa.Table.from_pylist(list(snapshot.contacts.values()), schema.CONTACTS_SCHEMA))
+        former = connection.execute(f"SELECT DISTINCT {FORMER_SQL} FROM contacts").fetchall()
+    assert former == [("c9d6b30b4f14e6a5d33ed08e52c324ba",)]
 
 
 def test_absence_deletes_on_the_second_strike(account: Account) -> None:

@@ -11,7 +11,7 @@ import pytest
 from etl.errors import TargetCorrupt
 from etl.model import Publication
 from etl.sinks import SinkKind, open_readonly, select
-from etl.sinks.manifest import decode
+from etl.sinks.manifest import FORMAT, decode
 from tests.support.old_targets import age
 from tests.support.publishing import Row, brought, contact, day, publication, sink_at
 
@@ -180,7 +180,7 @@ def _assert_new(target: Target, seq: int) -> None:
             found = connection.sql("SELECT * FROM rejects").to_arrow_table().to_pylist()
     else:
         found = pq.read_table(target.path / "rejects" / f"seq={seq:08d}", partitioning=None).to_pylist()
-        assert decode((target.path / "manifests" / f"{seq:08d}.json").read_bytes()).format == 3
+        assert decode((target.path / "manifests" / f"{seq:08d}.json").read_bytes()).format == FORMAT
     assert len(found) == len(OLD)
     assert list(found[0]) == [*FIRST_COLUMNS, "first_seq", "last_seq", "seen"]
 

@@ -1,4 +1,4 @@
-"""One contract for all file sinks, checked by independent readers."""
+"""One contract for all sinks, checked by independent readers."""
 
 # ruff: noqa: S608 - the SQL consists of the column table, constant names and quoted literals.
 
@@ -15,7 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -23,16 +26,23 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
 from etl import schema
 from etl.errors import EtlError, PublishConflict, SinkError, TargetCorrupt, UsageError
 from etl.model import Merged, NormalizedBatch, Publication
-from etl.sinks import Sink, SinkKind, open_readonly, select
+from etl.sinks import Sink, SinkKind, select
+from etl.sinks.delta_commits import options
+from etl.sinks.postgres import PostgresSink
 from etl.sinks.snapshot import Published
 from etl.storage import staging
 from etl.storage.lock import Lock
 from etl.times import to_datetime
-from tests.support.publishing import Row, batch, brought, contact, day, publication, sink_at
+from tests.support.campaign import campaign
+from tests.support.object_store import ObjectStore
+from tests.support.postgres import Server
+from tests.support.publishing import Row, batch, brought, contact, day, delta_at, objects_at, publication, sink_at
 
 
 def _read_duckdb(path: Path, table: str) -> list[dict[str, object]]:
@@ -41,15 +51,20 @@ def _read_duckdb(path: Path, table: str) -> list[dict[str, object]]:
 
 
 _STATES = {"contacts": "current", "rejects": "rejects"}
+_FOLDERS = {"contact_versions": "versions", "etl.windows": "windows"}
+
+
+def _runs(manifests: list[dict[str, Any]]) -> list[dict[str, object]]:
+    return [
+        run["counts"] | {"seq": run["seq"], "account": run["account"]} for each in manifests for run in each["runs"]
+    ]
 
 
 def _read_parquet(path: Path, table: str) -> list[dict[str, object]]:
     manifests = [json.loads(file.read_bytes()) for file in sorted(path.glob("manifests/*.json"))]
     if table == "runs":
-        return [
-            run["counts"] | {"seq": run["seq"], "account": run["account"]} for each in manifests for run in each["runs"]
-        ]
-    folder = path / (f"{_STATES[table]}/seq={manifests[-1]['seq']:08d}" if table in _STATES else "versions")
+        return _runs(manifests)
+    folder = path / (f"{_STATES[table]}/seq={manifests[-1]['seq']:08d}" if table in _STATES else _FOLDERS[table])
     return ds.dataset(folder).to_table().to_pylist() if folder.exists() else []
 
 
@@ -65,6 +80,8 @@ class Target:
     def sink(self) -> Sink:
         """A new sink object, as a new process has it."""
         return sink_at(self.kind, self.path)
+
+    windows = "etl.windows"
 
     def bring(self, seq: int, *rows: Row, **options: object) -> Publication:
         """A run of one account."""
@@ -82,6 +99,10 @@ class Target:
         """The rows of a table, as another program reads them."""
         return self.reader(self.path, table)
 
+    def exists(self) -> bool:
+        """Whether anything was published."""
+        return self.path.exists()
+
     def ids(self) -> list[int]:
         """The numbers of the live contacts."""
         return sorted(int(str(row["contact_id"]), 16) for row in self.read("contacts"))
@@ -96,12 +117,157 @@ class Target:
         return sorted(path.name for path in staging.temporary(self.path).iterdir())
 
 
-@pytest.fixture(params=["duckdb", "parquet"])
+@dataclass
+class PostgresTarget(Target):
+    """A sink on a database of its own, read by another client."""
+
+    server: Server
+    database: str
+    windows = "etl_windows"
+
+    def sink(self) -> Sink:
+        """A new sink object, as a new process has it."""
+        return PostgresSink(partial(self.server.dsn, self.database), HOME, self.path)
+
+    def read(self, table: str) -> list[dict[str, object]]:
+        """The rows of a table, as another program reads them."""
+        return self.server.rows(f'"{HOME}".{table}', self.database)
+
+    def exists(self) -> bool:
+        """Whether there is a state: the server is there anyway."""
+        return self.sink().state().seq > 0
+
+    def bytes(self) -> dict[str, str]:
+        """A digest of every table."""
+        tables = self.server.sql(
+            f"SELECT relname FROM pg_stat_user_tables WHERE schemaname = '{HOME}'", database=self.database
+        )
+        return {
+            str(table): hashlib.sha256(str(sorted(map(str, self.read(str(table))))).encode()).hexdigest()
+            for (table,) in tables
+        }
+
+
+@dataclass
+class ObjectTarget(Target):
+    """A Parquet target in an object store, read by another client."""
+
+    store: ObjectStore
+    url: str
+
+    def sink(self) -> Sink:
+        """A new sink object, as a new process has it."""
+        return objects_at(self.url, self.store.endpoint, self.path)
+
+    def read(self, table: str) -> list[dict[str, object]]:
+        """The rows of a table, from the files that the manifests list."""
+        names = sorted(name for name in self.store.names(self.url) if name.startswith("manifests/"))
+        manifests = [json.loads(self.store.get(self.url, name)) for name in names]
+        if table == "runs":
+            return _runs(manifests)
+        content, chosen = (_STATES[table], manifests[-1:]) if table in _STATES else (_FOLDERS[table], manifests)
+        files = [file["path"] for one in chosen for file in one["files"] if file["path"].startswith(f"{content}/")]
+        return [row for file in files for row in pq.read_table(BytesIO(self.store.get(self.url, file))).to_pylist()]
+
+    def exists(self) -> bool:
+        """Whether there is a manifest."""
+        return any(name.startswith("manifests/") for name in self.store.names(self.url))
+
+    def bytes(self) -> dict[str, str]:
+        """A digest of every object, without the announcements of runs."""
+        names = [name for name in self.store.names(self.url) if not name.startswith("preparing/")]
+        return {name: hashlib.sha256(self.store.get(self.url, name)).hexdigest() for name in names}
+
+    def temporary(self) -> list[str]:
+        """The names in the temporary folder, without the copies of the last state."""
+        return [name for name in super().temporary() if not name.endswith(".copies")]
+
+
+@dataclass
+class DeltaTarget(Target):
+    """Delta tables, in a folder or in an object store, read as Delta tables."""
+
+    url: str
+    endpoint: str
+
+    def sink(self) -> Sink:
+        """A new sink object, as a new process has it."""
+        return delta_at(self.url, self.endpoint, self.path)
+
+    def read(self, table: str) -> list[dict[str, object]]:
+        """The rows of a table; windows are no table."""
+        if table == "etl.windows":
+            with self.sink().reading() as connection:
+                return select(connection, "FROM etl.windows").to_pylist()
+        name = {"contact_versions": "versions"}.get(table, table)
+        found = DeltaTable(f"{self.url}/{name}", storage_options=options(self.endpoint)).to_pyarrow_table()
+        return found.sort_by("seq").to_pylist()
+
+    def exists(self) -> bool:
+        """Whether the table `contacts` can be read."""
+        try:
+            return bool(self.read("contacts"))
+        except TableNotFoundError:
+            return False
+
+    def bytes(self) -> dict[str, str]:
+        """What readers see of every table."""
+        names = ("contacts", "contact_versions", "runs", "rejects")
+        return {name: str(sorted(map(str, self.read(name)))) for name in names}
+
+    def temporary(self) -> list[str]:
+        """The names in the temporary folder, without the copies of the last state."""
+        return [name for name in super().temporary() if not name.endswith(".copies")]
+
+
+of_files = pytest.mark.parametrize("target", ["duckdb", "parquet"], indirect=True)
+"""For tests of targets that consist of files on this disk."""
+without_server = pytest.mark.parametrize(
+    "target", ["duckdb", "parquet", "s3", "delta", campaign("delta-s3")], indirect=True
+)
+"""For tests of what any sink of files leaves on this disk."""
+HOME = "Customer data"
+"""A schema whose name must be quoted."""
+
+
+def of_kind(kind: str, folder: Path) -> Target:
+    """A target of files that does not exist yet."""
+    if kind == "duckdb":
+        return Target("duckdb", folder / "data" / "contacts.duckdb", folder / "parts", _read_duckdb)
+    return Target("parquet", folder / "data" / "contacts", folder / "parts", _read_parquet)
+
+
+@pytest.fixture(params=["duckdb", "parquet", "s3", "postgres", "delta", campaign("delta-s3")])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
     """A target of each kind that does not exist yet."""
-    if request.param == "duckdb":
-        return Target("duckdb", tmp_path / "data" / "contacts.duckdb", tmp_path / "parts", _read_duckdb)
-    return Target("parquet", tmp_path / "data" / "contacts", tmp_path / "parts", _read_parquet)
+    if request.param == "s3":
+        return in_store(request.getfixturevalue("object_store"), tmp_path)
+    if request.param == "postgres":
+        return on_server(request.getfixturevalue("postgres"), tmp_path)
+    if request.param == "delta":
+        return as_delta(tmp_path, str(tmp_path / "data" / "contacts"))
+    if request.param == "delta-s3":
+        store: ObjectStore = request.getfixturevalue("object_store")
+        return as_delta(tmp_path, store.new_url(), store.endpoint)
+    return of_kind(request.param, tmp_path)
+
+
+def on_server(server: Server, folder: Path) -> PostgresTarget:
+    """A target in a new database."""
+    path = folder / "data" / "postgres"
+    return PostgresTarget("postgres", path, folder / "parts", _read_duckdb, server, server.create_database())
+
+
+def in_store(store: ObjectStore, folder: Path) -> ObjectTarget:
+    """A target under a new prefix."""
+    path = folder / "data" / "contacts"
+    return ObjectTarget("parquet", path, folder / "parts", _read_parquet, store, store.new_url())
+
+
+def as_delta(folder: Path, url: str, endpoint: str = "") -> DeltaTarget:
+    """Delta tables, in an object store or in a folder, that do not exist yet."""
+    path = folder / "data" / "contacts"
+    return DeltaTarget("delta", path, folder / "parts", _read_parquet, url, endpoint)
 
 
 FULL = contact(
@@ -161,7 +327,7 @@ def test_as_of_shows_the_contacts_that_a_run_left(target: Target) -> None:
     """`contacts_as_of` is empty before the first run, then shows the last state, with deletions and resurrections."""
     for seq, rows in enumerate([[contact(1), contact(2)], [contact(2, name="b")], [contact(2)], [contact(1)]], start=1):
         target.publish(target.bring(seq, *rows))
-    with open_readonly(target.kind, target.path) as connection:
+    with target.sink().reading() as connection:
 
         def as_of(moment: float) -> list[tuple[object, ...]]:
             query = f"SELECT * FROM contacts_as_of(TIMESTAMPTZ '{day(moment)}') ORDER BY contact_id"
@@ -191,7 +357,7 @@ def test_as_of_goes_by_the_last_run_when_the_servers_clock_went_back(target: Tar
     target.publish(at(publication(brought(target.folder, "one", [contact(1, name="b"), contact(4)], seq=4)), 7))
     second = {("one", 1, "b"), ("one", 2, None), ("one", 4, None)}
     third = {("two", 3, None), ("two", 5, None)}
-    with open_readonly(target.kind, target.path) as connection:
+    with target.sink().reading() as connection:
 
         def as_of(moment: float) -> set[tuple[object, ...]]:
             rows = select(connection, f"SELECT * FROM contacts_as_of(TIMESTAMPTZ '{day(moment)}')").to_pylist()
@@ -256,18 +422,14 @@ def test_rejects_and_windows_are_kept_with_their_run(target: Target) -> None:
         "last_seq": 1,
         "seen": 1,
     }
-    windows = (
-        _read_duckdb(target.path, "etl.windows")
-        if target.kind == "duckdb"
-        else ds.dataset(target.path / "windows").to_table().to_pylist()
-    )
+    windows = target.read(target.windows)
     assert [(row["end"], row["request"], row["seq"]) for row in windows] == [(day(1), 7, 1)]
 
 
 def test_an_empty_account_is_a_snapshot_too(target: Target) -> None:
     """The tables of an empty account exist with all columns (A42)."""
     target.publish(target.bring(1))
-    with open_readonly(target.kind, target.path) as connection:
+    with target.sink().reading() as connection:
         for table in ("contacts", "contact_versions", "rejects"):
             assert select(connection, f"FROM {table}").num_rows == 0
         [run] = select(connection, "FROM runs").to_pylist()
@@ -338,10 +500,10 @@ def test_nothing_is_visible_before_publishing_or_after_discarding(target: Target
         sink = target.sink()
         sink.open()
         sink.prepare(run)
-        assert not target.path.exists()
+        assert not target.exists()
         sink.discard()
         sink.discard()
-        assert not target.path.exists()
+        assert not target.exists()
         assert sink.prepare(run).counts["main"].new == 1
         sink.publish(run)
     assert target.ids() == [1]
@@ -350,6 +512,7 @@ def test_nothing_is_visible_before_publishing_or_after_discarding(target: Target
         sink.publish(run)
 
 
+@without_server
 def test_files_are_private_whatever_the_umask(target: Target) -> None:
     """Files are 0600 and folders 0700, after a second run too (X3)."""
     before = os.umask(0)
@@ -365,7 +528,7 @@ def test_files_are_private_whatever_the_umask(target: Target) -> None:
 def test_a_reader_sees_its_snapshot_and_blocks_nobody(target: Target) -> None:
     """A connection opened before a run shows the old state after it, and a new connection the new state (S1, S12)."""
     target.publish(target.bring(1, contact(1)))
-    with open_readonly(target.kind, target.path) as reader:
+    with target.sink().reading() as reader:
         assert select(reader, "SELECT count(*) AS n FROM contacts")["n"].to_pylist() == [1]
         target.publish(target.bring(2, contact(1), contact(2)))
         assert select(reader, "SELECT count(*) AS n FROM contacts")["n"].to_pylist() == [1]
@@ -373,17 +536,20 @@ def test_a_reader_sees_its_snapshot_and_blocks_nobody(target: Target) -> None:
 
 
 def test_the_second_of_two_that_prepared_the_same_run_loses(target: Target) -> None:
-    """The second publisher gets exit 21, and the files of the first stay byte-identical (P17, P18)."""
+    """The second publisher gets exit 21, and the data of the first stays byte-identical (P17, P18)."""
     for seq in (1, 2):
         run = target.bring(seq, contact(1, name=str(seq)))
         first, second = target.sink(), target.sink()
         first.prepare(run)
-        second.prepare(run)
-        first.publish(run)
-        before = target.bytes()
-        with pytest.raises(PublishConflict):
+        with pytest.raises(PublishConflict):  # noqa: PT012 - a server refuses the second one earlier than files
+            second.prepare(run)
+            first.publish(run)
+            before = target.bytes()
             second.publish(run)
         second.discard()
+        if target.kind == "postgres":
+            first.publish(run)
+            continue
         assert target.bytes() == before
     with pytest.raises(PublishConflict, match="already published"):
         target.sink().prepare(run)
@@ -414,6 +580,7 @@ def test_a_run_that_fails_leaves_every_byte(target: Target) -> None:
 _KILL = """
 import os, shutil, sys, pathlib
 sys.path.insert(0, sys.argv[1])
+from tests.support.postgres import Server
 from tests.support.publishing import brought, contact, publication, sink_at
 kind, home, name, seq = sys.argv[2], pathlib.Path(sys.argv[3]), sys.argv[4], int(sys.argv[5])
 whole, data = home / "whole", home / "data"
@@ -449,7 +616,8 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("published", [0, 1])
+@of_files
+@pytest.mark.parametrize("published", [pytest.param(0, marks=pytest.mark.campaign), 1])
 def test_a_kill_anywhere_in_publishing_leaves_the_old_state_or_the_new(target: Target, published: int) -> None:
     """After a kill before any file operation of a publication, the next run finds a whole state (P4, S11)."""
     home = target.path.parent.parent
@@ -473,6 +641,7 @@ def test_a_kill_anywhere_in_publishing_leaves_the_old_state_or_the_new(target: T
 _LIMIT = """
 import resource, sys, pathlib
 sys.path.insert(0, sys.argv[1])
+from tests.support.postgres import Server
 from tests.support.publishing import brought, contact, publication, sink_at
 from etl.errors import SinkError
 path = pathlib.Path(sys.argv[3])
@@ -489,6 +658,7 @@ sink.discard()
 """
 
 
+@of_files
 def test_a_disk_that_takes_no_more_leaves_every_byte(target: Target) -> None:
     """A write that fails halfway is exit 20 and leaves nothing behind, and the next run works (P9, S8)."""
     target.publish(target.bring(1, contact(1)))
@@ -501,6 +671,7 @@ def test_a_disk_that_takes_no_more_leaves_every_byte(target: Target) -> None:
     target.publish(target.bring(2, contact(1), contact(2)))
 
 
+@of_files
 @pytest.mark.parametrize("damage", [b"", b"not one of ours", None])
 def test_a_damaged_target_is_never_taken_for_a_new_one(target: Target, damage: bytes | None) -> None:
     """Empty, foreign and truncated files are exit 22 and stay as they are (P25, S4, S9)."""
@@ -518,6 +689,7 @@ def test_a_damaged_target_is_never_taken_for_a_new_one(target: Target, damage: b
     assert target.sink().open().seq == 1
 
 
+@without_server
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_fetched(target: Target) -> None:
     """A file in place of a folder is exit 20, with the path and a hint (P12)."""
     target.path.parent.write_text("a file")
@@ -537,7 +709,10 @@ def test_a_query_cannot_write(target: Target) -> None:
         "FROM read_text('/etc/hosts')",
         "WITH x AS (INSERT INTO runs SELECT * FROM runs RETURNING *) FROM x", "SELECT no_such_column FROM contacts",
     )  # fmt: skip
-    with open_readonly(target.kind, target.path) as connection:
+    for query in queries:
+        with pytest.raises(UsageError):
+            target.sink().select(query)
+    with target.sink().reading() as connection:
         for query in queries:
             with pytest.raises(UsageError):
                 select(connection, query)
@@ -547,7 +722,7 @@ def test_a_query_cannot_write(target: Target) -> None:
 
 def test_sql_before_the_first_run_says_so(target: Target) -> None:
     """A query before the first run is an error that says so."""
-    with pytest.raises(UsageError, match="nothing was published yet"), open_readonly(target.kind, target.path):
+    with pytest.raises(UsageError, match="nothing was published yet"), target.sink().reading():
         pass
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.campaign import campaign
+
 ROOT = Path(__file__).parents[2]
 RECORD = """
 import json, pathlib, sys
@@ -74,7 +76,7 @@ def _moved(path: str, source: str, goal: str) -> str:
     return goal + path.removeprefix(source) if _within(path, source) else path
 
 
-@pytest.mark.parametrize("start", ["nothing", "snapshot"])
+@pytest.mark.parametrize("start", [campaign("nothing"), "snapshot"])
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_nothing_gets_its_name_before_all_of_it_is_on_the_disk(sink: str, start: str, tmp_path: Path) -> None:
     """Files, folders, the name and its folder are synced in this order, and any missing sync is detected (P6)."""

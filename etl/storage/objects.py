@@ -1,0 +1,248 @@
+"""The objects below one address of an object store (`s3://bucket/prefix`), by their names relative to it.
+
+Credentials come from the environment (variables, web identity, container or instance role). Reading, listing, uploading
+and removing are repeated by the library; creating is repeated here, because its outcome may be unknown. Errors of the
+library are raised as `SinkError`, with the store's error code and never its text. The only module that imports obstore,
+which belongs to the extra `s3`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from time import sleep
+from typing import Protocol
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import S3Store
+
+from etl.errors import OutcomeUnknown, SinkError, Unreachable
+from etl.storage import files
+
+_CONNECT, _SILENCE, _REQUEST = timedelta(seconds=5), timedelta(seconds=30), timedelta(minutes=10)
+"""Limits: of a connection, of the silence of the server during a request, and of a whole request."""
+_RETRIES, _RETRYING = 5, timedelta(minutes=2)
+_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""Seconds before each attempt to create an object."""
+_PART_BYTES = 8 * 2**20
+_PARTS_AT_ONCE = 4
+
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_STATUS = re.compile(r"status code: (\d{3} [A-Z][A-Za-z ]+)")
+_ACCOUNT = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this machine."
+_RIGHTS = "Give these credentials s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there."
+_NETWORK = "Check the endpoint of the sink and the network, then run again."
+_LATER = "Run again later."
+NO_ANSWER = "no answer"
+_HINTS = {
+    "NoSuchBucket": "Create the bucket, or correct its name.",
+    "AccessDenied": _RIGHTS,
+    "403": _RIGHTS,
+    "InvalidAccessKeyId": _ACCOUNT,
+    "SignatureDoesNotMatch": _ACCOUNT,
+    "ExpiredToken": _ACCOUNT,
+    "InvalidToken": _ACCOUNT,
+    "401": _ACCOUNT,
+    "PermanentRedirect": "Set AWS_REGION to the region of the bucket.",
+    "AuthorizationHeaderMalformed": "Set AWS_REGION to the region of the bucket.",
+    "no credentials": _ACCOUNT,
+    NO_ANSWER: _NETWORK,
+}
+_ELSEWHERE = {_ACCOUNT, _NETWORK, _LATER}
+"""The hints of errors that concern the store as a whole, not what is asked of it."""
+_INSTANCE = ("169.254.169.254", "169.254.170.2", "fd00:ec2::254")
+"""Where the library looks for the role of this machine, if the environment holds no credentials."""
+
+
+class Missing(SinkError):
+    """There is no such object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object as the store lists it."""
+
+    bytes: int
+    modified: datetime
+    """By the clock of the store."""
+
+
+class Store(Protocol):
+    """What `Objects` and `local_objects.LocalObjects` have in common."""
+
+    url: str
+    local: Path | None
+
+    def list(self, prefix: str = "") -> dict[str, Listed]: ...  # noqa: D102 - see `Objects`
+    def exists(self, name: str) -> bool: ...  # noqa: D102
+    def read(self, name: str) -> bytes: ...  # noqa: D102
+    def read_range(self, name: str, start: int, length: int) -> bytes: ...  # noqa: D102
+    def chunks(self, name: str) -> Iterator[bytes]: ...  # noqa: D102
+    def upload(self, path: Path, name: str) -> None: ...  # noqa: D102
+    def create(self, name: str, content: bytes) -> bool: ...  # noqa: D102
+    def remove(self, names: Iterable[str]) -> None: ...  # noqa: D102
+    def settle(self, name: str) -> None: ...  # noqa: D102
+    def where(self, name: str) -> str: ...  # noqa: D102
+
+
+class Objects:
+    """The objects below `url`. Objects of this module are never changed, only created and removed.
+
+    `endpoint` is the address of the store, by default that of the environment, or else of AWS.
+    """
+
+    def __init__(self, url: str, endpoint: str = "", *, pause: Callable[[float], object] = sleep) -> None:
+        self.url = url
+        self.local: Path | None = None
+        """The folder of the objects, if they are on this machine."""
+        self._endpoint = endpoint
+        self._pause = pause
+        self._store = self._connect(_RETRIES)
+
+    def _connect(self, retries: int) -> S3Store:
+        return S3Store.from_url(
+            self.url,
+            # The store checks what it receives: a connection that changes a byte does not go unnoticed.
+            config={"checksum_algorithm": "SHA256", **({"endpoint": self._endpoint} if self._endpoint else {})},
+            client_options={
+                "allow_http": self._endpoint.startswith("http:"),
+                "connect_timeout": _CONNECT,
+                "read_timeout": _SILENCE,
+                "timeout": _REQUEST,
+            },
+            retry_config={"max_retries": retries, "retry_timeout": _RETRYING},
+        )
+
+    def list(self, prefix: str = "") -> dict[str, Listed]:
+        """The objects whose names begin with the folders `prefix`, by name."""
+        with self._translated("list", prefix):
+            pages = list(obstore.list(self._store, prefix or None))
+        return {found["path"]: Listed(found["size"], found["last_modified"]) for page in pages for found in page}
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of this name."""
+        try:
+            with self._translated("look at", name):
+                obstore.head(self._store, name)
+        except Missing:
+            return False
+        return True
+
+    def read(self, name: str) -> bytes:
+        """The content of an object. Raises `Missing`."""
+        return self._read(self._store, name)
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """`length` bytes of an object from `start`, or fewer at its end. Raises `Missing`."""
+        with self._translated("read", name):
+            return bytes(obstore.get_range(self._store, name, start=start, length=length))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The content of an object in parts of some megabytes. Raises `Missing`."""
+        with self._translated("read", name):
+            for chunk in obstore.get(self._store, name).stream(min_chunk_size=_PART_BYTES):
+                yield bytes(chunk)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Write a file to a name that nothing else writes to; large files in parts, which are invisible until the last.
+
+        A lost answer is repeated by the library: the same bytes again do no harm.
+        """
+        with self._translated("write", name), files.translate_os_errors("read", path):
+            obstore.put(self._store, name, path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Create an object in one step and never replace one; return whether it holds `content`.
+
+        False: it exists with another content. No answer, "exists" or a failed precondition may each follow our own
+        success, so the object is then read on a new connection and compared. Raises `OutcomeUnknown` if that fails too,
+        and `SinkError` if the store refused at once, so that nothing was created.
+        """
+        uncertain = False
+        for pause in _PAUSES:
+            self._pause(pause)
+            fresh = self._connect(0)
+            try:
+                with self._translated("create", name):
+                    obstore.put(fresh, name, content, mode="create", use_multipart=False)
+            except SinkError as error:
+                if not (found := _outcome(error)):
+                    if uncertain:
+                        raise self._unknown(name, error) from error
+                    raise
+                uncertain = uncertain or found == "unknown"
+                last = error
+            else:
+                return True
+            try:
+                return self._read(self._connect(_RETRIES), name) == content
+            except Missing:
+                continue  # The same request again can only create the same object.
+            except SinkError as error:
+                raise self._unknown(name, error) from error
+        raise self._unknown(name, last) from last
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove objects; a missing one is ignored."""
+        chosen = sorted(names)
+        if chosen:
+            with self._translated("remove", chosen[0]):
+                obstore.delete(self._store, chosen)
+
+    def settle(self, name: str) -> None:
+        """Do nothing: the store keeps what it has accepted."""
+
+    def _read(self, store: S3Store, name: str) -> bytes:
+        with self._translated("read", name):
+            return bytes(obstore.get(store, name).bytes())
+
+    def _unknown(self, name: str, error: SinkError) -> OutcomeUnknown:
+        return OutcomeUnknown(f"it is not known whether an object was created: {error.message}", where=self.where(name))
+
+    def where(self, name: str) -> str:
+        """The address of an object."""
+        return f"{self.url}/{name}" if name else self.url
+
+    @contextmanager
+    def _translated(self, what: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, FileNotFoundError, PermissionError) as error:
+            reason = reason_of(error)
+            kind = Missing if isinstance(error, FileNotFoundError) and reason != "NoSuchBucket" else kind_for(reason)
+            message = f"cannot {what} an object: {reason}"
+            raise kind(message, where=self.where(name), hint=hint_for(reason)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """The code of the store or the status of its answer; the rest of the message may hold anything."""
+    text = str(error)
+    if any(address in text for address in _INSTANCE):
+        return "no credentials"
+    found = _CODE.search(text) or _STATUS.search(text)
+    return found[1].strip() if found else NO_ANSWER
+
+
+def hint_for(reason: str) -> str:
+    """The hint for a result of `reason_of`."""
+    return next((hint for known, hint in _HINTS.items() if reason.startswith(known)), _LATER)
+
+
+def kind_for(reason: str) -> type[SinkError]:
+    """The error for a result of `reason_of`: whether it concerns the store as a whole."""
+    return Unreachable if hint_for(reason) in _ELSEWHERE else SinkError
+
+
+def _outcome(error: SinkError) -> str:
+    """`exists` or `unknown` after a failed creation; empty if the store refused it."""
+    cause = error.__cause__
+    if isinstance(cause, AlreadyExistsError | PreconditionError):
+        return "exists"
+    status = _STATUS.search(str(cause))
+    refused = status is not None and status[1][0] == "4" and status[1][:3] not in {"408", "409", "412", "429"}
+    return "" if refused or "no credentials" in error.message else "unknown"
