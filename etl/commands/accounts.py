@@ -24,14 +24,14 @@ from etl import schema
 from etl.api.request import checked_filters
 from etl.commands.publish import publish
 from etl.commands.result import ChangeResult, SinkReport
-from etl.config import ACCOUNT_NAME, Config
+from etl.config import Config
+from etl.config.accounts import ACCOUNT_NAME
 from etl.errors import EtlError, UsageError
 from etl.log import log
 from etl.model import AccountYield, Counts, Proof, Publication, Requests, RunRecord, SinkState
 from etl.sinks import Sink, Unpublished
 from etl.sinks.checks import refuse_other_filters
 from etl.sinks.targets import sinks as sinks_of
-from etl.sinks.targets import targets
 from etl.storage import files
 from etl.storage.lock import Lock
 from etl.storage.staging import next_folder, stage_folder
@@ -75,9 +75,9 @@ class Change:
             hint = "Choose another one: letters, digits, '.', '_' and '-', at most 64."
             raise UsageError(f"account {account} cannot be renamed to {new!r}", where="command line", hint=hint)
         filters = checked_filters(self._config.extract.filters)
-        if not any(path.exists() for _, path in targets(self._config)):
-            raise Unpublished("nothing was exported yet", where="sinks")
         sinks = sinks_of(self._config)
+        if not any(sink.exists() for sink in sinks):
+            raise Unpublished("nothing was exported yet", where="sinks")
         with ExitStack() as held:
             for sink in sinks:
                 held.enter_context(Lock(sink.path))
@@ -103,6 +103,7 @@ class Change:
                     )
                     if outcome.merged is not None:
                         self._report = replace(self._report, contacts=outcome.merged.counts[account].deleted)
+                    outcome.raise_for_failure()
                 finally:
                     files.remove_quietly(folder)
             # Killed runs of either name can no longer be resumed.
@@ -153,7 +154,7 @@ class Change:
 
     def _note(self, sink: Sink, seq: int) -> None:
         """Record one more target in which the change is done."""
-        sinks = {**self._report.sinks, sink.name: SinkReport(sink.path, seq)}
+        sinks = {**self._report.sinks, sink.name: SinkReport(sink.location, seq)}
         self._report = replace(self._report, seq=seq, sinks=sinks)
 
 
@@ -169,7 +170,7 @@ def _divided(states: States, account: str, new: str | None) -> tuple[Records, Re
         for sink, record in renamed.items()
         if sink not in undone and record.detail.get("renamed_from") == account
     }
-    where = ", ".join(str(sink.path) for sink in states)
+    where = ", ".join(sink.location for sink in states)
     if not undone and not done:
         held = sorted({name for state in states.values() for name in state.runs})
         nearest = difflib.get_close_matches(account, held, n=1, cutoff=0.0)

@@ -15,7 +15,7 @@ import duckdb
 from etl.commands.sql import names_of
 from etl.errors import EtlError
 from etl.model import AccountYield, union
-from etl.sinks import Sink, open_readonly
+from etl.sinks import Sink
 
 _SPANS = """
     with reads as (
@@ -55,7 +55,7 @@ def proven_since(sink: Sink, brought: Iterable[AccountYield]) -> dict[str, datet
     since: dict[str, datetime] = {}
     incremental = [one for one in brought if one.record.mode == "incremental"]
     if 0 < len(incremental) <= MOST_ACCOUNTS:
-        with suppress(EtlError, duckdb.Error), open_readonly(sink.name, sink.path) as connection:
+        with suppress(EtlError, duckdb.Error), sink.reading() as connection:
             for one in incremental:
                 if (began := oldest_needed(connection, one)) is not None:
                     since[one.record.account] = began
@@ -87,6 +87,17 @@ def oldest_needed(connection: duckdb.DuckDBPyConnection, brought: AccountYield) 
         scanned = record.detail.get("witness_at")
         return min(since, datetime.fromtimestamp(scanned / 1000, UTC)) if isinstance(scanned, int) else None
     return since
+
+
+def last_reads(connection: duckdb.DuckDBPyConnection, account: str) -> list[tuple[bool, datetime, datetime, int]]:
+    """The run that last read each span of creation time: list, start, end, run; spans of one list do not overlap."""
+    left: dict[bool, Gaps] = {True: [(_BEGINNING, _END)], False: [(_BEGINNING, _END)]}
+    found = []
+    for name in names_of(connection, account):
+        for seq, _, is_contact, start, end in connection.execute(_SPANS, list(name)).fetchall():
+            before, left[is_contact] = left[is_contact], uncovered(left[is_contact], [(start, end)])
+            found += [(is_contact, first, last, seq) for first, last in uncovered(before, left[is_contact])]
+    return found
 
 
 def uncovered(gaps: Gaps, read: Gaps) -> Gaps:

@@ -32,9 +32,9 @@ _WINDOW = """
 """
 
 
-def explain_contact(config: Config, contact_id: str) -> Explanation:
+def explain_contact(config: Config, contact_id: str, sink: str | None = None) -> Explanation:
     """Everything known about a contact, in every account. Raises UsageError before the first run."""
-    with reading(config) as connection:
+    with reading(config, sink) as connection:
         versions = _ask(connection, _VERSIONS, contact_id)
         published = {str(row["account"]): row for row in _ask(connection, _PUBLISHED, contact_id)}
         strikes = {str(row["account"]): row for row in _ask(connection, _STRIKES, contact_id)}

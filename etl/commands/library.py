@@ -20,8 +20,11 @@ import duckdb
 from anyio.from_thread import start_blocking_portal
 
 from etl.commands.checks import Finding
+from etl.commands.diff import diff_states
+from etl.commands.difference import Difference
 from etl.commands.plan import forecast
-from etl.commands.result import Forecast, RunResult, Status
+from etl.commands.report import write_report
+from etl.commands.result import Forecast, RunResult, Status, WrittenReport
 from etl.commands.run import Options, Run
 from etl.commands.status import read_status
 from etl.commands.unexpected import as_error
@@ -34,7 +37,7 @@ from etl.storage.preflight import check_handles
 T = TypeVar("T")
 
 OnProgress = Callable[[Sequence[Progress]], object]
-"""Called about once a second until everything is published, with one value per account that is at work or failed."""
+"""Called about once a second until everything is published, with one value per account."""
 PROGRESS_SECONDS = 1.0
 
 
@@ -55,11 +58,12 @@ async def run_async(
     allow_unproven: bool = False,
     allow_shrink: bool = False,
     on_progress: OnProgress | None = None,
+    cluster: str = "",
 ) -> RunResult:
     """Export every account, inside a running event loop; see `run`."""
     check_handles()
     options = Options(full, allow_unproven, allow_shrink)
-    work = Run(config, options, partial(_report, on_progress) if on_progress else None)
+    work = Run(config, options, partial(_report, on_progress) if on_progress else None, cluster)
     try:
         return await work.execute()
     except BaseException as error:
@@ -74,8 +78,12 @@ def run(
     allow_unproven: bool = False,
     allow_shrink: bool = False,
     on_progress: OnProgress | None = None,
+    cluster: str = "",
 ) -> RunResult:
     """Export every account; incremental after the first time, everything with `full`.
+
+    `cluster` is the address of a Dask scheduler (`tcp://host:8786`) whose workers read the accounts; it needs the extra
+    `scale`.
 
     A failure is part of the result, like the exit code of `etl run`: `result.raise_for_error()` raises it. If it is
     cancelled (Ctrl-C), nothing is published, and the next run resumes from the data already read.
@@ -87,6 +95,7 @@ def run(
         allow_unproven=allow_unproven,
         allow_shrink=allow_shrink,
         on_progress=on_progress,
+        cluster=cluster,
     )
     return _wait_for(work)
 
@@ -99,9 +108,12 @@ def plan(config: Config, *, full: bool = False) -> Sequence[Forecast]:
     return _wait_for(partial(forecast, config, full=full))
 
 
-def status(config: Config) -> Status:
-    """The last runs and attempts to run. Raises `SinkError`, `TargetCorrupt`."""
-    return read_status(config)
+def status(config: Config, *, sink: str | None = None) -> Status:
+    """The last runs and attempts to run, by this sink or the first one that exists.
+
+    Raises `UsageError` if no sink has the name, `SinkError`, `TargetCorrupt`.
+    """
+    return read_status(config, sink)
 
 
 def verify(config: Config, *, live: int = 0) -> Sequence[Finding]:
@@ -112,12 +124,38 @@ def verify(config: Config, *, live: int = 0) -> Sequence[Finding]:
     return [*verify_targets(config), *(_wait_for(partial(verify_live, config, live)) if live else ())]
 
 
-def connect(config: Config) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+def diff(
+    config: Config,
+    before: str | int,
+    after: str | int,
+    *,
+    rows: int = 0,
+    values: bool = False,
+    sink: str | None = None,
+) -> Difference:
+    """What changed between two published states, with the first `rows` contacts, and their `values` if asked for.
+
+    A state is a run's number (-1: the newest, 0: before the first) or a time, as text. Raises `UsageError` if there is
+    no such state, `SinkError`, `TargetCorrupt`.
+    """
+    return diff_states(config, before, after, rows=rows, values=values, sink=sink)
+
+
+def report(config: Config, path: str | PathLike[str] | None = None) -> WrittenReport:
+    """Write the report of the newest published state to `path`, by default `report.path`, else `report.html`.
+
+    Raises `UsageError` without the extra `report`, `SinkError`, `TargetCorrupt`.
+    """
+    return write_report(config, None if path is None else Path(path))
+
+
+def connect(config: Config, *, sink: str | None = None) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
     """A read-only DuckDB connection to the published tables: `contacts`, `contact_versions`, `runs`, `rejects`.
 
-    Raises `UsageError` before the first run, `SinkError`, `TargetCorrupt`.
+    They are those of this sink or of the first one that exists; those on a server are streamed. Raises `UsageError`
+    before the first run or if no sink has the name, `SinkError`, `TargetCorrupt`.
     """
-    return reading(config)
+    return reading(config, sink)
 
 
 async def _report(on_progress: OnProgress, progress: Callable[[], list[Progress]]) -> None:

@@ -12,15 +12,19 @@ from time import monotonic, time
 from etl.api.client import Client, PageRefused, Quota
 from etl.api.request import Query, checked_filters
 from etl.api.sources import Source, reach, sources
+from etl.commands.each import each_account
 from etl.commands.result import Forecast
 from etl.config import Config
-from etl.extract.account import history_of, last_run, reading_key, timing_of
+from etl.errors import EtlError
+from etl.extract.account import history_of, last_run, ordered_from, pace_of, reading_key, timing_of
 from etl.extract.capabilities import Capabilities
 from etl.extract.checkpoint import SavedProgress, saved_progress
 from etl.extract.history import History, choose_mode
+from etl.extract.landmarks import LONGEST_LIST, may_be_sorted
 from etl.extract.plan import requests_of
 from etl.extract.probe import probe
 from etl.extract.strategy import LEADS_FIRST, next_scrub, resume, strike_ranges
+from etl.fleet.attempts import last_attempt
 from etl.model import Mode
 from etl.sinks.checks import refuse_other_filters
 from etl.sinks.snapshot import Published
@@ -29,8 +33,8 @@ from etl.storage.staging import refuse_strangers, stage_folder
 
 SWEEP_REQUESTS = 4
 """A quiet sweep: two time fields, two lists, one request each for the open rest."""
-LONGEST_LIST = 1 << 24
-"""Number of pages at which counting a list stops."""
+ORDER_REQUESTS, ORDER_SHARE = 40, 0.06
+"""Requests beside the pages of an ordered first run, for landmarks and checks: a fixed number, and one per pages."""
 
 
 async def forecast(config: Config, *, full: bool) -> list[Forecast]:
@@ -42,15 +46,27 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
     states = [sink.state() for sink in made]
     for sink, state in zip(made, states, strict=True):
         refuse_other_filters(sink, state, filters)
+
+    async def one(source: Source) -> Forecast:
+        last = last_run(states, source.account)
+        sink = lagging_sink(made, states, source.account, last)
+        history = history_of(last, Published(sink, source.account))
+        stage = stage_folder(made[0].path) / source.account
+        begun = last_attempt(stage)
+        left = saved_progress(
+            begun, reading_key(source, config.extract, last, full=full), time(), shared=begun != stage
+        )
+        own = await _forecast(config, source, history, left, full=full)
+        # The pace that the server allowed at the end of the last run is where the next one begins.
+        paced = own.requests * pace_of(last, config.extract.concurrency).interval
+        return replace(own, seconds=max(own.seconds, round(paced, 1)))
+
     forecasts = []
     async with sources(config) as found:
-        for source in found:
-            last = last_run(states, source.account)
-            sink = lagging_sink(made, states, source.account, last)
-            history = history_of(last, Published(sink, source.account))
-            stage = stage_folder(made[0].path) / source.account
-            left = saved_progress(stage, reading_key(source, config.extract, last, full=full), time())
-            forecasts.append(await _forecast(config, source, history, left, full=full))
+        for done in await each_account(found, config.extract.accounts_at_once, one):
+            if isinstance(done, EtlError):
+                raise done
+            forecasts.append(done)
     # The rate limit of a token adds the time that all accounts which share it need together.
     least: defaultdict[Quota, list[float]] = defaultdict(list)
     for source, own in zip(found, forecasts, strict=True):
@@ -60,7 +76,9 @@ async def forecast(config: Config, *, full: bool) -> list[Forecast]:
         if quota := source.quota:
             seconds, sharing = round(max(own.seconds, sum(least[quota])), 1), len(least[quota])
             forecasts[number] = replace(own, seconds=seconds, per_second=quota.cap.per_second, sharing=sharing)
-    return forecasts
+    # Of the accounts that share a limit, `accounts_at_once` do so at the same time; each has the whole deadline.
+    deadline, at_once = config.extract.deadline.total_seconds(), config.extract.accounts_at_once
+    return [replace(f, exceeds_deadline=f.seconds * min(1.0, at_once / f.sharing) > deadline) for f in forecasts]
 
 
 async def _forecast(config: Config, source: Source, history: History, left: SavedProgress, *, full: bool) -> Forecast:
@@ -101,6 +119,9 @@ async def _work(
     # The page scan is made at least twice if some contacts are in no window; a killed run has made a part of it.
     scans, scanned = max(2 if history.without_created_at else 1, len(left.scans)), sum(pages.values())
     others = SWEEP_REQUESTS + max(0, scanned - left.scans[-1].pages) + scanned * (scans - len(left.scans))
+    fewest = ordered_from(config.extract)
+    if history.watermark is None and fewest and max(pages.values()) >= fewest and may_be_sorted(found):
+        return mode, scanned, SWEEP_REQUESTS + ORDER_REQUESTS + round(ORDER_SHARE * scanned)
     if history.watermark is None:
         rows = {listed: count * found.page_sizes.of(listed) for listed, count in pages.items()}
         return mode, sum(-(-rows[listed] // found.capacity(listed)) for listed in rows), others

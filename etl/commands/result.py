@@ -39,6 +39,8 @@ class Remarks:
 
     requests: Mapping[str, int] = field(default_factory=dict)
     """By purpose."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """By phase."""
     pace: Throttling = field(default_factory=Throttling)
     clock_ahead: int = 0
     """Seconds by which the server's clock is ahead of ours."""
@@ -46,6 +48,12 @@ class Remarks:
     """Seconds by which T0 is before that of the last run."""
     resumed: int = 0
     """Windows that a killed run had read."""
+    by_windows: float = 1.0
+    """The share of the contacts that is proven by windows, by this run or those before it."""
+    order_doubt: str = ""
+    """Why the order of the lists could not be relied on."""
+    order_checks: Mapping[str, int] = field(default_factory=dict)
+    """What was checked of that order, if it was relied on: segments counted, ranges read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +101,11 @@ class AccountReport:
 class SinkReport:
     """The published state of one sink."""
 
-    path: Path
-    seq: int
+    path: str
+    """The file or folder, or what a sink on a server is called."""
+    seq: int | None
+    """None: it could not be published."""
+    error: EtlError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +116,7 @@ class RunResult:
     accounts: tuple[AccountReport, ...] = ()
     sinks: Mapping[str, SinkReport] = field(default_factory=dict)
     error: EtlError | None = None
-    """The error that ended the whole run, or that of the first failed account in the order of the file."""
+    """The error that ended the whole run, or that of the first failed account, or else of the first failed sink."""
     unconfigured: Mapping[str, int] = field(default_factory=dict)
     """Accounts in a target that the configuration does not name, with their numbers of contacts."""
 
@@ -192,6 +203,8 @@ class Forecast:
     """The rate limit of its token, `extract.requests_per_second`."""
     sharing: int = 1
     """Accounts that share this limit: `seconds` is then at least the time that all of them need together."""
+    exceeds_deadline: bool = False
+    """Whether reading the account takes longer than `extract.deadline`, so that the run would not publish it."""
 
     def document(self) -> Document:
         """The account's entry in the `--json` document of `plan`."""
@@ -224,6 +237,8 @@ class PublishedRun:
     contacts: int
     requests_sent: int
     requests_retried: int
+    by_windows: float
+    """The share of the contacts that is proven by windows, by this run or those before it."""
 
     def document(self) -> Document:
         """The run's entry in the `--json` document of `status`."""
@@ -264,6 +279,22 @@ class Status:
             "runs": [run.document() for run in self.runs],
             "attempts": [attempt.document() for attempt in self.attempts],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenReport:
+    """A report, as it was written."""
+
+    path: Path
+    size: int
+    """Bytes."""
+    seq: int
+    """The newest run on it; 0: nothing had been published yet."""
+    contacts: int
+
+    def document(self) -> Document:
+        """The `--json` document of `report`."""
+        return {"path": str(self.path), "bytes": self.size, "seq": self.seq, "contacts": self.contacts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +360,10 @@ class Explanation:
 
 def sink_documents(sinks: Mapping[str, SinkReport]) -> Document:
     """The `sinks` of every `--json` document that reports a publication."""
-    return {name: {"path": str(sink.path), "seq": sink.seq} for name, sink in sinks.items()}
+    return {
+        name: {"path": sink.path, "seq": sink.seq} | ({"error": sink.error.document()} if sink.error else {})
+        for name, sink in sinks.items()
+    }
 
 
 def unconfigured_line(account: str, contacts: int) -> str:
@@ -340,8 +374,8 @@ def unconfigured_line(account: str, contacts: int) -> str:
 def unconfigured_hint(account: str) -> str:
     """The hint for such an account."""
     return (
-        f"If it has another name now: etl account rename {account} NEW. If it is not wanted any more: "
-        f"etl account drop {account}. It may also stay."
+        f"If it is missing by mistake, add it ([[accounts]] or [accounts_from]). If it has another name now: "
+        f"etl account rename {account} NEW. If it is not wanted any more: etl account drop {account}."
     )
 
 

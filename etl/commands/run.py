@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -22,25 +21,27 @@ from structlog.contextvars import bound_contextvars
 
 from etl import __version__
 from etl.api.request import checked_filters
-from etl.api.sources import Source, sources
-from etl.commands import guard
+from etl.commands import guard, outputs
 from etl.commands.coverage import proven_since
 from etl.commands.publish import Outcome, publish
 from etl.commands.result import AccountReport, RunResult, SinkReport
-from etl.config import Config
-from etl.errors import AuthError, EtlError, SourceUnavailable
-from etl.extract.account import Reader, last_run
+from etl.config import Config, absolute
+from etl.config.accounts import Account
+from etl.errors import AuthError, EtlError, SourceUnavailable, Unreachable, first_of
+from etl.extract.account import last_run
+from etl.extras import importing
+from etl.fleet.in_process import in_process
+from etl.fleet.task import AccountReader, Fleet, Task
 from etl.log import log
 from etl.model import AccountYield, Phase, Progress, Publication, SinkState
 from etl.sinks import Sink
 from etl.sinks.checks import refuse_other_filters
-from etl.sinks.snapshot import Published
-from etl.sinks.targets import lagging_sink, targets, unconfigured
+from etl.sinks.targets import lagging_sink, unconfigured
 from etl.sinks.targets import sinks as sinks_of
 from etl.storage import files
 from etl.storage.attempts import Attempt, record_attempt
 from etl.storage.lock import Lock
-from etl.storage.staging import stage_folder
+from etl.storage.staging import release, stage_folder
 
 RESUMABLE = (SourceUnavailable, AuthError)
 """Errors after which the next run resumes: the data already read is valid."""
@@ -62,15 +63,19 @@ Watch = Callable[[Callable[[], list[Progress]]], Coroutine[Any, Any, None]]
 class Run:
     """One run, and its state between steps."""
 
-    def __init__(self, config: Config, options: Options, watch: Watch | None = None) -> None:
-        """`watch` gets `progress`; it is cancelled when everything is published."""
+    def __init__(self, config: Config, options: Options, watch: Watch | None = None, cluster: str = "") -> None:
+        """`watch` gets `progress`; it is cancelled when everything is published.
+
+        `cluster` is the address of a Dask scheduler whose workers read the accounts; empty: this process does.
+        """
         self.run_id = secrets.token_hex(4)
-        self._config = config
+        self._config = absolute(config) if cluster else config
+        self._cluster = cluster
         self._options = options
         self._watch = watch
         self._started, self._began_at = monotonic(), time()
-        self._accounts = {account.name: AccountReport(account.name) for account in config.accounts}
-        self._reading: dict[str, Reader] = {}
+        self._accounts = {account.name: AccountReport(account.name) for account in config.read_accounts}
+        self._reading: dict[str, AccountReader] = {}
         """The accounts being read now; each frees its resources before the next takes its place."""
         self._progress: dict[str, Progress] = {}
         """The last progress of the accounts that have been read."""
@@ -105,7 +110,8 @@ class Run:
             replace(account, error=account.error or error, requests=spent.get(name, account.requests))
             for name, account in self._accounts.items()
         ]
-        first = next((account.error for account in accounts if account.error), None)
+        failures = (*(account.error for account in accounts), *(sink.error for sink in self._published.values()))
+        first = next((failure for failure in failures if failure), None)
         seconds, published = monotonic() - self._started, dict(self._published)
         result = RunResult(seconds, tuple(accounts), published, error or first, self._unconfigured)
         attempt = Attempt(
@@ -117,36 +123,37 @@ class Run:
             options=asdict(self._options),
             version=__version__,
         )
-        _, target = targets(self._config)[0]
-        record_attempt(target, attempt)
+        record_attempt(sinks_of(self._config)[0].path, attempt)
+        outputs.write(self._config, attempt, result.error)
         return result
 
     def progress(self) -> list[Progress]:
-        """One value per account that is being read or has failed; from the merge on, one per account."""
+        """One value per account, in the order of the configuration."""
         shown = []
         for name, report in self._accounts.items():
             reader, last = self._reading.get(name), self._progress.get(name)
             if reader is not None and (now := reader.progress()):
                 # An incremental run reads a part of the last snapshot, and how large a part is not known.
                 shown.append(now if self._options.full else replace(now, expected=None))
-            elif last is not None and report.error is not None:
-                shown.append(replace(last, failed=True))
-            elif last is not None and self._phase is not None:
-                shown.append(replace(last, phase=self._phase))
+            elif last is None or report.error is not None:
+                waits = Progress(name, 0, 0, 0, None, "waiting")
+                shown.append(replace(last or waits, failed=report.error is not None))
+            else:
+                shown.append(replace(last, phase=self._phase or "read"))
         return shown
 
     async def _execute(self) -> None:
         """Lock, open, read, publish."""
         for hint in self._config.deprecated:
             log.warning("config.deprecated", hint=hint)
+        outputs.check(self._config)
         filters = checked_filters(self._config.extract.filters)
         sinks = sinks_of(self._config)
         with ExitStack() as held:
-            async with sources(self._config) as found:
-                self._accounts = {source.account: AccountReport(source.account) for source in found}
+            async with self._fleet(sinks) as fleet:
                 for sink in sinks:
                     held.enter_context(Lock(sink.path))
-                states = [await to_thread.run_sync(sink.open) for sink in sinks]
+                sinks, states = await self._open(sinks)
                 for sink, state in zip(sinks, states, strict=True):
                     refuse_other_filters(sink, state, filters)
                 self._unconfigured = unconfigured(self._config, states)
@@ -154,14 +161,39 @@ class Run:
                     log.warning("account.not_configured", account=name, contacts=contacts)
                 folder = held.enter_context(self._staged(sinks))
                 seq = max(state.seq for state in states) + 1
-                # In the order of the file, `extract.accounts_at_once` concurrently.
-                places = anyio.CapacityLimiter(self._config.extract.accounts_at_once)
                 async with anyio.create_task_group() as tasks:
-                    for source in found:
-                        prepared = partial(self._reader, sinks, states, folder, seq, source)
-                        tasks.start_soon(self._read, places, source.account, prepared)
+                    for account in self._config.read_accounts:  # In the order of the file.
+                        tasks.start_soon(self._read, fleet, self._task(sinks, states, folder, seq, account))
             brought = tuple(self._yields[name] for name in self._accounts if name in self._yields)
+            await to_thread.run_sync(release)
             await self._publish(sinks, Publication(seq, self.run_id, brought, filters))
+
+    def _fleet(self, sinks: Sequence[Sink]) -> AbstractAsyncContextManager[Fleet]:
+        """Where the accounts are read."""
+        if not self._cluster:
+            return in_process(self._config, sinks)
+        with importing("scale", "--cluster", "command line"):
+            from etl.fleet.cluster import cluster  # noqa: PLC0415 - belongs to an extra
+        return cluster(self._cluster, self._config, self.run_id)
+
+    async def _open(self, sinks: Sequence[Sink]) -> tuple[tuple[Sink, ...], list[SinkState]]:
+        """Open the sinks; those that cannot be reached are left out, unless that is all of them."""
+        opened: dict[Sink, SinkState] = {}
+        failed: dict[Sink, Unreachable] = {}
+        for sink in sinks:
+            try:
+                opened[sink] = await to_thread.run_sync(sink.open)
+            except Unreachable as error:
+                failed[sink] = error
+        if not opened:
+            raise next(iter(failed.values()))
+        for sink, failure in failed.items():
+            self._leave_out(sink, failure)
+        return tuple(opened), list(opened.values())
+
+    def _leave_out(self, sink: Sink, error: EtlError) -> None:
+        self._published[sink.name] = SinkReport(sink.location, None, error)
+        log.error("sink.failed", sink=sink.name, **error.document())
 
     @contextmanager
     def _staged(self, sinks: Sequence[Sink]) -> Iterator[Path]:
@@ -185,40 +217,36 @@ class Run:
                 files.remove_quietly(folder / name)
         files.remove_if_empty(folder)
 
-    def _reader(
-        self, sinks: Sequence[Sink], states: Sequence[SinkState], folder: Path, seq: int, source: Source
-    ) -> Reader:
-        last = last_run(states, source.account)
-        sink = lagging_sink(sinks, states, source.account, last)
-        return Reader(
-            source=source,
-            published=Published(sink, source.account),
-            folder=folder / source.account,
-            config=self._config,
+    def _task(
+        self, sinks: Sequence[Sink], states: Sequence[SinkState], folder: Path, seq: int, account: Account
+    ) -> Task:
+        last = last_run(states, account.name)
+        return Task(
+            account=account.name,
+            config=self._config.model_copy(update={"accounts": (account,)}),
+            sink=lagging_sink(sinks, states, account.name, last).name,
+            folder=folder / account.name,
             full=self._options.full,
             seq=seq,
             run_id=self.run_id,
             last=last,
         )
 
-    async def _read(self, places: anyio.CapacityLimiter, name: str, prepared: Callable[[], Reader]) -> None:
+    async def _read(self, fleet: Fleet, task: Task) -> None:
         """Read one account as soon as there is a place for it, and check the result with the guards."""
-        async with places:
+        name = task.account
+        async with fleet.place(task):
             try:
-                reader = self._reading[name] = await to_thread.run_sync(prepared)
+                reader = self._reading[name] = await to_thread.run_sync(fleet.reader, task)
                 brought = await reader.read()
                 self._note(name, record=brought.record)
-                previous = reader.last.counts.contacts if reader.last else 0
-                guard.check_rejects(brought.record, previous, self._config.guard.max_reject_share)
-                guard.check_identity(brought.record, reader.last)
+                guard.check_rejects(brought.record, task.contacts, self._config.guard.max_reject_share)
+                guard.check_identity(brought.record, task.last)
                 guard.check_proof(brought.record, allow_unproven=self._options.allow_unproven)
                 if not self._options.allow_shrink:
-                    guard.check_not_empty(brought.record, previous)
+                    guard.check_not_empty(brought.record, task.contacts)
             except* EtlError as group:
-                error: BaseException = group
-                while isinstance(error, BaseExceptionGroup):
-                    error = error.exceptions[0]
-                self._note(name, error=error)
+                self._note(name, error=first_of(group))
             else:
                 self._yields[name] = brought
             finally:
@@ -235,7 +263,7 @@ class Run:
         """
 
         def published(sink: Sink) -> None:
-            self._published[sink.name] = SinkReport(sink.path, publication.seq)
+            self._published[sink.name] = SinkReport(sink.location, publication.seq)
             log.info("sink.published", sink=sink.name, seq=publication.seq)
 
         def entered(phase: Phase) -> None:
@@ -258,6 +286,8 @@ class Run:
         outcome = await to_thread.run_sync(work)
         for name, error in outcome.refused.items():
             self._note(name, error=error)
+        for sink, failure in outcome.failed.items():
+            self._leave_out(sink, failure)
         if outcome.merged is not None:
             for name, counts in outcome.merged.counts.items():
                 record = replace(self._yields[name].record, counts=counts)

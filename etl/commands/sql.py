@@ -14,8 +14,7 @@ import pyarrow as pa
 
 from etl.commands.result import instant
 from etl.config import Config
-from etl.sinks import select
-from etl.sinks.targets import reading
+from etl.sinks.targets import readable
 from etl.storage import duck
 
 _RENAMED = """
@@ -24,10 +23,12 @@ _RENAMED = """
 """
 
 
-def ask(config: Config, query: str) -> pa.Table:
-    """Answer `query` from the first configured sink that exists. Raises UsageError with DuckDB's message."""
-    with reading(config) as connection:
-        return select(connection, query)
+def ask(config: Config, query: str, sink: str | None = None) -> pa.Table:
+    """Answer `query` from this sink, by default from the first one that exists.
+
+    Raises UsageError with the message of its engine.
+    """
+    return readable(config, sink).select(query)
 
 
 def names_of(connection: duckdb.DuckDBPyConnection, account: str) -> list[tuple[str, int, int]]:

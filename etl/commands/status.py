@@ -8,11 +8,12 @@ from time import time
 from etl.commands.result import AccountStatus, PublishedRun, Status
 from etl.config import Config
 from etl.sinks import Unpublished
-from etl.sinks.targets import reading, targets
+from etl.sinks.targets import reading, sinks
 from etl.storage.attempts import read_attempts
 
 HISTORY = 20
-_COLUMNS = ", ".join(PublishedRun.__dataclass_fields__)
+_BY_WINDOWS = "coalesce((detail ->> 'by_windows')::double, 1.0) as by_windows"
+_COLUMNS = ", ".join(_BY_WINDOWS if name == "by_windows" else name for name in PublishedRun.__dataclass_fields__)
 _QUERY = f"select {_COLUMNS} from runs order by seq desc, account limit {HISTORY}"  # noqa: S608 - constants
 _LAST = f"""
     select {_COLUMNS} from runs
@@ -20,12 +21,14 @@ _LAST = f"""
 """  # noqa: S608 - constants
 
 
-def read_status(config: Config) -> Status:
-    """The status of the targets; no accounts and runs before the first run. Raises SinkError, TargetCorrupt."""
-    _, first = targets(config)[0]
-    attempts, at = tuple(reversed(read_attempts(first)[-HISTORY:])), datetime.fromtimestamp(time(), UTC)
+def read_status(config: Config, sink: str | None = None) -> Status:
+    """The status of one sink, by default of the first one that exists; no accounts and runs before the first run.
+
+    Raises UsageError, SinkError, TargetCorrupt.
+    """
+    attempts, at = tuple(reversed(read_attempts(sinks(config)[0].path)[-HISTORY:])), datetime.fromtimestamp(time(), UTC)
     try:
-        with reading(config) as connection:
+        with reading(config, sink) as connection:
             runs, last = (
                 [PublishedRun(**row) for row in connection.sql(query).to_arrow_table().to_pylist()]
                 for query in (_QUERY, _LAST)

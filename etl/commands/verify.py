@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
-from pathlib import Path
 from time import time
 
 import duckdb
@@ -29,12 +28,12 @@ from etl.extract.plan import plan_windows
 from etl.extract.probe import probe
 from etl.extract.strategy import LEADS_FIRST
 from etl.extract.windows import Window
-from etl.sinks import Sink, SinkKind, Unpublished, open_readonly, parquet_layout
+from etl.sinks import ParquetSink, Sink, Unpublished
 from etl.sinks.manifest import decode, digest
 from etl.sinks.snapshot import Published
-from etl.sinks.targets import sinks, targets
+from etl.sinks.targets import sinks
 from etl.storage import duck
-from etl.storage.row_hash import ROW_HASH_SQL
+from etl.storage.row_hash import ROW_HASH_SQL, is_former
 from etl.times import milliseconds, to_milliseconds
 
 _PRESENCE = duck.listed(column.name for column in schema.CONTACTS if column.presence)
@@ -49,10 +48,11 @@ _CHECKS: dict[str, str] = {
         select count(*) from runs left join
         (select account, seq, count(*) as held from contact_versions group by account, seq) using (account, seq)
         where new + changed + deleted <> coalesce(held, 0)""",
-    "history": """
+    "history": f"""
         select count(*) from (select account, contact_id, row_hash from contacts) c
         full join (select account, contact_id, row_hash from contacts_as_of(timestamptz '9999-01-01')) v
-        using (account, contact_id) where c.row_hash is distinct from v.row_hash""",
+        using (account, contact_id) where c.row_hash is distinct from v.row_hash
+        and not ({is_former("v.row_hash")} and c.row_hash is not null and not {is_former("c.row_hash")})""",
     "contents": f"""
         select count(*) filter (row_hash is distinct from {ROW_HASH_SQL}), max(hash({_PRESENCE}))
         from (select * from contacts union all by name select * exclude (op) from contact_versions)""",
@@ -84,40 +84,36 @@ _HINTS = {
 def verify_targets(config: Config) -> list[Finding]:
     """Check every published target; an error becomes a finding."""
     findings: list[Finding] = []
-    for kind, path in targets(config):
+    for sink in sinks(config):
         try:
-            with open_readonly(kind, path) as connection:
-                findings.append(_manifests(connection, kind, path))
+            with sink.reading() as connection:
+                findings.append(_manifests(connection, sink))
                 for check, query in _CHECKS.items():
                     wrong, *_ = connection.execute(query).fetchone() or (0,)
                     hint, detail = _HINTS.get(check, TargetCorrupt.default_hint), f"{wrong} {_DIFFERING[check]}"
-                    failed = Finding(check, str(path), detail, hint, TargetCorrupt.exit_code)
-                    findings.append(failed if wrong else Finding(check, str(path), "in order"))
+                    failed = Finding(check, sink.location, detail, hint, TargetCorrupt.exit_code)
+                    findings.append(failed if wrong else Finding(check, sink.location, "in order"))
         except Unpublished:
-            findings.append(Finding("target", str(path), "nothing was published yet"))
+            findings.append(Finding("target", sink.location, "nothing was published yet"))
         except EtlError as error:
-            findings.append(failure("target", error, where=str(path)))
+            findings.append(failure("target", error, where=sink.location))
     return findings
 
 
-def _manifests(connection: duckdb.DuckDBPyConnection, kind: SinkKind, path: Path) -> Finding:
+def _manifests(connection: duckdb.DuckDBPyConnection, sink: Sink) -> Finding:
     """Check the chain of manifests, and that the target holds what they say: its files, or its rows of `runs`."""
-    if kind == "parquet":
-        chain = parquet_layout.read(path)
-        parquet_layout.leftovers(chain)
-        parquet_layout.refuse_altered(chain, parquet_layout.CONTENTS)
-        files = sum(len(chain.entries(content)) for content in parquet_layout.CONTENTS)
-        return Finding("manifests", str(path), f"{len(chain.manifests)} in a chain, {files} files as published")
+    if isinstance(sink, ParquetSink):
+        return Finding("manifests", sink.location, sink.verify())
     rows = connection.execute("select digest, document from etl.manifests order by seq").fetchall()
     previous, runs = "", set[tuple[object, ...]]()
     for recorded, document in rows:
         if digest(document.encode()) != recorded or f'"previous":"{previous}"' not in document:
-            raise TargetCorrupt("a manifest was altered: the chain of digests is broken", where=str(path))
+            raise TargetCorrupt("a manifest was altered: the chain of digests is broken", where=sink.location)
         previous = recorded
         runs |= {(run.seq, run.account, run.counts.contacts) for run in decode(document.encode()).runs}
     if runs != set(connection.execute("select seq, account, contacts from runs").fetchall()):
-        raise TargetCorrupt("`runs` does not hold the runs of the manifests", where=str(path))
-    return Finding("manifests", str(path), f"{len(rows)} in a chain")
+        raise TargetCorrupt("`runs` does not hold the runs of the manifests", where=sink.location)
+    return Finding("manifests", sink.location, f"{len(rows)} in a chain")
 
 
 async def verify_live(config: Config, count: int) -> list[Finding]:
@@ -176,7 +172,7 @@ async def _live(config: Config, source: Source, count: int) -> AsyncIterator[Fin
 
 def _unknown(sink: Sink, account: str, seen: set[str]) -> set[str]:
     """The contacts in `seen` that are not in the snapshot, not rejected, and not kept deleted though still listed."""
-    with open_readonly(sink.name, sink.path) as connection:
+    with sink.reading() as connection:
         names = [name for name, _, _ in names_of(connection, account)]
         rows = connection.execute(
             "select contact_id from contacts where account = $1 union select contact_id from etl.strikes"

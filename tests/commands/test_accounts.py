@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,22 +15,33 @@ import pytest
 from etl.cli.render import render_run
 from etl.commands.result import RunResult
 from etl.storage.lock import Lock
-from tests.support.live import Ended, Job, Live, Row, live
+from tests.support.live import TOKEN, Account, Ended, Job, Live, Row, live
 
 SMALL = {"contacts": 120, "nasty_share": 0.0, "small": True}
 
 
-@pytest.fixture
-def server() -> Iterator[Live]:
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Account:
     """An account of 120 contacts without oddities."""
-    with live(**SMALL) as running:
-        yield running
+    return Account(tmp_path_factory.mktemp("account"), SMALL)
 
 
 @pytest.fixture
-def job(server: Live, tmp_path: Path) -> Job:
-    """A job for that account under the name `main`, into both targets."""
-    return Job(tmp_path, {"main": server.url})
+def job(account: Account, server: Live, tmp_path: Path) -> Job:
+    """A job for that account under the name `main`, into both targets, after its first run."""
+    return account.job(server, tmp_path, "duckdb", "parquet")
+
+
+@pytest.fixture
+def to_duckdb(account: Account, server: Live, tmp_path: Path) -> Job:
+    """The same into a DuckDB file alone."""
+    return account.job(server, tmp_path, "duckdb")
+
+
+@pytest.fixture
+def two_accounts(account: Account, server: Live, tmp_path: Path) -> Job:
+    """The same for a job that exports the account under the names `main` and `other`."""
+    return account.job(server, tmp_path, "duckdb", "parquet", names=("main", "other"))
 
 
 def counted(report: RunResult) -> Row:
@@ -69,7 +80,6 @@ def acts(server: Live, act: str, ids: list[str]) -> None:
 
 def test_a_renamed_account_goes_on_incrementally(job: Job, server: Live) -> None:
     """After a rename, no contact is duplicated or changed, and the next run is incremental and reads only changes."""
-    job.run()
     for _ in range(2):
         acts(server, "touch", server.ids()[:3])
         job.run()
@@ -97,23 +107,23 @@ def test_a_renamed_account_goes_on_incrementally(job: Job, server: Live) -> None
     ]
 
 
-def test_the_state_of_any_time_is_that_of_the_name_it_had(job: Job) -> None:
+def test_the_state_of_any_time_is_that_of_the_name_it_had(to_duckdb: Job) -> None:
     """`contacts_as_of` shows the old name before the rename and the new name after it."""
-    job.run()
-    renamed(job)
-    times = [moment for (moment,) in job.rows("select distinct observed_at from runs order by 1")]
+    renamed(to_duckdb)
+    times = [moment for (moment,) in to_duckdb.rows("select distinct observed_at from runs order by 1")]
     query = "select account, count(*) from contacts_as_of(?) group by 1"
-    assert job.rows(query, times[-1]) == [("shop", 120)]
+    assert to_duckdb.rows(query, times[-1]) == [("shop", 120)]
     if len(times) > 1:
-        assert job.rows(query, times[0]) == [("main", 120)]
-    assert job.rows(query, times[0] - timedelta(seconds=1)) == []
-    job.run()
-    assert job.rows(query, times[-1] + timedelta(days=1)) == [("shop", 120)]
+        assert to_duckdb.rows(query, times[0]) == [("main", 120)]
+    assert to_duckdb.rows(query, times[0] - timedelta(seconds=1)) == []
+    to_duckdb.run()
+    assert to_duckdb.rows(query, times[-1] + timedelta(days=1)) == [("shop", 120)]
 
 
 @pytest.mark.parametrize("ahead", [-7200.0, 7200.0])
-def test_a_rename_is_dated_by_the_servers_clock(ahead: float, job: Job, server: Live) -> None:
+def test_a_rename_is_dated_by_the_servers_clock(ahead: float, server: Live, tmp_path: Path) -> None:
     """A rename is dated between the runs before and after it, whatever the local clock says."""
+    job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
     server.ahead = ahead
     job.run()
     renamed(job)
@@ -127,7 +137,6 @@ def test_a_rename_is_dated_by_the_servers_clock(ahead: float, job: Job, server: 
 
 def test_absences_before_and_after_a_rename_are_two(job: Job, server: Live) -> None:
     """A contact that was absent once under the old name is deleted by the second absence under the new name (A45)."""
-    job.run()
     acts(server, "delete", server.ids()[:3])
     assert counted(job.run(full=True))["deleted"] == 0
     renamed(job)
@@ -168,10 +177,9 @@ def test_contacts_without_creation_times_and_odd_ones_move_as_well(tmp_path: Pat
         assert (found["mode"], found["new"], found["changed"], found["deleted"]) == ("incremental", 0, 0, 0)
 
 
-def test_a_column_of_the_users_keeps_its_values(server: Live, tmp_path: Path) -> None:
+def test_a_column_of_the_users_keeps_its_values(account: Account, server: Live, tmp_path: Path) -> None:
     """A rename moves the values of a user's column with their contacts, and only with those (S6)."""
-    job = Job(tmp_path, {"main": server.url, "other": server.url}, sinks=("duckdb",))
-    job.run()
+    job = account.job(server, tmp_path, "duckdb", names=("main", "other"))
     with duckdb.connect(str(job.duckdb)) as connection:
         connection.execute('alter table contacts add column "my note" varchar')
         connection.execute("""update contacts set "my note" = contact_id where account = 'main'""")
@@ -183,16 +191,15 @@ def test_a_column_of_the_users_keeps_its_values(server: Live, tmp_path: Path) ->
     assert job.rows('select count(*) from contacts where "my note" = contact_id') == [(120,)]
 
 
-def test_the_witness_and_the_pace_go_on_too(job: Job, server: Live) -> None:
+def test_the_witness_and_the_pace_go_on_too(to_duckdb: Job, server: Live) -> None:
     """A run after a rename costs no more than any incremental run: cross-check, pace and scrub continue."""
-    job.run()
-    job.run()
+    to_duckdb.run()
     first = server.stats()["requests"]
-    job.run()
+    to_duckdb.run()
     usual = server.stats()["requests"] - first
-    renamed(job)
+    renamed(to_duckdb)
     first = server.stats()["requests"]
-    job.run()
+    to_duckdb.run()
     assert server.stats()["requests"] - first <= usual + 5
 
 
@@ -219,7 +226,6 @@ def test_a_filtered_export_can_be_renamed(server: Live, tmp_path: Path) -> None:
 
 def test_a_name_may_be_given_back_and_used_anew(job: Job, server: Live) -> None:
     """A name that a rename has freed can be restored, or given to another account in the same target."""
-    job.run()
     renamed(job, "main", "one")
     renamed(job, "one", "two")
     renamed(job, "two", "main")
@@ -244,10 +250,11 @@ def between_two_targets(job: Job, *words: str) -> None:
 
 
 @pytest.mark.parametrize("words", [("rename", "CONFIG", "main", "shop"), ("drop", "CONFIG", "main")])
-def test_the_same_command_completes_one_that_was_killed(words: tuple[str, ...], server: Live, tmp_path: Path) -> None:
+def test_the_same_command_completes_one_that_was_killed(
+    words: tuple[str, ...], server: Live, two_accounts: Job
+) -> None:
     """Repeating a killed command skips the finished target; both targets agree afterwards, and runs continue (P4)."""
-    job = Job(tmp_path, {"main": server.url, "other": server.url})
-    job.run()
+    job = two_accounts
     between_two_targets(job, "account", *words)
     first = job.duckdb.read_bytes()
     ended = job.call("account", *words, "--json")
@@ -267,7 +274,6 @@ def test_the_same_command_completes_one_that_was_killed(words: tuple[str, ...], 
 
 def test_a_run_between_a_kill_and_its_healing_mixes_nothing(job: Job, server: Live) -> None:
     """If one target lacks the new name, a run reads it in full; the old name is reported and can be dropped."""
-    job.run()
     between_two_targets(job, "account", "rename", "CONFIG", "main", "shop")
     job.urls = {"shop": server.url}
     report = job.run()
@@ -281,7 +287,6 @@ def test_a_run_between_a_kill_and_its_healing_mixes_nothing(job: Job, server: Li
 
 def test_a_rename_that_is_done_is_no_error_and_changes_nothing(job: Job) -> None:
     """Repeating a finished rename exits with 0 and changes no byte of the targets."""
-    job.run()
     words = ("account", "rename", "CONFIG", "main", "shop", "--json")
     first, before = job.call(*words), job.fingerprint()
     assert job.call(*words).document == first.document
@@ -290,7 +295,6 @@ def test_a_rename_that_is_done_is_no_error_and_changes_nothing(job: Job) -> None
 
 def test_targets_of_two_states_are_not_renamed(job: Job, server: Live) -> None:
     """If one target is behind the other, a rename exits with 2 and changes nothing; it works after a run."""
-    job.run()
     kept = job.folder / "kept"
     shutil.copytree(job.parquet, kept)
     acts(server, "touch", server.ids()[:1])
@@ -307,10 +311,9 @@ def test_targets_of_two_states_are_not_renamed(job: Job, server: Live) -> None:
     agree(job, server, "shop")
 
 
-def test_a_target_without_any_state_is_passed_over(job: Job, server: Live) -> None:
+def test_a_target_without_any_state_is_passed_over(account: Account, server: Live, tmp_path: Path) -> None:
     """A target that was just added to the configuration is skipped, and the next run fills it."""
-    job.sinks = ("duckdb",)
-    job.run()
+    job = account.job(server, tmp_path, "duckdb")
     job.sinks = ("duckdb", "parquet")
     assert renamed(job).document["sinks"].keys() == {"duckdb"}
     job.run()
@@ -320,7 +323,7 @@ def test_a_target_without_any_state_is_passed_over(job: Job, server: Live) -> No
 @pytest.mark.parametrize("stale", ["main", "shop"])
 def test_what_a_killed_run_had_read_is_not_gone_on_with(stale: str, tmp_path: Path) -> None:
     """A rename removes the data that a killed run staged under either name, and the next run does not resume it."""
-    with live(contacts=1500, nasty_share=0, small=True, latency=0.05) as server:
+    with live(contacts=800, nasty_share=0, small=True, latency=0.05) as server:
         job = Job(tmp_path, {"main": server.url})
         job.run()
         before = server.stats()["requests"]
@@ -340,7 +343,6 @@ def test_what_a_killed_run_had_read_is_not_gone_on_with(stale: str, tmp_path: Pa
 
 def test_nothing_temporary_stays(job: Job) -> None:
     """After a rename and a drop, only locks and the log of attempts are left in the temporary folder."""
-    job.run()
     renamed(job)
     assert job.call("account", "drop", "CONFIG", "shop").code == 0
     assert {path.suffix for path in job.temporary.iterdir()} == {".lock", ".jsonl"}
@@ -349,10 +351,9 @@ def test_nothing_temporary_stays(job: Job) -> None:
 # --- drop ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_dropped_account_is_gone_from_contacts_and_kept_in_the_history(server: Live, tmp_path: Path) -> None:
+def test_a_dropped_account_is_gone_from_contacts_and_kept_in_the_history(two_accounts: Job) -> None:
     """Dropping an account leaves other accounts unchanged, and its history can still be queried."""
-    job = Job(tmp_path, {"main": server.url, "other": server.url})
-    job.run()
+    job = two_accounts
     others = [row for row in job.in_duckdb() if row["account"] == "other"]
     [(then,)] = job.rows("select max(observed_at) from runs")
     time.sleep(1)
@@ -375,7 +376,6 @@ def test_a_dropped_account_is_gone_from_contacts_and_kept_in_the_history(server:
 
 def test_a_dropped_account_that_is_still_configured_is_read_anew(job: Job, server: Live) -> None:
     """The next run of a dropped account is a full first run that ignores its old strikes and deletions."""
-    job.run()
     assert job.call("account", "drop", "CONFIG", "main").code == 0
     found = counted(job.run())
     assert (found["mode"], found["new"], found["contacts"]) == ("full", 120, 120)
@@ -401,10 +401,9 @@ REFUSED = (
 )
 
 
-def test_what_cannot_be_done_is_exit_2(server: Live, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_exit_2(two_accounts: Job) -> None:
     """A refused command prints one complete JSON document and one line of text, and leaves the targets unchanged."""
-    job = Job(tmp_path, {"main": server.url, "other": server.url})
-    job.run()
+    job = two_accounts
     before = job.fingerprint()
     for words, said in REFUSED:
         ended = job.call("account", *words, "--json")
@@ -415,15 +414,15 @@ def test_what_cannot_be_done_is_exit_2(server: Live, tmp_path: Path) -> None:
     assert job.fingerprint() == before
 
 
-def test_before_the_first_run_there_is_nothing_to_rename(job: Job) -> None:
+def test_before_the_first_run_there_is_nothing_to_rename(server: Live, tmp_path: Path) -> None:
     """Before the first run, the command exits with 2 and creates no folder."""
+    job = Job(tmp_path, {"main": server.url})
     assert job.call("account", "drop", "CONFIG", "main", "--json").code == 2
     assert not (job.folder / "data").exists()
 
 
 def test_a_target_at_work_is_exit_30(job: Job) -> None:
     """The command takes the same lock as a run."""
-    job.run()
     with Lock(job.parquet):
         ended = job.call("account", "rename", "CONFIG", "main", "shop", "--json")
     assert (ended.code, ended.document["error"]["code"]) == (30, 30)
@@ -432,14 +431,13 @@ def test_a_target_at_work_is_exit_30(job: Job) -> None:
 # --- what is told ----------------------------------------------------------------------------------------------------
 
 
-def test_accounts_that_the_configuration_does_not_name_are_told(job: Job, server: Live) -> None:
+def test_accounts_that_the_configuration_does_not_name_are_told(to_duckdb: Job, server: Live) -> None:
     """Run, doctor and status report each unconfigured account with its number of contacts and the remedies."""
-    job.run()
-    job.urls = {"shop": server.url}
-    before = examined(job)
-    ended = job.command("run", "CONFIG")
+    to_duckdb.urls = {"shop": server.url}
+    before = examined(to_duckdb)
+    ended = to_duckdb.command("run", "CONFIG")
     assert ended.code == 0
-    for text in (ended.out, before, examined(job), job.call("status", "CONFIG").out):
+    for text in (ended.out, before, examined(to_duckdb), to_duckdb.call("status", "CONFIG").out):
         assert "the configuration does not name account main: its 120 contacts" in text
         assert "etl account rename main NEW" in text
         assert "etl account drop main" in text
@@ -447,10 +445,31 @@ def test_accounts_that_the_configuration_does_not_name_are_told(job: Job, server
     assert [
         (event["level"], event["account"], event["contacts"]) for event in events if "not_conf" in event["event"]
     ] == [("warning", "main", 120)]
-    report = job.run()
+    report = to_duckdb.run()
     assert report.unconfigured == {"main": 120}
-    accounts = job.call("status", "CONFIG", "--json").document["accounts"]
+    accounts = to_duckdb.call("status", "CONFIG", "--json").document["accounts"]
     assert {entry["account"]: entry["configured"] for entry in accounts} == {"main": False, "shop": True}
+
+
+def test_accounts_from_a_file_are_those_of_the_file_now(to_duckdb: Job, server: Live) -> None:
+    """All commands take the accounts of the file; one that was removed from it stays in the target, and is reported."""
+    listed = to_duckdb.folder / "accounts.csv"
+    to_duckdb.settings, to_duckdb.urls = '[accounts_from]\npath = "accounts.csv"\n', {}
+    line = f"{{}},{server.url},TOKEN_LISTED\n"
+    listed.write_text("name,base_url,token_env\n" + line.format("main") + line.format("shop"))
+    ended = to_duckdb.call("run", "CONFIG", "--json", TOKEN_LISTED=TOKEN)
+    assert [account["account"] for account in ended.document["accounts"]] == ["main", "shop"]
+    listed.write_text("name,base_url,token_env\n" + line.format("shop"))
+    for words in (("run",), ("doctor",), ("status",), ("plan",)):
+        ended = to_duckdb.call(*words, "CONFIG", TOKEN_LISTED=TOKEN)
+        assert ended.code == 0, ended
+        assert words == ("plan",) or "the configuration does not name account main: its 120 contacts" in ended.out
+    listed.write_text("name,base_url,token_env\n" + 2 * line.format("shop"))
+    ended = to_duckdb.call("run", "CONFIG", "--json", TOKEN_LISTED=TOKEN)
+    assert (ended.code, ended.document["error"]["message"]) == (
+        2,
+        "line 3: the name shop is taken (line 2 of accounts.csv)",
+    )
 
 
 def examined(job: Job) -> str:
@@ -461,23 +480,21 @@ def examined(job: Job) -> str:
 
 
 @pytest.mark.parametrize("end", [renamed, lambda job: job.call("account", "drop", "CONFIG", "main")])
-def test_nothing_is_told_any_more_once_it_is_mended(end: Callable[[Job], object], job: Job, server: Live) -> None:
+def test_nothing_is_told_any_more_once_it_is_mended(end: Callable[[Job], object], to_duckdb: Job, server: Live) -> None:
     """A renamed or dropped account is no longer reported as unconfigured."""
-    job.run()
-    end(job)
-    job.urls = {"shop": server.url}
-    report = job.run()
+    end(to_duckdb)
+    to_duckdb.urls = {"shop": server.url}
+    report = to_duckdb.run()
     assert (report.unconfigured, "notice" in render_run(report)) == ({}, False)
-    assert "account main" not in examined(job) + job.call("status", "CONFIG").out
+    assert "account main" not in examined(to_duckdb) + to_duckdb.call("status", "CONFIG").out
 
 
-def test_explain_follows_a_contact_through_its_names(job: Job, server: Live) -> None:
+def test_explain_follows_a_contact_through_its_names(to_duckdb: Job, server: Live) -> None:
     """`explain` shows the last read under the old name, and that the contact left that name with its account."""
-    job.run()
     identity = server.ids()[0]
-    [was] = job.call("explain", "CONFIG", identity, "--json").document["accounts"]
-    renamed(job)
-    old, new = job.call("explain", "CONFIG", identity, "--json").document["accounts"]
+    [was] = to_duckdb.call("explain", "CONFIG", identity, "--json").document["accounts"]
+    renamed(to_duckdb)
+    old, new = to_duckdb.call("explain", "CONFIG", identity, "--json").document["accounts"]
     assert (old["account"], old["in_contacts"], old["why"]) == (
         "main",
         False,
@@ -486,11 +503,11 @@ def test_explain_follows_a_contact_through_its_names(job: Job, server: Live) -> 
     assert (new["account"], new["in_contacts"], new["last_read_by"]) == ("shop", True, was["last_read_by"])
     acts(server, "delete", [identity])
     for _ in range(2):
-        job.run(full=True)
-    assert job.call("account", "drop", "CONFIG", "shop").code == 0
-    old, new = job.call("explain", "CONFIG", identity, "--json").document["accounts"]
+        to_duckdb.run(full=True)
+    assert to_duckdb.call("account", "drop", "CONFIG", "shop").code == 0
+    old, new = to_duckdb.call("explain", "CONFIG", identity, "--json").document["accounts"]
     assert new["why"].startswith("deleted by run 4")
     assert new["last_read_by"] == was["last_read_by"]
     other = server.ids()[0]
-    _, new = job.call("explain", "CONFIG", other, "--json").document["accounts"]
+    _, new = to_duckdb.call("explain", "CONFIG", other, "--json").document["accounts"]
     assert new["why"] == "gone with its account, which run 5 dropped"

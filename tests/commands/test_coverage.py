@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,22 +14,16 @@ import pytest
 from etl.commands.coverage import uncovered
 from etl.storage.attempts import attempts_file, read_attempts
 from etl.storage.lock import Lock
-from tests.support.live import TOKEN, Job, Live, live
+from tests.support.campaign import campaign
+from tests.support.live import TOKEN, Account, Job, Live, live
 
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
 
 
-@pytest.fixture
-def server() -> Iterator[Live]:
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Account:
     """An account of 400 contacts."""
-    with live(contacts=400, nasty_share=0, small=True) as running:
-        yield running
-
-
-@pytest.fixture
-def job(server: Live, tmp_path: Path) -> Job:
-    """A job for that account."""
-    return Job(tmp_path, {"main": server.url})
+    return Account(tmp_path_factory.mktemp("account"), {"contacts": 400, "nasty_share": 0, "small": True})
 
 
 def span(start: int, end: int) -> tuple[datetime, datetime]:
@@ -55,7 +48,7 @@ def test_what_is_left_uncovered(read: list[tuple[int, int]], left: list[tuple[in
     assert uncovered(gaps, [span(*one) for one in read]) == [span(*one) for one in left]
 
 
-@pytest.mark.parametrize("sinks", [("duckdb",), ("parquet",), ("duckdb", "parquet")])
+@pytest.mark.parametrize("sinks", [("duckdb",), ("parquet",), campaign(("duckdb", "parquet"))])
 def test_the_oldest_run_that_is_needed_says_since_when(sinks: tuple[str, ...], server: Live, tmp_path: Path) -> None:
     """`proven_since` is the start of the full run until a scrub round is complete, then the first run of that round."""
     job = Job(tmp_path, {"main": server.url}, settings='[extract]\nscrub_every = "3d"\n', sinks=sinks)
@@ -74,8 +67,9 @@ def test_the_oldest_run_that_is_needed_says_since_when(sinks: tuple[str, ...], s
         assert began[number] - began[first] <= timedelta(days=3)
 
 
-def test_a_new_name_does_not_hide_since_when(server: Live, job: Job) -> None:
+def test_a_new_name_does_not_hide_since_when(server: Live, tmp_path: Path) -> None:
     """The windows of the old name count after a rename."""
+    job = Job(tmp_path, {"main": server.url})
     began = job.run().accounts[0].record.t0
     assert job.call("account", "rename", "CONFIG", "main", "other").code == 0
     job.urls = {"other": server.url}
@@ -85,8 +79,6 @@ def test_a_new_name_does_not_hide_since_when(server: Live, job: Job) -> None:
 
 def test_without_the_windows_of_before_it_is_not_known(job: Job) -> None:
     """If the windows of earlier runs were deleted by hand, `proven_since` is unknown and the run still succeeds."""
-    job.sinks = ("duckdb",)
-    assert job.run().exit_code == 0
     with duckdb.connect(str(job.duckdb)) as connection:
         connection.execute("delete from etl.windows")
     result = job.run()
@@ -95,7 +87,6 @@ def test_without_the_windows_of_before_it_is_not_known(job: Job) -> None:
 
 def test_a_failed_run_is_remembered(job: Job) -> None:
     """A failed attempt is recorded with error, options and requests, and without the token or a server message."""
-    assert job.run().exit_code == 0
     job.tokens["main"] = "0" * 24
     assert job.call("run", "CONFIG", "--full").code == 10
     ended = job.call("status", "CONFIG", "--json")
@@ -114,15 +105,14 @@ def test_a_failed_run_is_remembered(job: Job) -> None:
     assert "0" * 24 not in written
 
 
-def test_attempts_belong_to_the_first_sink(job: Job) -> None:
+def test_attempts_belong_to_the_first_sink(account: Account, server: Live, tmp_path: Path) -> None:
     """Attempts are recorded next to the first sink only."""
-    assert job.run().exit_code == 0
+    job = account.job(server, tmp_path, "duckdb", "parquet")
     assert (len(read_attempts(job.duckdb)), read_attempts(job.parquet)) == (1, [])
 
 
 def test_a_locked_target_is_an_attempt(job: Job) -> None:
     """A run that finds its target locked is recorded as an attempt with exit 30."""
-    assert job.run().exit_code == 0
     with Lock(job.duckdb):
         assert job.run().exit_code == 30
     assert [attempt.exit_code for attempt in read_attempts(job.duckdb)] == [0, 30]
@@ -147,7 +137,6 @@ def test_a_run_that_a_signal_stopped_is_an_attempt(number: int, tmp_path: Path) 
 
 def test_an_attempt_that_cannot_be_recorded_does_not_fail_the_run(job: Job) -> None:
     """A run succeeds if its attempt cannot be recorded."""
-    assert job.run().exit_code == 0
     attempts_file(job.duckdb).unlink()
     os.mkfifo(attempts_file(job.duckdb))
     assert job.call("run", "CONFIG").code == 0

@@ -70,6 +70,17 @@ def test_filters_that_do_not_work_are_found(tmp_path: Path) -> None:
     assert list(examined(ended)) == ["filters"]
 
 
+def test_an_output_that_cannot_be_written_is_found(server: Live, tmp_path: Path) -> None:
+    """A folder of metrics that does not exist is found before a run is refused for it."""
+    textfile = tmp_path / "absent" / "etl.prom"
+    job = Job(tmp_path, {"main": server.url}, settings=f'[metrics]\ntextfile = "{textfile}"\n')
+    ended = job.call("doctor", "CONFIG", "--json")
+    assert ended.code == 2
+    [found] = examined(ended).values()
+    assert (found["check"], found["where"]) == ("outputs", "metrics.textfile")
+    assert str(textfile.parent) in found["detail"]
+
+
 def test_a_damaged_target_is_found_beside_everything_else(server: Live, tmp_path: Path) -> None:
     """The server is checked even if a target is damaged (P25)."""
     job = Job(tmp_path, {"main": server.url})

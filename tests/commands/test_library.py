@@ -79,6 +79,15 @@ def test_importing_costs_next_to_nothing() -> None:
     assert done.stdout == "set()\n"
 
 
+def test_extras_are_imported_only_when_they_are_used() -> None:
+    """Neither the library nor the command line, with every command but the explorer, imports an optional library."""
+    modules = "etl.cli.app, etl.cli.render, etl.commands.library, etl.commands.run, etl.commands.report"
+    extras = "{'altair', 'vl_convert', 'htpy', 'markupsafe', 'prometheus_client', 'distributed', 'dask'}"
+    program = f"import sys, {modules}; print({extras} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout == "set()\n"
+
+
 def test_a_failure_is_part_of_the_result(config: Path) -> None:
     """A failed run is returned with its exit code, and raises on demand."""
     settings = etl.load_config(config, {"sinks.duckdb.path": "/dev/null/contacts.duckdb"})

@@ -9,12 +9,18 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.support.live import Ended, Job, live
+from tests.support.live import Account, Ended, Job, Live, live
 from tests.support.old_targets import age
 from tests.support.publishing import day
 
 CONTACTS = 120
 SMALL = {"contacts": CONTACTS, "nasty_share": 0.0, "small": True}
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Account:
+    """A small account without oddities."""
+    return Account(tmp_path_factory.mktemp("account"), SMALL)
 
 
 def verified(job: Job) -> Ended:
@@ -29,26 +35,23 @@ def told(ended: Ended) -> str:
 
 
 @pytest.mark.parametrize("sinks", [("duckdb",), ("parquet",), ("duckdb", "parquet")])
-def test_what_was_published_agrees_with_the_account(sinks: tuple[str, ...], tmp_path: Path) -> None:
+def test_what_was_published_agrees_with_the_account(
+    sinks: tuple[str, ...], account: Account, server: Live, tmp_path: Path
+) -> None:
     """A published account passes the comparison; contacts created since the run are ignored."""
-    with live(**SMALL) as server:
-        job = Job(tmp_path, {"main": server.url}, sinks=sinks)
-        job.run()
-        server.change(lambda w, now: w.insert(now))
-        ended = verified(job)
+    job = account.job(server, tmp_path, *sinks)
+    server.change(lambda w, now: w.insert(now))
+    ended = verified(job)
     assert ended.code == 0, told(ended)
     assert f"{CONTACTS} contacts, 0 of them missing" in told(ended)
 
 
-def test_a_contact_that_is_missing_is_found(tmp_path: Path) -> None:
+def test_a_contact_that_is_missing_is_found(job: Job, server: Live) -> None:
     """An old contact that appeared after the last run is reported as missing, with exit 13 and a hint."""
-    with live(**SMALL) as server:
-        job = Job(tmp_path, {"main": server.url})
-        job.run()
-        late = min(json.loads(raw)["createdAt"] for raw in server.truth().values())
-        raw = json.dumps({"_id": "late", "isContact": True, "createdAt": late}).encode()
-        server.change(lambda w, now: w.adopt(raw, now))
-        ended = verified(job)
+    late = min(json.loads(raw)["createdAt"] for raw in server.truth().values())
+    raw = json.dumps({"_id": "late", "isContact": True, "createdAt": late}).encode()
+    server.change(lambda w, now: w.adopt(raw, now))
+    ended = verified(job)
     assert (ended.code, "1 of them missing" in told(ended), "--full" in told(ended)) == (13, True, True)
 
 
@@ -68,13 +71,11 @@ def test_who_stays_deleted_or_rejected_is_not_missing(tmp_path: Path) -> None:
     assert ended.code == 0, told(ended)
 
 
-def test_the_target_that_was_published_is_compared(tmp_path: Path) -> None:
+def test_the_target_that_was_published_is_compared(account: Account, server: Live, tmp_path: Path) -> None:
     """If one of two targets was removed, the other is compared."""
-    with live(**SMALL) as server:
-        job = Job(tmp_path, {"main": server.url})
-        job.run()
-        job.duckdb.unlink()
-        assert f"{CONTACTS} contacts, 0 of them missing" in told(verified(job))
+    job = account.job(server, tmp_path, "duckdb", "parquet")
+    job.duckdb.unlink()
+    assert f"{CONTACTS} contacts, 0 of them missing" in told(verified(job))
 
 
 def test_a_server_that_ignores_its_filters_cannot_be_compared_with(tmp_path: Path) -> None:
@@ -98,24 +99,24 @@ def test_a_filtered_export_cannot_be_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["duckdb", "parquet"])
-def test_a_target_of_an_older_format_is_read_and_then_upgraded(kind: str, tmp_path: Path) -> None:
+def test_a_target_of_an_older_format_is_read_and_then_upgraded(
+    kind: str, account: Account, server: Live, tmp_path: Path
+) -> None:
     """Targets that have a row in `rejects` per run show each contact once, before and after their upgrade."""
     nameless = {"account": "main", "contact_id": None, "reason": "null_id", "path": "_id", "raw": '{"_id":null}'}
-    with live(**SMALL) as server:
-        job = Job(tmp_path, {"main": server.url}, sinks=(kind,))
-        for _ in range(2):
-            job.run()
-        target = job.duckdb if kind == "duckdb" else job.parquet
-        age(target, [{**nameless, "seq": seq, "observed_at": day(seq)} for seq in (1, 2)])
-        query = "select account, raw, seq, first_seq, last_seq, seen from rejects"
-        row = {"account": "main", "raw": '{"_id":null}', "seq": 2, "first_seq": 1, "last_seq": 2, "seen": 2}
-        for _ in range(2):
-            ended = verified(job)
-            assert (ended.code, job.call("status", "CONFIG", "--json").code) == (0, 0), ended.out
-            assert job.call("sql", "CONFIG", query, "--json").document == [row]
-            assert job.run().exit_code == 0
-        assert job.call("account", "rename", "CONFIG", "main", "shop", "--json").code == 0
+    job = account.job(server, tmp_path, kind)
+    job.run()
+    target = job.duckdb if kind == "duckdb" else job.parquet
+    age(target, [{**nameless, "seq": seq, "observed_at": day(seq)} for seq in (1, 2)])
+    query = "select account, raw, seq, first_seq, last_seq, seen from rejects"
+    row = {"account": "main", "raw": '{"_id":null}', "seq": 2, "first_seq": 1, "last_seq": 2, "seen": 2}
+    for _ in range(2):
+        ended = verified(job)
+        assert (ended.code, job.call("status", "CONFIG", "--json").code) == (0, 0), ended.out
         assert job.call("sql", "CONFIG", query, "--json").document == [row]
+        assert job.run().exit_code == 0
+    assert job.call("account", "rename", "CONFIG", "main", "shop", "--json").code == 0
+    assert job.call("sql", "CONFIG", query, "--json").document == [row]
 
 
 ERASED = {
@@ -126,32 +127,26 @@ ERASED = {
 
 
 @pytest.mark.parametrize("tables", ERASED.values(), ids=ERASED)
-def test_whoever_was_erased_by_hand_is_not_called_back(tables: tuple[str, ...], tmp_path: Path) -> None:
+def test_whoever_was_erased_by_hand_is_not_called_back(tables: tuple[str, ...], job: Job) -> None:
     """After a manual deletion, `verify` reports differences with 22, and never advises to restore a backup."""
-    with live(**SMALL) as server:
-        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
-        job.run()
-        with duckdb.connect(str(job.duckdb)) as connection:
-            [who] = connection.execute("select min(contact_id) from contacts").fetchone() or ()
-            for table in tables:
-                connection.execute(f"delete from {table} where contact_id = ?", [who])  # noqa: S608 - our own names
-        said = [job.call("verify", "CONFIG")]
-        for full in (False, True):
-            assert job.run(full=full).exit_code == 0
-            said.append(job.call("verify", "CONFIG"))
+    with duckdb.connect(str(job.duckdb)) as connection:
+        [who] = connection.execute("select min(contact_id) from contacts").fetchone() or ()
+        for table in tables:
+            connection.execute(f"delete from {table} where contact_id = ?", [who])  # noqa: S608 - our own names
+    said = [job.call("verify", "CONFIG")]
+    for full in (False, True):
+        assert job.run(full=full).exit_code == 0
+        said.append(job.call("verify", "CONFIG"))
     assert [ended.code for ended in said[:2]] == [22, 22] if "contact_versions" in tables else said[0].code == 22
     for ended in said:
         assert not re.search("backup|restore", (ended.out + ended.err).lower()), ended.out
     assert said[-1].code == (22 if "contact_versions" in tables else 0), said[-1].out
 
 
-def test_cells_emptied_by_hand_are_told_without_the_old_copy(tmp_path: Path) -> None:
+def test_cells_emptied_by_hand_are_told_without_the_old_copy(job: Job) -> None:
     """A contact that was anonymised by UPDATE is reported as different, without advice to restore a backup."""
-    with live(**SMALL) as server:
-        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
-        job.run()
-        with duckdb.connect(str(job.duckdb)) as connection:
-            connection.execute("update contacts set email = null, name = 'erased' where seq = 1")
-        ended = job.call("verify", "CONFIG")
+    with duckdb.connect(str(job.duckdb)) as connection:
+        connection.execute("update contacts set email = null, name = 'erased' where seq = 1")
+    ended = job.call("verify", "CONFIG")
     assert (ended.code, "FAIL contents" in ended.out) == (22, True), ended.out
     assert not re.search("backup|restore", ended.out.lower())

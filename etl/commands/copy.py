@@ -1,0 +1,111 @@
+"""Copy (`etl copy FROM TO`): fill a new sink with everything that another one has published, without the API.
+
+History, runs, rejects and state are copied; the manifests are chained anew, so the next run of the new sink is
+incremental. Both sinks are in the configuration, and the new one is empty.
+"""
+
+# ruff: noqa: S608 - SQL is built from our own names.
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import duckdb
+
+from etl.commands.result import Document, SinkReport, sink_documents
+from etl.config import Config
+from etl.errors import UsageError
+from etl.log import log
+from etl.model import Publication, RunRecord
+from etl.sinks import ParquetSink, Restorable, Sink, Unpublished
+from etl.sinks.checks import refuse_published
+from etl.sinks.manifest import chained, decode
+from etl.sinks.targets import named, sinks
+from etl.storage.lock import Lock
+from etl.storage.row_hash import is_former
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResult:
+    """What was copied."""
+
+    source: str
+    target: str
+    contacts: int
+    versions: int
+    runs: int
+    report: SinkReport
+    """The new sink."""
+
+    def document(self) -> Document:
+        """The `--json` document of `copy`."""
+        return {
+            "exit": 0,
+            "from": self.source,
+            "to": self.target,
+            "contacts": self.contacts,
+            "versions": self.versions,
+            "runs": self.runs,
+            "sinks": sink_documents({self.target: self.report}),
+        }
+
+
+def copy_sink(config: Config, source_name: str, target_name: str) -> CopyResult:
+    """Fill the sink `target_name` from the sink `source_name`, in one atomic step.
+
+    Raises `UsageError` if the target holds something or the source nothing, and the errors of the sinks.
+    """
+    made = sinks(config)
+    source, target = named(made, source_name), named(made, target_name)
+    if source is target:
+        raise UsageError("a sink cannot be copied into itself", where="command line")
+    if not isinstance(target, Restorable):
+        hint = "Copy into a DuckDB file or a PostgreSQL schema, or let `etl run` fill it."
+        message = f"a {target.kind.capitalize()} target cannot be filled by a copy"
+        raise UsageError(message, where=target.location, hint=hint)
+    # No run may publish into the source while its tables are read one after the other.
+    with Lock(source.path), Lock(target.path):
+        state = source.state()
+        if not state.seq:
+            raise Unpublished("nothing was published yet", where=source.location)
+        refuse_published(target, target.open())
+        try:
+            with source.reading() as connection:
+                _refuse_former(connection, source)
+                runs = _runs(connection, source)
+                target.restore(connection, chained(runs, state.filters))
+                contacts, versions = (
+                    int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+                    for table in ("contacts", "contact_versions")
+                )
+            target.publish(Publication(state.seq, runs[state.seq][0].run_id, (), state.filters))
+        finally:
+            target.discard()
+    log.info("sink.published", sink=target.name, seq=state.seq)
+    report = SinkReport(target.location, state.seq)
+    return CopyResult(source_name, target_name, contacts, versions, len(runs), report)
+
+
+def _runs(connection: duckdb.DuckDBPyConnection, source: Sink) -> dict[int, list[RunRecord]]:
+    """The accounts of every published run, by its number."""
+    if isinstance(source, ParquetSink):
+        manifests = list(source.manifests())
+    else:
+        documents = connection.execute("SELECT document FROM etl.manifests ORDER BY seq").fetchall()
+        manifests = [decode(document.encode()) for (document,) in documents]
+    runs: defaultdict[int, list[RunRecord]] = defaultdict(list)
+    for published in manifests:
+        runs[published.seq] += published.runs
+    return runs
+
+
+def _refuse_former(connection: duckdb.DuckDBPyConnection, source: Sink) -> None:
+    """Raise `UsageError` if contacts have fingerprints of an earlier version, which the next run could not compare."""
+    [[former]] = connection.execute(f"SELECT count(*) FROM contacts WHERE {is_former('row_hash')}").fetchall()
+    if former:
+        raise UsageError(
+            f"{former} contacts were published by an earlier version of etl",
+            where=source.location,
+            hint="Run `etl run --full` with this sink alone, then copy it.",
+        )
