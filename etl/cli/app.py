@@ -5,8 +5,6 @@ Data goes to stdout, everything else to stderr. Commands import their dependenci
 
 from __future__ import annotations
 
-import gc
-import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +14,8 @@ from typing import Annotated, NoReturn, Protocol, TypeVar
 import typer
 
 from etl import __version__
+from etl.cli import look
+from etl.cli.arguments import AsJson, Assignments, ConfigPath, OneSink, operands, show
 from etl.cli.process import complain, fail, leave_no_core
 from etl.cli.streams import harden
 from etl.commands.checks import Finding, worst
@@ -44,16 +44,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ConfigPath = Annotated[
-    Path | None,
-    typer.Argument(metavar="[CONFIG]", help="The configuration; by default $ETL_CONFIG, else etl.toml."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, also on failure.")]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
-]
-
 
 def _show_version(asked: bool) -> None:
     if asked:
@@ -80,6 +70,10 @@ def run(
     allow_shrink: Annotated[
         bool, typer.Option("--allow-shrink", help="Publish although many contacts disappeared.")
     ] = False,
+    cluster: Annotated[
+        str,
+        typer.Option("--cluster", metavar="ADDRESS", help="Read on the workers of a Dask cluster: tcp://HOST:8786."),
+    ] = "",
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
@@ -93,12 +87,12 @@ def run(
     def finish(result: RunResult) -> int:
         if result.error is not None:
             complain(result.error)
-        _print(result.document(), render_run(result, config), as_json=as_json)
+        show(result.document(), render_run(result, config), as_json=as_json)
         return result.exit_code
 
     configure()
     try:
-        work = Run(load_named(config, assignments), Options(full, allow_unproven, allow_shrink), watch)
+        work = Run(load_named(config, assignments), Options(full, allow_unproven, allow_shrink), watch, cluster)
     except EtlError as error:
         return finish(RunResult(0.0, error=error))
 
@@ -118,25 +112,28 @@ def plan(
     from etl.config import load_named  # noqa: PLC0415
 
     forecasts = library.plan(load_named(config, assignments), full=full)
-    _print({"accounts": [f.document() for f in forecasts]}, render_forecasts(forecasts), as_json=as_json)
+    show({"accounts": [f.document() for f in forecasts]}, render_forecasts(forecasts), as_json=as_json)
     return OK
 
 
 @app.command()
-def status(config: ConfigPath = None, assignments: Assignments = None, as_json: AsJson = False) -> int:
+def status(
+    config: ConfigPath = None, sink: OneSink = None, assignments: Assignments = None, as_json: AsJson = False
+) -> int:
     """Show the last runs: success or error, counts and proof."""
     from etl.cli.render import render_status  # noqa: PLC0415
     from etl.commands.status import read_status  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    found = read_status(load_named(config, assignments))
-    _print(found.document(), render_status(found), as_json=as_json)
+    found = read_status(load_named(config, assignments), sink)
+    show(found.document(), render_status(found), as_json=as_json)
     return OK
 
 
 @app.command()
 def sql(
-    words: Annotated[list[str], typer.Argument(metavar="[CONFIG] QUERY", help="A SELECT, in DuckDB's dialect.")],
+    words: Annotated[list[str], typer.Argument(metavar="[CONFIG] QUERY", help="A SELECT, in the SQL of the sink.")],
+    sink: OneSink = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
@@ -145,11 +142,11 @@ def sql(
     from etl.commands.sql import ask, rows_of  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    config, (query,) = _operands(words, 1)
+    config, (query,) = operands(words, 1)
     # In a locale without UTF-8, non-ASCII command-line arguments arrive as raw bytes.
-    table = ask(load_named(config, assignments), os.fsencode(query).decode("utf-8", "replace"))
+    table = ask(load_named(config, assignments), os.fsencode(query).decode("utf-8", "replace"), sink)
     # Render only one of the two: either takes longer than the query itself.
-    _print(rows_of(table) if as_json else [], "" if as_json else render_table(table), as_json=as_json)
+    show(rows_of(table) if as_json else [], "" if as_json else render_table(table), as_json=as_json)
     return OK
 
 
@@ -180,6 +177,7 @@ def verify(
 @app.command()
 def explain(
     words: Annotated[list[str], typer.Argument(metavar="[CONFIG] CONTACT_ID", help="The API's id of the contact.")],
+    sink: OneSink = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> int:
@@ -191,11 +189,34 @@ def explain(
     from etl.commands.explain import explain_contact  # noqa: PLC0415
     from etl.config import load_named  # noqa: PLC0415
 
-    config, (contact_id,) = _operands(words, 1)
-    explanation = explain_contact(load_named(config, assignments), contact_id)
-    _print(explanation.document(), render_explanation(explanation), as_json=as_json)
+    config, (contact_id,) = operands(words, 1)
+    explanation = explain_contact(load_named(config, assignments), contact_id, sink)
+    show(explanation.document(), render_explanation(explanation), as_json=as_json)
     return OK
 
+
+@app.command()
+def copy(
+    words: Annotated[list[str], typer.Argument(metavar="[CONFIG] FROM TO", help="The names of two sinks.")],
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> int:
+    """Fill a new sink from an existing one, history included, without the API."""
+    from etl.cli.progress import configure  # noqa: PLC0415
+    from etl.cli.render import render_copy  # noqa: PLC0415
+    from etl.commands.copy import copy_sink  # noqa: PLC0415
+    from etl.config import load_named  # noqa: PLC0415
+
+    configure()
+    config, (source, target) = operands(words, 2)
+    copied = copy_sink(load_named(config, assignments), source, target)
+    show(copied.document(), render_copy(copied), as_json=as_json)
+    return OK
+
+
+app.command(context_settings={"ignore_unknown_options": True})(look.diff)  # -1 is a run, not an option
+app.command()(look.report)
+app.command()(look.explore)
 
 account = typer.Typer(
     help="Rename or drop an account in every target; history stays.", no_args_is_help=True, rich_markup_mode=None
@@ -212,7 +233,7 @@ def rename(
     as_json: AsJson = False,
 ) -> int:
     """Rename an account in every target; its contacts, state and strikes continue under the new name."""
-    config, (name, new) = _operands(words, 2)
+    config, (name, new) = operands(words, 2)
     return _change(config, assignments, name, new, as_json=as_json)
 
 
@@ -223,7 +244,7 @@ def drop(
     as_json: AsJson = False,
 ) -> int:
     """Remove an account's contacts from every target, without confirmation; their versions stay in the history."""
-    config, (name,) = _operands(words, 1)
+    config, (name,) = operands(words, 1)
     return _change(config, assignments, name, None, as_json=as_json)
 
 
@@ -234,7 +255,7 @@ def columns(as_json: AsJson = False) -> int:
     from etl.schema import CONTACTS, describe  # noqa: PLC0415
 
     rows = [describe(column) for column in CONTACTS]
-    _print(rows, render_columns(rows), as_json=as_json)
+    show(rows, render_columns(rows), as_json=as_json)
     return OK
 
 
@@ -247,7 +268,7 @@ def docs(
     from etl.commands.docs import read_docs  # noqa: PLC0415
 
     document, text = read_docs(topic)
-    _print(document, text, as_json=as_json)
+    show(document, text, as_json=as_json)
     return OK
 
 
@@ -268,7 +289,7 @@ def sandbox(
 
     def ready(url: str) -> None:
         text = f"sandbox with {settings.contacts} contacts at {url}, token {settings.token}"
-        _print({"url": url, "token": settings.token}, text, as_json=as_json)
+        show({"url": url, "token": settings.token}, text, as_json=as_json)
 
     try:
         serve(settings, port, ready)
@@ -290,7 +311,7 @@ def _change(config: Path | None, assignments: list[str] | None, name: str, new: 
     def finish(result: ChangeResult) -> int:
         if result.error is not None:
             complain(result.error)
-        _print(result.document(), render_change(result), as_json=as_json)
+        show(result.document(), render_change(result), as_json=as_json)
         return result.exit_code
 
     configure()
@@ -323,10 +344,12 @@ def main() -> NoReturn:
     os.umask(0o077)
     leave_no_core()
     harden()
-    # There is almost no cyclic garbage, and scanning all imported objects for it takes a tenth of the startup time.
-    gc.set_threshold(50_000)
+    # Looking for plugins of other packages takes 10 ms. Read at the import of pydantic.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Arrow's own allocator retains memory freed by other threads: 30 MB on top of the merge. Read at Arrow's import.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    # Dask's client would print the traceback of each lost connection next to our line. Read at its import.
+    os.environ.setdefault("DASK_LOGGING", '{"distributed": "critical", "distributed.client": "critical"}')
     arguments = sys.argv[1:]
     sys.exit(_guarded(lambda: _dispatch(arguments), as_json="--json" in arguments))
 
@@ -373,18 +396,5 @@ def _print_findings(findings: Sequence[Finding], *, as_json: bool) -> int:
 
     code = worst(findings)
     document = {"exit": code, "checks": [finding.document() for finding in findings]}
-    _print(document, render_findings(findings), as_json=as_json)
+    show(document, render_findings(findings), as_json=as_json)
     return code
-
-
-def _operands(words: Sequence[str], count: int) -> tuple[Path | None, Sequence[str]]:
-    """The optional configuration argument, and the `count` operands after it."""
-    if len(words) == count:
-        return None, words
-    if len(words) == count + 1:
-        return Path(words[0]), words[1:]
-    raise UsageError(f"expected [CONFIG] and {count} more, got {len(words)}", where="command line")
-
-
-def _print(document: object, text: str, *, as_json: bool) -> None:
-    print(json.dumps(document, ensure_ascii=False) if as_json else text, flush=True)

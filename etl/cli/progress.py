@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 
 import anyio
 import structlog
 
 from etl.cli.streams import steering
+from etl.cli.totals import totals
 from etl.display import printable
 from etl.log import log, logger
 from etl.model import Progress
@@ -49,7 +51,7 @@ def configure() -> None:
 
 
 async def watch(progress: Callable[[], list[Progress]]) -> None:
-    """Show progress until cancelled: a row per account on a terminal, periodic events elsewhere."""
+    """Show progress until cancelled: rows on a terminal, elsewhere periodic events: one per account, and the totals."""
     if sys.stderr.isatty():
         from etl.cli.rows import account_rows  # noqa: PLC0415 - Rich takes 40 ms to import
 
@@ -59,8 +61,11 @@ async def watch(progress: Callable[[], list[Progress]]) -> None:
                 rows.show(progress())
     while True:
         await anyio.sleep(REPORT_SECONDS)
-        for now in progress():
+        accounts = progress()
+        for now in accounts:
             if now.is_reading:
                 log.info(
                     "run.progress", account=now.account, contacts=now.contacts, pages=now.pages, in_flight=now.in_flight
                 )
+        if len(accounts) > 1:
+            log.info("run.totals", **asdict(totals(accounts)))

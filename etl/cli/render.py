@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from textwrap import wrap
 
 import pyarrow as pa
 
+from etl.cli.many import MANY, SHOWN, deadline_warning, forecast_totals, run_totals, run_verdict, status_totals
 from etl.commands.checks import Finding
+from etl.commands.copy import CopyResult
+from etl.commands.difference import Difference
 from etl.commands.result import (
     AccountReport,
     ChangeResult,
     Explanation,
     Forecast,
     RunResult,
+    SinkReport,
     Status,
+    WrittenReport,
     instant,
     unconfigured_hint,
     unconfigured_line,
@@ -41,16 +49,35 @@ QUESTIONS = {
 
 def render_run(report: RunResult, config: Path | None = None) -> str:
     """The summary at the end of a run; `config` is the configuration as it was named on the command line."""
-    shown = [line for account in report.accounts for line in _account_lines(account)]
-    shown += [f"{name:<9} {sink.path} (state {sink.seq})" for name, sink in report.sinks.items()]
-    for name, contacts in report.unconfigured.items():
-        shown += [f"{'notice':<9} {unconfigured_line(name, contacts)}", f"{'':<9} {unconfigured_hint(name)}"]
+    many, several = len(report.accounts) > MANY, len(report.accounts) > 1
+    if many:
+        shown = [f"{name:<9} {text}" for name, text in run_totals(report)]
+    else:
+        shown = [line for account in report.accounts for line in _account_lines(account)]
+    shown += [_sink_line(name, sink) for name, sink in report.sinks.items()]
+    shown += [f"{head:<9} {text}" for head, text in _notices("notice", report.unconfigured)]
     shown.append(f"{'seconds':<9} {report.seconds:.1f}")
-    several = len(report.accounts) > 1
-    shown += [f"{account.account}: " * several + _verdict(account) for account in report.accounts]
+    if many:
+        shown.append(run_verdict(report))
+    else:
+        shown += [f"{account.account}: " * several + _verdict(account) for account in report.accounts]
     if question := QUESTIONS.get(report.exit_code):
         shown.append(f'{"try":<9} etl sql {f"{config} " if config else ""}"{question}"')
     return lines(shown)
+
+
+def _notices(head: str, unconfigured: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Two lines for each account that is not configured, and one for the number of those beyond `SHOWN`."""
+    for name, contacts in islice(unconfigured.items(), SHOWN):
+        yield head, unconfigured_line(name, contacts)
+        yield "", unconfigured_hint(name)
+    if len(unconfigured) > SHOWN:
+        yield head, f"{len(unconfigured) - SHOWN:,} other accounts are not configured either"
+
+
+def _sink_line(name: str, sink: SinkReport) -> str:
+    state = f"state {sink.seq}" if sink.error is None else f"not published: {sink.error.message}"
+    return f"{name:<9} {sink.path} ({state})"
 
 
 def _account_lines(account: AccountReport) -> Sequence[str]:
@@ -81,6 +108,8 @@ def _account_lines(account: AccountReport) -> Sequence[str]:
         rows.append(("clock", f"the server's has gone back: {back}; nothing is lost"))
     if remarks.resumed:
         rows.append(("resumed", f"{remarks.resumed:,} windows that a killed run had read"))
+    if remarks.order_doubt:
+        rows.append(("order", f"not relied on, so everything was read twice: {remarks.order_doubt}"))
     return [f"{name:<9} {text}" for name, text in rows]
 
 
@@ -96,34 +125,54 @@ def _verdict(account: AccountReport) -> str:
         return f"unproven: {contacts}; {record.proof.unproven[0]}"
     since = account.proven_since
     if record.mode == "full" or since == record.t0:
-        return f"complete: {contacts} in {windows}, all proven"
+        checks = account.remarks.order_checks
+        in_order = "read in order: {segments:,} segments counted, {ranges:,} ranges read again"
+        return f"complete: {contacts} in {windows}, " + (
+            in_order.format(**checks) if any(checks.values()) else "all proven"
+        )
     read = f"complete: {contacts}; this run read {record.counts.received - record.counts.folded:,} in {windows}"
-    if since is None:
-        return f"{read}, every other contact was proven by earlier runs"
-    span = _span((record.t0 - since).total_seconds(), up=True)
-    return f"{read}, every other contact was proven within {span} (since {instant(since)})"
+    if account.remarks.by_windows < 1:
+        share = int(100 * account.remarks.by_windows)
+        others = f"{share} % of all contacts are proven by windows so far, the others were read in order"
+    elif since is None:
+        others = "every other contact was proven by earlier runs"
+    else:
+        span = _span((record.t0 - since).total_seconds(), up=True)
+        others = f"every other contact was proven within {span} (since {instant(since)})"
+    return f"{read}, {others}"
 
 
 def render_change(report: ChangeResult) -> str:
     """The result of renaming or dropping an account."""
-    shown = [f"{name:<9} {sink.path} (state {sink.seq})" for name, sink in report.sinks.items()]
+    shown = [_sink_line(name, sink) for name, sink in report.sinks.items()]
     if report.error is None:
         change = f"renamed to {report.renamed_to}" if report.renamed_to else "dropped"
         shown.append(f"{change}: account {report.account} with {report.contacts:,} contacts")
     return lines(shown)
 
 
+def render_copy(copied: CopyResult) -> str:
+    """What was copied."""
+    counts = f"{copied.contacts:,} contacts, {copied.versions:,} versions, {copied.runs:,} runs"
+    return lines([_sink_line(copied.target, copied.report), f"{'copied':<9} {counts} from {copied.source}"])
+
+
 def render_forecasts(forecasts: Sequence[Forecast]) -> str:
-    """One line per account."""
-    return lines(
-        f"{f.account}: {f.mode} run, {f.windows:,} windows, about {f.requests:,} requests, {f.seconds:,.1f} s"
-        + (f" at {f.per_second:g} requests a second" if f.per_second else "")
-        + (f", which {f.sharing} accounts share" if f.sharing > 1 else "")
-        + "; "
-        + (f"resumes; {f.resumes:,} windows already read; " if f.resumes else "")
-        + "nothing was written"
-        for f in forecasts
-    )
+    """One line per account, and a warning if it cannot be done in time; of many, the totals and the slowest."""
+    if len(forecasts) > MANY:
+        return lines(forecast_totals(forecasts))
+    shown = []
+    for f in forecasts:
+        shown.append(
+            f"{f.account}: {f.mode} run, {f.windows:,} windows, about {f.requests:,} requests, {f.seconds:,.1f} s"
+            + (f" at {f.per_second:g} requests a second" if f.per_second else "")
+            + (f", which {f.sharing} accounts share" if f.sharing > 1 else "")
+            + "; "
+            + (f"resumes; {f.resumes:,} windows already read; " if f.resumes else "")
+            + "nothing was written"
+        )
+        shown += deadline_warning(f)
+    return lines(shown)
 
 
 def render_status(status: Status) -> str:
@@ -148,7 +197,8 @@ def render_status(status: Status) -> str:
         (
             *(f"{run.seq}", _cut(run.account, 12), run.mode, _span((status.at - run.observed_at).total_seconds())),
             *(f"{number:,}" for number in (run.contacts, run.new, run.changed, run.deleted)),
-            ("unproven" if run.unproven else run.proof_level) + f", {run.rejected:,} rejected" * (run.rejected > 0),
+            ("unproven" if run.unproven else _level(run.proof_level, run.by_windows))
+            + f", {run.rejected:,} rejected" * (run.rejected > 0),
         )
         for run in status.runs
     ]
@@ -163,10 +213,10 @@ def render_status(status: Status) -> str:
             for one in status.attempts[:SHOWN_ATTEMPTS]
         ]
         shown += ["", *_table(("attempt", "exit", "time", "requests", "error"), tries, {"error"}, flexible="error")]
-    for account in status.accounts:
-        if not account.configured:
-            name, contacts = account.last_run.account, account.last_run.contacts
-            shown += [f"notice: {unconfigured_line(name, contacts)}", f"        {unconfigured_hint(name)}"]
+    if len(status.accounts) > MANY:
+        shown += ["", *status_totals(status.accounts)]
+    unconfigured = {a.last_run.account: a.last_run.contacts for a in status.accounts if not a.configured}
+    shown += [f"{head:<7} {text}" for head, text in _notices("notice:", unconfigured)]
     return lines(shown)
 
 
@@ -185,6 +235,11 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: set[str
             line.append(text.ljust(width) if name in left else text.rjust(width))
         shown.append(gap.join(line).rstrip())
     return shown
+
+
+def _level(level: str, by_windows: float) -> str:
+    """A level of proof, or the share of the account that is proven by windows if that is not all."""
+    return f"{int(100 * by_windows)} % windows" if 0 < by_windows < 1 else level
 
 
 def _requests(count: int) -> str:
@@ -221,13 +276,48 @@ def render_explanation(explanation: Explanation) -> str:
     return lines(shown)
 
 
+def render_difference(difference: Difference) -> str:
+    """One line of counts, the columns that changed, and the contacts that were asked for."""
+    states = [
+        f"run {state.seq} ({instant(state.observed_at)})" if state.observed_at else "nothing"
+        for state in (difference.before, difference.after)
+    ]
+    shown = [f"+{difference.new:,} ~{difference.changed:,} -{difference.deleted:,} contacts from {' to '.join(states)}"]
+    between = {"changed back": difference.changed_back, "came and went": difference.came_and_went}
+    shown += [f"in between, {count:,} {what}" for what, count in between.items() if count]
+    if difference.columns:
+        counts = [(name, f"{count:,}") for name, count in difference.columns.items()]
+        shown += ["", *_table(("column", "changed"), counts, {"column"}, flexible="column")]
+    if difference.rows:
+        shown.append("")
+    for row in difference.rows:
+        sign = {"new": "+", "changed": "~", "deleted": "-"}[row.change]
+        shown.append(f"{sign} {row.account} {row.contact_id}  {', '.join(row.columns)}".rstrip())
+        for name, (before, after) in (row.values or {}).items():
+            shown.append(
+                f"    {name}: {json.dumps(before, ensure_ascii=False)} -> {json.dumps(after, ensure_ascii=False)}"
+            )
+    return lines(shown)
+
+
+def render_report(written: WrittenReport) -> str:
+    """The file, and what is on it."""
+    state = f"run {written.seq}, {written.contacts:,} contacts" if written.seq else "no run has published yet"
+    return lines([f"{written.path}: {state}; {ceil(written.size / 1000):,} kB"])
+
+
 def render_findings(findings: Sequence[Finding]) -> str:
-    """One line per check, and one for its hint."""
-    shown = []
+    """One line per check, and one for its hint; of many that are alike and in order, a few."""
+    shown, alike = [], Counter[str]()
     for finding in findings:
+        if finding.ok:
+            alike[finding.check] += 1
+            if alike[finding.check] > MANY:
+                continue
         shown.append(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check:<8} {finding.where}: {finding.detail}")
         if finding.hint:
             shown.append(f"     hint: {finding.hint}")
+    shown += [f"ok   {check:<8} {count - MANY:,} others" for check, count in alike.items() if count > MANY]
     return lines(shown)
 
 

@@ -1,4 +1,7 @@
-"""The progress of a run on a terminal: one row per account, redrawn in place, with as much as its width allows."""
+"""The progress of a run on a terminal: rows that are redrawn in place, with as much as its width allows.
+
+Each account has one. Of many, only those that are being read or have failed do, and a last row has the totals.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,14 @@ from rich.progress import Progress as Rows
 from rich.table import Table
 from rich.text import Text
 
+from etl.cli.totals import totals
 from etl.model import Progress
 
 RATE_SECONDS = 5.0
 """The rate, and the time left, are those of the last seconds."""
 LONGEST_NAME = 16
+MOST_ROWS = 16
+"""As many as are read at once by default."""
 LEAST_FOR_REQUESTS, LEAST_FOR_BAR, LEAST_FOR_RATE = 90, 70, 56
 """Columns that a terminal must have for them."""
 
@@ -25,7 +31,8 @@ class AccountRows(Rows):
 
     def __init__(self, console: Console, clock: Callable[[], float] | None = None) -> None:
         """`clock` replaces the monotonic clock of the console."""
-        self._screen = console  # Rich asks for the table before it has stored the console.
+        # Rich asks for the table before it has stored the console.
+        self._screen, self._sum = console, ""
         super().__init__(
             console=console,
             auto_refresh=False,
@@ -37,14 +44,20 @@ class AccountRows(Rows):
         self._rows: dict[str, TaskID] = {}
 
     def show(self, progress: Sequence[Progress]) -> None:
-        """Redraw: these accounts, and no others."""
-        for now in progress:
+        """Redraw; of more than `MOST_ROWS` accounts, at most that many have a row, those that are read now first."""
+        chosen = [now for now in progress if now.failed or now.phase not in {"waiting", "read"}]
+        self._sum = ""
+        if len(progress) > MOST_ROWS:
+            chosen = sorted((now for now in chosen if now.failed or now.is_reading), key=lambda now: now.failed)
+            chosen = chosen[:MOST_ROWS]
+            self._sum = _sum(progress)
+        for now in chosen:
             if now.account not in self._rows:
                 self._rows[now.account] = self.add_task("", total=now.expected, now=now)
             completed, total = (0, 1) if now.failed else (now.contacts, now.expected)
-            self.update(self._rows[now.account], completed=completed, total=total, visible=True, now=now)
-        for name in self._rows.keys() - {now.account for now in progress}:
-            self.update(self._rows[name], visible=False)
+            self.update(self._rows[now.account], completed=completed, total=total, now=now)
+        for name in self._rows.keys() - {now.account for now in chosen}:
+            self.remove_task(self._rows.pop(name))
         self.refresh()
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -74,9 +87,19 @@ class AccountRows(Rows):
                 "requests": f"{now.pages:,} requests",
                 "left": left,
             }
-            if task.visible:
-                table.add_row(*(cells[str(column.header)] for column in table.columns))
+            table.add_row(*(cells[str(column.header)] for column in table.columns))
         yield table
+        if self._sum:
+            yield Text(self._sum, no_wrap=True, overflow="ellipsis")
+
+
+def _sum(progress: Sequence[Progress]) -> str:
+    """One line for all accounts, the most important numbers first."""
+    found = totals(progress)
+    parts = [f"{found.read:,} of {found.accounts:,} accounts read"]
+    parts += [f"{found.failed:,} failed"] if found.failed else []
+    parts += [f"{found.contacts:,} contacts", f"{found.requests:,} requests"]
+    return ", ".join(parts + [now.phase for now in progress[-1:] if now.phase in {"merge", "publish"}])
 
 
 def account_rows(stream: TextIO) -> AccountRows:

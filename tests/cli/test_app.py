@@ -17,20 +17,26 @@ import duckdb
 import pytest
 
 from etl import schema
-from tests.support.live import TOKEN, Ended, Job, Live, live
+from tests.support.live import TOKEN, Account, Ended, Job, Live, live
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Live]:
+def account(tmp_path_factory: pytest.TempPathFactory) -> Account:
     """An account of 60 contacts."""
-    with live(contacts=60, nasty_share=0, small=True) as running:
+    return Account(tmp_path_factory.mktemp("account"), {"contacts": 60, "nasty_share": 0, "small": True})
+
+
+@pytest.fixture(scope="module")
+def server(account: Account) -> Iterator[Live]:
+    """The server of that account."""
+    with account.served() as running:
         yield running
 
 
 @pytest.fixture
 def job(server: Live, tmp_path: Path) -> Job:
     """A job for that account."""
-    return Job(tmp_path, {"main": server.url})
+    return Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
 
 
 def refused(ended: Ended, code: int, *words: str) -> None:
@@ -194,6 +200,16 @@ def test_a_missing_token_is_exit_2_and_names_the_variable(token: str | None, job
     assert not (job.folder / "data").exists()
 
 
+def test_all_missing_tokens_are_reported_together(job: Job) -> None:
+    """Of several accounts, all those without a token are named at once."""
+    job.urls = dict.fromkeys(("main", "shop", "clinic"), job.urls["main"])
+    job.tokens |= {"main": "", "clinic": " "}
+    refused(job.call("run", "CONFIG", "--json"), 2, "account main: the variable TOKEN_MAIN contains no token; account")
+    message = job.call("run", "CONFIG", "--json").document["error"]["message"]
+    assert "account clinic: the variable TOKEN_CLINIC contains no token" in message
+    assert "shop" not in message
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -311,11 +327,10 @@ DAMAGES = {
 
 @pytest.mark.parametrize(("sink", "damage"), [(sink, damage) for sink in DAMAGES for damage in DAMAGES[sink]])
 def test_a_damaged_target_is_told_and_never_taken_for_an_empty_one(
-    sink: str, damage: Callable[[Job], None], job: Job
+    sink: str, damage: Callable[[Job], None], account: Account, server: Live, tmp_path: Path
 ) -> None:
     """A damaged target is exit 22 (2 or 20 for a wrong kind) and stays as it is (P25, P26, S4, S6, S9)."""
-    job.sinks = (sink,)
-    assert job.run().exit_code == 0
+    job = account.job(server, tmp_path, sink)
     damage(job)
     left = {path: path.read_bytes() for path in (job.folder / "data").rglob("*") if path.is_file()}
     ended = job.call("run", "CONFIG", "--json")
@@ -334,10 +349,11 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize("sink", DAMAGES)
-def test_questions_to_a_damaged_target_fail_as_a_run_does(sink: str, job: Job) -> None:
+def test_questions_to_a_damaged_target_fail_as_a_run_does(
+    sink: str, account: Account, server: Live, tmp_path: Path
+) -> None:
     """Reading commands fail with the exit code of a run, the path and a hint (P25, P26, S4, S6, S9)."""
-    job.sinks = (sink,)
-    assert job.run().exit_code == 0
+    job = account.job(server, tmp_path, sink)
     whole = job.folder / "whole"
     shutil.copytree(job.folder / "data", whole)
     for damage in DAMAGES[sink]:
@@ -460,6 +476,20 @@ def test_plan_writes_nothing(job: Job) -> None:
     [account] = job.call("plan", "CONFIG", "--json").document["accounts"]
     assert account["mode"] == "incremental"
     assert job.fingerprint() == before
+
+
+def test_a_deadline_that_is_too_short_is_told_before(tmp_path: Path) -> None:
+    """`plan` warns that the account cannot be read before the deadline, and so does the run as soon as it knows."""
+    with live(contacts=1500, nasty_share=0, small=True, latency=0.05) as server:
+        limits = '[extract]\nrequests_per_second = 20\ndeadline = "4s"\n'
+        job = Job(tmp_path, {"main": server.url}, settings=limits, sinks=("duckdb",))
+        planned = job.call("plan", "CONFIG")
+        assert "\nwarning: main takes longer than extract.deadline: set it to 1h" in planned.out
+        ended = job.call("run", "CONFIG")
+    assert ended.code == 11
+    [event] = [one for one in map(json.loads, ended.err.splitlines()[:-2]) if one["event"] == "deadline.too_short"]
+    assert (event["account"], event["deadline_seconds"]) == ("main", 4)
+    assert event["seconds"] >= 4
 
 
 @pytest.mark.parametrize("past_end", ["empty", "repeat", "404"])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from etl.cli.render import render_forecasts, render_run, render_status
+from etl.cli.render import render_findings, render_forecasts, render_run, render_status
+from etl.commands.checks import Finding
 from etl.commands.result import AccountReport, AccountStatus, Forecast, PublishedRun, RunResult, Status
 from etl.errors import SourceUnavailable
 from etl.model import Counts, Proof, Requests, RunRecord
@@ -48,6 +49,7 @@ RUN = PublishedRun(
     contacts=2000,
     requests_sent=131,
     requests_retried=0,
+    by_windows=1.0,
 )
 ATTEMPT = Attempt(T0, T0 + timedelta(seconds=12), 0, 131)
 ERROR = SourceUnavailable("the server cannot be reached " * 5, where="account main").document()
@@ -131,6 +133,68 @@ def test_a_plan_that_resumes_says_so() -> None:
     assert text == (
         "main: full run, 40 windows, about 60 requests, 3.0 s; resumes; 12 windows already read; nothing was written"
     )
+
+
+def test_a_plan_that_exceeds_the_deadline_says_so() -> None:
+    """`plan` warns before a run that its deadline is too short, and says how long it should be."""
+    slow = Forecast("main", "full", 40, 60, 30_000.0, exceeds_deadline=True)
+    _, warning = render_forecasts([slow]).splitlines()
+    assert warning.startswith("warning: main takes longer than extract.deadline: set it to 13h")
+    assert render_forecasts([slow] * 500).count("warning") == 500
+
+
+FLEET = tuple(AccountReport(f"a{number:03}", replace(RECORD, account=f"a{number:03}")) for number in range(500))
+
+
+def test_many_accounts_have_one_summary() -> None:
+    """Of 500 accounts, there are the totals, and a line for each that failed or is unproven."""
+    unproven = replace(RECORD, proof=Proof("windows", 12, ("a list moved",)))
+    failed = AccountReport("a007", error=SourceUnavailable("the server hangs"), requests=Requests(3, 0))
+    accounts = (*FLEET[:7], failed, AccountReport("a008", unproven), *FLEET[9:])
+    result = RunResult(1.5, accounts, error=failed.error, unconfigured={f"old{n}": n for n in range(300)})
+    text = render_run(result)
+    assert len(text.splitlines()) < 40
+    assert "accounts  499 of 500 published (499 incremental)" in text
+    assert "requests  14,973 (0 retried)" in text
+    assert "failed    a007: the server hangs (code 11)" in text
+    assert "unproven  a008: a list moved" in text
+    assert "notice    290 other accounts are not configured either" in text
+    assert text.splitlines()[-1] == (
+        "complete: 996,000 contacts of 498 accounts, 5,976 windows read; unproven: 1; not published: 1"
+    )
+    assert len(result.document()["accounts"]) == 500  # type: ignore[arg-type]
+
+
+def test_an_error_of_all_accounts_has_one_line() -> None:
+    """An error that ended the whole run is not repeated for each of 500 accounts, and nothing is called complete."""
+    error = SourceUnavailable("the scheduler is lost")
+    text = render_run(RunResult(1.5, tuple(replace(account, error=error) for account in FLEET), error=error))
+    assert text.count("the scheduler is lost") == 1
+    assert "failed    500 accounts: the scheduler is lost (code 11)" in text
+    assert text.splitlines()[-1] == "not published: 500"
+
+
+def test_many_accounts_have_one_forecast_and_one_status() -> None:
+    """`plan` shows the totals and the slowest accounts, `status` the totals and the accounts that fell behind."""
+    forecasts = [Forecast(f"a{number:03}", "full", 10, 20, float(number)) for number in range(500)]
+    first, slowest, *_, last = render_forecasts(forecasts).splitlines()
+    assert first == "500 accounts (500 full): 5,000 windows, about 10,000 requests; nothing was written"
+    assert (slowest, last) == ("a499: full run, about 20 requests, 499.0 s", "490 other accounts take less")
+    runs = [replace(RUN, account=f"a{number:03}", seq=8 if number < 30 else 9) for number in range(500)]
+    status = Status(T0, tuple(AccountStatus(run, configured=True) for run in runs), tuple(runs[-20:]))
+    shown = render_status(status).splitlines()
+    assert len(shown) < 50
+    assert "500 accounts with 1,000,000 contacts" in shown
+    assert shown[-2:] == ["not in the last run: a009, last published by run 8", "not in the last run: 20 others"]
+
+
+def test_many_findings_that_are_alike_are_counted() -> None:
+    """`doctor` shows every failure, and of the checks in order a few of each kind."""
+    findings = [Finding("server", f"https://{number}", "answers") for number in range(500)]
+    findings[400] = Finding("server", "https://400", "hangs", "Wait.", 11)
+    shown = render_findings(findings).splitlines()
+    assert shown[-3:] == ["FAIL server   https://400: hangs", "     hint: Wait.", "ok   server   483 others"]
+    assert len(shown) == 19
 
 
 def test_the_sql_to_try_names_the_configuration() -> None:

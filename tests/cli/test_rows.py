@@ -87,7 +87,27 @@ def test_an_account_that_is_shown_no_more_has_no_row() -> None:
     rows = AccountRows(Console(file=screen, width=100))
     rows.show([READING, replace(READING, account="second")])
     rows.show([READING])
-    assert [task.fields["now"].account for task in rows.tasks if task.visible] == ["main"]
+    assert [task.fields["now"].account for task in rows.tasks] == ["main"]
+
+
+def test_of_many_accounts_a_few_have_a_row() -> None:
+    """Of 500 accounts, those that are being read and some that failed have a row, and the last row has the totals."""
+    read = [Progress(f"r{number}", 100, 20, 0, 100, "read") for number in range(300)]
+    failed = [Progress(f"f{number}", 1, 5, 0, None, "windows", failed=True) for number in range(40)]
+    reading = [Progress(f"n{number}", 50, 10, 2, 100, "windows") for number in range(10)]
+    waiting = [Progress(f"w{number}", 0, 0, 0, None, "waiting") for number in range(150)]
+    screen = StringIO()
+    console = Console(file=screen, width=100, color_system=None)
+    rows = AccountRows(console)
+    rows.show([*failed, *read, *reading, *waiting])
+    console.print(rows.get_renderable())
+    *shown, last = screen.getvalue().splitlines()
+    assert [row.split()[0] for row in shown] == [f"n{number}" for number in range(10)] + [f"f{n}" for n in range(6)]
+    assert last == "300 of 500 accounts read, 40 failed, 30,540 contacts, 6,300 requests"
+    screen.truncate(0)
+    rows.show([replace(now, phase="merge") for now in read])
+    console.print(rows.get_renderable())
+    assert screen.getvalue().strip("\0\n") == "300 of 300 accounts read, 30,000 contacts, 6,000 requests, merge"
 
 
 def on_a_terminal(job: Job, columns: int, *words: str) -> tuple[int, str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from etl.config import Account, Config, find_config, load, load_named, read_token, sandbox_settings
 from etl.errors import EtlError, UsageError
-from etl.sinks.targets import access_of
+from etl.sinks.targets import access_of, sinks
 from etl.storage.files import Access
 
 SINK = """
@@ -207,6 +207,56 @@ def test_a_path_of_a_variable_that_is_empty_is_refused(key: str, value: str) -> 
         message := refused(environ={name: value}).message
     )
     assert f"(from {name})" in message
+
+
+def in_stores(**more: str) -> str:
+    """A configuration with sinks of these names in an object store, each with more TOML."""
+    return ONE_ACCOUNT + "".join(f'[sinks.{name}]\nkind = "parquet"\n{toml}\n' for name, toml in more.items())
+
+
+def test_sinks_in_an_object_store_have_names() -> None:
+    """Several prefixes are sinks of one kind, and each has a stage of its own."""
+    text = in_stores(hot='path = "s3://bucket/hot"', cold='path = "s3://bucket/cold/x=1"\nkeep = 1')
+    made = {sink.name: sink for sink in sinks(loaded(text))}
+    assert {name: sink.location for name, sink in made.items()} == {
+        "hot": "s3://bucket/hot",
+        "cold": "s3://bucket/cold/x=1",
+    }
+    assert {sink.path for sink in made.values()} == {Path("data/hot"), Path("data/cold")}
+
+
+def test_delta_tables_are_a_kind_of_sink_in_a_folder_or_a_store() -> None:
+    """The section of the kind's own name needs no kind, others do; only a target in a store has a stage."""
+    text = ONE_ACCOUNT + '[sinks.delta]\npath = "lake"\n[sinks.far]\nkind = "delta"\npath = "s3://bucket/far"\n'
+    made = {sink.name: sink for sink in sinks(loaded(text))}
+    assert {name: sink.kind for name, sink in made.items()} == {"delta": "delta", "far": "delta"}
+    assert {name: sink.path for name, sink in made.items()} == {"delta": Path("lake"), "far": Path("data/far")}
+    assert made["far"].location == "s3://bucket/far"
+    for second, told in (
+        ('path = "lake"', "both sinks have the same path: delta and far"),
+        ('path = "s3://bucket/far"\nstage = "lake"', "both sinks have the same path: delta and far"),
+        ('path = "other"\nmode = "0640"', "unknown key sinks.far.mode"),
+        ('path = "other"\nretention = "0s"', "sinks.far.retention"),
+    ):
+        one = '[sinks.delta]\npath = "lake"\n'
+        assert told in refused(f'{ONE_ACCOUNT}{one}[sinks.far]\nkind = "delta"\n{second}\n').message
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ('path = "s3://bucket/one"', "both sinks have the same path: one and two"),
+        ('path = "s3://bucket/two"\nstage = "data/one"', "both sinks have the same path: one and two"),
+        ('path = "data/one"', "both sinks have the same path: one and two"),
+        ('path = "s3://bucket"', "sinks.two: expected an address such as s3://bucket/prefix, not s3://bucket"),
+        ('path = "s3://bucket/two"\nmode = "0640"', "sinks.two: mode and group are permissions of files"),
+        ('path = "two"\nendpoint = "https://s3.example.com"', "sinks.two: endpoint is for a path in an object store"),
+        ('path = "s3://bucket/two"\nendpoint = "http://s3.example.com"', "sinks.two.endpoint: plain http"),
+    ],
+)
+def test_a_sink_in_an_object_store_that_cannot_be_is_refused(second: str, told: str) -> None:
+    """An address or a stage that another sink has, or that is none, is rejected with the name of the sink."""
+    assert told in refused(in_stores(one='path = "s3://bucket/one"', two=second)).message
 
 
 HOMES = {

@@ -1,0 +1,1 @@
+"""A cluster in which workers and coordinators die at random moments; `python -m tests.cluster` plays many rounds."""
