@@ -30,7 +30,7 @@ class Done:
 def normalizer(contacts: int) -> Iterator[Done]:
     """The normalizer on clean contacts, with a few oddities, and with a field that drifted in all contacts."""
     from etl.model import RawPage  # noqa: PLC0415 - the planner needs none of it
-    from etl.normalize import Normalizer  # noqa: PLC0415
+    from etl.normalize.normalizer import Normalizer  # noqa: PLC0415
     from etl.sandbox.settings import Settings  # noqa: PLC0415
     from etl.sandbox.world import World  # noqa: PLC0415
 

@@ -1,7 +1,8 @@
 """The bare pipeline: the speed of the same libraries if nothing is proven, retried or saved.
 
 aiohttp, bodies joined every 20 pages, `pyarrow.json` with an explicit schema in one worker thread, and Parquet (zstd)
-or DuckDB (append, then drop the older of repeated contacts). It reads only these contacts: any oddity ends it.
+or DuckDB (append, then drop the older of repeated contacts). Fields without a column are skipped, or become columns
+of the types that Arrow infers from the first batch. It reads only these contacts: any oddity ends it.
 It prints `{"received": rows, "stored": rows}`, which the caller compares.
 """
 
@@ -69,7 +70,7 @@ _CONTACT = _struct(
     lastMessage=_struct(by=_TEXT, at=_TIME, text=_TEXT),
     hasOrdered=_struct(status=_FLAG, lastAt=_TIME),
 )
-_PAGE = pj.ParseOptions(explicit_schema=pa.schema({"data": pa.list_(_CONTACT)}), unexpected_field_behavior="ignore")
+_PAGE = pa.schema({"data": pa.list_(_CONTACT)})
 _DEPTH = 4
 """Nesting depth of objects."""
 
@@ -90,15 +91,20 @@ class Parquet:
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq  # noqa: PLC0415 - imported on use: start-up is measured
 
-        self._writer = pq.ParquetWriter(path, _flat(pa.array([], _CONTACT)).schema, compression="zstd")
+        self._open = lambda schema: pq.ParquetWriter(path, schema, compression="zstd")
         self._rows_of = lambda: int(pq.read_metadata(path).num_rows)
+        self._writer: pq.ParquetWriter | None = None
 
     def append(self, batch: pa.Table) -> None:
-        """Write a row group."""
-        self._writer.write_table(batch)
+        """Write a row group; the first one determines the columns."""
+        if self._writer is None:
+            self._writer = self._open(batch.schema)
+        self._writer.write_table(batch.select(self._writer.schema.names))
 
     def close(self) -> int:
         """Finish the file."""
+        if self._writer is None:
+            return 0
         self._writer.close()
         return self._rows_of()
 
@@ -110,13 +116,16 @@ class DuckDB:
         import duckdb  # noqa: PLC0415 - imported on use: start-up is measured
 
         self._database = duckdb.connect(path)
-        self._database.register("batch", _flat(pa.array([], _CONTACT)))
-        self._database.execute("BEGIN; CREATE TABLE contacts AS FROM batch")
+        self._database.execute("BEGIN")
+        self._has_table = False
 
     def append(self, batch: pa.Table) -> None:
-        """Insert the rows."""
+        """Insert the rows; the first batch determines the columns."""
         self._database.register("batch", batch)
-        self._database.execute("INSERT INTO contacts FROM batch")
+        if not self._has_table:
+            self._database.execute("CREATE TABLE contacts AS FROM batch LIMIT 0")
+            self._has_table = True
+        self._database.execute("INSERT INTO contacts BY NAME FROM batch")
 
     def close(self) -> int:
         """Drop all but the newest of each contact, and commit."""
@@ -130,11 +139,12 @@ class DuckDB:
         return int(stored[0]) if stored else 0
 
 
-def _read(bodies: Sequence[bytes]) -> pa.Table:
+def _read(bodies: Sequence[bytes], unknown: str) -> pa.Table:
     """The contacts in `bodies` as flat columns."""
     blob = b"\n".join(bodies)
     options = pj.ReadOptions(use_threads=False, block_size=len(blob) + 1)
-    pages = pj.read_json(pa.BufferReader(blob), read_options=options, parse_options=_PAGE)
+    parsing = pj.ParseOptions(explicit_schema=_PAGE, unexpected_field_behavior=unknown)
+    pages = pj.read_json(pa.BufferReader(blob), read_options=options, parse_options=parsing)
     return _flat(pages["data"].chunk(0).flatten())
 
 
@@ -148,8 +158,9 @@ def _flat(contacts: pa.StructArray) -> pa.Table:
 class Bare:
     """One export."""
 
-    def __init__(self, session: aiohttp.ClientSession, target: Target) -> None:
+    def __init__(self, session: aiohttp.ClientSession, target: Target, unknown: str) -> None:
         self.received = 0
+        self._unknown = unknown
         self._session = session
         self._target = target
         self._thread = ThreadPoolExecutor(1)
@@ -181,15 +192,15 @@ class Bare:
 
     def _load(self, bodies: Sequence[bytes]) -> None:
         if bodies:
-            batch = _read(bodies)
+            batch = _read(bodies, self._unknown)
             self.received += batch.num_rows
             self._target.append(batch)
 
 
-async def _main(url: str, token: str, target: Target) -> None:
+async def _main(url: str, token: str, target: Target, unknown: str) -> None:
     headers = {"Authorization": f"Bearer {token}", "authtype": "Key"}
     async with aiohttp.ClientSession(url, headers=headers) as session:
-        bare = Bare(session, target)
+        bare = Bare(session, target, unknown)
         stored = await bare.run()
     print(json.dumps({"received": bare.received, "stored": stored}))
 
@@ -200,5 +211,7 @@ if __name__ == "__main__":
     parser.add_argument("token")
     parser.add_argument("sink", choices=("parquet", "duckdb"))
     parser.add_argument("path", type=Path)
+    parser.add_argument("unknown", choices=("ignore", "infer"), help="how to treat fields without a column")
     asked = parser.parse_args()
-    asyncio.run(_main(asked.url, asked.token, (Parquet if asked.sink == "parquet" else DuckDB)(asked.path)))
+    target = (Parquet if asked.sink == "parquet" else DuckDB)(asked.path)
+    asyncio.run(_main(asked.url, asked.token, target, asked.unknown))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -11,19 +12,17 @@ from statistics import median
 
 from tests.bench.compare import Side, compared, interleaved, row_of, spent
 from tests.bench.jobs import CONCURRENCY, NAMES, PAGE, PUBLISHED, Etl, Ran, Server, bare, fresh, serving, stored
-from tests.bench.measure import PYTHON, Cost, Failed, measured
+from tests.bench.loading import load_rows
+from tests.bench.measure import PYTHON, Failed, measured
 from tests.bench.table import Row
+from tests.cluster.speed import ACCOUNTS, CONTACTS, measure
 
-BARE, FIRST, PLANNED = "bare pipeline", "etl, first run, with witness", "etl, second full run, planned"
+BARE, FIRST, PLANNED = "bare pipeline", "etl, first run", "etl, second full run, planned"
 PURPOSES = ("probe", "witness", "windows", "sweep")
 LATENCY = 0.2
 """Seconds, in W2."""
 FLEET_CONTACTS = 200
 """Per account in FLEET."""
-LOADS = {"first": "first run", "newest": "1 % changed, among the newest", "evenly": "1 % changed, evenly"}
-"""The runs of LOAD, in order, with the changes before each."""
-LOAD_LIMIT = 3600.0
-"""Seconds that one step of LOAD may take: the largest has ten million contacts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +52,19 @@ class Plan:
 
 def w1(plan: Plan) -> Iterator[Row]:
     """A server that responds at once: the speed of the exporter, and the requests that its proof costs."""
-    with serving(plan.contacts) as server:
+    return _fast("W1", plan, unknown=False)
+
+
+def w1x(plan: Plan) -> Iterator[Row]:
+    """The same, and every contact has fields of every kind that have no column, as those of real servers."""
+    return _fast("W1X", plan, unknown=True)
+
+
+def _fast(case: str, plan: Plan, *, unknown: bool) -> Iterator[Row]:
+    with serving(plan.contacts, unknown=unknown) as server:
         for sink in ("parquet", "duckdb"):
             rounds = interleaved(_sides(server, sink, plan.folder), plan.runs, plan.seconds)
-            for what, row in compared("W1", sink, server.contacts, rounds).items():
+            for what, row in compared(case, sink, server.contacts, rounds).items():
                 told = sink == "parquet" and what != BARE
                 yield replace(row, facts=_requests(rounds[what][-1], server.contacts)) if told else row
 
@@ -80,7 +88,7 @@ def w3(plan: Plan) -> Iterator[Row]:
         with serving(contacts) as server:
             rounds = interleaved(_single_sides(server, plan.folder), 1, 0.0)
             for what, row in compared("W3", "once", contacts, rounds).items():
-                fair = row if what.startswith("parquet") else replace(row, speed=None)
+                fair = row if what.startswith("parquet") else replace(row, speed=None, work=None)
                 yield replace(fair, facts=_growth(smaller[what], row)) if what in smaller else fair
                 smaller[what] = row
 
@@ -111,22 +119,27 @@ def fleet(plan: Plan) -> Iterator[Row]:
                 cost = measured(command, {"BENCH_TOKEN": server.token}, well=PUBLISHED, watched=True)
                 if (found := stored(sink, path, seq)[0]) != held:
                     raise Failed(f"{plan.fleet} accounts into {sink}, run {seq}: {found} contacts instead of {held}")
-                facts = {"threads": cost.threads, "files": cost.files, "requests": len(server.log().requests)}
+                log = server.log()
+                # The server takes its share of the same cores.
+                busy = (cost.cpu + log.cpu) / (os.cpu_count() or 1)
+                facts = {"threads": cost.threads, "files": cost.files, "requests": len(log.requests)}
+                facts |= {"seconds / busy": cost.seconds / busy}
                 row = spent("FLEET", f"{sink}: {plan.fleet} accounts, {what}", [cost], held)
                 yield replace(row, facts=facts)
             fresh(path)
 
 
 def load(plan: Plan) -> Iterator[Row]:
-    """The load phase alone, without a server: from a large account that was read to its publication."""
-    contacts, parts = max(200, plan.loaded // 200 * 200), plan.folder / "parts"  # one in a hundred of each list
-    _loads("parts", parts, contacts)
-    for sink in ("parquet", "duckdb"):
-        path = fresh(plan.folder / NAMES[sink])
-        for seq, run in enumerate(LOADS, start=1):
-            yield _load(path, sink, seq, _loads("publish", parts, run, sink, path), contacts)
-        fresh(path)
-    fresh(parts)
+    """Every sink alone, from a large account that was read to its publication, beside its bare engine."""
+    return load_rows(plan.folder / "load", plan.loaded)
+
+
+def cluster(plan: Plan) -> Iterator[Row]:
+    """Accounts on the workers of a cluster, which wait for slow servers at the same time."""
+    seconds = measure(plan.folder)
+    for workers, taken in seconds.items():
+        facts = {"times one worker": seconds[1] / taken}
+        yield Row("CLUSTER", f"{workers} workers", 1, ACCOUNTS * CONTACTS, taken, facts=facts)
 
 
 def odd(plan: Plan) -> Iterator[Row]:
@@ -158,10 +171,12 @@ def start(plan: Plan) -> Iterator[Row]:
 
 CASES: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "W1": w1,
+    "W1X": w1x,
     "W2": w2,
     "W3": w3,
     "INC": incremental,
     "FLEET": fleet,
+    "CLUSTER": cluster,
     "LOAD": load,
     "ODD": odd,
     "NORM": normalizer,
@@ -228,28 +243,3 @@ def _alone(case: str, part: str, contacts: int) -> Iterator[Row]:
         facts = {"windows": done["windows"]} if done["windows"] else {}
         cpu = done["cpu"]
         yield Row(case, done["what"], 1, done["contacts"], cpu, cpu, cost.peak_mb, facts=facts)
-
-
-def _loads(*arguments: object) -> Cost:
-    return measured([PYTHON, "-m", "tests.bench.loads", *map(str, arguments)], limit=LOAD_LIMIT)
-
-
-def _load(path: Path, sink: str, seq: int, cost: Cost, contacts: int) -> Row:
-    """The row of one publication; raises Failed unless all contacts read are new or changed, and all are stored."""
-    done = json.loads(cost.out)
-    received = contacts if seq == 1 else contacts // 100
-    wanted = {"received": received, "new": 0, "changed": 0, "contacts": contacts}
-    wanted["new" if seq == 1 else "changed"] = received
-    what = f"{sink}: {[*LOADS.values()][seq - 1]}"
-    if (found := {name: done["counts"][name] for name in wanted}) != wanted:
-        raise Failed(f"{what}: {found} instead of {wanted}")
-    if (rows := stored(sink, path, seq)) != (contacts, contacts):
-        raise Failed(f"{what}: {rows[0]} rows of {rows[1]} contacts instead of {contacts}")
-    facts = {"of contacts": contacts, "load s": done["seconds"], **_shared(path, seq)} if seq > 1 else {}
-    return replace(spent("LOAD", what, [cost], received), facts=facts)
-
-
-def _shared(path: Path, seq: int) -> dict[str, int]:
-    """The number of files in a Parquet state that are hard links to the previous state, and of the others."""
-    before, now = ({file.stat().st_ino for file in path.glob(f"current/seq={at:08d}/*")} for at in (seq - 1, seq))
-    return {"linked": len(now & before), "written": len(now - before)} if now else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
 from tests.bench.jobs import Ran
@@ -26,21 +27,23 @@ def interleaved(sides: Mapping[str, Side], rounds: int, seconds: float) -> dict[
 
 
 def compared(case: str, label: str, contacts: int, rounds: Mapping[str, Sequence[Ran]]) -> dict[str, Row]:
-    """A row for each side, with its speed relative to the first one: the median of the ratios within each round."""
+    """A row for each side, speed and CPU relative to the first one: the medians of the ratios per round."""
     base = next(iter(rounds.values()))
     rows: dict[str, Row] = {}
     for what, rans in rounds.items():
         speeds = [first.cost.seconds / ran.cost.seconds for first, ran in zip(base, rans, strict=True)]
-        rows[what] = row_of(case, f"{label}: {what}", contacts, rans, median(speeds))
+        works = [ran.cost.cpu / first.cost.cpu for first, ran in zip(base, rans, strict=True)]
+        row = row_of(case, f"{label}: {what}", contacts, rans)
+        rows[what] = replace(row, speed=median(speeds), work=median(works))
     return rows
 
 
-def row_of(case: str, what: str, contacts: int, rans: Sequence[Ran], speed: float | None = None) -> Row:
+def row_of(case: str, what: str, contacts: int, rans: Sequence[Ran]) -> Row:
     """The medians of some runs."""
-    return spent(case, what, [ran.cost for ran in rans], contacts, speed)
+    return spent(case, what, [ran.cost for ran in rans], contacts)
 
 
-def spent(case: str, what: str, costs: Sequence[Cost], contacts: int = 0, speed: float | None = None) -> Row:
+def spent(case: str, what: str, costs: Sequence[Cost], contacts: int = 0) -> Row:
     """The median costs of some commands."""
     return Row(
         case,
@@ -50,5 +53,4 @@ def spent(case: str, what: str, costs: Sequence[Cost], contacts: int = 0, speed:
         seconds=median(cost.seconds for cost in costs),
         cpu=median(cost.cpu for cost in costs),
         peak_mb=median(cost.peak_mb for cost in costs),
-        speed=speed,
     )

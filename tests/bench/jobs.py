@@ -47,6 +47,8 @@ class Server:
     token: str
     contacts: int
     latency: float
+    unknown: bool
+    """Whether every contact has fields that have no column."""
 
     def log(self) -> Log:
         """The requests since the last call."""
@@ -63,15 +65,16 @@ class Server:
 
 
 @contextmanager
-def serving(contacts: int, *, latency: float = 0.0, odd: float = 0.0) -> Iterator[Server]:
+def serving(contacts: int, *, latency: float = 0.0, odd: float = 0.0, unknown: bool = False) -> Iterator[Server]:
     """A server with this number of contacts, of which the share `odd` is odd, while the block lasts."""
-    command = [PYTHON, "-m", "tests.bench.server", *_flags(contacts=contacts, latency=latency, odd=odd)]
+    flags = _flags(contacts=contacts, latency=latency, odd=odd, unknown=int(unknown))
+    command = [PYTHON, "-m", "tests.bench.server", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own program
         try:
             ready = json.loads((process.stdout.readline() if process.stdout else b"") or b"{}")
             if not ready:
                 raise Failed("the server did not start")
-            yield Server(ready["url"], ready["token"], contacts, latency)
+            yield Server(ready["url"], ready["token"], contacts, latency, unknown)
         finally:
             process.kill()
 
@@ -99,7 +102,8 @@ class Ran:
 def bare(server: Server, sink: str, folder: Path) -> Ran:
     """The bare pipeline into a new file in `folder`."""
     path = fresh(folder / f"bare.{sink}")
-    cost = measured([PYTHON, "-m", "tests.bench.bare", server.url, server.token, sink, str(path)])
+    unknown = "infer" if server.unknown else "ignore"
+    cost = measured([PYTHON, "-m", "tests.bench.bare", server.url, server.token, sink, str(path), unknown])
     counted = json.loads(cost.out)
     _reconcile("bare", server, counted["received"], counted["stored"])
     return Ran(cost, server.log(), {}, {}, counted)

@@ -1,7 +1,6 @@
-"""The load phase alone, in a separate process: synthetic parts, and their publication into one sink.
+"""Synthetic parts, as three runs over an account would have read them, and the same contacts as one file for each run.
 
-    python -m tests.bench.loads parts FOLDER CONTACTS          writes the parts that three runs would have read
-    python -m tests.bench.loads publish FOLDER RUN SINK PATH   publishes one of them; prints seconds and counts
+    python -m tests.bench.loads FOLDER CONTACTS
 
 The contacts of a small account are repeated many times, each with a unique id and creation time, half of them in each
 of the API's two lists.
@@ -11,11 +10,9 @@ of the API's two lists.
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,16 +20,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
-from etl.normalize import Normalizer
+from etl.model import RawPage
+from etl.normalize.normalizer import Normalizer
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
-from etl.schema import NORMALIZED_SCHEMA, WINDOWS_SCHEMA
-from etl.sinks import DuckDBSink, ParquetSink
-from etl.storage.row_hash import RowHasher
+from etl.schema import NORMALIZED_SCHEMA
+from etl.sinks import tables
+from etl.storage.row_hash import with_row_hash
 from etl.storage.staging import PART_ROWS, ROW_GROUP_ROWS
+from tests.bench.publish import ACCOUNT, T0
 
-ACCOUNT = "bench"
 MODELS = 25_000
 """Maximum number of different contacts; the others repeat them."""
 BATCH = 1_600
@@ -40,9 +37,6 @@ BATCH = 1_600
 YEARS = 5
 """Period in which the contacts were created."""
 OLDEST = datetime(2020, 1, 1, tzinfo=UTC)
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
-"""Start of the first run; each further one starts a day later."""
-SINKS = {"parquet": ParquetSink, "duckdb": DuckDBSink}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +60,11 @@ RUNS = {"first": Reading(), "newest": Reading(0.02, 2, "again "), "evenly": Read
 
 
 def write_parts(folder: Path, contacts: int) -> None:
-    """Write the parts of every run over `contacts` contacts, in reading order, with the size that a run gives them."""
-    models, fingerprinted = _models(min(MODELS, contacts)), RowHasher()
+    """Write the parts of every run over `contacts` contacts into `folder`/RUN, with the size that a run gives them.
+
+    `folder`/RUN.parquet has the same contacts as rows of `contacts`, for a bare engine.
+    """
+    models = _models(min(MODELS, contacts))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("normalized", models)
@@ -76,9 +73,16 @@ def write_parts(folder: Path, contacts: int) -> None:
             home = folder / name
             home.mkdir(parents=True)
             for number, query in enumerate(_queries(run, contacts // 2, models.num_rows)):
-                part = fingerprinted(connection.sql(query).to_arrow_table().cast(NORMALIZED_SCHEMA))
+                part = with_row_hash(connection.sql(query).to_arrow_table().cast(NORMALIZED_SCHEMA))
                 path = home / f"{number:06d}.parquet"
                 pq.write_table(part, path, compression="zstd", compression_level=1, row_group_size=ROW_GROUP_ROWS)
+            connection.execute(
+                f"""COPY (
+                    SELECT {tables.names(tables.CONTACTS)} FROM (
+                        SELECT *, '{T0}'::TIMESTAMPTZ AS observed_at, {list(RUNS).index(name) + 1}::BIGINT AS seq
+                        FROM '{home}/*.parquet')
+                ) TO '{home}.parquet' (COMPRESSION zstd)"""
+            )
 
 
 def _models(contacts: int) -> pa.Table:
@@ -117,52 +121,5 @@ def _queries(run: Reading, half: int, models: int) -> Iterator[str]:
             """
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """One publication."""
-
-    seconds: float
-    """From opening the sink to the end of the publication."""
-    counts: Counts
-
-
-def publish(folder: Path, run: str, sink: str, path: Path) -> Loaded:
-    """Publish the parts of one run, which follows those before it in `RUNS`."""
-    publication = _publication(folder / run, list(RUNS).index(run) + 1)
-    target = SINKS[sink](path)
-    began = time.perf_counter()
-    target.open()
-    merged = target.prepare(publication)
-    target.publish(publication)
-    return Loaded(time.perf_counter() - began, merged.counts[ACCOUNT])
-
-
-def _publication(folder: Path, seq: int) -> Publication:
-    parts = tuple(sorted(folder.glob("*.parquet")))
-    received = sum(pq.read_metadata(part).num_rows for part in parts)
-    t0, full = T0 + timedelta(days=seq - 1), seq == 1
-    record = RunRecord(
-        seq=seq,
-        run_id=f"bench-{seq}",
-        account=ACCOUNT,
-        mode="full" if full else "incremental",
-        t0=t0,
-        watermark=t0,
-        proof=Proof("windows", 0),
-        requests=Requests(),
-        seconds=0.0,
-        counts=Counts(received=received),
-    )
-    coverage = (Span(None, None),) if full else ()
-    brought = AccountYield(record, parts, (), coverage, WINDOWS_SCHEMA.empty_table())
-    return Publication(seq, record.run_id, (brought,))
-
-
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["parts", folder, contacts]:
-            write_parts(Path(folder), int(contacts))
-        case ["publish", folder, run, sink, path]:
-            print(json.dumps(asdict(publish(Path(folder), run, sink, Path(path)))))
-        case _:
-            sys.exit(__doc__)
+    write_parts(Path(sys.argv[1]), int(sys.argv[2]))

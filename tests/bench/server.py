@@ -16,6 +16,7 @@ from email.utils import formatdate
 
 from etl.sandbox.settings import Settings
 from etl.sandbox.world import World
+from tests.bench.unknown import with_unknown_fields
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
@@ -104,9 +105,12 @@ def _response(status: int, body: bytes) -> bytes:
     return head.encode() + body
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, *, unknown: bool) -> None:
     """Print `{"url": ..., "token": ..., "contacts": ...}` when ready, and serve until killed."""
-    routes = Routes(World(settings, time.time()))
+    world = World(settings, time.time())
+    if unknown:
+        world.account.rows.update((serial, with_unknown_fields(row)) for serial, row in world.account.rows.items())
+    routes = Routes(world)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(routes, settings.latency), "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
@@ -120,8 +124,10 @@ def main() -> None:
     parser.add_argument("--contacts", type=int, required=True)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds")
     parser.add_argument("--odd", type=float, default=0.0, help="share of contacts with an oddity")
+    parser.add_argument("--unknown", type=int, default=0, help="1: every contact has fields that have no column")
     asked = parser.parse_args()
-    asyncio.run(serve(Settings(contacts=asked.contacts, latency=asked.latency, nasty_share=asked.odd)))
+    settings = Settings(contacts=asked.contacts, latency=asked.latency, nasty_share=asked.odd)
+    asyncio.run(serve(settings, unknown=bool(asked.unknown)))
 
 
 if __name__ == "__main__":

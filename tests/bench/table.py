@@ -25,6 +25,8 @@ class Row:
     peak_mb: float | None = None
     speed: float | None = None
     """Contacts a second, as a multiple of the bare pipeline's in the same round."""
+    work: float | None = None
+    """CPU seconds, as a multiple of the same."""
     facts: Mapping[str, float] = field(default_factory=dict)
     """Further figures, by name with unit."""
 
@@ -53,6 +55,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("CPU us each", lambda row: _number(row.cpu_each, 1)),
     ("peak MB", lambda row: _number(row.peak_mb, 0)),
     ("x bare", lambda row: _number(row.speed, 2)),
+    ("CPU x bare", lambda row: _number(row.work, 2)),
     ("", lambda row: ", ".join(f"{name} {_fact(value)}" for name, value in row.facts.items())),
 )
 
