@@ -3,6 +3,8 @@
 #   docker build -t etl .
 #   docker run --rm -v etl-data:/data etl run configs/sandbox.toml
 #   docker run --rm -v etl-data:/data -e ELEAPI_TOKEN etl run configs/eleapi.toml
+#   docker run --rm -v etl-data:/data etl report configs/sandbox.toml --output /data/report.html
+#   docker run --rm -v etl-data:/data --network host etl explore configs/sandbox.toml
 #   docker run --rm etl docs operations
 
 ARG BASE=python:3.11.14-slim-bookworm
@@ -18,7 +20,7 @@ RUN pip download --quiet --only-binary :all: --require-hashes --requirement requ
 # ... and install from them only the dependencies of etl, without a network. The environment has no pip.
 COPY . .
 RUN python -m venv --without-pip /opt/etl \
-    && pip --python /opt/etl/bin/python install --quiet --no-index --find-links wheels .
+    && pip --python /opt/etl/bin/python install --quiet --no-index --find-links wheels '.[metrics,report,postgres,s3,delta,scale]'
 
 FROM ${BASE}
 RUN pip uninstall --quiet --yes --root-user-action ignore wheel setuptools pip \

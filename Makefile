@@ -27,13 +27,14 @@ $(STAMP): requirements.lock pyproject.toml $(OLD_DUCKDB)
 	@touch $@
 
 run: setup ## Export the simulated account (CONFIG=... for another).
-	$(BIN)/etl run $(CONFIG)
+	@# This configuration needs a PostgreSQL server, which is started for it, unless there is one.
+	$(if $(WAREHOUSE_DSN),,$(if $(findstring warehouse,$(CONFIG)),$(BIN)/python -m tests.warehouse)) $(BIN)/etl run $(CONFIG)
 
 test: setup ## Run the tests.
 	$(BIN)/python -m pytest
 
 campaigns: setup ## Run the tests that take longest: planted bugs, more kills, benchmarks.
-	$(BIN)/python -m pytest -m campaign
+	$(BIN)/python -m pytest -m campaign -n3
 
 check: setup ## Lint, format, types, architecture.
 	$(BIN)/ruff check
@@ -62,7 +63,7 @@ fuzz: setup ## Read mutated bytes for a while and keep the failures (SECONDS=60)
 
 lock: ## Update requirements.lock (needs uv).
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--quiet --upgrade --group pyproject.toml:dev pyproject.toml -o requirements.lock
+		--quiet --upgrade --all-extras --group pyproject.toml:dev pyproject.toml -o requirements.lock
 
 clean: ## Remove generated files, except the exported data.
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -15,8 +15,19 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
-    "etl.commands.library": ("connect", "load_config", "plan", "run", "run_async", "status", "verify"),
-    "etl.commands.result": ("RunResult", "Status"),
+    "etl.commands.library": (
+        "connect",
+        "diff",
+        "load_config",
+        "plan",
+        "report",
+        "run",
+        "run_async",
+        "status",
+        "verify",
+    ),
+    "etl.commands.difference": ("Difference",),
+    "etl.commands.result": ("RunResult", "Status", "WrittenReport"),
     "etl.config": ("Config",),
     "etl.model": ("Progress",),
     "etl.errors": (

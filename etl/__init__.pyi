@@ -1,12 +1,16 @@
+from etl.commands.difference import Difference as Difference
 from etl.commands.library import connect as connect
+from etl.commands.library import diff as diff
 from etl.commands.library import load_config as load_config
 from etl.commands.library import plan as plan
+from etl.commands.library import report as report
 from etl.commands.library import run as run
 from etl.commands.library import run_async as run_async
 from etl.commands.library import status as status
 from etl.commands.library import verify as verify
 from etl.commands.result import RunResult as RunResult
 from etl.commands.result import Status as Status
+from etl.commands.result import WrittenReport as WrittenReport
 from etl.config import Config as Config
 from etl.errors import AuthError as AuthError
 from etl.errors import ContractError as ContractError

@@ -8,6 +8,8 @@
     ├── UnprovenError        13   completeness could not be proven
     ├── GuardError           14   the result looks wrong; check before overriding
     ├── SinkError            20   disk, permissions or space
+    │   ├── Unreachable      20   a sink on another machine does not answer; others can do without it
+    │   └── OutcomeUnknown   20   the answer to a publication was lost
     ├── PublishConflict      21   concurrent publish detected
     ├── TargetCorrupt        22   the target is damaged or not made by etl
     ├── TargetLocked         30   another run holds the lock
@@ -55,6 +57,13 @@ class EtlError(Exception):
             "where": self.where,
             "hint": self.hint,
         }
+
+
+def first_of(error: EtlError | BaseExceptionGroup[EtlError]) -> EtlError:
+    """The first error of a group, which may contain groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class UsageError(EtlError):
@@ -106,6 +115,18 @@ class SinkError(EtlError):
 
     exit_code = 20
     default_hint = "Nothing was published; free disk space or fix the permissions, then run again."
+
+
+class Unreachable(SinkError):
+    """The target is on another machine that does not answer as it should: the other sinks can do without it."""
+
+    default_hint = "Nothing was published; run again when the server can be reached."
+
+
+class OutcomeUnknown(SinkError):
+    """It is not known whether the publication happened: its answer was lost, and the target cannot be asked."""
+
+    default_hint = "Run again when the target can be reached: the next run starts from what was published."
 
 
 class PublishConflict(EtlError):

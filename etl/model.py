@@ -19,8 +19,9 @@ Mode = Literal["full", "incremental", "filtered", "renamed", "dropped"]
 """How an account entered a publication: read from the server, or, without a read, as the start or end of a name."""
 SNAPSHOTS: tuple[Mode, ...] = ("filtered", "renamed", "dropped")
 """Modes that publish an account's complete new state: absent contacts are deleted at once, without a strike."""
-Level = Literal["windows", "sequential", "pages"]
-"""How completeness is shown: one-request windows; sequential reads that agreed; a plain page scan (no proof)."""
+Level = Literal["windows", "ordered", "sequential", "pages"]
+"""How completeness is shown: one-request windows; pages in a checked order; sequential reads that agreed; a plain page
+scan (no proof)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +208,9 @@ class Merged:
     """Rows of the account in `contacts` before the run."""
 
 
-Phase = Literal["probe", "cross-check", "windows", "sweep", "merge", "publish"]
-"""The current step for an account; an incremental run scrubs in the phase `windows`."""
+Phase = Literal["waiting", "probe", "cross-check", "windows", "sweep", "read", "merge", "publish"]
+"""The current step for an account; an incremental run scrubs in the phase `windows`. One that is read waits for the
+others before the merge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +230,7 @@ class Progress:
     @property
     def is_reading(self) -> bool:
         """Whether contacts are being received."""
-        return not self.failed and self.phase not in {"merge", "publish"}
+        return not self.failed and self.phase not in {"waiting", "read", "merge", "publish"}
 
 
 Received = Callable[[], Awaitable[tuple[Sequence[Path], Sequence[Path]]]]

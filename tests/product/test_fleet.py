@@ -48,6 +48,9 @@ def test_many_accounts_take_no_more_than_a_few(tmp_path: Path) -> None:
     shown = [event["account"] for event in takewhile(lambda event: event["event"] == "run.progress", told)]
     assert "a01" in shown
     assert len(shown) <= 4, "those that are being read, and no others"
+    sums = [event for event in events if event["event"] == "run.totals"]
+    assert all(event["accounts"] == 40 and event["reading"] <= 4 for event in sums)
+    assert sums[-1]["failed"] <= 2
 
 
 def test_a_place_is_free_again_after_the_deadline_of_whoever_hangs_in_it(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ class Account:
             filters=filters,
             local_now=int(self.now * 1000),
             shrink_share=0.05,
+            ordered_from=None,
         )
 
 

@@ -36,16 +36,20 @@ def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
 @pytest.mark.parametrize("concurrency", [1, 5, 16])
 def test_requests_in_flight_never_exceed_the_bound(concurrency: int, tmp_path: Path) -> None:
     """The server never counts more requests in flight than the bound, and the bound is used."""
-    with live(contacts=400, nasty_share=0, small=True, latency=0.02, page_size=20) as server:
-        job = Job(tmp_path, {"main": server.url}, settings=f"[extract]\nconcurrency = {concurrency}\n")
+    with live(contacts=1500, nasty_share=0, small=True, latency=0.02, page_size=20) as server:
+        job = Job(
+            tmp_path, {"main": server.url}, settings=f"[extract]\nconcurrency = {concurrency}\n", sinks=("duckdb",)
+        )
         assert job.run().exit_code == 0
         assert concurrency * 0.6 < server.stats()["max_in_flight"] <= concurrency
 
 
 def test_the_bound_is_per_account(tmp_path: Path) -> None:
     """Two accounts that run in parallel on one server use at most twice the bound."""
-    with live(contacts=400, nasty_share=0, small=True, latency=0.02, page_size=20) as server:
-        job = Job(tmp_path, {"a": server.url, "b": server.url}, settings="[extract]\nconcurrency = 4\n")
+    with live(contacts=1500, nasty_share=0, small=True, latency=0.02, page_size=20) as server:
+        job = Job(
+            tmp_path, {"a": server.url, "b": server.url}, settings="[extract]\nconcurrency = 4\n", sinks=("duckdb",)
+        )
         assert job.run().exit_code == 0
         assert 4 < server.stats()["max_in_flight"] <= 8
 
@@ -64,7 +68,7 @@ with duckdb.connect(sys.argv[1], read_only=True) as connection:
 def test_a_reader_neither_blocks_a_run_nor_sees_half_of_it(tmp_path: Path) -> None:
     """S1: an open reader keeps the old state; a reader that opens the file later sees the complete new state."""
     with live(contacts=300, nasty_share=0, small=True) as server:
-        job = Job(tmp_path, {"main": server.url})
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         assert job.run().exit_code == 0
         reading = [sys.executable, "-c", READER, str(job.duckdb)]
         with subprocess.Popen(  # noqa: S603
@@ -99,7 +103,7 @@ def test_everyone_who_looks_during_a_run_sees_the_old_or_the_new_state(tmp_path:
 
 def test_a_second_run_on_the_same_target_exits_30_at_once(slow: Live, tmp_path: Path) -> None:
     """P16: the second run exits in less than a second, sends no request and does not disturb the first."""
-    job = Job(tmp_path, {"main": slow.url}, settings="[extract]\nconcurrency = 2\n")
+    job = Job(tmp_path, {"main": slow.url}, settings="[extract]\nconcurrency = 2\n", sinks=("duckdb",))
     with job.start("run", "CONFIG", "--json") as first:
         eventually(lambda: slow.stats()["requests"] > 10)
         second = job.run().document()
@@ -158,7 +162,7 @@ def test_a_kill_leaves_the_old_state_or_the_new(after: float, tmp_path: Path) ->
 def test_a_closed_pipe_does_not_harm_the_run(tmp_path: Path) -> None:
     """P21: if the reader of our output is gone, the data are published and the exit code is right."""
     with live(contacts=100, nasty_share=0, small=True) as server:
-        job = Job(tmp_path, {"main": server.url})
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         with job.start("run", "CONFIG", "--json") as running:
             running.stdout.close()
             err = running.stderr.read()
@@ -198,7 +202,10 @@ def test_hash_seeds_zones_and_locales_do_not_matter(tmp_path: Path) -> None:
     """P20, P29: the rows are the same under another hash seed, time zone and locale."""
     with live(contacts=120, nasty_share=0.3, seed=4, small=True) as server:
         odd = {"PYTHONHASHSEED": "1", "TZ": "Asia/Kolkata", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "PYTHONUTF8": "0"}
-        jobs = [Job(tmp_path / name, {"main": server.url}, settings="[guard]\nmax_reject_share = 1\n") for name in "ab"]
+        jobs = [
+            Job(tmp_path / name, {"main": server.url}, settings="[guard]\nmax_reject_share = 1\n", sinks=("duckdb",))
+            for name in "ab"
+        ]
         for job, environment in zip(jobs, ({}, odd), strict=True):
             job.folder.mkdir()
             assert job.command("run", "CONFIG", **environment).code == 40
@@ -209,7 +216,7 @@ def test_hash_seeds_zones_and_locales_do_not_matter(tmp_path: Path) -> None:
 def test_the_process_needs_no_home_and_no_terminal(tmp_path: Path) -> None:
     """A run without home and terminal, as in a cron job, succeeds and writes only the target."""
     with live(contacts=20, nasty_share=0, small=True) as server:
-        job = Job(tmp_path, {"main": server.url})
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
         before = set(tmp_path.iterdir())
         ended = job.command("run", "CONFIG", HOME="/nonexistent", TERM="dumb")
         assert ended.code == 0, ended.err

@@ -23,8 +23,9 @@ from etl.sinks import DuckDBSink, ParquetSink
 from etl.storage import files, staging
 from etl.storage.files import Access
 from etl.storage.lock import Lock
+from tests.support.campaign import campaign
 from tests.support.forked import Nursery, nursery
-from tests.support.live import Ended, Job, Live, live
+from tests.support.live import Account, Ended, Job, Live
 from tests.support.publishing import brought, contact, publication
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +38,15 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Live]:
+def account(tmp_path_factory: pytest.TempPathFactory) -> Account:
     """A small account that does not change."""
-    with live(contacts=CONTACTS, nasty_share=0, small=True) as running:
+    return Account(tmp_path_factory.mktemp("account"), {"contacts": CONTACTS, "nasty_share": 0, "small": True})
+
+
+@pytest.fixture(scope="module")
+def server(account: Account) -> Iterator[Live]:
+    """The server of that account."""
+    with account.served() as running:
         yield running
 
 
@@ -54,6 +61,12 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 def job(server: Live, tmp_path: Path) -> Job:
     """A job for that account that was never run."""
     return Job(tmp_path, {"main": server.url})
+
+
+@pytest.fixture
+def published(account: Account, server: Live, tmp_path: Path) -> Job:
+    """A job for that account after its first run."""
+    return account.job(server, tmp_path, "duckdb", "parquet")
 
 
 # --- no hard links ---------------------------------------------------------------------------------------------------
@@ -107,14 +120,14 @@ def linkless(
     return list(json.loads(ended.stdout))
 
 
-@pytest.mark.parametrize(("link", "rename"), [(errno.EOPNOTSUPP, 0), (errno.EPERM, errno.EINVAL)])
+@pytest.mark.parametrize(("link", "rename"), [campaign(errno.EOPNOTSUPP, 0), (errno.EPERM, errno.EINVAL)])
 @pytest.mark.parametrize("sink", ["duckdb", "parquet"])
 def test_a_file_system_without_links_is_published_to(sink: str, link: int, rename: int, tmp_path: Path) -> None:
     """P13: a target on SMB, exFAT or FUSE, even without no-replace renames, is published and found by the next run."""
     assert linkless(tmp_path, sink, "nothing", link, rename) == [[0, "new", []]]
 
 
-@pytest.mark.parametrize("sink", ["duckdb", "parquet"])
+@pytest.mark.parametrize("sink", ["duckdb", campaign("parquet")])
 def test_a_kill_without_links_leaves_the_old_state_or_the_new(sink: str, tmp_path: Path) -> None:
     """P4, P13: a kill at any rename, trial ones included, leaves the old or new state; the next run cleans up."""
     *killed, last = linkless(tmp_path, sink, "nothing", errno.EPERM, 0, kills=True)
@@ -189,26 +202,25 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_mount_that_cannot_be_published_to_is_refused_before_the_first_request(
-    what: str, server: Live, job: Job
+    what: str, server: Live, published: Job
 ) -> None:
     """P12, P14: a bind mount of the same disk is another disk for a rename; run and doctor give the same hint."""
-    assert job.run().exit_code == 0
     mounts, hint = REFUSED[what]
-    before, sent = job.fingerprint(), server.stats()["requests"]
+    before, sent = published.fingerprint(), server.stats()["requests"]
     ended = mounted(
-        job, mounts.replace("cp -p", "rm -rf file volume; cp -p").replace("cp -a", "rm -rf volume; cp -a"), *WORDS
+        published, mounts.replace("cp -p", "rm -rf file volume; cp -p").replace("cp -a", "rm -rf volume; cp -a"), *WORDS
     )
     assert ended.code == 20, ended
     assert hint in ended.document["error"]["hint"]
     assert server.stats()["requests"] == sent
-    assert job.fingerprint() == before
-    examined = mounted(job, mounts.replace("cp ", "true "), "doctor", "CONFIG", "--json")
+    assert published.fingerprint() == before
+    examined = mounted(published, mounts.replace("cp ", "true "), "doctor", "CONFIG", "--json")
     assert examined.code == 20
     assert [check["hint"] for check in examined.document["checks"] if not check["ok"]] == [
         ended.document["error"]["hint"]
     ]
-    assert {path.suffix for path in job.temporary.iterdir()} == {".lock", ".jsonl"}
-    assert not list(job.folder.rglob(".etl-*"))
+    assert {path.suffix for path in published.temporary.iterdir()} == {".lock", ".jsonl"}
+    assert not list(published.folder.rglob(".etl-*"))
 
 
 WORKING = {
@@ -221,7 +233,15 @@ WORKING = {
 }
 
 
-@pytest.mark.parametrize("how", WORKING)
+@pytest.mark.parametrize(
+    "how",
+    [
+        campaign("on the same disk"),
+        "on another disk",
+        "in a folder that is read-only",
+        campaign("as a link to another disk"),
+    ],
+)
 def test_a_parquet_target_that_is_mounted_is_staged_into_from_inside(how: str, server: Live, tmp_path: Path) -> None:
     """P14: two runs move nothing across the mount, and leave only a lock in the volume and nothing next to it."""
     job = Job(tmp_path, {"main": server.url}, sinks=("parquet",))
@@ -304,13 +324,12 @@ def test_what_is_published_is_for_its_readers(kind: type[DuckDBSink | ParquetSin
 
 
 @needs_root
-def test_a_run_that_fails_leaves_the_rights_as_they_were(job: Job) -> None:
+def test_a_run_that_fails_leaves_the_rights_as_they_were(published: Job) -> None:
     """X3: a run that fails before publishing changes no rights."""
-    assert job.run().exit_code == 0
-    before = rights(job.duckdb.parent)
-    ended = job.call(*WORDS, "--set", 'sinks.parquet.mode="0644"', "--set", "extract.deadline=1ms")
+    before = rights(published.duckdb.parent)
+    ended = published.call(*WORDS, "--set", 'sinks.parquet.mode="0644"', "--set", "extract.deadline=1ms")
     assert ended.code == 11
-    assert rights(job.duckdb.parent) == before
+    assert rights(published.duckdb.parent) == before
 
 
 def test_a_folder_that_is_not_ours_keeps_its_rights_and_is_told(server: Live, tmp_path: Path) -> None:

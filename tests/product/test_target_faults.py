@@ -72,20 +72,27 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
     return Target(request.param, tmp_path / "data" / "contacts", tmp_path / "parts")
 
 
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a target of each kind that has one run, to be copied."""
+    home = tmp_path_factory.mktemp("first")
+    Target("duckdb", home / "data" / "contacts.duckdb", home / "parts").publish(1)
+    Target("parquet", home / "data" / "contacts", home / "parts").publish(1)
+    return home / "data"
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Target:
+def database(first_run: Path, tmp_path: Path) -> Target:
     """A DuckDB file with one run."""
-    target = Target("duckdb", tmp_path / "data" / "contacts.duckdb", tmp_path / "parts")
-    target.publish(1)
-    return target
+    shutil.copytree(first_run, tmp_path / "data", ignore=shutil.ignore_patterns("contacts"))
+    return Target("duckdb", tmp_path / "data" / "contacts.duckdb", tmp_path / "parts")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Target:
+def folder(first_run: Path, tmp_path: Path) -> Target:
     """A Parquet folder with one run."""
-    target = Target("parquet", tmp_path / "data" / "contacts", tmp_path / "parts")
-    target.publish(1)
-    return target
+    shutil.copytree(first_run, tmp_path / "data", ignore=shutil.ignore_patterns("contacts.duckdb"))
+    return Target("parquet", tmp_path / "data" / "contacts", tmp_path / "parts")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +130,7 @@ def cuts(document: bytes, theirs: bytes) -> Iterator[bytes]:
     """Damaged states: cut off, empty, garbage, of a newer version, of another account or target."""
     yield from (document[:length] for length in range(0, len(document), 97))
     yield from (b"", b"{}", b"null", b"[]", b"0", b"\0" * len(document), document + b"}", document * 2, theirs)
-    yield document.replace(b'"format":3', b'"format":4')
+    yield document.replace(*(f'"format":{manifest.FORMAT + newer}'.encode() for newer in (0, 1)))
     yield manifest.encode(manifest.Manifest(seq=9, run_id="r", previous="", runs=(), state={}))
     yield random.Random(1).randbytes(500)
 
@@ -148,7 +155,8 @@ def test_a_damaged_state_is_never_a_first_run_in_duckdb(database: Target) -> Non
     with duckdb.connect(str(database.path)) as connection:
         [(text,)] = connection.execute("select document from etl.manifests").fetchall()
     whole = database.path.read_bytes()
-    chosen = ("", "{}", text[:100], text[:-1], text.replace('"format":3', '"format":4'), text.replace("2026", "2027"))
+    newer = text.replace(f'"format":{manifest.FORMAT}', f'"format":{manifest.FORMAT + 1}')
+    chosen = ("", "{}", text[:100], text[:-1], newer, text.replace("2026", "2027"))
     for damaged in chosen:
         for digest in (None, manifest.digest(damaged.encode())):
             with duckdb.connect(str(database.path)) as connection:

@@ -8,7 +8,10 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -16,6 +19,7 @@ import yaml
 from typer.main import get_command
 
 from etl.cli.app import app
+from etl.config import load
 from etl.errors import AuthError
 from tests.support.pages import BIN, PAGES, ROOT, Reader, numbers, rows, section
 
@@ -129,11 +133,17 @@ def test_units_pass_systemd(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def objects(name: str) -> list[Any]:
+    """The objects in a file, each valid by the Kubernetes schema."""
+    found = [*yaml.safe_load_all((DEPLOY / name).read_text())]
+    for document in found:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    return found
+
+
 def test_cronjob_fits_its_schema_and_the_image() -> None:
     """Both objects match the Kubernetes schema; user, volume, arguments and exit codes match the image."""
-    claim, job = yaml.safe_load_all((DEPLOY / "cronjob.yaml").read_text())
-    for document in (claim, job):
-        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    claim, job = objects("cronjob.yaml")
     image = (ROOT / "Dockerfile").read_text()
     spec = job["spec"]["jobTemplate"]["spec"]
     pod = spec["template"]["spec"]
@@ -151,3 +161,73 @@ def test_cronjob_fits_its_schema_and_the_image() -> None:
     )
     [volume] = pod["volumes"]
     assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+
+
+CLUSTER = {
+    "distributed.scheduler.worker-ttl": "30s",
+    "distributed.scheduler.locks.lease-timeout": "20s",
+    "distributed.scheduler.locks.lease-validation-interval": "2s",
+    "temporary-directory": "/tmp",  # noqa: S108 - in a container
+}
+"""The settings of Dask in every file: how soon it notices that a worker has died."""
+
+
+def test_cluster_fits_its_schema_and_itself(tmp_path: Path) -> None:
+    """All objects match the Kubernetes schema, and all pods have one image, user, configuration, volume and tokens."""
+    config, claim, policy, service, scheduler, worker, job = objects("cluster.yaml")
+    templates = [scheduler["spec"]["template"], worker["spec"]["template"]]
+    templates.append(job["spec"]["jobTemplate"]["spec"]["template"])
+    labels = [template["metadata"]["labels"] for template in templates]
+    assert all(policy["spec"]["podSelector"]["matchLabels"].items() <= one.items() for one in labels)
+    assert [service["spec"]["selector"].items() <= one.items() for one in labels] == [True, False, False]
+    [single] = (one for one in objects("cronjob.yaml") if one["kind"] == "CronJob")
+    pods = [template["spec"] for template in templates]
+    alone = single["spec"]["jobTemplate"]["spec"]
+    assert job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"] == alone["podFailurePolicy"]
+    for pod in pods:
+        [container] = pod["containers"]
+        assert pod["securityContext"] == alone["template"]["spec"]["securityContext"]
+        assert container["securityContext"] == alone["template"]["spec"]["containers"][0]["securityContext"]
+        assert container["image"] == alone["template"]["spec"]["containers"][0]["image"]
+        assert container["env"] == [{"name": "DASK_CONFIG", "value": "/etc/etl/dask.yaml"}]
+    assert pods[1]["volumes"] == pods[2]["volumes"]
+    assert pods[1]["containers"][0]["volumeMounts"] == pods[2]["containers"][0]["volumeMounts"]
+    assert pods[1]["volumes"][1]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    dask = yaml.safe_load(config["data"]["dask.yaml"])
+    assert {key: reduce(getitem, key.split("."), dask) for key in CLUSTER} == CLUSTER
+    address = f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    assert pods[1]["containers"][0]["command"][:3] == ["dask", "worker", address]
+    assert pods[2]["containers"][0]["args"] == ["run", "/etc/etl/etl.toml", "--cluster", address]
+    assert named_accounts(config["data"]["etl.toml"], tmp_path) == ["shop"]
+
+
+def named_accounts(text: str, folder: Path) -> list[str]:
+    """The accounts of a configuration that is given a token for one."""
+    (folder / "tokens").mkdir()
+    (folder / "tokens" / "shop").write_text("token")
+    (folder / "etl.toml").write_text(text.replace("/run/secrets/etl", f"{folder}/tokens"))
+    return [account.name for account in load(folder / "etl.toml", environ={}).accounts]
+
+
+def test_compose_fits_the_image_and_itself(tmp_path: Path) -> None:
+    """All services have one image, user, settings and volumes, none publishes a port, and the export uses them."""
+    text = (DEPLOY / "compose.yaml").read_text()
+    found = yaml.safe_load(text)
+    own = {"entrypoint", "command", "depends_on", "profiles", "restart"}
+    shared = found["x-etl"]
+    for service in found["services"].values():
+        assert {key: value for key, value in service.items() if key not in own} == shared
+    image = (ROOT / "Dockerfile").read_text()
+    assert f"USER {shared['user']}\n" in image
+    assert shared["read_only"] is True
+    assert {volume.partition(":")[0] for volume in shared["volumes"]} == {"data", "./etl.toml", "./tokens"}
+    assert found["volumes"].keys() == {"data"}
+    settings = {f"DASK_{key}".upper().replace(".", "__").replace("-", "_"): value for key, value in CLUSTER.items()}
+    assert shared["environment"] == settings
+    scheduler, worker, export = (found["services"][name] for name in ("scheduler", "worker", "etl"))
+    assert scheduler["entrypoint"][:4] == ["dask", "scheduler", "--port", "8786"]
+    assert worker["entrypoint"][:3] == ["dask", "worker", "tcp://scheduler:8786"]
+    assert export["command"] == ["run", "/etc/etl/etl.toml", "--cluster", "tcp://scheduler:8786"]
+    lines = re.findall(r"^#   (\[accounts_from\]|\w+ = .*)$", text, re.MULTILINE)
+    assert named_accounts("\n".join([*lines, '[sinks.duckdb]\npath = "x.duckdb"']), tmp_path) == ["shop"]

@@ -11,13 +11,17 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from etl.cli.app import app
-from etl.config import Account, Config, DuckDBTarget, Extract, Guard, Http, ParquetTarget, Sinks, load
+from etl.config import (
+    Config,
+    Sinks,
+    load,
+)
+from tests.support.sections import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = get_command(app).commands
@@ -26,15 +30,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
-SECTIONS: dict[str, type[BaseModel]] = {
-    "accounts": Account,
-    "extract": Extract,
-    "http": Http,
-    "guard": Guard,
-    "sinks.duckdb": DuckDBTarget,
-    "sinks.parquet": ParquetTarget,
-}
-EXAMPLES = {"accounts", "path"}
+EXAMPLES = {"accounts", "accounts_from", "path", "dsn_env", "dsn_file", "stage"}
 """Entries that default.toml shows by example because they have no default."""
 
 
@@ -63,7 +59,7 @@ def test_default_toml_has_every_section() -> None:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_default_toml_tells_every_key_with_its_default(section: str) -> None:
     """default.toml lists exactly the keys of a section, each with its description and default."""
-    fields = SECTIONS[section].model_fields
+    fields = {field.alias or name: field for name, field in SECTIONS[section].model_fields.items() if name != "kind"}
     written = told(section)
     assert written.keys() == fields.keys()
     for name, (value, comment) in written.items():
@@ -76,7 +72,9 @@ def test_default_toml_tells_every_key_with_its_default(section: str) -> None:
 
 
 def _needed(section: str) -> dict[str, str]:
-    return {"path": "data"} if section.startswith("sinks.") else {}
+    if not section.startswith("sinks."):
+        return {}
+    return {"dsn_env": "UNUSED"} if section == "sinks.postgres" else {"path": "unused"}
 
 
 def _check_range(key: str, comment: str, field: FieldInfo) -> None:
@@ -88,10 +86,18 @@ def _check_range(key: str, comment: str, field: FieldInfo) -> None:
 
 def test_what_default_toml_comments_out_can_be_used(tmp_path: Path) -> None:
     """The commented-out lines of default.toml are valid settings."""
-    text = re.sub(r"^# (?=\w+ = |\[)", "", DEFAULT.replace('token_env = "ELEAPI_TOKEN"', ""), flags=re.MULTILINE)
+    text = re.sub(
+        r"^# (?=\w+ = |\[)", "", re.sub('(# dsn_env = ".+"|token_env = ".+") +', "", DEFAULT), flags=re.MULTILINE
+    )
+    listed, mounted = tmp_path / "accounts.csv", tmp_path / "tokens" / "mounted"
+    listed.write_text("name,token_env\nlisted,OTHER_TOKEN\n")
+    mounted.parent.mkdir()
+    mounted.write_text("token")
+    text = text.replace('"accounts.csv"', f'"{listed}"').replace('"/run/secrets/etl"', f'"{mounted.parent}"')
     path = tmp_path / "all.toml"
     path.write_text(text)
     config = load(path, environ={})
+    assert {account.name for account in config.accounts} == {"main", "listed", "mounted"}
     assert config.http.ca_bundle is not None
     assert config.accounts[0].token_file is not None
     assert config.sandbox is not None
@@ -103,7 +109,7 @@ def test_help_tells_every_option(name: str) -> None:
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0
     for option in (option for parameter in COMMANDS[name].params for option in parameter.opts if option[0] == "-"):
-        assert re.search(rf"^ +{option}\b.*\w", result.output, re.MULTILINE), option
+        assert re.search(rf"^ +(?:-\w, )?{option}\b.*\w", result.output, re.MULTILINE), option
 
 
 def test_python_m_etl_is_the_command(tmp_path: Path) -> None:

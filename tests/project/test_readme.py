@@ -12,34 +12,49 @@ from zipfile import ZipFile
 
 import pytest
 from flit_core.wheel import make_wheel_in
-from pydantic import BaseModel
 from typer.main import get_command
 
 import etl
 from etl import errors
 from etl.api.request import FILTERS
 from etl.cli.app import app
-from etl.config import Account, DuckDBTarget, Extract, Guard, Http, ParquetTarget, load
+from etl.config import (
+    load,
+)
 from etl.schema import READ, Privacy
 from etl.sinks.tables import PUBLIC, RUNS
 from tests.support.faults import CATALOGUE
 from tests.support.pages import PAGES, README, ROOT, TEXTS, Reader, blocks, numbers, rows, section, steps
+from tests.support.sections import SECTIONS
 
 EVERYTHING = "\n".join(TEXTS.values())
 COMMANDS = get_command(app).commands
 CODES = {0, errors.PUBLISHED_WITH_REJECTS, errors.INTERNAL} | {
     kind.exit_code for kind in errors.EtlError.__subclasses__()
 }
-SECTIONS: dict[str, type[BaseModel]] = {
-    "accounts": Account,
-    "extract": Extract,
-    "http": Http,
-    "guard": Guard,
-    "sinks.duckdb": DuckDBTarget,
-    "sinks.parquet": ParquetTarget,
+KEYS = {
+    f"{name}.{field.alias or key}"
+    for name, section in SECTIONS.items()
+    for key, field in section.model_fields.items()
+    if key != "kind"  # implied by these names
 }
-KEYS = {f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields}
-OTHERS_OPTIONS = {"--from-file", "--hypothesis-profile", "--compare", "--large", "--version", "--install-completion"}
+OTHERS_OPTIONS = {
+    "--from-file",
+    "--network",
+    "--hypothesis-profile",
+    "--compare",
+    "--preload",
+    "--nthreads",
+    "--rounds",
+    "--large",
+    "--loaded",
+    "--only",
+    "--port",
+    "--no-nanny",
+    "--cluster",
+    "--version",
+    "--install-completion",
+}
 """Options of other programs and global options of `etl`."""
 
 QUERIES = """
@@ -54,6 +69,7 @@ LAST_LINES = {
     "README": ["└"],
     "tables": [r"[\d,]+ contacts, \d+ columns"],
     "python": ["└", "True", "0", r"\(True, \[\]\)", "True"],
+    "fleet": [r"\[1\]"],
 }
 """How the last line of output of each program on a page begins."""
 
@@ -107,23 +123,29 @@ def test_pages_name_no_machine() -> None:
 def test_configurations_load(tmp_path: Path) -> None:
     """Every configuration shown in the documentation is valid."""
     shown = [text for page in TEXTS.values() for text in blocks("toml", page)]
-    assert len(shown) == 3
+    assert len(shown) == 5
+    (listed,) = (text for text in blocks("text", PAGES["configuration"]) if text.startswith("name,"))
+    (tmp_path / "accounts.csv").write_text(listed)
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "bakery").write_text("token")
     for number, text in enumerate(shown):
         path = tmp_path / f"{number}.toml"
-        path.write_text(text)
+        path.write_text(
+            text.replace("accounts.csv", f"{tmp_path}/accounts.csv").replace("/run/secrets/etl", f"{tmp_path}/tokens")
+        )
         assert load(path, environ={}).accounts
 
 
 def test_keys_exist_and_all_are_documented() -> None:
     """Every `section.key` in the documentation exists, and the page lists each key with its default."""
-    named = set(re.findall(rf"(?<![\w.\[])(?:{'|'.join(SECTIONS)})\.[a-z_]+", EVERYTHING))
-    assert named - {"sinks.duckdb", "sinks.parquet"} <= KEYS
+    named = set(re.findall(rf"(?<![\w.\[])(?:{'|'.join(SECTIONS)})\.(?!(?:md|html|csv)\b)[a-z_]+", EVERYTHING))
+    assert named - {"sinks.duckdb", "sinks.parquet", "sinks.postgres", "sinks.delta"} <= KEYS
     table = rows(section("Keys", PAGES["configuration"]))
     assert {key for cells in table for key in re.findall(r"`([a-z._]+)`", cells[0])} == KEYS
     for keys, default, _ in table:
         group, _, key = keys.strip("`").rpartition(".")
         if re.fullmatch(r"[\dv][\w.]*|false", default) and default != "0600":
-            needed = {"path": "data"} if group.startswith("sinks") else {}
+            needed = {"path": "unused"} if group.startswith("sinks") else {}
             given = SECTIONS[group].model_validate({**needed, key: default})
             assert getattr(given, key) == SECTIONS[group].model_fields[key].default, key
 
@@ -227,7 +249,9 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_version_is_one() -> None:
-    """The package, the changelog and the CronJob's image have the same version."""
+    """The package, the changelog and the images of the deployment files have the same version."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
-    assert f"image: etl:{version}\n" in (ROOT / "configs" / "deploy" / "cronjob.yaml").read_text()
+    for name in ("cronjob.yaml", "cluster.yaml", "compose.yaml"):
+        images = re.findall(r"^ *image: (.*)$", (ROOT / "configs" / "deploy" / name).read_text(), re.MULTILINE)
+        assert set(images) == {f"etl:{version}"}, name

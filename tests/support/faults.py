@@ -210,9 +210,6 @@ CATALOGUE: Mapping[str, str] = {f"{g}{n}": title for g, titles in TITLES.items()
 
 NOT_APPLICABLE: Mapping[str, str] = {
     "N22": "no such transport: HTTP/1.1 alone is spoken",
-    **dict.fromkeys(("S13", "S14"), "no such sink: S3"),
-    **dict.fromkeys(("S15", "S16", "S17"), "no such sink: Delta Lake"),
-    **dict.fromkeys(("S18", "S19", "S20"), "no such sink: PostgreSQL"),
     "X7": "no such sink: CSV",
     "X8": "no such output: reports are plain text and JSON",
     "X17": "no such sink: nothing is encrypted, so no key can be shredded",

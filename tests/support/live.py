@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ from etl.sandbox.world import World
 T = TypeVar("T")
 Row = dict[str, Any]
 TOKEN = Settings().token
+DSN = "WAREHOUSE_DSN"
+"""The variable with the DSN of a job."""
 
 
 @dataclass(slots=True)
@@ -63,6 +66,21 @@ class Live:
 
         self.loop.call_soon_threadsafe(happen)
         return done.result(10)
+
+    def churn(self, number: int) -> None:
+        """Edits, touches, deletions and new contacts, others for each number up to (contacts - 104) / 4."""
+        ids = self.ids()
+
+        def happen(world: World, now: float) -> None:
+            for identity in ids[number * 3 : number * 3 + 9]:
+                world.edit(identity, now)
+                world.touch(identity, now)
+            for identity in ids[100 + number * 4 : 104 + number * 4]:
+                world.delete(identity, now)
+            for _ in range(5):
+                world.insert(now)
+
+        self.change(happen)
 
     def stats(self) -> Row:
         """The server's counters from `GET /_stats`."""
@@ -136,6 +154,8 @@ class Job:
     settings: str = ""
     """More TOML."""
     sinks: tuple[str, ...] = ("duckdb", "parquet")
+    dsn: str = ""
+    """Of the database for the sink `postgres`."""
 
     @property
     def duckdb(self) -> Path:
@@ -152,14 +172,23 @@ class Job:
         """The folder of all temporary files of both targets."""
         return self.folder / "data" / ".etl"
 
+    def copy(self, folder: Path) -> Job:
+        """The same job in another folder, with a copy of its targets."""
+        shutil.copytree(self.folder / "data", folder / "data", dirs_exist_ok=True)
+        return replace(self, folder=folder, urls=dict(self.urls), tokens=dict(self.tokens))
+
     def config(self) -> Path:
         """Write the configuration file and return its path."""
         accounts = "".join(
             f'[[accounts]]\nname = "{name}"\nbase_url = "{url}"\ntoken_env = "{_variable(name)}"\n'
             for name, url in self.urls.items()
         )
-        paths = {"duckdb": self.duckdb, "parquet": self.parquet}
-        sinks = "".join(f'[sinks.{name}]\npath = "{paths[name]}"\n' for name in self.sinks)
+        keys = {
+            "duckdb": f'path = "{self.duckdb}"',
+            "parquet": f'path = "{self.parquet}"',
+            "postgres": f'dsn_env = "{DSN}"\nstage = "{self.folder / "data" / "postgres"}"',
+        }
+        sinks = "".join(f"[sinks.{name}]\n{keys[name]}\n" for name in self.sinks)
         path = self.folder / "job.toml"
         text = accounts + sinks + self.settings
         # Written once: a command that starts at the same moment may be reading it.
@@ -169,7 +198,8 @@ class Job:
 
     def environment(self) -> dict[str, str]:
         """The environment of a command: ours, and the tokens."""
-        return {**os.environ, **{_variable(name): self.tokens.get(name, TOKEN) for name in self.urls}}
+        tokens = {_variable(name): self.tokens.get(name, TOKEN) for name in self.urls}
+        return {**os.environ, **tokens, **({DSN: self.dsn} if self.dsn else {})}
 
     def run(self, *assignments: str, **options: bool) -> RunResult:
         """One run in this process."""
@@ -237,6 +267,33 @@ class Job:
         """SHA-256 of the DuckDB file and of every file of the Parquet folder, by path."""
         files = [self.duckdb, *self.parquet.rglob("*")]
         return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account and the targets of its first run: each test gets a server and a job of its own in that state."""
+
+    folder: Path
+    """Empty at first."""
+    settings: Mapping[str, Any]
+    """Of the server."""
+
+    @contextmanager
+    def served(self) -> Iterator[Live]:
+        """The account as it was at the first run, on a new server."""
+        with live(**self.settings, state=str(self.folder / "account.json")) as server:
+            yield server
+
+    def job(self, server: Live, folder: Path, *sinks: str, names: tuple[str, ...] = ("main",)) -> Job:
+        """A job after its first run, which exported the account under each of these names.
+
+        That run is made once for each choice of sinks and names.
+        """
+        first = Job(self.folder / "-".join(names + sinks), dict.fromkeys(names, server.url), sinks=sinks)
+        if not first.folder.exists():
+            first.folder.mkdir()
+            assert first.run().exit_code == 0
+        return first.copy(folder)
 
 
 def _variable(account: str) -> str:

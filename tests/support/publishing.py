@@ -12,7 +12,12 @@ import pyarrow as pa
 from etl import schema
 from etl.model import AccountYield, Counts, Mode, NormalizedBatch, Proof, Publication, Requests, RunRecord, Span
 from etl.sinks import DuckDBSink, ParquetSink, Sink, SinkKind
+from etl.sinks.delta_commits import DeltaCommits, options
+from etl.sinks.parquet_commits import NumberedCommits
+from etl.sinks.parquet_objects import ObjectLog
 from etl.storage import duck
+from etl.storage.local_objects import LocalObjects
+from etl.storage.objects import Objects
 from etl.storage.staging import Stage
 
 DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,8 +81,21 @@ def brought(
 
 
 def sink_at(kind: SinkKind, path: Path, memory_limit: int = duck.MEMORY_LIMIT) -> Sink:
-    """A sink of this kind, as a new process would have it."""
+    """A sink of this kind on a path, as a new process would have it."""
     return DuckDBSink(path, memory_limit) if kind == "duckdb" else ParquetSink(path, memory_limit)
+
+
+def objects_at(url: str, endpoint: str, path: Path, memory_limit: int = duck.MEMORY_LIMIT) -> Sink:
+    """A Parquet sink in an object store, as a new process would have it."""
+    store = Objects(url, endpoint)
+    return ParquetSink(path, memory_limit, log=ObjectLog(store, NumberedCommits(store), path))
+
+
+def delta_at(url: str, endpoint: str, path: Path, memory_limit: int = duck.MEMORY_LIMIT) -> Sink:
+    """A sink of Delta tables, in an object store or (without an endpoint) in the folder `url`."""
+    store = Objects(url, endpoint) if endpoint else LocalObjects(Path(url))
+    commits = DeltaCommits(store, options(endpoint), timedelta(days=7))
+    return ParquetSink(path, memory_limit, keep=1, log=ObjectLog(store, commits, path), name="delta", kind="delta")
 
 
 def publication(*accounts: AccountYield, filters: Mapping[str, object] | None = None) -> Publication:
