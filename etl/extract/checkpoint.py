@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol, Self
@@ -76,7 +76,7 @@ class Checkpoint(Protocol):
         """Record a complete window, after all of its contacts were received."""
 
     def doubt(self, reason: str) -> None:
-        """Record that the order of the lists cannot be relied on."""
+        """Record that the order of the lists cannot be relied on, and forget the windows accepted so far."""
 
 
 class NullCheckpoint:
@@ -188,6 +188,8 @@ class SavedProgress:
     """Pages received whose contacts are in no part yet."""
     scans: Sequence[ScanProgress] = field(default_factory=lambda: [ScanProgress()])
     """Page scans, in order; all but the last are complete."""
+    doubted: Sequence[Path] = ()
+    """The parts received in the order of the lists, before that was doubted."""
     size: int = 0
     """Size in bytes of the valid lines."""
     chain: bytes = b""
@@ -220,19 +222,18 @@ def saved_progress(folder: Path, key: str, now: float, *, shared: bool = False) 
         return SavedProgress()
     if not 0 <= now - first.at <= TOO_OLD.total_seconds():
         return SavedProgress()
-    written = next((line for line in reversed(lines) if isinstance(line, _Parts)), _Parts())
+    written = _written(lines)
+    at, doubt = next(((at, line.reason) for at, line in enumerate(lines) if isinstance(line, _Doubt)), (0, ""))
+    accepted = [line.done for line in lines[at:] if isinstance(line, _Window)]
     saved = SavedProgress(
-        Resumption(
-            first.start,
-            [line.done for line in lines if isinstance(line, _Window)],
-            next((line.reason for line in lines if isinstance(line, _Doubt)), ""),
-        ),
+        Resumption(first.start, accepted, doubt),
         parts=_paths(folder, written.parts),
         rejects=_paths(folder, written.rejects),
         upto=written.upto,
         counts=written.counts,
         pages=[line for line in lines if isinstance(line, _Page) and line.read_no >= written.upto],
         scans=_scans(lines, folder),
+        doubted=[*_paths(folder, _written(lines[:at]).parts)],
         size=size,
         chain=chain,
     )
@@ -276,6 +277,11 @@ def _scans(lines: Sequence[_Line], folder: Path) -> Sequence[ScanProgress]:
             scan.sizes[line.is_contact] = {number: rows for number, rows in read.items() if number <= line.upto}
             scan.ends.pop(line.is_contact, None)
     return scans
+
+
+def _written(lines: Sequence[_Line]) -> _Parts:
+    """The last line about complete parts; empty if there is none."""
+    return next((line for line in reversed(lines) if isinstance(line, _Parts)), _Parts())
 
 
 def _body(folder: Path, page: _Page) -> bytes:
@@ -364,6 +370,8 @@ class CheckpointFile:
 
     def doubt(self, reason: str) -> None:
         """See `Checkpoint`."""
+        if resumed := self.saved.resumption:
+            self.saved = replace(self.saved, resumption=replace(resumed, accepted=(), doubt=reason))
         self._write(_Doubt(reason))
 
     def receive(self, page: RawPage) -> None:

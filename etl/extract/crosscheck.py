@@ -40,9 +40,9 @@ class FirstSeen(NamedTuple):
     """Its `lastSeenAt` at that time, in milliseconds; 0 for none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class UnmatchedContact:
-    """A contact that the page scan saw and no window returned."""
+    """A contact that was seen, and that no window returned."""
 
     created: int
     is_contact: bool
@@ -73,6 +73,9 @@ class CrossCheckLog(Protocol):
     async def save(self) -> None:
         """Save everything recorded so far, so that it survives this run."""
 
+    async def distrust_received(self) -> None:
+        """From now on, what was received so far counts as seen only: windows must return it again."""
+
     def created(self, is_contact: bool) -> Sequence[int]:
         """The sorted creation times (ms) of the contacts that the first page scan saw in one list."""
 
@@ -80,7 +83,7 @@ class CrossCheckLog(Protocol):
         """The contacts seen that have no creation time, by id."""
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
-        """At most `MOST_UNMATCHED` contacts created before `before` (ms) that were not received in this run.
+        """At most `MOST_UNMATCHED` contacts seen, created before `before` (ms), and not received in this run.
 
         With `beyond_snapshot`, only those that are not in the last snapshot either.
         """
@@ -159,7 +162,7 @@ class CrossCheck:
         await self.log.record(page, is_contact=is_contact)
 
     async def contradict(self, reader: WindowReader, before: int) -> list[str]:
-        """Request every contact that the page scan saw and no window returned; returns the contradictions.
+        """Request every contact that was seen and that no window returned; returns the contradictions.
 
         Most were deleted since. A contact still in the list where the scan saw it contradicts an accepted window. A
         contact now in the other list moved from contacts back to leads between the reads of the two lists; then leads
@@ -185,7 +188,7 @@ class CrossCheck:
             )
             await reader.read(leads)
         found = len(unmatched) - len(moved)
-        doubts = [f"{found} contacts that the page scan had seen were missing from accepted windows"] if found else []
+        doubts = [f"{found} contacts that had been seen were missing from accepted windows"] if found else []
         return doubts + self._vanished(gone)
 
     async def recover(self, reader: WindowReader, before: int) -> tuple[int, list[str]]:

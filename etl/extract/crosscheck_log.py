@@ -27,6 +27,7 @@ from etl.times import milliseconds
 CHUNK_ROWS = 10_000
 """Number of contacts seen that a killed run can lose."""
 _COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"))
+_PART_COLUMNS = (("contact_id", "VARCHAR"), ("created_at", "TIMESTAMPTZ"), ("is_contact", "BOOLEAN"))
 _SCHEMA = pa.schema(
     {
         "contact_id": pa.string(),
@@ -74,6 +75,8 @@ class CrossCheckFiles:
         self._ends: dict[bool, int] = {}
         self._created = {False: array("q"), True: array("q")}
         self._without_created_at: dict[str, FirstSeen] = {}
+        self._doubted = checkpoint.saved.doubted
+        """The parts that count as seen only."""
         self._writing = anyio.Lock()
 
     @property
@@ -156,6 +159,10 @@ class CrossCheckFiles:
         elif scan == 1:
             self._created[row.is_contact].append(row.created)
 
+    async def distrust_received(self) -> None:
+        """See `crosscheck.CrossCheckLog`; the checkpoint's line of the doubt, which must follow, makes it last."""
+        self._doubted = await self._parts()
+
     def without_created_at(self) -> Mapping[str, FirstSeen]:
         """See `crosscheck.CrossCheckLog`."""
         return self._without_created_at
@@ -177,16 +184,22 @@ class CrossCheckFiles:
         return await to_thread.run_sync(self._missing, received, before, beyond_snapshot)
 
     def _missing(self, received: Sequence[Path], before: int, beyond_snapshot: bool) -> Sequence[UnmatchedContact]:
-        if not self._files:
+        if not self._files and not self._doubted:
             return []
-        held = list(received)
+        held = [part for part in received if part not in self._doubted]
         if beyond_snapshot:
             held.append(self._folder / "snapshot.parquet")
             if not held[-1].exists():
                 self._copy_ids(held[-1])
-        seen = duck.scan(self._files, _COLUMNS)
+        # A server may not tell in which list a contact is; then it is asked for in both.
         query = f"""
-            select created, is_contact from ({seen}) anti join ({duck.scan(held, _COLUMNS[:1])}) using (contact_id)
+            with seen as (
+                from ({duck.scan(self._files, _COLUMNS)})
+                union
+                select contact_id, epoch_ms(created_at), listed from ({duck.scan(self._doubted, _PART_COLUMNS)})
+                join (values (false), (true)) lists(listed) on coalesce(is_contact = listed, true)
+            )
+            select created, is_contact from seen anti join ({duck.scan(held, _COLUMNS[:1])}) using (contact_id)
             where created < ? limit {MOST_UNMATCHED}
         """  # noqa: S608 - file names are quoted by the engine
         # The spill folder is created here because DuckDB would create it with the umask's permissions.

@@ -47,15 +47,12 @@ class WindowReader:
         created: Callable[[bool], Sequence[int]] = lambda _: (),
         *,
         known_before: bool = True,
-        ordered: bool = False,
     ) -> None:
         """`created` returns the sorted creation times (ms) of the known contacts of a list.
 
         `known_before` tells whether an earlier run proved them: what this run has seen so far, cut pages may have cut.
-        With `ordered`, the ranges count that a killed run read in the order of the list, not as windows.
         """
-        resumed = checkpoint.resumed.accepted if checkpoint.resumed else ()
-        self.accepted = [done for done in resumed if ordered or done.level != "ordered"]
+        self.accepted = [*checkpoint.resumed.accepted] if checkpoint.resumed else []
         self.unproven: list[str] = []
         self.sizes = capabilities.page_sizes
         """The page sizes seen so far."""

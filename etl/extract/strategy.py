@@ -230,7 +230,7 @@ class _Steps:
         doubt = self.start.doubt or (self.checkpoint.resumed.doubt if self.checkpoint.resumed else "")
         if self.start.landmarks and not doubt:
             reader = WindowReader(
-                self.client, self.start.capabilities, self.receive, self.checkpoint, known_before=False, ordered=True
+                self.client, self.start.capabilities, self.receive, self.checkpoint, known_before=False
             )
             order = OrderedRead(reader, self.client, self.start.landmarks)
             self.meter.check_deadline(order.pages, self.timing.deadline)
@@ -243,6 +243,7 @@ class _Steps:
             if not order.doubts:
                 return await self._ordered(reader, order, scan or _Scan(self.start.capabilities))
             [doubt, *_] = order.doubts
+            await self.log.distrust_received()
             self.checkpoint.doubt(doubt)
         if doubt:
             log.warning("order.doubted", reason=doubt)

@@ -21,12 +21,14 @@ from etl.extract.capabilities import Capabilities, PageSizes
 from etl.extract.checkpoint import NAME, CheckpointFile, ExtractionStart, saved_progress
 from etl.extract.crosscheck_log import CHUNK_ROWS, CrossCheckFiles
 from etl.extract.pages import SavedScan
-from etl.extract.windows import RangeSemantics
+from etl.extract.windows import Accepted, RangeSemantics, Window
 from etl.model import RawPage
 from etl.storage.staging import Stage
 from tests.support.publishing import batch, contact
 
 KEY, NOW = "the same", 1_760_000_000.0
+FAR = 10**14
+"""A time (ms) after all contacts."""
 START = ExtractionStart(
     "full",
     Capabilities(
@@ -193,6 +195,37 @@ async def test_withdrawn_pages_are_read_again_and_count_once(begin: Begin) -> No
     await log.resume(True, saved)
     assert list(log.created(True)) == [1000, 2000]
     assert sorted(one.created for one in await log.missing(10**6)) == [1000, 2000, 2000, 3000]
+
+
+async def test_what_a_doubted_order_brought_must_be_received_again(tmp_path: Path) -> None:
+    """Contacts received before the doubt count as seen only, in every process, and its windows as not read (A9)."""
+    stage, received = Stage(tmp_path), 0
+
+    async def parts() -> Sequence[Path]:
+        stage.close()
+        checkpoint.written(*stage.checksums, received, {})
+        return stage.parts
+
+    window = Window("createdAt", True, None, 1)
+    with CheckpointFile(tmp_path, KEY, NOW) as checkpoint:
+        checkpoint.begin(START)
+        checkpoint.accept(Accepted(window, 2, level="ordered"))
+        lists: list[bool | None] = [True, False, None]
+        stage.append(batch("main", [contact(n, is_contact=listed) for n, listed in enumerate(lists)]))
+        log, received = CrossCheckFiles(tmp_path, parts, lambda _: None, checkpoint), 3
+        assert await log.missing(FAR) == []
+        await log.distrust_received()
+        checkpoint.doubt("not sorted")
+        checkpoint.accept(Accepted(window, 1))
+        stage.append(batch("main", [contact(0, is_contact=False)], read_no=3))
+        received = 4
+        seen = sorted(await log.missing(FAR))
+        assert [one.is_contact for one in seen] == [False, False, True], "the second contact, and the third in any list"
+    saved = saved_progress(tmp_path, KEY, NOW)
+    assert saved.resumption
+    assert (saved.resumption.doubt, [*saved.resumption.accepted]) == ("not sorted", [Accepted(window, 1)])
+    with CheckpointFile(tmp_path, KEY, NOW, saved) as checkpoint:
+        assert sorted(await CrossCheckFiles(tmp_path, parts, lambda _: None, checkpoint).missing(FAR)) == seen
 
 
 async def test_a_file_without_its_line_is_removed(begin: Begin, tmp_path: Path) -> None:

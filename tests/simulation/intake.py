@@ -24,12 +24,14 @@ _PageKey = tuple[int, bool, int]
 class ScanLog:
     """A cross-check log in memory (see `crosscheck.CrossCheckLog`)."""
 
-    def __init__(self, received: set[bytes], held: Collection[str] = (), *, sudden: bool = False) -> None:
-        """`received` grows as the run reads; `held` are the ids in the last snapshot.
+    def __init__(self, intake: Intake, held: Collection[str] = (), *, sudden: bool = False) -> None:
+        """`intake` grows as the run reads; `held` are the ids in the last snapshot.
 
         With `sudden`, a killed process does not save its last pages.
         """
-        self._received = received
+        self._intake = intake
+        self._doubted = 0
+        """How many of the received pages count as seen only."""
         self._held = held
         self._sudden = sudden
         self._seen: dict[bytes, UnmatchedContact] = {}
@@ -87,10 +89,20 @@ class ScanLog:
         self._lost.append(key)
         if len(self._lost) >= CHUNK:
             self._keep()
+        self._see(page, is_contact=is_contact)
+
+    def _see(self, page: Page, *, is_contact: bool | None) -> None:
         for row in page.rows:
             created = milliseconds(row.created_at)
             if created is not None:
-                self._seen[bytes(row.contact_id)] = UnmatchedContact(created, is_contact)
+                listed = row.is_contact is True if is_contact is None else is_contact
+                self._seen[bytes(row.contact_id)] = UnmatchedContact(created, listed)
+
+    async def distrust_received(self) -> None:
+        """From now on, what was received so far counts as seen only."""
+        self._doubted = len(self._intake.pages)
+        for page in self._intake.pages:
+            self._see(page, is_contact=None)
 
     def end(self, is_contact: bool, end: int | None) -> None:
         """Record the end of a list."""
@@ -125,9 +137,8 @@ class ScanLog:
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
         """Contacts created before `before` (ms) and not received; with `beyond_snapshot`, nor in the snapshot."""
         held = self._held if beyond_snapshot else ()
-        missing = (
-            suspect for key, suspect in self._seen.items() if key not in self._received and id_text(key) not in held
-        )
+        received = frozenset[bytes]().union(*(page.ids for page in self._intake.pages[self._doubted :]))
+        missing = (suspect for key, suspect in self._seen.items() if key not in received and id_text(key) not in held)
         return [suspect for suspect in missing if suspect.created < before]
 
 
@@ -153,8 +164,10 @@ class MemoryCheckpoint:
         self._accepted.append(done)
 
     def doubt(self, reason: str) -> None:
-        """Record a doubt about the order of the lists."""
-        self._doubt = reason
+        """Record a doubt about the order of the lists, and forget the windows."""
+        self._doubt, self._accepted = reason, []
+        if self.resumed:
+            self.resumed = replace(self.resumed, accepted=(), doubt=reason)
 
     def reopen(self) -> None:
         """Resume in another process."""

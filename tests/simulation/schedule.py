@@ -116,7 +116,7 @@ class Schedule:
 
     async def _run(self, number: int, *, full: bool) -> None:
         intake = Intake()
-        log = ScanLog(intake.ids, self._known(), sudden=self.personality.draw("sudden").choice((False, True)))
+        log = ScanLog(intake, self._known(), sudden=self.personality.draw("sudden").choice((False, True)))
         reading = Reading(intake, log, MemoryCheckpoint(), full, self._changes(number))
         if await self._process(reading, killed=self.personality["killed"]):
             reading.checkpoint.reopen()
