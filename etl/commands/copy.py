@@ -18,7 +18,7 @@ from etl.config import Config
 from etl.errors import UsageError
 from etl.log import log
 from etl.model import Publication, RunRecord
-from etl.sinks import ParquetSink, Restorable, Sink, Unpublished
+from etl.sinks import ParquetSink, Sink, Unpublished
 from etl.sinks.checks import refuse_published
 from etl.sinks.manifest import chained, decode
 from etl.sinks.targets import named, sinks
@@ -60,10 +60,6 @@ def copy_sink(config: Config, source_name: str, target_name: str) -> CopyResult:
     source, target = named(made, source_name), named(made, target_name)
     if source is target:
         raise UsageError("a sink cannot be copied into itself", where="command line")
-    if not isinstance(target, Restorable):
-        hint = "Copy into a DuckDB file or a PostgreSQL schema, or let `etl run` fill it."
-        message = f"a {target.kind.capitalize()} target cannot be filled by a copy"
-        raise UsageError(message, where=target.location, hint=hint)
     # No run may publish into the source while its tables are read one after the other.
     with Lock(source.path), Lock(target.path):
         state = source.state()
@@ -96,7 +92,8 @@ def _runs(connection: duckdb.DuckDBPyConnection, source: Sink) -> dict[int, list
         manifests = [decode(document.encode()) for (document,) in documents]
     runs: defaultdict[int, list[RunRecord]] = defaultdict(list)
     for published in manifests:
-        runs[published.seq] += published.runs
+        for run in published.runs:  # A copy has all of them in one manifest.
+            runs[run.seq].append(run)
     return runs
 
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 from etl.sinks.duckdb import DuckDBSink
 from etl.sinks.parquet import ParquetSink
 from etl.sinks.reader import Unpublished, open_readonly, select
-from etl.sinks.sink import Restorable, Sink, SinkKind
+from etl.sinks.sink import Sink, SinkKind
 
 __all__ = [
     "DuckDBSink",
     "ParquetSink",
-    "Restorable",
     "Sink",
     "SinkKind",
     "Unpublished",

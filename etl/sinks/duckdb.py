@@ -166,15 +166,15 @@ class DuckDBSink:
         self._access.give(copy) if self._access else files.make_private(copy)
         duckdb_file.refuse_open_wal(copy)
 
-    def restore(self, source: duckdb.DuckDBPyConnection, documents: Sequence[bytes]) -> None:
-        """Copy everything that `source` reads into a new file next to the target; see `Restorable`."""
+    def restore(self, source: duckdb.DuckDBPyConnection, history: Sequence[manifest.Manifest]) -> None:
+        """Copy everything that `source` reads into a new file next to the target; see `Sink.restore`."""
         self.discard()
         checks.refuse_published(self, self.state())
         with self._beside(self._memory_limit) as connection:
             duckdb_tables.create(connection)
             connection.execute("BEGIN")
             duckdb_tables.restore(connection, source)
-            connection.executemany("INSERT INTO etl.manifests VALUES (?, ?, ?)", manifest.rows(documents))
+            connection.executemany("INSERT INTO etl.manifests VALUES (?, ?, ?)", manifest.rows(history))
             connection.execute("COMMIT")
             connection.execute("CHECKPOINT target")
         files.sync(self._next_file)

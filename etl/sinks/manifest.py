@@ -74,22 +74,27 @@ def follow(previous: SinkState, publication: Publication, merged: Merged) -> Man
     )
 
 
-def chained(runs: Mapping[int, Sequence[RunRecord]], filters: Mapping[str, object]) -> list[bytes]:
-    """The documents of a new chain for these runs by number, as if a target without files had published each."""
-    documents: list[bytes] = []
+def chained(runs: Mapping[int, Sequence[RunRecord]], filters: Mapping[str, object]) -> list[Manifest]:
+    """A new chain for these runs by number, as if a target without files had published each."""
+    chain: list[Manifest] = []
     state: dict[str, RunRecord] = {}
     for seq in sorted(runs):
         state |= {run.account: run for run in runs[seq]}
         state = {name: run for name, run in state.items() if run.mode != "dropped"}
-        previous = digest(documents[-1]) if documents else ""
+        previous = digest(encode(chain[-1])) if chain else ""
         run_id = runs[seq][0].run_id if runs[seq] else ""
-        documents.append(encode(Manifest(seq, run_id, previous, tuple(runs[seq]), state, filters, columns=columns())))
-    return documents
+        chain.append(Manifest(seq, run_id, previous, tuple(runs[seq]), state, filters, columns=columns()))
+    return chain
 
 
-def rows(documents: Iterable[bytes]) -> list[tuple[int, str, str]]:
-    """Documents as rows of the table of manifests."""
-    return [(decode(document).seq, digest(document), document.decode()) for document in documents]
+def joined(chain: Sequence[Manifest]) -> Manifest:
+    """One manifest with all runs of a chain, as if its last run had published everything."""
+    return replace(chain[-1], previous="", runs=tuple(run for one in chain for run in one.runs))
+
+
+def rows(chain: Iterable[Manifest]) -> list[tuple[int, str, str]]:
+    """Manifests as rows of the table of manifests."""
+    return [(one.seq, digest(document), document.decode()) for one in chain for document in [encode(one)]]
 
 
 def columns() -> dict[str, str]:

@@ -7,7 +7,7 @@ the target by the log: a folder (`parquet_folder`) or an object store (`parquet_
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow as pa
 from etl.errors import SinkError
 from etl.model import Merged, Publication, SinkState, Span
 from etl.sinks import checks, manifest, merge, queries, reader, rejects, tables
-from etl.sinks.parquet_files import write
+from etl.sinks.parquet_files import copy_all, write
 from etl.sinks.parquet_folder import FolderLog
 from etl.sinks.parquet_layout import CONTENTS, Chain
 from etl.sinks.parquet_log import Log
@@ -115,6 +115,15 @@ class ParquetSink:
         checks.read_back_whole((*bounds, *views), merged, publication, folder)
         self._log.stage(chain, folder, written)
         return merged
+
+    def restore(self, source: duckdb.DuckDBPyConnection, history: Sequence[manifest.Manifest]) -> None:
+        """Write everything that `source` reads as the files of one run, and stage them; see `Sink.restore`."""
+        self.discard()
+        chain = self._log.read()
+        checks.refuse_published(self, chain.state)
+        folder, whole = staging.next_folder(self.path), manifest.joined(history)
+        self._next = folder
+        self._log.stage(chain, folder, replace(whole, files=tuple(copy_all(source, folder, whole.seq))))
 
     def publish(self, publication: Publication) -> None:
         """Publish the staged state in one step; see `Log.publish`."""

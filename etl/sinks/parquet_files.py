@@ -30,6 +30,14 @@ _COLUMNS: dict[str, tables.Columns] = {
     "windows": tables.WINDOWS,
     "strikes": tables.STRIKES,
 }
+_RELATIONS = {
+    "current": "contacts",
+    "versions": "contact_versions",
+    "rejects": "rejects",
+    "windows": "etl.windows",
+    "strikes": "etl.strikes",
+}
+"""Where a connection to a published target holds each content."""
 _CONTACT = tables.names(tables.CONTACTS)
 _EVEN_IF_EMPTY = ("current", "versions")
 """Written even if empty, so that readers of a new target find the columns."""
@@ -56,6 +64,20 @@ def write(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain, fo
                 written[content].append(replace(file, path=str(paths[content].relative_to(folder))))
         for content, found in written.items():
             published += _kept(folder, content, found)
+    return published
+
+
+def copy_all(source: duckdb.DuckDBPyConnection, folder: Path, seq: int) -> list[DataFile]:
+    """Write everything that a connection reads as files of run `seq` in `folder`."""
+    published: list[DataFile] = []
+    for content, relation in _RELATIONS.items():
+        home, written = files.private_folder(folder / parquet_layout.part_folder(content, seq)), list[DataFile]()
+        by_time = "created_at" in dict(_COLUMNS[content])
+        for number, share in enumerate(partitions.evenly(source, relation) if by_time else ["true"], start=1):
+            path = home / f"part-{number:06d}.parquet"
+            [file] = _copy(source, f"{relation} WHERE {share}", {content: path}).values()
+            written.append(replace(file, path=str(path.relative_to(folder))))
+        published += _kept(folder, content, written)
     return published
 
 

@@ -121,6 +121,14 @@ def shares(connection: duckdb.DuckDBPyConnection, rows: int) -> list[str]:
     return [f"{within.holds('created_at')} AND {within.holds('cut_at')}" for within in ranges]
 
 
+def evenly(connection: duckdb.DuckDBPyConnection, relation: str) -> list[str]:
+    """Conditions that divide a relation with `created_at` into files of about `SLICE_ROWS` rows."""
+    ranges = _cut(connection, Range(), SLICE_ROWS, relation)
+    if connection.execute(f"SELECT EXISTS (FROM {relation} WHERE created_at IS NULL)").fetchall() == [(True,)]:
+        ranges.append(WITHOUT_CREATED_AT)
+    return [within.holds("created_at") for within in ranges]
+
+
 def next_state(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> Iterator[Slice]:
     """The files of the next state, in order of time, given the files of the last one.
 

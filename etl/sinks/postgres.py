@@ -215,17 +215,17 @@ class PostgresSink:
                 engine.register("this_run", tables.run_rows(written.runs))
                 copy(server, engine, "this_run", tables.RUNS, "runs", self._home)
                 self._check(server, engine, merged, publication)
-            self._finish(server, [manifest.encode(written)])
+            self._finish(server, [written])
         return merged
 
-    def restore(self, source: duckdb.DuckDBPyConnection, documents: Sequence[bytes]) -> None:
-        """Copy everything that `source` reads into new tables; see `Restorable`."""
+    def restore(self, source: duckdb.DuckDBPyConnection, history: Sequence[manifest.Manifest]) -> None:
+        """Copy everything that `source` reads into new tables; see `Sink.restore`."""
         self.discard()
         with self._transaction() as server:
             checks.refuse_published(self, self._read_state(server))
             self._create(server)
             Writer(server, source, self._home).restore()
-            self._finish(server, documents)
+            self._finish(server, history)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Session]:
@@ -246,9 +246,9 @@ class PostgresSink:
         if not alone:
             raise PublishConflict("another run is publishing into this schema", where=self.location)
 
-    def _finish(self, server: Session, documents: Sequence[bytes]) -> None:
+    def _finish(self, server: Session, manifests: Sequence[manifest.Manifest]) -> None:
         """Write the manifests, after which the transaction waits for `publish`."""
-        rows = manifest.rows(documents)
+        rows = manifest.rows(manifests)
         for row in rows:
             server.execute(f"INSERT INTO {self._space}.etl_manifests VALUES ($1, $2, $3)", *row)
         [process] = server.rows(_SELF)

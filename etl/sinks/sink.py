@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import duckdb
 import pyarrow as pa
 
 from etl.model import Merged, Publication, SinkState, Span
+from etl.sinks.manifest import Manifest
 
 SinkKind = Literal["duckdb", "parquet", "postgres", "delta"]
 """The kind of a target."""
@@ -84,15 +85,10 @@ class Sink(Protocol):
         """The rows of one read-only statement, in the SQL of the target; see `reader.select`."""
         ...
 
-
-@runtime_checkable
-class Restorable(Protocol):
-    """A sink that can be filled from another one."""
-
-    def restore(self, source: duckdb.DuckDBPyConnection, documents: Sequence[bytes]) -> None:
+    def restore(self, source: duckdb.DuckDBPyConnection, history: Sequence[Manifest]) -> None:
         """Prepare a copy of everything that another sink has published, for an empty target; `publish` publishes it.
 
-        `source` is the other's `reading`, `documents` are the manifests of the new target, oldest first. Raises
-        `UsageError` if the target is not empty.
+        `source` is the other's `reading`, `history` are its manifests without files, oldest first. Raises `UsageError`
+        if the target is not empty.
         """
         ...
