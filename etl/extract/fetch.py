@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from math import inf
 
 from etl.api.client import Client, PageRefused, RequestFailed
 from etl.api.request import Query, TimeField
@@ -22,6 +23,7 @@ from etl.extract.plan import remaining
 from etl.extract.probe import FAR_FUTURE
 from etl.extract.windows import Accepted, RangeSemantics, Window, halved, may_be_read, split
 from etl.extract.workqueue import WorkQueue
+from etl.times import milliseconds
 
 COUNTED_READS = 3
 """Reads of a window whose page lists fewer contacts than its total."""
@@ -47,10 +49,12 @@ class WindowReader:
         created: Callable[[bool], Sequence[int]] = lambda _: (),
         *,
         known_before: bool = True,
+        swept: float = inf,
     ) -> None:
         """`created` returns the sorted creation times (ms) of the known contacts of a list.
 
         `known_before` tells whether an earlier run proved them: what this run has seen so far, cut pages may have cut.
+        Contacts last seen from `swept` (ms) on are also read by a sweep.
         """
         self.accepted = [*checkpoint.resumed.accepted] if checkpoint.resumed else []
         self.unproven: list[str] = []
@@ -66,6 +70,7 @@ class WindowReader:
         self._receive = receive
         self._created = cache(created)
         self._known_before = known_before
+        self._swept = swept
         self._second_looks = 0
         """Second reads of windows of unknown contacts so far."""
         self._counted = capabilities.counts_matches
@@ -153,12 +158,14 @@ class WindowReader:
             pages = [await self._read(part, bounds) for part in parts or (window, window)]
         except RequestFailed:
             return parts
-        shown = frozenset[bytes]().union(*(part.ids for part in pages))
-        hidden, lost = shown - page.ids, page.ids - shown
+        shown = {bytes(row.contact_id): row for part in pages for row in part.rows}
+        hidden, lost = shown.keys() - page.ids, page.ids - shown.keys()
         if len(hidden) >= FEW_ABSENT:
             self.sizes = self.sizes.with_cut(window.is_contact, len(page.rows))
         # If not a page of another size, or one that cannot be cut, the server may hide a contact from every read.
-        unsure = hidden and (len(hidden) < FEW_ABSENT or not parts)
+        # A contact that has just become visible, or moved to this list, is read by the sweep.
+        moved = all((milliseconds(shown[one].last_seen_at) or 0) >= self._swept for one in hidden)
+        unsure = not moved and (len(hidden) < FEW_ABSENT or not parts)
         if unsure and window.field == "createdAt" and window.end is not None:
             self._doubt(window, bounds, "a page lacked a contact that a second read showed")
         return parts if hidden or len(lost) >= FEW_ABSENT else ()

@@ -230,7 +230,7 @@ class _Steps:
         doubt = self.start.doubt or (self.checkpoint.resumed.doubt if self.checkpoint.resumed else "")
         if self.start.landmarks and not doubt:
             reader = WindowReader(
-                self.client, self.start.capabilities, self.receive, self.checkpoint, known_before=False
+                self.client, self.start.capabilities, self.receive, self.checkpoint, known_before=False, swept=until
             )
             order = OrderedRead(reader, self.client, self.start.landmarks)
             self.meter.check_deadline(order.pages, self.timing.deadline)
@@ -248,9 +248,9 @@ class _Steps:
         if doubt:
             log.warning("order.doubted", reason=doubt)
         scan = scan or await self._scan_for_cross_check(full=True)
-        created = self.log.created if scan.check else self.history.snapshot.created
+        proven, created = not scan.check, self.log.created if scan.check else self.history.snapshot.created
         reader = WindowReader(
-            self.client, scan.capabilities, self.receive, self.checkpoint, created, known_before=not scan.check
+            self.client, scan.capabilities, self.receive, self.checkpoint, created, known_before=proven, swept=until
         )
         pages = sum(len(created(listed)) // scan.capabilities.page_size for listed in LEADS_FIRST)
         self.meter.check_deadline(pages, self.timing.deadline)
@@ -282,7 +282,7 @@ class _Steps:
         """Scrub a share of the windows, and sweep from before the last watermark; cross-checked every week."""
         until, created = self.start.watermark, self.history.snapshot.created
         scan = await self._scan_for_cross_check(full=False)
-        reader = WindowReader(self.client, scan.capabilities, self.receive, self.checkpoint, created)
+        reader = WindowReader(self.client, scan.capabilities, self.receive, self.checkpoint, created, swept=until)
         with self.meter.counted("scrub"):
             strikes = await self._confirm_strikes(reader, scan.capabilities)
             scrub = await self._scrub(reader, scan.capabilities, strikes.near)

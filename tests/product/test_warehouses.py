@@ -1,7 +1,5 @@
 """The commands on a PostgreSQL schema, on several sinks at once, and copies between them."""
 
-
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
