@@ -20,8 +20,8 @@ Row = tuple[str, str]
 
 def run_totals(report: RunResult) -> list[Row]:
     """The counts of all published accounts together, then one line for each that failed or is unproven."""
-    published = [a.record for a in report.accounts if a.record is not None and a.error is None]
-    counts, retried = report.counts, sum(record.requests.retried for record in published)
+    published, counts = report.published, report.counts
+    retried = sum(record.requests.retried for record in published)
     struck = sum(account.struck for account in report.accounts if account.error is None)
     absent = f", {struck:,} absent for the first time" if struck else ""
     changes = f"{counts.new:,} new, {counts.changed:,} changed, {counts.unchanged:,} unchanged"
@@ -52,7 +52,7 @@ def _remarkable(accounts: Sequence[AccountReport]) -> Iterator[Row]:
 
 def run_verdict(report: RunResult) -> str:
     """The verdict on all accounts in one line: how many are complete, and how many are not."""
-    published = [a.record for a in report.accounts if a.record is not None and a.error is None]
+    published = report.published
     complete = [record for record in published if record.proof.holds and record.mode != "filtered"]
     filtered = sum(record.mode == "filtered" for record in published)
     groups = {

@@ -128,10 +128,15 @@ class RunResult:
         return PUBLISHED_WITH_REJECTS if self.counts.rejected else OK
 
     @property
+    def published(self) -> list[RunRecord]:
+        """The records of the published accounts."""
+        return [account.record for account in self.accounts if account.record and account.error is None]
+
+    @property
     def counts(self) -> Counts:
         """The sum of the counts of all published accounts."""
-        published = [asdict(a.record.counts) for a in self.accounts if a.record and a.error is None]
-        return Counts(**{name: sum(counts[name] for counts in published) for name in asdict(Counts())})
+        found = [asdict(record.counts) for record in self.published]
+        return Counts(**{name: sum(counts[name] for counts in found) for name in asdict(Counts())})
 
     @property
     def requests(self) -> int:
