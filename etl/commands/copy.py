@@ -15,12 +15,12 @@ import duckdb
 
 from etl.commands.result import Document, SinkReport, sink_documents
 from etl.config import Config
-from etl.errors import UsageError
+from etl.errors import PublishConflict, UsageError
 from etl.log import log
 from etl.model import Publication, RunRecord
 from etl.sinks import ParquetSink, Sink, Unpublished
 from etl.sinks.checks import refuse_published
-from etl.sinks.manifest import chained, decode
+from etl.sinks.manifest import Manifest, chained, decode
 from etl.sinks.targets import named, sinks
 from etl.storage.lock import Lock
 from etl.storage.row_hash import is_former
@@ -60,31 +60,34 @@ def copy_sink(config: Config, source_name: str, target_name: str) -> CopyResult:
     source, target = named(made, source_name), named(made, target_name)
     if source is target:
         raise UsageError("a sink cannot be copied into itself", where="command line")
+    if not source.exists():  # The lock would make its folder.
+        raise Unpublished("nothing was published yet", where=source.location)
     # No run may publish into the source while its tables are read one after the other.
     with Lock(source.path), Lock(target.path):
-        state = source.state()
-        if not state.seq:
-            raise Unpublished("nothing was published yet", where=source.location)
-        refuse_published(target, target.open())
         try:
             with source.reading() as connection:
+                refuse_published(target, target.open())
                 _refuse_former(connection, source)
-                runs = _runs(connection, source)
-                target.restore(connection, chained(runs, state.filters))
+                history = _history(connection, source)
+                target.restore(connection, history)
                 contacts, versions = (
                     int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
                     for table in ("contacts", "contact_versions")
                 )
-            target.publish(Publication(state.seq, runs[state.seq][0].run_id, (), state.filters))
+            last = history[-1]
+            target.publish(Publication(last.seq, last.run_id, (), last.filters))
         finally:
             target.discard()
-    log.info("sink.published", sink=target.name, seq=state.seq)
-    report = SinkReport(target.location, state.seq)
-    return CopyResult(source_name, target_name, contacts, versions, len(runs), report)
+    log.info("sink.published", sink=target.name, seq=last.seq)
+    report = SinkReport(target.location, last.seq)
+    return CopyResult(source_name, target_name, contacts, versions, len(history), report)
 
 
-def _runs(connection: duckdb.DuckDBPyConnection, source: Sink) -> dict[int, list[RunRecord]]:
-    """The accounts of every published run, by its number."""
+def _history(connection: duckdb.DuckDBPyConnection, source: Sink) -> list[Manifest]:
+    """The manifests of the new target: one for each run that the connection shows.
+
+    Raises `PublishConflict` if another machine, which no lock keeps away, has published since the connection was made.
+    """
     if isinstance(source, ParquetSink):
         manifests = list(source.manifests())
     else:
@@ -94,7 +97,11 @@ def _runs(connection: duckdb.DuckDBPyConnection, source: Sink) -> dict[int, list
     for published in manifests:
         for run in published.runs:  # A copy has all of them in one manifest.
             runs[run.seq].append(run)
-    return runs
+    [[last]] = connection.execute("SELECT max(seq) FROM runs").fetchall()
+    if last != max(runs):
+        message = "another run was published while this one was copied"
+        raise PublishConflict(message, where=source.location, hint="Copy again.")
+    return chained(runs, manifests[-1].filters)
 
 
 def _refuse_former(connection: duckdb.DuckDBPyConnection, source: Sink) -> None:

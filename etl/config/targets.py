@@ -127,6 +127,13 @@ class DeltaTarget(LakeTarget):
     retention: TimeLimit = timedelta(days=7)
     """How long the files of old versions are kept."""
 
+    @field_validator("path")
+    @classmethod
+    def _openable(cls, value: Path) -> Path:
+        if re.search(r"\\|%[0-9A-Fa-f]{2}", str(value)):
+            raise ValueError("the library of Delta Lake does not open a path with \\, or with % and two hex digits")
+        return value
+
 
 AnyTarget = DuckDBTarget | ParquetTarget | PostgresTarget | DeltaTarget
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 from time import sleep
 from urllib.parse import unquote
@@ -29,7 +30,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from etl.errors import OutcomeUnknown, SinkError, TargetCorrupt
-from etl.sinks import checks, manifest, tables
+from etl.sinks import checks, manifest, parquet_layout, tables
 from etl.sinks.manifest import DataFile, Manifest
 from etl.sinks.parquet_layout import Chain
 from etl.storage import duck, files
@@ -79,6 +80,7 @@ class DeltaCommits:
 
     def published(self, listed: Collection[str]) -> Sequence[str]:
         """See `Commits.published`; follows the digests back from the manifest that the last commit names."""
+        parquet_layout.refuse_manifests("parquet", listed, self._store.url)
         self._table = self._load(CONTACTS)
         digest = self._published(self._table)
         known = {found[2]: found for found in map(_MANIFEST.fullmatch, listed) if found}
@@ -127,7 +129,8 @@ class DeltaCommits:
         digest, table = manifest.digest(document), self._table
         name = f"manifests/{listed.seq:08d}.{digest}.{listed.previous or 'first'}.json"
         self._store.create(name, document)
-        wanted, last = _wanted([*earlier, listed]), earlier[-1].seq if earlier else 0
+        # Before the first run, whatever a killed copy has committed is taken back at once.
+        wanted, last = _wanted([*earlier, listed]), earlier[-1].seq if earlier else inf
         for folder in _SIDE_TABLES:
             self._bring(folder, wanted[folder], listed, last)
         published = self._commit_contacts(table, wanted[CONTACTS], listed, digest)
@@ -148,7 +151,7 @@ class DeltaCommits:
             self._bring(folder, now[folder], listed, found[-1].seq, ours)
 
     def _bring(
-        self, folder: str, wanted: Mapping[str, DataFile], listed: Manifest, last: int, ours: Collection[str] = ()
+        self, folder: str, wanted: Mapping[str, DataFile], listed: Manifest, last: float, ours: Collection[str] = ()
     ) -> None:
         """Have a table hold these files, and no others of runs up to `last`: later ones may yet be published.
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from etl.errors import SinkError
 from etl.model import Merged, Publication, SinkState, Span
-from etl.sinks import checks, manifest, merge, queries, reader, rejects, tables
+from etl.sinks import checks, duckdb_tables, manifest, merge, queries, reader, rejects, tables
 from etl.sinks.parquet_files import copy_all, write
 from etl.sinks.parquet_folder import FolderLog
 from etl.sinks.parquet_layout import CONTENTS, Chain
@@ -117,13 +117,25 @@ class ParquetSink:
         return merged
 
     def restore(self, source: duckdb.DuckDBPyConnection, history: Sequence[manifest.Manifest]) -> None:
-        """Write everything that `source` reads as the files of one run, and stage them; see `Sink.restore`."""
+        """Write everything that `source` reads as the files of one run, and stage them; see `Sink.restore`.
+
+        It goes through a file of the engine: that is read once for each range of time, a server only once.
+        """
         self.discard()
         chain = self._log.read()
         checks.refuse_published(self, chain.state)
         folder, whole = staging.next_folder(self.path), manifest.joined(history)
-        self._next = folder
-        self._log.stage(chain, folder, replace(whole, files=tuple(copy_all(source, folder, whole.seq))))
+        self._next, spill = folder, files.private_folder(folder / "spill")
+        try:
+            with duck.connect(self._memory_limit, spill) as connection:
+                connection.execute(f"ATTACH {duck.literal(spill / 'copy.duckdb')} AS target; USE target")
+                duckdb_tables.create(connection)
+                duckdb_tables.restore(connection, source)
+                made = copy_all(connection, folder, whole.seq)
+        except duckdb.Error as error:
+            raise checks.translate(error, self.location) from error
+        files.remove(spill)
+        self._log.stage(chain, folder, replace(whole, files=tuple(made)))
 
     def publish(self, publication: Publication) -> None:
         """Publish the staged state in one step; see `Log.publish`."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from etl.sinks import parquet_layout
 from etl.sinks.manifest import Manifest
 from etl.sinks.parquet_layout import Chain
 from etl.storage.objects import Store
@@ -67,6 +68,7 @@ class NumberedCommits:
 
     def published(self, listed: Collection[str]) -> Sequence[str]:
         """See `Commits.published`."""
+        parquet_layout.refuse_manifests("delta", listed, self._store.url)
         return [_name(number) for number, _ in enumerate(filter(_MANIFEST.fullmatch, listed), start=1)]
 
     def moved(self, names: Sequence[str]) -> bool:

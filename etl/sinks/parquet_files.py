@@ -67,15 +67,15 @@ def write(connection: duckdb.DuckDBPyConnection, chain: parquet_layout.Chain, fo
     return published
 
 
-def copy_all(source: duckdb.DuckDBPyConnection, folder: Path, seq: int) -> list[DataFile]:
-    """Write everything that a connection reads as files of run `seq` in `folder`."""
+def copy_all(connection: duckdb.DuckDBPyConnection, folder: Path, seq: int) -> list[DataFile]:
+    """Write all tables of a connection as files of run `seq` in `folder`."""
     published: list[DataFile] = []
     for content, relation in _RELATIONS.items():
         home, written = files.private_folder(folder / parquet_layout.part_folder(content, seq)), list[DataFile]()
         by_time = "created_at" in dict(_COLUMNS[content])
-        for number, share in enumerate(partitions.evenly(source, relation) if by_time else ["true"], start=1):
+        for number, share in enumerate(partitions.evenly(connection, relation) if by_time else ["true"], start=1):
             path = home / f"part-{number:06d}.parquet"
-            [file] = _copy(source, f"{relation} WHERE {share}", {content: path}).values()
+            [file] = _copy(connection, f"{relation} WHERE {share}", {content: path}).values()
             written.append(replace(file, path=str(path.relative_to(folder))))
         published += _kept(folder, content, written)
     return published

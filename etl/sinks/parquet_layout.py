@@ -17,10 +17,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from etl.errors import SinkError, TargetCorrupt
+from etl.errors import SinkError, TargetCorrupt, UsageError
 from etl.model import SinkState
 from etl.sinks import manifest
 from etl.sinks.manifest import DataFile, Manifest
+from etl.sinks.sink import SinkKind
 from etl.storage import files, staging
 
 CONTENTS = ("current", "versions", "rejects", "windows", "strikes")
@@ -32,6 +33,11 @@ MANIFEST = "manifest.json"
 """The manifest among the files that a run prepared; linking it into the target publishes."""
 _SEQ = re.compile(r"seq=(\d{8,})")
 _MANIFEST = re.compile(r"(\d{8,})\.json")
+_OF_KIND: dict[SinkKind, re.Pattern[str]] = {
+    "parquet": _MANIFEST,
+    "delta": re.compile(r"\d{8,}\.[0-9a-f]{64}\.\w+\.json"),
+}
+"""The names of the manifests of each kind of target that has them in a folder."""
 
 
 def part_folder(content: str, seq: int) -> str:
@@ -81,7 +87,9 @@ def read(target: Path, *, runs: bool = False) -> Chain:
             return Chain(target)
         if not target.is_dir():
             raise SinkError("the target is a file, not a folder", where=str(target), hint="Choose another path.")
-    found = (_MANIFEST.fullmatch(path.name) for path in files.entries(target / "manifests"))
+    names = [path.name for path in files.entries(target / "manifests")]
+    refuse_manifests("delta", names, str(target))
+    found = map(_MANIFEST.fullmatch, names)
     numbers = sorted(int(each[1]) for each in found if each)
     chain = linked(target, map(_document, (manifest_path(target, number) for number in numbers)), runs=runs)
     for number, current in zip(numbers, chain.manifests, strict=True):
@@ -92,6 +100,13 @@ def read(target: Path, *, runs: bool = False) -> Chain:
         _check_files(chain)
         check_columns(chain, str(target))
     return chain
+
+
+def refuse_manifests(kind: SinkKind, names: Iterable[str], where: str) -> None:
+    """Raise `UsageError` if there are manifests of a target of this other kind."""
+    if any(_OF_KIND[kind].fullmatch(name.removeprefix("manifests/")) for name in names):
+        hint = "Name another path for this sink, or give it the kind of the target that is there."
+        raise UsageError(f"the target of a sink of the kind {kind} is there", where=where, hint=hint)
 
 
 def _document(path: Path) -> tuple[str, bytes]:

@@ -168,6 +168,7 @@ PATHS = {
     "sinks.parquet.path=x/../contacts.duckdb": "both sinks have the same path",
     'sinks.duckdb.path="a\\u0000b"': "a path cannot contain a NUL character",
     "sinks.duckdb.path=what?.duckdb": "DuckDB does not open a path with ?",
+    "sinks.delta.path=a%20b": "does not open a path with",
     "sinks.duckdb.path=": "sinks.duckdb.path: the path is empty",
     "sinks.parquet.path=": "sinks.parquet.path: the path is empty",
     "sinks.parquet.path=  ": "sinks.parquet.path: the path is empty",

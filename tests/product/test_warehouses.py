@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 import etl
+from etl.commands.copy import _history
 from etl.config import load
+from etl.errors import PublishConflict
+from etl.sinks.targets import sinks
 from etl.storage.lock import Lock
 from tests.support.live import DSN, Job, Live, Row, live
 from tests.support.postgres import PASSWORD, Server
@@ -189,6 +192,19 @@ def test_a_copy_and_a_run_exclude_each_other(job: Job) -> None:
     with Lock(job.duckdb):
         ended = replace(job, sinks=("duckdb", "postgres")).call("copy", "CONFIG", "duckdb", "postgres")
     assert ended.code == 30, ended.err
+
+
+def test_a_source_that_is_published_meanwhile_is_copied_again(job: Job, churning: Live) -> None:
+    """No lock keeps another machine away: a copy is of one state, or exit 21."""
+    job = replace(job, sinks=("parquet",))
+    assert job.run().exit_code in {0, 40}
+    [source] = sinks(load(job.config()))
+    with source.reading() as connection:
+        assert [one.seq for one in _history(connection, source)] == [1]
+        churning.churn(0)
+        assert job.run().exit_code in {0, 40}
+        with pytest.raises(PublishConflict, match="another run was published"):
+            _history(connection, source)
 
 
 def _with(job: Job, *sinks: str) -> Job:

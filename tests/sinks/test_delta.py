@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from etl.errors import OutcomeUnknown, PublishConflict, SinkError, TargetCorrupt
+from etl.errors import OutcomeUnknown, PublishConflict, SinkError, TargetCorrupt, UsageError
 from etl.model import Publication
 from etl.sinks import ParquetSink, Sink, select
 from etl.sinks.delta_commits import DeltaCommits, options
+from etl.sinks.manifest import chained
 from etl.sinks.parquet_objects import ObjectLog
 from etl.storage.local_objects import LocalObjects
 from etl.storage.objects import Objects
@@ -244,6 +245,40 @@ def test_another_program_that_changes_the_table_is_told(folder: Target) -> None:
     assert folder.ids() == [1, 2]
     folder.table("contacts").delete(f"contact_id = '{1:024x}'")
     with pytest.raises(TargetCorrupt, match="another program"):
+        folder.sink().open()
+
+
+def test_what_a_killed_copy_committed_is_taken_back_by_a_first_run(
+    folder: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of run 5 that is killed before its last commit leaves no row behind the runs of another start (S17)."""
+    other = Target(tmp_path / "other")
+    other.publish(5, 1, 2)
+    sink, history = folder.sink(), chained({5: [other.bring(5, 1).accounts[0].record]}, {})
+    with other.sink().reading() as connection:
+        sink.restore(connection, history)
+    monkeypatch.setattr(DeltaCommits, "_commit_contacts", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sink.publish(Publication(5, history[-1].run_id, ()))
+    assert folder.runs() == {"versions": [5], "runs": [5]}
+    monkeypatch.undo()
+    folder.publish(1, 1)
+    assert folder.ids() == [1]
+    assert folder.runs() == {"versions": [1], "runs": [1]}
+
+
+def killed(*_: object) -> bool:
+    """The process ends here."""
+    raise KeyboardInterrupt
+
+
+def test_folders_of_other_kinds_are_refused(folder: Target) -> None:
+    """A Delta sink at the path of a Parquet target, or the other way round, would damage it: exit 2."""
+    folder.publish(1, 1)
+    with pytest.raises(UsageError, match="of the kind delta"):
+        ParquetSink(folder.path).open()
+    (folder.path / "manifests" / f"{1:08d}.json").touch()
+    with pytest.raises(UsageError, match="of the kind parquet"):
         folder.sink().open()
 
 
