@@ -60,6 +60,8 @@ class Resumption:
     """Windows that need not be read again."""
     doubt: str = ""
     """Why the order of the lists cannot be relied on, if it was."""
+    unproven: Sequence[str] = ()
+    """What could not be proven, although it was read."""
 
 
 class Checkpoint(Protocol):
@@ -78,6 +80,9 @@ class Checkpoint(Protocol):
     def doubt(self, reason: str) -> None:
         """Record that the order of the lists cannot be relied on, and forget the windows accepted so far."""
 
+    def unproven(self, reason: str) -> None:
+        """Record something that could not be proven, so that the run that resumes this one does not prove it either."""
+
 
 class NullCheckpoint:
     """A checkpoint that records nothing, for extractions that are never resumed."""
@@ -91,6 +96,9 @@ class NullCheckpoint:
         """See `Checkpoint`."""
 
     def doubt(self, reason: str) -> None:
+        """See `Checkpoint`."""
+
+    def unproven(self, reason: str) -> None:
         """See `Checkpoint`."""
 
 
@@ -122,6 +130,10 @@ class _Doubt(msgspec.Struct, tag="doubt"):
     reason: str
 
 
+class _Unproven(msgspec.Struct, tag="unproven"):
+    reason: str
+
+
 class _Scan(msgspec.Struct, tag="scan"):
     scan: int
     """The number of the page scan, from 1."""
@@ -149,7 +161,7 @@ class _Parts(msgspec.Struct, tag="parts"):
     counts: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
-_Line = _Start | _Page | _Window | _Doubt | _Scan | _Rescan | _Parts
+_Line = _Start | _Page | _Window | _Doubt | _Unproven | _Scan | _Rescan | _Parts
 _decode = msgspec.json.Decoder(_Line).decode
 _encode = msgspec.json.Encoder().encode
 _CHAIN = b',"chain":"'
@@ -226,7 +238,7 @@ def saved_progress(folder: Path, key: str, now: float, *, shared: bool = False) 
     at, doubt = next(((at, line.reason) for at, line in enumerate(lines) if isinstance(line, _Doubt)), (0, ""))
     accepted = [line.done for line in lines[at:] if isinstance(line, _Window)]
     saved = SavedProgress(
-        Resumption(first.start, accepted, doubt),
+        Resumption(first.start, accepted, doubt, [line.reason for line in lines if isinstance(line, _Unproven)]),
         parts=_paths(folder, written.parts),
         rejects=_paths(folder, written.rejects),
         upto=written.upto,
@@ -373,6 +385,10 @@ class CheckpointFile:
         if resumed := self.saved.resumption:
             self.saved = replace(self.saved, resumption=replace(resumed, accepted=(), doubt=reason))
         self._write(_Doubt(reason))
+
+    def unproven(self, reason: str) -> None:
+        """See `Checkpoint`."""
+        self._write(_Unproven(reason))
 
     def receive(self, page: RawPage) -> None:
         """Keep a page until `written` records that its contacts are in a part."""

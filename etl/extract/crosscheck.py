@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import NamedTuple, Protocol
 
 import anyio
@@ -18,7 +19,7 @@ from etl.api.request import Query
 from etl.api.response import Page, id_text
 from etl.extract.capabilities import Capabilities, PageSizes
 from etl.extract.fetch import WindowReader
-from etl.extract.pages import PageScan, Receive, SavedScan, scan_pages, still_holds
+from etl.extract.pages import PageScan, Receive, SavedScan, page_or_empty, scan_pages, still_holds
 from etl.extract.plan import plan_windows
 from etl.extract.windows import around
 from etl.extract.without_created_at import without_creation_time
@@ -27,6 +28,8 @@ MOST_UNMATCHED = 10_000
 """The maximum number of unmatched contacts that are requested one by one."""
 MOST_SCANS = 5
 """Maximum page scans until one finds no contact without a creation time that the scans before it missed."""
+LOOKED_FOR = 7
+"""How many of the contacts that vanished are looked for in the unfiltered lists, on three pages each."""
 FEW_DELETED, MOST_DELETED = 10, 0.05
 """Contacts, and their share, that may be deleted between the page scan and the end of a run."""
 
@@ -46,6 +49,9 @@ class UnmatchedContact:
 
     created: int
     is_contact: bool
+    contact_id: str
+    page: int
+    """The page of the unfiltered list on which it was last seen; 0 if it was received with a range instead."""
 
 
 class CrossCheckLog(Protocol):
@@ -85,7 +91,7 @@ class CrossCheckLog(Protocol):
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
         """At most `MOST_UNMATCHED` contacts seen, created before `before` (ms), and not received in this run.
 
-        With `beyond_snapshot`, only those that are not in the last snapshot either.
+        With `beyond_snapshot`, only those that are not in the last snapshot either, or have a strike there.
         """
 
 
@@ -189,7 +195,7 @@ class CrossCheck:
             await reader.read(leads)
         found = len(unmatched) - len(moved)
         doubts = [f"{found} contacts that had been seen were missing from accepted windows"] if found else []
-        return doubts + self._vanished(gone)
+        return doubts + self._vanished(gone) + await self._still_listed(gone)
 
     async def recover(self, reader: WindowReader, before: int) -> tuple[int, list[str]]:
         """Read contacts that only the page scan saw, not the snapshot or the sweep; returns their number, and doubts.
@@ -203,7 +209,22 @@ class CrossCheck:
             await reader.read(around(created, is_contact, self.capabilities.resolution) for created in instants)
         gone = await self.log.missing(before, beyond_snapshot=True)
         too_many = [f"the page scan saw {MOST_UNMATCHED} contacts or more that the snapshot lacks: run with --full"]
-        return len(late) - len(gone), (too_many if len(late) >= MOST_UNMATCHED else []) + self._vanished(gone)
+        doubts = (too_many if len(late) >= MOST_UNMATCHED else []) + self._vanished(gone)
+        return len(late) - len(gone), doubts + await self._still_listed(gone)
+
+    async def _still_listed(self, gone: Sequence[UnmatchedContact]) -> list[str]:
+        """A doubt if the list still shows contacts that no range of time returns: they are not deleted.
+
+        A date that is stored as text, for example, matches no range. A few of the contacts are looked for, on the page
+        where the scan saw them and its neighbours: the list has moved since.
+        """
+        placed = sorted((one.is_contact, one.page) for one in gone if one.page)
+        chosen = placed[:: ceil(len(placed) / LOOKED_FOR) or 1]
+        near = {(listed, number + step) for listed, number in chosen for step in (-1, 0, 1) if number + step > 0}
+        pages = [await page_or_empty(self.client, Query(listed), number) for listed, number in sorted(near)]
+        shown = {id_text(bytes(row.contact_id)) for page in pages for row in page.rows}
+        found = sum(one.contact_id in shown for one in gone)
+        return [f"{found} contacts or more are listed, but in no range of createdAt"] if found else []
 
     def _vanished(self, gone: Sequence[UnmatchedContact]) -> list[str]:
         """A doubt if too many contacts vanished to have been deleted: under maintenance, servers return empty lists."""

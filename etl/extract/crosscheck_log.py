@@ -26,7 +26,8 @@ from etl.times import milliseconds
 
 CHUNK_ROWS = 10_000
 """Number of contacts seen that a killed run can lose."""
-_COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"))
+_COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"), ("page", "INTEGER"))
+_KNOWN = (("contact_id", "VARCHAR"), ("strikes", "TINYINT"))
 _PART_COLUMNS = (("contact_id", "VARCHAR"), ("created_at", "TIMESTAMPTZ"), ("is_contact", "BOOLEAN"))
 _SCHEMA = pa.schema(
     {
@@ -186,21 +187,23 @@ class CrossCheckFiles:
     def _missing(self, received: Sequence[Path], before: int, beyond_snapshot: bool) -> Sequence[UnmatchedContact]:
         if not self._files and not self._doubted:
             return []
-        held = [part for part in received if part not in self._doubted]
+        held = duck.scan((part for part in received if part not in self._doubted), _COLUMNS[:1])
         if beyond_snapshot:
-            held.append(self._folder / "snapshot.parquet")
-            if not held[-1].exists():
-                self._copy_ids(held[-1])
+            snapshot = self._folder / "snapshot.parquet"
+            if not snapshot.exists():
+                self._copy_ids(snapshot)
+            known = duck.scan([snapshot], _KNOWN)
+            held += f" union all select contact_id from ({known}) where strikes <> 1"  # noqa: S608 - as below
         # A server may not tell in which list a contact is; then it is asked for in both.
         query = f"""
             with seen as (
                 from ({duck.scan(self._files, _COLUMNS)})
-                union
-                select contact_id, epoch_ms(created_at), listed from ({duck.scan(self._doubted, _PART_COLUMNS)})
+                union all
+                select contact_id, epoch_ms(created_at), listed, 0 from ({duck.scan(self._doubted, _PART_COLUMNS)})
                 join (values (false), (true)) lists(listed) on coalesce(is_contact = listed, true)
             )
-            select created, is_contact from seen anti join ({duck.scan(held, _COLUMNS[:1])}) using (contact_id)
-            where created < ? limit {MOST_UNMATCHED}
+            select created, is_contact, contact_id, max(page) from seen anti join ({held}) using (contact_id)
+            where created < ? group by all limit {MOST_UNMATCHED}
         """  # noqa: S608 - file names are quoted by the engine
         # The spill folder is created here because DuckDB would create it with the umask's permissions.
         with duck.connect(duck.FRUGAL, files.private_folder(self._folder / "spill")) as connection:

@@ -56,8 +56,9 @@ class WindowReader:
         `known_before` tells whether an earlier run proved them: what this run has seen so far, cut pages may have cut.
         Contacts last seen from `swept` (ms) on are also read by a sweep.
         """
-        self.accepted = [*checkpoint.resumed.accepted] if checkpoint.resumed else []
-        self.unproven: list[str] = []
+        resumed = checkpoint.resumed
+        self.accepted = [*resumed.accepted] if resumed else []
+        self.unproven = [*resumed.unproven] if resumed else []
         self.sizes = capabilities.page_sizes
         """The page sizes seen so far."""
         self._poisoned: set[Window] = set()
@@ -132,8 +133,6 @@ class WindowReader:
         Either it lacks known contacts, or no earlier run knew its contacts and it has enough rows to be the full page
         of another server: only a few such windows are read twice, to keep the cost negligible.
         """
-        if not page.rows:
-            return False
         known = 0
         if window.field == "createdAt":
             times = self._created(window.is_contact)
@@ -223,7 +222,7 @@ class WindowReader:
         # Under maintenance, servers return valid empty lists (A43). A few contacts may have been deleted, or moved to
         # the other list if that is not empty too.
         if gone > FEW_GONE or (gone and now == PageSizes(0, 0)):
-            self.unproven.append(f"a list became empty while it was read: it had shown a page of {gone} contacts")
+            self.doubt(f"a list became empty while it was read: it had shown a page of {gone} contacts")
             return []
         for listed in (False, True):
             if 2 * now.seen(listed) < len(self._created(listed)):
@@ -271,7 +270,12 @@ class WindowReader:
 
     def _doubt(self, window: Window, bounds: RangeSemantics, reason: str) -> None:
         listed = str(window.is_contact).lower()
-        self.unproven.append(f"isContact {listed}, {window.query(bounds).span()}: {reason}")
+        self.doubt(f"isContact {listed}, {window.query(bounds).span()}: {reason}")
+
+    def doubt(self, reason: str) -> None:
+        """Record something that cannot be proven."""
+        self.unproven.append(reason)
+        self._checkpoint.unproven(reason)
 
 
 def _may_be_cut(done: Accepted, sizes: PageSizes) -> bool:

@@ -69,7 +69,7 @@ class PublishedSnapshot(Snapshot, Protocol):
         ...
 
     def copy_ids(self, file: Path) -> None:
-        """Write the ids of the published and the deleted contacts to a new Parquet file (column `contact_id`)."""
+        """Write the ids of the published and the deleted contacts to a new Parquet file, with their `strikes`."""
         ...
 
 

@@ -12,10 +12,11 @@ from itertools import accumulate, pairwise
 
 import anyio
 
-from etl.api.client import Client, PageRefused
+from etl.api.client import Client
 from etl.api.request import Query
 from etl.api.response import Page
 from etl.extract.capabilities import Capabilities
+from etl.extract.pages import page_or_empty
 from etl.times import milliseconds
 
 MARGIN = 2000
@@ -170,13 +171,3 @@ async def renewed(client: Client, is_contact: bool, landmark: Landmark, size: in
         number = max(1, number + 1 if is_later else number - 1)
     message = "the lists have moved too far to count their contacts"
     raise NotSorted(message)
-
-
-async def page_or_empty(client: Client, query: Query, number: int) -> Page:
-    """A page that may be past the end of the list."""
-    try:
-        return await client.read(query, number)
-    except PageRefused:
-        if number == 1:
-            raise
-        return Page(b"", (), number=number)

@@ -36,9 +36,9 @@ from etl.extract.landmarks import (
     creation_times,
     disorder,
     lacks_creation_times,
-    page_or_empty,
     renewed,
 )
+from etl.extract.pages import page_or_empty
 from etl.extract.plan import remaining
 from etl.extract.windows import Accepted, Window, evenly, halved, may_be_read
 from etl.extract.workqueue import WorkQueue
@@ -186,6 +186,8 @@ class OrderedRead:
         page = await self._client.read(window.query(bounds))
         window.check(page.rows, bounds)
         times = creation_times(page)
+        if len(page.ids) < len(page.rows):
+            raise NotSorted("a page lists a contact twice")
         if len(times) > size or self._reader.is_cut(window, page):
             message = f"pages have several sizes: {size} contacts, and {len(times)} of {page.total or 'more'}"
             raise NotSorted(message)

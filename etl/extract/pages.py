@@ -87,6 +87,8 @@ class PageScan:
     """How often in a row they were repeated."""
     refused: set[int] = field(default_factory=set)
     """The pages that the server refused: past the end, or faults."""
+    empty: set[int] = field(default_factory=set)
+    """The pages without contacts: likewise."""
 
     def next(self) -> int | None:
         """The number of the next page to request; None if all up to the end were requested."""
@@ -99,7 +101,9 @@ class PageScan:
     def take(self, number: int, page: Page) -> bool:
         """Record page `number`; returns whether it is to be passed to `receive`."""
         ended = not page.rows
-        if page.rows:
+        if ended:
+            self.empty.add(number)
+        else:
             self.again = self.again + 1 if page.ids == self.latest else 0
             self.latest = page.ids
             # The probe may find no repeated last page on a server that returns the same page again and again.
@@ -121,8 +125,8 @@ class PageScan:
 
     @property
     def sure_end(self) -> int | None:
-        """The end, unless it is a refused page that was not yet confirmed as the end."""
-        return None if self.end in self.refused else self.end
+        """The end, unless it is a refused or empty page that was not yet confirmed as the end."""
+        return None if self.end in self.refused | self.empty else self.end
 
     @property
     def smallest(self) -> int:
@@ -146,9 +150,9 @@ async def scan_pages(client: Client, query: Query, receive: Receive, scan: PageS
 
     `scan` initially holds the pages to skip, and records the progress in case this is interrupted.
 
-    The end is found without a total: the first empty page, a repeated last page, or a refusal (400, 404) with no page
-    after it. At most `client.concurrency` requests go beyond it. Raises ContractError if a page is refused in the
-    middle of the list.
+    The end is found without a total: the first page that is empty twice, a repeated last page, or a refusal (400, 404)
+    with no page after it. At most `client.concurrency` requests go beyond it. Raises ContractError if a page is refused
+    or empty in the middle of the list.
     """
 
     async def worker() -> None:
@@ -162,13 +166,41 @@ async def scan_pages(client: Client, query: Query, receive: Receive, scan: PageS
             if scan.take(number, page):
                 await receive(page)
 
-    async with anyio.create_task_group() as tasks:
-        for _ in range(client.concurrency):
-            tasks.start_soon(worker)
+    goes_on = True
+    while goes_on:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(client.concurrency):
+                tasks.start_soon(worker)
+        goes_on = scan.end in scan.empty and await _goes_on(client, query, receive, scan)
     if scan.end in scan.refused:
         await _confirm_end(client, query, scan)
         scan.refused.clear()
+    scan.empty.clear()
     return (scan.end or 1) - 1
+
+
+async def _goes_on(client: Client, query: Query, receive: Receive, scan: PageScan) -> bool:
+    """Whether the list goes on after all: under maintenance, servers return valid empty lists (A43)."""
+    end = scan.end or 1
+    page = await page_or_empty(client, query, end)
+    if page.rows:
+        scan.asked, scan.end = end, None
+        scan.empty.discard(end)
+        if scan.take(end, page):
+            await receive(page)
+    elif max(scan.sizes, default=0) > end and (await page_or_empty(client, query, end + 1)).rows:
+        raise ContractError(f"page {end} is empty, but page {end + 1} is not", where=query.span())
+    return bool(page.rows)
+
+
+async def page_or_empty(client: Client, query: Query, number: int) -> Page:
+    """A page that may be past the end of the list."""
+    try:
+        return await client.read(query, number)
+    except PageRefused:
+        if number == 1:
+            raise
+        return Page(b"", (), number=number)
 
 
 async def _confirm_end(client: Client, query: Query, scan: PageScan) -> None:

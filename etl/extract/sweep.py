@@ -38,6 +38,6 @@ async def _open_rest(reader: WindowReader, window: Window) -> None:
         slices.extend(reversed(parts))
         if not slices:
             return
-    reader.unproven.append(
+    reader.doubt(
         f"contacts change faster than they can be read: {PASSES} slices of {window.field} did not reach the end"
     )

@@ -129,15 +129,16 @@ class PostgresSink:
 
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
         """Write the ids of the account's published and deleted contacts to a new file; see `Sink.copy_ids`."""
-        name = duck.literal(account)
-        query = f"SELECT contact_id FROM {self._space}.contacts WHERE account = {name}"
+        name, strikes = duck.literal(account), f"{self._space}.etl_strikes"
+        query = f"""
+            SELECT contact_id, coalesce(strikes, 0) AS strikes
+            FROM {self._space}.contacts LEFT JOIN {strikes} USING (account, contact_id) WHERE account = {name}
+        """
         if within is None:
-            query += (
-                f" UNION ALL SELECT contact_id FROM {self._space}.etl_strikes WHERE account = {name} AND strikes > 1"
-            )
+            query += f" UNION ALL SELECT contact_id, strikes FROM {strikes} WHERE account = {name} AND strikes > 1"
         else:
             query += " AND created_at IS NOT NULL" + _within(within, "created_at")
-        wanted = pa.schema({"contact_id": pa.string()})
+        wanted = pa.schema({"contact_id": pa.string(), "strikes": pa.int8()})
         with session(self._dsn, self.location) as server, files.translate_os_errors("write the ids", file):
             published = self._read_state(server).seq
             with pq.ParquetWriter(files.private_file(file), wanted) as writer:

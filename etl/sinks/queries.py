@@ -35,10 +35,13 @@ def created_at(connection: duckdb.DuckDBPyConnection, account: str) -> pa.Table:
 
 def copy_ids(connection: duckdb.DuckDBPyConnection, account: str, file: Path, within: Span | None) -> None:
     """See `Sink.copy_ids`. Deleted contacts count as known: one that stays listed as DELETED is not new."""
-    chosen = "SELECT contact_id FROM contacts WHERE account = ?"
+    chosen = """
+        SELECT contact_id, coalesce(strikes, 0)::TINYINT AS strikes
+        FROM contacts LEFT JOIN strikes USING (account, contact_id) WHERE account = ?
+    """
     parameters: list[str | datetime] = [account]
     if within is None:
-        chosen += " UNION ALL SELECT contact_id FROM strikes WHERE account = ? AND strikes > 1"
+        chosen += " UNION ALL SELECT contact_id, strikes FROM strikes WHERE account = ? AND strikes > 1"
         parameters.append(account)
     else:
         chosen += " AND created_at IS NOT NULL"

@@ -55,7 +55,9 @@ class Sink(Protocol):
         ...
 
     def copy_ids(self, account: str, file: Path, within: Span | None = None) -> None:
-        """Write the ids of the account's published and deleted contacts to a new Parquet file (column `contact_id`).
+        """Write the ids of the account's published and deleted contacts to a new Parquet file.
+
+        Columns: `contact_id`, and `strikes`: 0 or 1, or 2 for a deleted contact.
 
         With `within`, only the ids of published contacts created in that span.
         """

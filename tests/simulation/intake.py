@@ -89,20 +89,21 @@ class ScanLog:
         self._lost.append(key)
         if len(self._lost) >= CHUNK:
             self._keep()
-        self._see(page, is_contact=is_contact)
+        self._see(page, page.number, is_contact=is_contact)
 
-    def _see(self, page: Page, *, is_contact: bool | None) -> None:
+    def _see(self, page: Page, number: int, *, is_contact: bool | None) -> None:
         for row in page.rows:
             created = milliseconds(row.created_at)
             if created is not None:
                 listed = row.is_contact is True if is_contact is None else is_contact
-                self._seen[bytes(row.contact_id)] = UnmatchedContact(created, listed)
+                key = bytes(row.contact_id)
+                self._seen[key] = UnmatchedContact(created, listed, id_text(key) or "", number)
 
     async def distrust_received(self) -> None:
         """From now on, what was received so far counts as seen only."""
         self._doubted = len(self._intake.pages)
         for page in self._intake.pages:
-            self._see(page, is_contact=None)
+            self._see(page, 0, is_contact=None)
 
     def end(self, is_contact: bool, end: int | None) -> None:
         """Record the end of a list."""
@@ -154,6 +155,7 @@ class MemoryCheckpoint:
         self._begun: ExtractionStart | None = None
         self._accepted: list[Accepted] = []
         self._doubt = ""
+        self._unproven: list[str] = []
 
     def begin(self, start: ExtractionStart) -> None:
         """Record the fixed values."""
@@ -169,10 +171,14 @@ class MemoryCheckpoint:
         if self.resumed:
             self.resumed = replace(self.resumed, accepted=(), doubt=reason)
 
+    def unproven(self, reason: str) -> None:
+        """Record something unproven."""
+        self._unproven.append(reason)
+
     def reopen(self) -> None:
         """Resume in another process."""
         if self._begun:
-            self.resumed = Resumption(self._begun, list(self._accepted), self._doubt)
+            self.resumed = Resumption(self._begun, list(self._accepted), self._doubt, list(self._unproven))
 
 
 class Intake:

@@ -189,8 +189,9 @@ class Schedule:
         )
 
     def _known(self) -> set[str]:
-        """The ids that `Sink.copy_ids` would write."""
-        return {*self.fold.contacts(), *(key for key, strikes in self.fold.strikes().items() if strikes > 1)}
+        """The ids that `Sink.copy_ids` would write, but for contacts with one strike."""
+        strikes = self.fold.strikes()
+        return {key for key in self.fold.contacts().keys() | strikes.keys() if strikes.get(key) != 1}
 
     def _judge(self, extraction: Extraction, intake: Intake) -> None:
         """Publish a run unless the production guards refuse it, and check it with the oracle."""
