@@ -18,7 +18,7 @@ from etl.config import Config
 from etl.errors import EtlError
 from etl.extract.account import history_of, last_run, ordered_from, pace_of, reading_key, timing_of
 from etl.extract.capabilities import Capabilities
-from etl.extract.checkpoint import SavedProgress, saved_progress
+from etl.extract.checkpoint_file import SavedProgress, saved_progress
 from etl.extract.history import History, choose_mode
 from etl.extract.landmarks import LONGEST_LIST, may_be_sorted
 from etl.extract.plan import requests_of

@@ -24,7 +24,7 @@ from etl.api.rate import Pace
 from etl.api.sources import Source, reach
 from etl.config import Config, Extract
 from etl.errors import SourceUnavailable
-from etl.extract.checkpoint import CheckpointFile, key_of
+from etl.extract.checkpoint_file import CheckpointFile, key_of
 from etl.extract.crosscheck_log import CrossCheckFiles
 from etl.extract.history import CLOCKS_DIFFER, History, PublishedSnapshot, Snapshot, Timing
 from etl.extract.meter import Meter

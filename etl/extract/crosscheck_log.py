@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from anyio import to_thread
 
 from etl.api.response import Page, id_text
-from etl.extract.checkpoint import CheckpointFile, ScanProgress
+from etl.extract.checkpoint_file import CheckpointFile, ScanProgress
 from etl.extract.crosscheck import MOST_UNMATCHED, FirstSeen, UnmatchedContact
 from etl.extract.pages import SavedScan
 from etl.storage import duck, files

@@ -16,6 +16,7 @@ from etl.api.client import Client, PageRefused, RequestFailed
 from etl.api.request import Query, TimeField
 from etl.api.response import Page
 from etl.errors import ContractError
+from etl.extract.agreement import Agreement
 from etl.extract.capabilities import SMALLEST_PAGE, Capabilities, PageSizes
 from etl.extract.checkpoint import Checkpoint
 from etl.extract.pages import Receive
@@ -61,6 +62,8 @@ class WindowReader:
         self.unproven = [*resumed.unproven] if resumed else []
         self.sizes = capabilities.page_sizes
         """The page sizes seen so far."""
+        self.agreement: Agreement | None = None
+        """Notes what is received, if it is to be compared."""
         self._poisoned: set[Window] = set()
         """Parts of windows on which the server failed."""
         self._checkpoint = checkpoint
@@ -244,9 +247,14 @@ class WindowReader:
     async def accept(self, done: Accepted, page: Page | None = None) -> None:
         """Record a complete window, after the page with its contacts, unless they were received already."""
         if page is not None and page.rows:
-            await self._receive(page)
+            await self._take(done.window, page)
         self.accepted.append(done)
         self._checkpoint.accept(done)
+
+    async def _take(self, window: Window, page: Page) -> None:
+        if self.agreement is not None:
+            self.agreement.note(window.field, page.rows)
+        await self._receive(page)
 
     async def _read_indivisible(self, window: Window, bounds: RangeSemantics, page: Page) -> None:
         """Read an indivisible window (one creation time, many contacts) page by page until two reads agree."""
@@ -256,7 +264,8 @@ class WindowReader:
             return
         size = self.sizes.of(window.is_contact)
         alone = self._capabilities.past_end == "repeats" and size < self.sizes.of(not window.is_contact)
-        read = await read_indivisible(self._client, window.query(bounds), size, self._receive, alone=alone)
+        take = partial(self._take, window)
+        read = await read_indivisible(self._client, window.query(bounds), size, take, alone=alone)
         if read is None:
             await self._give_up(window, bounds, "reads in order did not agree", page)
             return
@@ -265,7 +274,7 @@ class WindowReader:
     async def _give_up(self, window: Window, bounds: RangeSemantics, reason: str, page: Page) -> None:
         """Record a window as unproven; the listed contacts are real, and are published if that is allowed."""
         if page.rows:
-            await self._receive(page)
+            await self._take(window, page)
         self._doubt(window, bounds, reason)
 
     def _doubt(self, window: Window, bounds: RangeSemantics, reason: str) -> None:

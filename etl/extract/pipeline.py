@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from anyio import to_thread
 
 from etl.api.response import Page
-from etl.extract.checkpoint import CheckpointFile
+from etl.extract.checkpoint_file import CheckpointFile
 from etl.model import NormalizedBatch, RawPage
 from etl.storage.staging import Stage
 

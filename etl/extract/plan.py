@@ -7,12 +7,13 @@ right: a window that turns out full is split when it is read. Windows tile the r
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import ceil, inf, isfinite
 from operator import itemgetter
 
 from etl.api.request import TimeField
+from etl.extract.capabilities import Capabilities
 from etl.extract.windows import Window
 from etl.model import union
 
@@ -50,6 +51,26 @@ def plan_windows(
         position = bisect_left(times, cut, position, last)
     if opened is None or opened < end:
         yield Window(field, is_contact, opened, end)
+
+
+def plan_lists(
+    capabilities: Capabilities,
+    created: Callable[[bool], Sequence[int]],
+    start: int | None,
+    end: int,
+    lists: Iterable[bool],
+) -> Iterator[Window]:
+    """The windows of several lists in one sequence, so that reading them overlaps; `created` returns a list's times."""
+    for is_contact in lists:
+        yield from plan_windows(
+            created(is_contact),
+            field="createdAt",
+            is_contact=is_contact,
+            start=start,
+            end=end,
+            capacity=capabilities.capacity(is_contact),
+            resolution=capabilities.resolution,
+        )
 
 
 def scrub_span(

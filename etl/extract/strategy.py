@@ -9,7 +9,7 @@ server's time filters do not work: a page scan. Knows neither Arrow nor sinks: p
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -18,6 +18,7 @@ import anyio
 from etl.api.client import Client
 from etl.api.request import Query, TimeField
 from etl.errors import ContractError
+from etl.extract.agreement import Agreement
 from etl.extract.capabilities import SMALLEST_PAGE, Capabilities
 from etl.extract.checkpoint import Checkpoint, ExtractionStart
 from etl.extract.crosscheck import CrossCheck, CrossCheckLog
@@ -27,9 +28,9 @@ from etl.extract.landmarks import NotSorted, find_landmarks, may_be_sorted
 from etl.extract.meter import Meter, Purpose
 from etl.extract.ordered import OrderChecks, OrderedRead
 from etl.extract.pages import PageScan, Receive, scan_pages
-from etl.extract.plan import others_in, plan_windows, ranges_around, scrub_span
+from etl.extract.plan import others_in, plan_lists, ranges_around, scrub_span
 from etl.extract.probe import probe
-from etl.extract.sweep import sweep
+from etl.extract.sweep import ask_again, sweep
 from etl.extract.windows import Accepted, Window
 from etl.log import log
 from etl.model import NOTHING, Look, Mode
@@ -255,7 +256,7 @@ class _Steps:
         pages = sum(len(created(listed)) // scan.capabilities.page_size for listed in LEADS_FIRST)
         self.meter.check_deadline(pages, self.timing.deadline)
         with self.meter.counted("windows"):
-            await reader.complete(_windows(scan.capabilities, created, None, until))
+            await reader.complete(plan_lists(scan.capabilities, created, None, until, LEADS_FIRST))
             strikes = await self._confirm_strikes(reader, scan.capabilities)
         # Contacts without a creation time are in no window, and a page scan may miss them: the sweep reads updates.
         await self._sweep(reader, since=min(until, self._last_margin()) if self.history.without_created_at else until)
@@ -381,7 +382,7 @@ class _Steps:
         """
         snapshot, until = self.history.snapshot, self.start.watermark
         start, end = next_scrub(self.history, self.timing, capabilities, until)
-        await reader.complete(_windows(capabilities, snapshot.created, start, end))
+        await reader.complete(plan_lists(capabilities, snapshot.created, start, end, LEADS_FIRST))
         look = await snapshot.look(start, end)
         looks = (look, look + self.history.look, near_strikes)
         escalated = next((look for look in looks if look.is_suspicious(self.shrink_share)), None)
@@ -390,8 +391,8 @@ class _Steps:
             log.warning("order.doubted", reason=f"a scrub found {late} contacts that the first run should have seen")
         if escalated is not None or late:
             if start is not None:
-                await reader.complete(_windows(capabilities, snapshot.created, None, start))
-            await reader.complete(_windows(capabilities, snapshot.created, end, until))
+                await reader.complete(plan_lists(capabilities, snapshot.created, None, start, LEADS_FIRST))
+            await reader.complete(plan_lists(capabilities, snapshot.created, end, until, LEADS_FIRST))
             start, end = None, until
         return _Scrub(start, end, look, escalated, late)
 
@@ -400,6 +401,10 @@ class _Steps:
 
         Windows that a page size lowered during the run may have cut off are read again, and so is everything since.
         """
+        # A lead that becomes visible as late as `lookback` may be in only one of the sweeps, and windows that a killed
+        # run had read are not received again.
+        before = 0 if self.checkpoint.resumed else self.start.capabilities.t0 - self.timing.lookback
+        reader.agreement = agreement = Agreement(since, before)
         while True:
             until = (self.client.server_now or self.start.capabilities.t0) - self.timing.visibility_lag
             with self.meter.counted("sweep"):
@@ -408,12 +413,15 @@ class _Steps:
                         tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=LEADS_FIRST))
             doubtful = await reader.doubtful()
             if not doubtful:
-                return
+                break
             # In the original order: leads first.
             ranges = {(window.start, window.end) for window in doubtful if window.field == "createdAt" and window.end}
             with self.meter.counted("windows"):
                 for is_contact in LEADS_FIRST:
                     await reader.read(Window("createdAt", is_contact, start, end) for start, end in ranges)
+        if differing := agreement.differing():
+            with self.meter.counted("sweep"):
+                await ask_again(reader, differing, lists=LEADS_FIRST)
 
     def _extraction(self, scan: _Scan, reader: WindowReader, doubts: Sequence[str]) -> Extraction:
         """The part of the result that full and incremental runs have in common."""
@@ -428,20 +436,4 @@ class _Steps:
             cuts=self.history.cuts_after(reader.sizes, t0),
             cross_checked_at=t0 if scan.check else self.history.cross_checked_at,
             scrub_after=self.history.scrub_after,
-        )
-
-
-def _windows(
-    capabilities: Capabilities, created: Callable[[bool], Sequence[int]], start: int | None, end: int
-) -> Iterator[Window]:
-    """The windows of both lists in one sequence, so that reading them overlaps."""
-    for is_contact in LEADS_FIRST:
-        yield from plan_windows(
-            created(is_contact),
-            field="createdAt",
-            is_contact=is_contact,
-            start=start,
-            end=end,
-            capacity=capabilities.capacity(is_contact),
-            resolution=capabilities.resolution,
         )

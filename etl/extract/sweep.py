@@ -8,13 +8,16 @@ that a lead that becomes a contact in between is seen in one of the lists.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from etl.api.request import TimeField
+from etl.extract.agreement import Agreement
 from etl.extract.capabilities import SMALLEST_PAGE
 from etl.extract.fetch import WindowReader
-from etl.extract.windows import Window
+from etl.extract.windows import Window, around
 
+MOST_ASKED_AGAIN = 20
+"""Creation times of contacts that only one sweep has shown, each of which is requested again."""
 PASSES = 600
 """Maximum slices of the open rest; if more are needed, the account changes faster than it can be read."""
 
@@ -26,6 +29,17 @@ async def sweep(reader: WindowReader, field: TimeField, *, since: int, until: in
             await reader.complete([Window(field, is_contact, since, until)])
     for is_contact in lists:
         await _open_rest(reader, Window(field, is_contact, max(since, until), None))
+
+
+async def ask_again(reader: WindowReader, differing: Mapping[bytes, int], *, lists: Sequence[bool]) -> None:
+    """Request contacts (id to creation time) that only one sweep has shown; doubt the other if they still exist."""
+    reader.agreement = again = Agreement(min(differing.values()), max(differing.values()) + 1)
+    instants = sorted({*differing.values()})[:MOST_ASKED_AGAIN]
+    resolution = reader.bounds["createdAt"].resolution
+    for is_contact in lists:
+        await reader.read(around(created, is_contact, resolution) for created in instants)
+    if alive := differing.keys() & again.differing().keys():
+        reader.doubt(f"{len(alive)} new contacts are in the answers to one sweep, and in none to the other")
 
 
 async def _open_rest(reader: WindowReader, window: Window) -> None:

@@ -19,7 +19,7 @@ import msgspec
 import pyarrow as pa
 
 from etl.errors import SinkError
-from etl.extract.checkpoint import NAME, TOO_OLD
+from etl.extract.checkpoint_file import NAME, TOO_OLD
 from etl.model import AccountYield
 from etl.storage import files
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from email.utils import formatdate, parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any
+from zlib import crc32
 
 from etl.sandbox.answer import JSON_TYPE, Answer, Wire, refusal
 from etl.sandbox.filters import Body
@@ -32,11 +33,22 @@ REQUESTS: Mapping[str, Callable[[Body, Spec], Body]] = MappingProxyType(
 
 # --- faults of the page: good JSON with other rows -------------------------------------------------------------------
 
+_ID = re.compile(rb'"_id":"([^"]*)"')
+
+
+def _matches(row: bytes, spec: Spec) -> bool:
+    """Whether a contact is not one of the one in `of` that the filter never matches."""
+    found = _ID.search(row)
+    return found is None or crc32(found[1]) % int(spec.get("of", 50)) > 0
+
+
 PAGES: Mapping[str, Callable[[Page, Spec], Page]] = MappingProxyType(
     {
         "short_page": lambda page, spec: replace(page, rows=page.rows[: -spec.get("drop", 1)]),
         "hole": lambda page, spec: replace(page, rows=page.rows[spec.get("drop", 1) :]),
         "duplicate_row": lambda page, _: replace(page, rows=page.rows[:1] + page.rows),
+        "torn": lambda page, _: replace(page, rows=page.rows[:1] + page.rows[:1] + page.rows[2:]),
+        "unmatched": lambda page, spec: replace(page, rows=[row for row in page.rows if _matches(row, spec)]),
         "reversed": lambda page, _: replace(page, rows=page.rows[::-1]),
         "empty_list": lambda page, _: replace(page, rows=[]),
         "foreign_row": lambda page, spec: replace(page, rows=[*page.rows, str(spec.get("row", "5")).encode()]),

@@ -45,6 +45,12 @@ def _covers(text: str, call: Call) -> bool:
     return bool(start or end) and (not start or read(start, utc) <= at) and (not end or at <= read(end, utc))
 
 
+def _is_ranged(call: Call) -> bool:
+    """Whether the request asks for a range of time."""
+    ranges = (call.body.get(name) or {} for name in ("createdAt", "lastSeenAt"))
+    return any(dates.get("startAt") or dates.get("endsAt") for dates in ranges)
+
+
 CONDITIONS: Mapping[str, Callable[[Any, Call], bool]] = MappingProxyType(
     {
         "nth": lambda nth, call: call.number in (nth if isinstance(nth, list) else [nth]),
@@ -56,6 +62,7 @@ CONDITIONS: Mapping[str, Callable[[Any, Call], bool]] = MappingProxyType(
         "page": lambda page, call: call.body.get("page") == page,
         "is_contact": lambda flag, call: call.body.get("isContact") is flag,
         "covers": _covers,
+        "ranged": lambda flag, call: _is_ranged(call) is flag,
     }
 )
 

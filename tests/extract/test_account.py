@@ -28,7 +28,7 @@ class NothingPublished(NoSnapshot):
 
     def copy_ids(self, file: Path) -> None:
         """No ids."""
-        pq.write_table(pa.table({"contact_id": pa.array([], pa.string())}), file)
+        pq.write_table(pa.table({"contact_id": pa.array([], pa.string()), "strikes": pa.array([], pa.int8())}), file)
 
 
 async def read(job: Job, last: RunRecord | None = None) -> tuple[AccountYield, list[Phase]]:

@@ -18,7 +18,8 @@ from etl.api.response import HttpResponse, Page, Row
 from etl.errors import SinkError
 from etl.extract import crosscheck
 from etl.extract.capabilities import Capabilities, PageSizes
-from etl.extract.checkpoint import NAME, CheckpointFile, ExtractionStart, saved_progress
+from etl.extract.checkpoint import ExtractionStart
+from etl.extract.checkpoint_file import NAME, CheckpointFile, saved_progress
 from etl.extract.crosscheck_log import CHUNK_ROWS, CrossCheckFiles
 from etl.extract.pages import SavedScan
 from etl.extract.windows import Accepted, RangeSemantics, Window
@@ -216,6 +217,7 @@ async def test_what_a_doubted_order_brought_must_be_received_again(tmp_path: Pat
         assert await log.missing(FAR) == []
         await log.distrust_received()
         checkpoint.doubt("not sorted")
+        checkpoint.unproven("a page lacked a contact")
         checkpoint.accept(Accepted(window, 1))
         stage.append(batch("main", [contact(0, is_contact=False)], read_no=3))
         received = 4
@@ -224,6 +226,7 @@ async def test_what_a_doubted_order_brought_must_be_received_again(tmp_path: Pat
     saved = saved_progress(tmp_path, KEY, NOW)
     assert saved.resumption
     assert (saved.resumption.doubt, [*saved.resumption.accepted]) == ("not sorted", [Accepted(window, 1)])
+    assert saved.resumption.unproven == ["a page lacked a contact"]
     with CheckpointFile(tmp_path, KEY, NOW, saved) as checkpoint:
         assert sorted(await CrossCheckFiles(tmp_path, parts, lambda _: None, checkpoint).missing(FAR)) == seen
 

@@ -12,10 +12,11 @@ from etl.api.client import Client
 from etl.api.request import Body
 from etl.api.response import HttpResponse, Page
 from etl.extract.capabilities import PageSizes
-from etl.extract.checkpoint import NullCheckpoint
+from etl.extract.checkpoint import NullCheckpoint, Resumption
 from etl.extract.fetch import WindowReader
-from etl.extract.windows import Window
+from etl.extract.windows import Accepted, Window
 from tests.extract.test_crosscheck_log import START
+from tests.simulation.intake import MemoryCheckpoint
 
 SWEPT = 1_748_736_000_000
 """2025-06-01, in milliseconds."""
@@ -61,3 +62,18 @@ async def test_a_contact_that_appears_is_a_doubt_unless_the_sweep_reads_it(last_
     await reader.read([Window("createdAt", True, 0, 60_000)])
     assert b'"late"' in ids
     assert bool(reader.unproven) is doubted
+
+
+async def test_a_resumed_run_keeps_what_could_not_be_proven() -> None:
+    """What a killed run had doubted is accepted and not read again, so it stays unproven (A9, P4)."""
+
+    async def receive(_: Page) -> None:
+        raise AssertionError
+
+    resumption = Resumption(START, [Accepted(Window("createdAt", True, 0, 60_000), 3)], unproven=["a page lacked one"])
+    checkpoint = MemoryCheckpoint()
+    checkpoint.resumed = resumption
+    client = Client(Appearing(second(1)), account="main", concurrency=1)
+    reader = WindowReader(client, START.capabilities, receive, checkpoint)
+    await reader.complete([Window("createdAt", True, 0, 60_000)])
+    assert reader.unproven == ["a page lacked one"]

@@ -194,6 +194,8 @@ def test_even_parts_tile_the_window(start: int, length: int, longest: int, resol
         {"faults": ({"kind": "page_size", "size": 14, "rate": 0.3},)},
         {"faults": ({"kind": "page_size", "size": 14, "from": 60},)},
         {"faults": ({"kind": "hole", "every": 9, "from": 50},)},
+        {"faults": ({"kind": "torn", "from": 50, "every": 20},)},
+        {"faults": ({"kind": "empty_list", "from": 50, "every": 45},), "sort": "created_asc"},
         {"faults": ({"kind": "reversed", "from": 60},)},
         {"faults": ({"kind": "duplicate_page", "from": 60, "every": 7},)},
     ],

@@ -183,8 +183,35 @@ def test_a_walk_reads_the_whole_list(
         pages = max(pages, 1)
     listing = Listing(pages, past_end, rest=rest, chance=chance)
     assert walked(listing, concurrency) == listing.everybody
-    # If the end is a refusal, one more request confirms it.
-    assert len(listing.asked) <= pages + concurrency + (past_end == "refused")
+    # Unless the last page is repeated, one more request confirms the end.
+    assert len(listing.asked) <= pages + concurrency + 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 7, 20])
+@pytest.mark.parametrize("lasting", [False, True])
+def test_an_empty_page_in_the_middle_ends_nothing(number: int, lasting: bool) -> None:
+    """It is requested again: the list goes on, or the scan fails and names the page (A43)."""
+    listing = Emptied(20, number=number, lasting=lasting)
+    if lasting and number < 20:
+        with pytest.raises(ContractError, match=f"page {number} is empty, but page {number + 1} is not"):
+            walked(listing)
+    else:
+        missing = {json.dumps(one).encode() for one in Listing(20).ids(number)} if lasting else set()
+        assert walked(listing) == listing.everybody - missing
+
+
+@dataclass(slots=True)
+class Emptied(Listing):
+    """A listing whose page `number` is empty, once or always."""
+
+    number: int = 0
+    lasting: bool = False
+
+    def answer(self, number: int) -> HttpResponse:
+        """A page."""
+        if number == self.number and (self.lasting or self.asked.count(number) == 1):
+            return HttpResponse(200, {}, b'{"success": true, "data": []}')
+        return super(Emptied, self).answer(number)
 
 
 @pytest.mark.parametrize("refused", [1, 2, 7, 19])
@@ -344,7 +371,7 @@ def test_where_nothing_moved_only_the_gaps_are_asked_for(
     gaps = set(range(1, listing.pages + 1)) - set(pages)
     assert held == saved
     assert set(listing.asked) >= gaps
-    beyond = 0 if end_known else concurrency + (past_end == "refused")
+    beyond = 0 if end_known else concurrency + (past_end != "repeats")
     assert len(listing.asked) <= len(gaps) + 2 + beyond
     assert end_known is False or max(listing.asked, default=0) <= listing.pages
 

@@ -12,7 +12,7 @@ import pytest
 
 from etl.api.response import HttpResponse, Page, parse_response
 from etl.errors import SinkError
-from etl.extract.checkpoint import CheckpointFile
+from etl.extract.checkpoint_file import CheckpointFile
 from etl.extract.pipeline import BATCH_PAGES, Pipeline
 from etl.storage.staging import Stage
 

@@ -15,7 +15,7 @@ from etl import errors
 from etl.api.sources import sources
 from etl.config import load
 from etl.errors import EtlError, SourceUnavailable, first_of
-from etl.extract.checkpoint import NAME, TOO_OLD, saved_progress
+from etl.extract.checkpoint_file import NAME, TOO_OLD, saved_progress
 from etl.fleet.attempts import RESULT, attempts, claim, keep_result, kept_result, last_attempt
 from etl.fleet.takeover import Takeover
 from etl.fleet.task import Task

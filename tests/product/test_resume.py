@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from etl.errors import SourceUnavailable
-from etl.extract.checkpoint import NAME, TOO_OLD
+from etl.extract.checkpoint_file import NAME, TOO_OLD
 from tests.support.campaign import campaign
 from tests.support.live import Job, Live, Row, live
 

@@ -48,6 +48,32 @@ def hide(who: str) -> Callable[[World, float], int]:
     return narrow
 
 
+def test_contacts_that_no_range_returns_are_never_taken_for_deleted(tmp_path: Path) -> None:
+    """The server lists them, but its filters do not match their dates, which may be stored as text: exit 13 (A41)."""
+    unmatched = {"kind": "unmatched", "ranged": True, "of": 50}
+    with live(contacts=CONTACTS, nasty_share=0, small=True, page_size=20, faults=(unmatched,)) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",))
+        result = job.run()
+    assert result.exit_code == 13
+    assert "are listed, but in no range of createdAt" in str(result.error)
+
+
+def test_contacts_that_stop_matching_are_not_deleted_by_a_run_that_sees_them(tmp_path: Path) -> None:
+    """After the first strike, a cross-check that sees them contradicts the second (A41)."""
+    settings = '[extract]\nscrub_runs = 1\nwitness_every = "1h"\n'
+    unmatched = {"kind": "unmatched", "ranged": True, "of": 50, "from": 250}
+    with live(contacts=CONTACTS, nasty_share=0, small=True, page_size=20, faults=(unmatched,)) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",), settings=settings)
+        assert job.run().exit_code == 0
+        before, ended = held(job), set[int]()
+        assert server.stats()["requests"] < 250
+        for _ in range(5):
+            server.ahead += 3700
+            ended.add(job.run().exit_code)
+            assert held(job) == before
+    assert ended == {0, 13}
+
+
 @pytest.mark.parametrize("who", ["nine in ten", campaign("a third"), campaign("the older half"), "one list"])
 def test_a_narrowed_listing_ends_every_run_with_14(who: str, job: Job, server: Live) -> None:
     """A41: a scrub that misses many of its contacts makes the run read everything, which trips the guard."""

@@ -74,6 +74,8 @@ FAULTY_ANSWERS: list[tuple[str, dict[str, object], Callable[[Any], bool]]] = [
     ("empty_list", {}, lambda a: json.loads(a.body)["data"] == []),
     ("short_page", {"drop": 3}, lambda a: len(json.loads(a.body)["data"]) == 17),
     ("hole", {}, lambda a: len(json.loads(a.body)["data"]) == 19),
+    ("torn", {}, lambda a: len({row["_id"] for row in json.loads(a.body)["data"]}) == 19),
+    ("unmatched", {"of": 1}, lambda a: json.loads(a.body)["data"] == []),
     ("duplicate_row", {}, lambda a: len({row["_id"] for row in json.loads(a.body)["data"]}) == 20),
     (
         "reversed",

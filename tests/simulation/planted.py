@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etl.api import retry
-from etl.extract import fetch, strategy, sweep
+from etl.extract import fetch, plan, strategy, sweep
 from etl.extract.capabilities import PageSizes
 from etl.extract.fetch import WindowReader
 from etl.extract.windows import Window
@@ -203,12 +203,12 @@ PLANTS = (
     Plant("split leaves out a millisecond", ((fetch, "split", spoilt.split_with_gaps), NO_CROSS_CHECK), _LIVELY),
     Plant(
         "the plan leaves out a millisecond",
-        ((strategy, "plan_windows", spoilt.plan_with_gaps), NO_CROSS_CHECK),
+        ((plan, "plan_windows", spoilt.plan_with_gaps), NO_CROSS_CHECK),
         {**_LIVELY, "chain": "ff"},
     ),
     Plant(
         "the plan ends at the last contact known",
-        ((strategy, "plan_windows", spoilt.plan_of_the_known),),
+        ((plan, "plan_windows", spoilt.plan_of_the_known),),
         {**_LIVELY, "chain": "f", "witness_every": 10**10, "mix": "inserts"},
     ),
     Plant(

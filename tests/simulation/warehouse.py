@@ -16,7 +16,7 @@ from typing import TypeVar
 import duckdb
 
 from etl.api.response import Page
-from etl.extract.checkpoint import CheckpointFile
+from etl.extract.checkpoint_file import CheckpointFile
 from etl.extract.pipeline import Pipeline
 from etl.extract.strategy import Extraction
 from etl.model import AccountYield, Counts, Proof, Publication, RawPage, Requests, RunRecord, Span
