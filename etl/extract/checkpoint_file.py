@@ -2,7 +2,8 @@
 
 Pages are stored as received, in segments, until the part that holds their contacts is complete. Every accepted window
 and every chunk of the cross-check's page scan is a line. A line is one write, so a killed process leaves at most one
-torn line at the end. The checkpoint survives a process, not the machine: nothing is synced, and after a reboot it is discarded.
+torn line at the end. The checkpoint survives a process, not the machine: nothing is synced, and after a reboot it is
+discarded.
 
 Each line holds the checksums of its page or files, and one of itself and all lines before it. A line with a wrong
 checksum ends the file; if a page or file does not match its checksum, everything is discarded. This detects damage and

@@ -152,7 +152,7 @@ async def scan_pages(client: Client, query: Query, receive: Receive, scan: PageS
 
     The end is found without a total: the first page that is empty twice, a repeated last page, or a refusal (400, 404)
     with no page after it. At most `client.concurrency` requests go beyond it. Raises ContractError if a page is refused
-    or empty in the middle of the list.
+    in the middle of the list.
     """
 
     async def worker() -> None:
@@ -188,8 +188,6 @@ async def _goes_on(client: Client, query: Query, receive: Receive, scan: PageSca
         scan.empty.discard(end)
         if scan.take(end, page):
             await receive(page)
-    elif max(scan.sizes, default=0) > end and (await page_or_empty(client, query, end + 1)).rows:
-        raise ContractError(f"page {end} is empty, but page {end + 1} is not", where=query.span())
     return bool(page.rows)
 
 

@@ -90,7 +90,7 @@ async def test_what_another_machine_has_read_is_resumed(job: Job, monkeypatch: p
     [attempt] = attempts(job.folder / "stage")
     key = (attempt / NAME).read_text().partition('"key":"')[2].partition('"')[0]
     now = attempt.stat().st_mtime + 10
-    monkeypatch.setattr("etl.extract.checkpoint._BOOT", job.folder / "job.toml")
+    monkeypatch.setattr("etl.extract.checkpoint_file._BOOT", job.folder / "job.toml")
     assert saved_progress(attempt, key, now).resumption is None
     found = saved_progress(attempt, key, now, shared=True)
     assert found.resumption is not None
