@@ -130,7 +130,7 @@ class Reader:
                     history_of(self.last, snapshot),
                     timing_of(settings),
                     pipeline.receive,
-                    CrossCheckFiles(self.folder, pipeline.parts, self.published.copy_ids, checkpoint),
+                    CrossCheckFiles(self.folder, pipeline.files, self.published.copy_ids, checkpoint),
                     checkpoint,
                     self._meter,
                     full=self.full,

@@ -7,7 +7,7 @@ pages, so that a killed scan loses at most one chunk.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +21,14 @@ from etl.api.response import Page, id_text
 from etl.extract.checkpoint_file import CheckpointFile, ScanProgress
 from etl.extract.crosscheck import MOST_UNMATCHED, FirstSeen, UnmatchedContact
 from etl.extract.pages import SavedScan
+from etl.model import Received
 from etl.storage import duck, files
 from etl.times import milliseconds
 
 CHUNK_ROWS = 10_000
 """Number of contacts seen that a killed run can lose."""
 _COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"), ("page", "INTEGER"))
+_REJECT_COLUMNS = (("contact_id", "VARCHAR"), ("raw", "VARCHAR"))
 _KNOWN = (("contact_id", "VARCHAR"), ("strikes", "TINYINT"))
 _PART_COLUMNS = (("contact_id", "VARCHAR"), ("created_at", "TIMESTAMPTZ"), ("is_contact", "BOOLEAN"))
 _SCHEMA = pa.schema(
@@ -57,13 +59,16 @@ class CrossCheckFiles:
     def __init__(
         self,
         folder: Path,
-        parts: Callable[[], Awaitable[Sequence[Path]]],
+        received: Received,
         copy_ids: Callable[[Path], None],
         checkpoint: CheckpointFile,
     ) -> None:
-        """`parts` returns the files that hold everything received so far; `copy_ids` writes the ids of the snapshot."""
+        """`received` returns the files that hold everything received so far: parts, and rejects.
+
+        `copy_ids` writes the ids of the snapshot.
+        """
         self._folder = folder
-        self._parts = parts
+        self._received = received
         self._copy_ids = copy_ids
         self._checkpoint = checkpoint
         *self._ended, self._before = checkpoint.saved.scans
@@ -162,7 +167,7 @@ class CrossCheckFiles:
 
     async def distrust_received(self) -> None:
         """See `crosscheck.CrossCheckLog`; the checkpoint's line of the doubt, which must follow, makes it last."""
-        self._doubted = await self._parts()
+        self._doubted, _ = await self._received()
 
     def without_created_at(self) -> Mapping[str, FirstSeen]:
         """See `crosscheck.CrossCheckLog`."""
@@ -181,29 +186,38 @@ class CrossCheckFiles:
 
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
         """See `crosscheck.CrossCheckLog`."""
-        received = await self._parts()
-        return await to_thread.run_sync(self._missing, received, before, beyond_snapshot)
+        parts, rejects = await self._received()
+        return await to_thread.run_sync(self._missing, parts, rejects, before, beyond_snapshot)
 
-    def _missing(self, received: Sequence[Path], before: int, beyond_snapshot: bool) -> Sequence[UnmatchedContact]:
+    def _missing(
+        self, parts: Sequence[Path], rejects: Sequence[Path], before: int, beyond_snapshot: bool
+    ) -> Sequence[UnmatchedContact]:
         if not self._files and not self._doubted:
             return []
-        held = duck.scan((part for part in received if part not in self._doubted), _COLUMNS[:1])
+        held = duck.scan((part for part in parts if part not in self._doubted), _COLUMNS[:1])
         if beyond_snapshot:
             snapshot = self._folder / "snapshot.parquet"
             if not snapshot.exists():
                 self._copy_ids(snapshot)
             known = duck.scan([snapshot], _KNOWN)
             held += f" union all select contact_id from ({known}) where strikes <> 1"  # noqa: S608 - as below
-        # A server may not tell in which list a contact is; then it is asked for in both.
+        # A server may not tell in which list a contact is: then it is asked for in both. A rejected contact was
+        # received, under any of its ids if it has two.
         query = f"""
             with seen as (
                 from ({duck.scan(self._files, _COLUMNS)})
                 union all
                 select contact_id, epoch_ms(created_at), listed, 0 from ({duck.scan(self._doubted, _PART_COLUMNS)})
                 join (values (false), (true)) lists(listed) on coalesce(is_contact = listed, true)
+            ), missing as (
+                select created, is_contact, contact_id, max(page) as page
+                from seen anti join ({held}) using (contact_id) where created < ? group by all
+            ), rejects as (
+                from ({duck.scan(rejects, _REJECT_COLUMNS)})
             )
-            select created, is_contact, contact_id, max(page) from seen anti join ({held}) using (contact_id)
-            where created < ? group by all limit {MOST_UNMATCHED}
+            from missing where not exists (
+                from rejects where coalesce(rejects.contact_id = missing.contact_id, contains(raw, missing.contact_id))
+            ) limit {MOST_UNMATCHED}
         """  # noqa: S608 - file names are quoted by the engine
         # The spill folder is created here because DuckDB would create it with the umask's permissions.
         with duck.connect(duck.FRUGAL, files.private_folder(self._folder / "spill")) as connection:

@@ -65,9 +65,9 @@ def _created(second: int) -> str:
     return f"1970-01-01T00:{second // 60:02d}:{second % 60:02d}Z"
 
 
-async def nothing() -> Sequence[Path]:
-    """The parts of a run that has received no contact."""
-    return ()
+async def nothing() -> tuple[Sequence[Path], Sequence[Path]]:
+    """The files of a run that has received no contact."""
+    return (), ()
 
 
 Begin = Callable[[], CrossCheckFiles]
@@ -202,10 +202,10 @@ async def test_what_a_doubted_order_brought_must_be_received_again(tmp_path: Pat
     """Contacts received before the doubt count as seen only, in every process, and its windows as not read (A9)."""
     stage, received = Stage(tmp_path), 0
 
-    async def parts() -> Sequence[Path]:
+    async def parts() -> tuple[Sequence[Path], Sequence[Path]]:
         stage.close()
         checkpoint.written(*stage.checksums, received, {})
-        return stage.parts
+        return stage.parts, stage.rejects
 
     window = Window("createdAt", True, None, 1)
     with CheckpointFile(tmp_path, KEY, NOW) as checkpoint:
@@ -229,6 +229,24 @@ async def test_what_a_doubted_order_brought_must_be_received_again(tmp_path: Pat
     assert saved.resumption.unproven == ["a page lacked a contact"]
     with CheckpointFile(tmp_path, KEY, NOW, saved) as checkpoint:
         assert sorted(await CrossCheckFiles(tmp_path, parts, lambda _: None, checkpoint).missing(FAR)) == seen
+
+
+async def test_rejected_contacts_were_received(tmp_path: Path) -> None:
+    """They are in no part, but not missing: neither by their id, nor by any of two contradictory ones (A9)."""
+    stage = Stage(tmp_path)
+    rejects = [{"contact_id": "b", "reason": "too deep", "raw": "{}"}, {"reason": "ids differ", "raw": '{"_id": "c"}'}]
+    stage.append(batch("main", [], rejects))
+    stage.close()
+
+    async def received() -> tuple[Sequence[Path], Sequence[Path]]:
+        return stage.parts, stage.rejects
+
+    with CheckpointFile(tmp_path, KEY, NOW) as checkpoint:
+        checkpoint.begin(START)
+        log = CrossCheckFiles(tmp_path, received, lambda _: None, checkpoint)
+        await log.record(page_of(1, "a", "b", "c"), is_contact=True)
+        await log.save()
+        assert [one.contact_id for one in await log.missing(FAR)] == ["a"]
 
 
 async def test_a_file_without_its_line_is_removed(begin: Begin, tmp_path: Path) -> None:

@@ -93,11 +93,13 @@ _CACHED = {"kind": "duplicate_page", "rate": 0.05, "from": 30}
 
 PLANTS = (
     Plant(
-        "the padding of an exclusive end is lost", (spoilt.unpadded(end_pad=0),), {**_CROWDED, "end_bound": "exclusive"}
+        "the padding of an exclusive end is lost",
+        (spoilt.unpadded(end_pad=0), spoilt.NEVER_LISTED),
+        {**_CROWDED, "end_bound": "exclusive"},
     ),
     Plant(
         "the padding of an exclusive start is lost",
-        (spoilt.unpadded(start_pad=0),),
+        (spoilt.unpadded(start_pad=0), spoilt.NEVER_LISTED),
         {**_LIVELY, "start_bound": "exclusive"},
     ),
     Plant("the watermark is the largest lastSeenAt", (results(spoilt.latest_seen),), {**_CHAIN, "oddities": 0.5}),
@@ -146,10 +148,12 @@ PLANTS = (
     Plant("nothing is swept", (instead(strategy, "sweep", spoilt.no_sweep),), _CHAIN),
     Plant(
         "the sweep forgets createdAt",
-        ((strategy, "sweep", spoilt.only("lastSeenAt")),),
+        ((strategy, "sweep", spoilt.only("lastSeenAt")), spoilt.NO_AGREEMENT),
         {**_CHAIN, "oddities": 0.5, "mix": "inserts"},
     ),
-    Plant("the sweep forgets lastSeenAt", ((strategy, "sweep", spoilt.only("createdAt")),), _TOUCHED),
+    Plant(
+        "the sweep forgets lastSeenAt", ((strategy, "sweep", spoilt.only("createdAt")), spoilt.NO_AGREEMENT), _TOUCHED
+    ),
     Plant("the sweep reads its open slice first", (instead(strategy, "sweep", spoilt.open_first),), _TOUCHED),
     Plant(
         "the sweep reads its open slices at once",
@@ -158,8 +162,8 @@ PLANTS = (
     ),
     Plant("the sweep reads its open slice once", (instead(sweep, "_open_rest", spoilt.one_pass),), _TOUCHED),
     Plant("the closed sweep ends in the future", ((strategy, "sweep", spoilt.into_the_future),), _TOUCHED),
-    Plant("no lookback", (spoilt.shorter_lookback(0.0),), _LATE),
-    Plant("a lookback shorter than contacts are late", (spoilt.shorter_lookback(0.3),), _LATE),
+    Plant("no lookback", (spoilt.shorter_lookback(0.0), spoilt.NO_AGREEMENT), _LATE),
+    Plant("a lookback shorter than contacts are late", (spoilt.shorter_lookback(0.3), spoilt.NO_AGREEMENT), _LATE),
     Plant(
         "the page size is believed to be larger",
         (

@@ -20,8 +20,10 @@ from etl.api.client import Client
 from etl.api.request import Query
 from etl.api.response import Page
 from etl.errors import EtlError
+from etl.extract.agreement import Agreement
 from etl.extract.capabilities import PageSizes
 from etl.extract.checkpoint import ExtractionStart
+from etl.extract.crosscheck import CrossCheck
 from etl.extract.fetch import IndivisibleRead, WindowReader
 from etl.extract.history import History, Timing
 from etl.extract.plan import remaining
@@ -262,6 +264,18 @@ def times_in_any_order(page: Page) -> list[int]:
 
 async def _believed(*_: object) -> None:
     """Nothing is checked."""
+
+
+NO_AGREEMENT = instead(Agreement, "differing", lambda _: {})
+"""The sweeps are not compared."""
+
+
+async def never_listed(*_: object) -> list[str]:
+    """Contacts that no range returns are taken for deleted."""
+    return []
+
+
+NEVER_LISTED = instead(CrossCheck, "_still_listed", never_listed)
 
 
 async def nobody_doubtful(_: WindowReader) -> list[Window]:

@@ -22,7 +22,7 @@ WALKED = 200
 """Schedules of the control arm."""
 DRAWN = 1000
 """Seeds whose traits are drawn, without playing them."""
-MOST_SEEDS = 60
+MOST_SEEDS = 120
 """Schedules within which a planted bug must be caught."""
 
 
