@@ -59,7 +59,7 @@ class Memory:
         for row in page.rows:
             created, name = milliseconds(row.created_at), id_text(bytes(row.contact_id))
             if created is not None and name is not None:
-                self.seen[name] = UnmatchedContact(created, is_contact)
+                self.seen[name] = UnmatchedContact(created, is_contact, name, page.number)
 
     def end(self, is_contact: bool, end: int | None) -> None:
         """The end is not needed here."""
