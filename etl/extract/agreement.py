@@ -14,7 +14,7 @@ from etl.api.response import Row
 from etl.times import milliseconds
 
 MOST_COMPARED = 100_000
-"""Contacts of one sweep that are kept for the comparison (8 MB); with more there is none."""
+"""Contacts of one sweep that are kept for the comparison (15 MB); with more there is none."""
 
 
 @dataclass(slots=True)
@@ -39,4 +39,5 @@ class Agreement:
         if self.since >= self.before:
             return {}
         one, other = self._shown.values()
-        return {contact: (one | other)[contact] for contact in one.keys() ^ other.keys()}
+        both = one | other
+        return {contact: both[contact] for contact in one.keys() ^ other.keys()}

@@ -249,9 +249,15 @@ class _Steps:
         if doubt:
             log.warning("order.doubted", reason=doubt)
         scan = scan or await self._scan_for_cross_check(full=True)
-        proven, created = not scan.check, self.log.created if scan.check else self.history.snapshot.created
+        created = self.log.created if scan.check else self.history.snapshot.created
         reader = WindowReader(
-            self.client, scan.capabilities, self.receive, self.checkpoint, created, known_before=proven, swept=until
+            self.client,
+            scan.capabilities,
+            self.receive,
+            self.checkpoint,
+            created,
+            known_before=not scan.check,
+            swept=until,
         )
         pages = sum(len(created(listed)) // scan.capabilities.page_size for listed in LEADS_FIRST)
         self.meter.check_deadline(pages, self.timing.deadline)
