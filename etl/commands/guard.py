@@ -11,7 +11,9 @@ from etl.model import Merged, RunRecord
 FEWEST = 100
 """Losing this many contacts or fewer never trips the guard, however small the account."""
 ANOTHER_ACCOUNT = 3
-"""If at least this many contacts are all replaced by new ones, it looks like another account; fewer may be chance."""
+"""If at least this many contacts are replaced by new ones, it looks like another account; fewer may be chance."""
+SHARED = 0.1
+"""The maximum share of its contacts that one account has in common with another, such as those of a template."""
 
 
 def check_rejects(record: RunRecord, previous: int, share: float) -> None:
@@ -81,9 +83,10 @@ def check_shrink(
         previous = merged.previous.get(account, 0)
         if record.mode == "filtered":
             continue
-        if losing == previous >= ANOTHER_ACCOUNT and counts.new:
+        kept = previous - losing
+        if previous >= ANOTHER_ACCOUNT and kept <= SHARED * previous and kept < SHARED * counts.new:
             errors[account] = GuardError(
-                f"this looks like another account: {counts.new} new contacts, and none of the {previous} before",
+                f"this looks like another account: {counts.new} new contacts, and {kept} of the {previous} before",
                 where=f"account {account}",
                 hint="Nothing of this account was published. Restore its base_url and token, or give the new account"
                 f" another name; if this is right, `etl account drop {account}` removes the old contacts.",

@@ -144,12 +144,24 @@ def test_a_look_is_measured_against_what_was_looked_at(looked: int, absent: int,
     assert Look(looked, absent).is_suspicious(0.05) == suspicious
 
 
-def test_nobody_of_before_is_another_account() -> None:
-    """If all contacts published before are gone and others appear, it is another account, however small."""
-    merged = Merged({"main": Counts(new=40)}, {"main": 12}, {"main": 12})
-    error = check_shrink({"main": RECORD}, merged, 0.05)["main"]
-    assert (error.exit_code, "another account" in error.message) == (14, True)
-    assert not check_shrink({"main": RECORD}, Merged({"main": Counts(new=1)}, {"main": 2}, {"main": 2}), 0.05)
+@pytest.mark.parametrize(
+    ("new", "struck", "previous", "other"),
+    [
+        (40, 12, 12, True),
+        (1, 12, 12, True),
+        (0, 12, 12, False),
+        (1, 2, 2, False),  # With so few, it may be chance.
+        (22, 23, 24, True),  # Both have the demonstration contact of the vendor.
+        (69, 69, 71, True),
+        (40, 40, 50, False),
+        (10, 23, 24, False),
+    ],
+)
+def test_hardly_anybody_of_before_is_another_account(new: int, struck: int, previous: int, *, other: bool) -> None:
+    """If nearly all contacts published before are gone and others appear, it is another account, however small."""
+    merged = Merged({"main": Counts(new=new)}, {"main": struck}, {"main": previous})
+    error = check_shrink({"main": RECORD}, merged, 0.05).get("main")
+    assert bool(error and error.exit_code == 14 and "another account" in error.message) == other
 
 
 def owned(customers: Sequence[str], agencies: Sequence[str] = ()) -> RunRecord:
