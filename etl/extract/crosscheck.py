@@ -94,6 +94,9 @@ class CrossCheckLog(Protocol):
         With `beyond_snapshot`, only those that are not in the last snapshot either, or have a strike there.
         """
 
+    async def shows_returns(self) -> bool:
+        """Whether a contact seen in the list of contacts, and not in that of leads, was received as a lead."""
+
 
 @dataclass(frozen=True, slots=True)
 class CrossCheck:
@@ -171,18 +174,16 @@ class CrossCheck:
         """Request every contact that was seen and that no window returned; returns the contradictions.
 
         Most were deleted since. A contact still in the list where the scan saw it contradicts an accepted window. A
-        contact now in the other list moved from contacts back to leads between the reads of the two lists; then leads
-        are read again after contacts, so that no contact is missed because of the order (M13).
+        contact now in the other list moved from contacts back to leads between the reads of the two lists. Wherever a
+        contact moved back, leads are read again after contacts, so that none is missed because of the order (M13).
         """
         unmatched = await self.log.missing(before)
-        if not unmatched:
-            return []
         resolution = self.capabilities.resolution
         await reader.read({around(one.created, one.is_contact, resolution) for one in unmatched})
-        moved = await self.log.missing(before)
+        moved = await self.log.missing(before) if unmatched else []
         await reader.read({around(one.created, not one.is_contact, resolution) for one in moved})
-        gone = await self.log.missing(before)
-        if len(gone) < len(moved):
+        gone = await self.log.missing(before) if moved else []
+        if len(gone) < len(moved) or await self.log.shows_returns():
             await reader.read(plan_lists(self.capabilities, self.log.created, None, before, [False]))
         found = len(unmatched) - len(moved)
         doubts = [f"{found} contacts that had been seen were missing from accepted windows"] if found else []

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import anyio
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 from anyio import to_thread
@@ -189,6 +190,27 @@ class CrossCheckFiles:
         parts, rejects = await self._received()
         return await to_thread.run_sync(self._missing, parts, rejects, before, beyond_snapshot)
 
+    async def shows_returns(self) -> bool:
+        """See `crosscheck.CrossCheckLog`."""
+        parts, _ = await self._received()
+        return await to_thread.run_sync(self._shows_returns, parts)
+
+    def _shows_returns(self, parts: Sequence[Path]) -> bool:
+        query = f"""
+            with seen as (
+                select contact_id from ({duck.scan(self._files, _COLUMNS)}) group by all having bool_and(is_contact)
+            )
+            select count(*) > 0
+            from seen semi join (from ({duck.scan(parts, _PART_COLUMNS)}) where not is_contact) using (contact_id)
+        """  # noqa: S608 - file names are quoted by the engine
+        with self._connect() as connection:
+            [(found,)] = connection.execute(query).fetchall()
+        return bool(found)
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        """An engine of its own; its spill folder is created here: DuckDB would create it with the umask's rights."""
+        return duck.connect(duck.FRUGAL, files.private_folder(self._folder / "spill"))
+
     def _missing(
         self, parts: Sequence[Path], rejects: Sequence[Path], before: int, beyond_snapshot: bool
     ) -> Sequence[UnmatchedContact]:
@@ -219,8 +241,7 @@ class CrossCheckFiles:
                 from rejects where coalesce(rejects.contact_id = missing.contact_id, contains(raw, missing.contact_id))
             ) limit {MOST_UNMATCHED}
         """  # noqa: S608 - file names are quoted by the engine
-        # The spill folder is created here because DuckDB would create it with the umask's permissions.
-        with duck.connect(duck.FRUGAL, files.private_folder(self._folder / "spill")) as connection:
+        with self._connect() as connection:
             return [UnmatchedContact(*row) for row in connection.execute(query, [before]).fetchall()]
 
 

@@ -142,6 +142,14 @@ class ScanLog:
         missing = (suspect for key, suspect in self._seen.items() if key not in received and id_text(key) not in held)
         return [suspect for suspect in missing if suspect.created < before]
 
+    async def shows_returns(self) -> bool:
+        """Whether a contact seen in the list of contacts, and not in that of leads, was received as a lead."""
+        listed = {True: set[bytes](), False: set[bytes]()}
+        for (_, is_contact, _), rows in self._shown:
+            listed[is_contact].update(bytes(row.contact_id) for row in rows)
+        leads = {bytes(row.contact_id) for page in self._intake.pages for row in page.rows if row.is_contact is False}
+        return not leads.isdisjoint(listed[True] - listed[False])
+
 
 def _texts(rows: Sequence[Row]) -> frozenset[str]:
     return frozenset(text for row in rows if (text := id_text(bytes(row.contact_id))))
