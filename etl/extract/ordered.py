@@ -48,7 +48,9 @@ SAMPLE, FEWEST_CHECKED, MOST_CHECKED = 0.02, 8, 256
 SAMPLE_FILL = 0.75
 """How full a page is that checks a range: further contacts must have room on it."""
 COUNTS = 8
-"""How often a segment is counted that seems to lack contacts: the list may grow between the two reads of a count."""
+"""How often a segment is counted that seems to lack contacts, at most, until two counts in a row agree.
+
+The list may grow between the two reads of a count."""
 WORTH_HALVING = 10
 """The pages left in a piece that is halved while a worker waits; each half adds half a page on average."""
 
@@ -231,26 +233,28 @@ class OrderedRead:
         return tuple(piece._replace(window=half) for half in halved(window, self._reader.bounds[window.field]))
 
     async def _check_sample(self, part: Window, page: Page) -> None:
-        """Read a sampled range again, as a window of fewer contacts than a page: it must list no other contact."""
+        """Read a sampled range again, as a window of fewer contacts than a page: it must list the same contacts.
+
+        Some may have been deleted since: one that a third read lists was only hidden by the second.
+        """
         bounds, times = self._reader.bounds[part.field], sorted(creation_times(page), reverse=True)
         size = self._reader.sizes.of(part.is_contact)
         oldest = times[min(len(times), max(1, int(size * SAMPLE_FILL))) - 1]
         start = oldest - oldest % bounds.resolution
         window = part if part.start is not None and part.start >= start else replace(part, start=start)
-        again = await self._client.read(window.query(bounds))
-        others = [
-            time
-            for row, time in zip(again.rows, creation_times(again), strict=True)
-            if _is_in(window, time) and bytes(row.contact_id) not in page.ids
-        ]
-        if others:
+        shown, again = _ids_in(window, page), _ids_in(window, await self._client.read(window.query(bounds)))
+        if others := again - shown:
             message = f"{len(others)} contacts of a range are not on the page that should list them"
+            raise NotSorted(message)
+        gone = shown - again
+        if gone and gone & _ids_in(window, await self._client.read(window.query(bounds))):
+            message = "a second read of a range lacked a contact that the first and the third read listed"
             raise NotSorted(message)
         self.checks = replace(self.checks, ranges=self.checks.ranges + 1)
 
     async def _check_count(self, segment: Segment) -> None:
         """Compare the contacts received in a segment with the number that are listed. Raises `NotSorted`."""
-        received, newer, older = self._received(segment), segment.newer, segment.older
+        received, newer, older, before = self._received(segment), segment.newer, segment.older, -1
         for _ in range(COUNTS):
             listed = await self._rest(segment, newer.rank + received) if older is None else older.rank
             if self.without_created_at:
@@ -258,6 +262,9 @@ class OrderedRead:
             if listed - newer.rank <= received:
                 self.checks = replace(self.checks, segments=self.checks.segments + 1)
                 return
+            if listed - newer.rank == before:
+                break
+            before = listed - newer.rank
             # Contacts may have been created or deleted since. One that is created between these two reads leads to
             # another count, because the newer landmark is read first.
             newer = await renewed(self._client, segment.is_contact, newer, self._size(segment))
@@ -293,6 +300,12 @@ class OrderedRead:
 
 def _is_in(window: Window, time: int) -> bool:
     return (window.start is None or window.start <= time) and (window.end is None or time < window.end)
+
+
+def _ids_in(window: Window, page: Page) -> set[bytes]:
+    """The ids of the contacts of a page that were created in a window."""
+    rows = zip(page.rows, creation_times(page), strict=True)
+    return {bytes(row.contact_id) for row, time in rows if _is_in(window, time)}
 
 
 def _may_be_read(piece: _Piece, unfinished: Collection[_Piece]) -> bool:

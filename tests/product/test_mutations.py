@@ -80,6 +80,11 @@ class Memory:
         assert not beyond_snapshot
         return [one for name, one in self.seen.items() if name not in self.arrived and one.created < before]
 
+    async def shows_returns(self) -> bool:
+        """Whether a contact seen in the list of contacts was received as a lead."""
+        leads = {name for name, row in self.arrived.items() if row.is_contact is False}
+        return any(one.is_contact and name in leads for name, one in self.seen.items())
+
     async def receive(self, page: Page) -> None:
         """Take an accepted page."""
         for row in page.rows:
@@ -178,6 +183,45 @@ async def test_a_change_between_any_two_requests_loses_nobody(change: Change) ->
         assert not lost or extraction.unproven, f"change before request {at}: {len(lost)} lost"
 
 
+class GoesBack(Account):
+    """A deletion hides `hidden` from the page scan; after the scan, the oldest contact goes back to the leads."""
+
+    hidden: str = ""
+    oldest: str = ""
+
+    async def answer(self, body: Body) -> HttpResponse:
+        """One atomic read."""
+        scanned = [each["page"] for each in self.sent if each["isContact"]][-2:] == [1, 2]
+        if not self.hidden and scanned:
+            newest, *_, self.hidden = sorted(self._contacts(), reverse=True)[: 2 * 6 + 1]
+            self.world.delete(newest, self.now)
+        elif self.hidden and not self.oldest and body["createdAt"]["endsAt"]:
+            self.oldest = min(self._contacts())
+            self.world.flip(self.oldest, self.now)
+        return await super().answer(body)
+
+    def _contacts(self) -> list[str]:
+        return [name for name, raw in self.world.contacts(self.now).items() if b'"isContact":true' in raw]
+
+    def go_back(self, world: World, now: float) -> None:
+        """The hidden contact goes back, too."""
+        if self.hidden:
+            world.flip(self.hidden, now)
+
+
+async def test_a_contact_that_goes_back_to_the_leads_is_read_although_the_scan_missed_it() -> None:
+    """M13: one contact that the scan saw going back shows that others may have, and the leads are read again."""
+    quiet = GoesBack()
+    _, memory, _ = await run(quiet)
+    assert quiet.hidden not in memory.seen
+    for at in range(len(quiet.sent) + 1):
+        account = GoesBack(at=at)
+        account._change = account.go_back
+        extraction, memory, throughout = await run(account)
+        lost = throughout - memory.arrived.keys()
+        assert not lost or extraction.unproven, f"change before request {at}: {len(lost)} lost"
+
+
 def replaced(world: World, now: float) -> None:
     """An entirely new page 1: an import larger than a page, of contacts last seen just now."""
     world.import_many(20, now, now)
@@ -246,10 +290,14 @@ async def test_a_filter_that_is_ignored_later_voids_the_run() -> None:
 
 
 class Known(NoSnapshot):
-    """A snapshot with known creation times (ms) and lists."""
+    """A snapshot with known creation times (ms) and lists, and those of contacts with a strike."""
 
-    def __init__(self, contacts: Sequence[tuple[int, bool]]) -> None:
-        self._contacts = contacts
+    def __init__(self, contacts: Sequence[tuple[int, bool]], struck: Sequence[int] = ()) -> None:
+        self._contacts, self._struck = contacts, struck
+
+    def struck(self) -> Sequence[int]:
+        """The creation times of the contacts with a strike, in order."""
+        return self._struck
 
     def created(self, is_contact: bool | None) -> Sequence[int]:
         """The creation times, in order."""
@@ -258,6 +306,9 @@ class Known(NoSnapshot):
 
 class Grown(Account):
     """An account of contacts and few leads, and the leads that were created since an earlier run."""
+
+    struck = 0
+    """The contact that has a strike, by its place in the order of creation; 0: none."""
 
     def __init__(self, leads: int, *, few: int = 2, **settings: object) -> None:
         super().__init__(**{"contacts": 60, "page_size": 12, **settings})
@@ -275,11 +326,34 @@ class Grown(Account):
         memory, begin = Memory(), self.now
         rows = [json.loads(raw) for raw in self.world.contacts(self.now).values()]
         known = sorted((milliseconds(row["createdAt"]) or 0, row["isContact"]) for row in rows)
-        snapshot = Known([contact for contact in known if contact[0] < self.watermark])
+        known = [contact for contact in known if contact[0] < self.watermark]
+        snapshot = Known(known, [known[self.struck][0]] if self.struck else [])
         history = History(self.watermark, self.watermark, cross_checked_at=self.watermark, snapshot=snapshot)
         extraction = await self.read(memory, history, {}, full=full)
         assert not extraction.unproven
         return self.world.existed_throughout(begin, self.now) - memory.arrived.keys()
+
+
+@pytest.mark.parametrize(("answers", "asked"), [("all of them", 1), ("none at first", 2), ("none", 2)])
+async def test_a_second_strike_needs_two_answers(answers: str, asked: int) -> None:
+    """A43, A45: one empty answer to the request for a contact with a strike does not delete it."""
+
+    class Struck(Grown):
+        struck, looks, around = 30, 0, None
+
+        async def answer(self, body: Body) -> HttpResponse:
+            reply = await super().answer(body)
+            if body["isContact"] and body["createdAt"] == self.around:
+                self.looks += 1
+                if answers == "none" or (answers == "none at first" and self.looks == 1):
+                    return HttpResponse(200, reply.headers, envelope([]))
+            elif not body["isContact"] and body["createdAt"]["startAt"] and self.around is None:
+                self.around = body["createdAt"]
+            return reply
+
+    account = Struck(0)
+    await account.extracted(full=False)
+    assert account.looks == asked
 
 
 SERVERS: dict[str, dict[str, object]] = {
