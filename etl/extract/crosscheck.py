@@ -6,7 +6,7 @@ contradicts the proof. The scan is also the only way to read contacts without a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 import anyio
 
 from etl.api.client import Client
-from etl.api.request import Query
-from etl.api.response import Page, id_text
+from etl.api.request import Query, TimeField
+from etl.api.response import Page, Row, id_text
 from etl.extract.capabilities import Capabilities, PageSizes
 from etl.extract.fetch import WindowReader
 from etl.extract.pages import PageScan, Receive, SavedScan, page_or_empty, scan_pages, still_holds
@@ -171,7 +171,7 @@ class CrossCheck:
         await self.log.record(page, is_contact=is_contact)
 
     async def contradict(self, reader: WindowReader, before: int) -> list[str]:
-        """Request every contact that was seen and that no window returned; returns the contradictions.
+        """Request every contact that was seen and that no window returned; returns doubts.
 
         Most were deleted since. A contact still in the list where the scan saw it contradicts an accepted window. A
         contact now in the other list moved from contacts back to leads between the reads of the two lists. Wherever a
@@ -179,15 +179,15 @@ class CrossCheck:
         """
         unmatched = await self.log.missing(before)
         resolution = self.capabilities.resolution
-        await reader.read({around(one.created, one.is_contact, resolution) for one in unmatched})
+        # Told before the contact is received: a resumed run would take it for one that a window had returned.
+        with reader.noting(partial(_contradict, reader, {one.contact_id for one in unmatched})):
+            await reader.read({around(one.created, one.is_contact, resolution) for one in unmatched})
         moved = await self.log.missing(before) if unmatched else []
         await reader.read({around(one.created, not one.is_contact, resolution) for one in moved})
         gone = await self.log.missing(before) if moved else []
         if len(gone) < len(moved) or await self.log.shows_returns():
             await reader.read(plan_lists(self.capabilities, self.log.created, None, before, [False]))
-        found = len(unmatched) - len(moved)
-        doubts = [f"{found} contacts that had been seen were missing from accepted windows"] if found else []
-        return doubts + self._vanished(gone) + await self._still_listed(gone, reader)
+        return self._vanished(gone) + await self._still_listed(gone, reader)
 
     async def recover(self, reader: WindowReader, before: int) -> tuple[int, list[str]]:
         """Read contacts that only the page scan saw, not the snapshot or the sweep; returns their number, and doubts.
@@ -226,3 +226,9 @@ class CrossCheck:
         if len(gone) <= max(FEW_DELETED, MOST_DELETED * seen):
             return []
         return [f"{len(gone)} of {seen} contacts vanished while they were read"]
+
+
+def _contradict(reader: WindowReader, ids: Collection[str], _: TimeField | None, rows: Iterable[Row]) -> None:
+    """Doubt the proof, once, if an answer lists one of the contacts that no window had returned."""
+    if not reader.unproven and any(id_text(bytes(row.contact_id)) in ids for row in rows):
+        reader.doubt("contacts that the page scan saw were missing from accepted windows")

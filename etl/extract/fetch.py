@@ -7,16 +7,16 @@ The client bounds the requests in flight. `windows` defines windows and how they
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import inf
 
 from etl.api.client import Client, PageRefused, RequestFailed
 from etl.api.request import Query, TimeField
-from etl.api.response import Page
+from etl.api.response import Page, Row
 from etl.errors import ContractError
-from etl.extract.agreement import Agreement
 from etl.extract.capabilities import SMALLEST_PAGE, Capabilities, PageSizes
 from etl.extract.checkpoint import Checkpoint
 from etl.extract.pages import Receive
@@ -36,6 +36,8 @@ SECOND_LOOKS, SPARED = 6, 100
 """Windows of unknown contacts that are read twice: a fixed number, plus one per this number of requests."""
 FEW_GONE = 10
 """Contacts that may leave a list, and leave it empty, during one run."""
+Note = Callable[[TimeField | None, Sequence[Row]], None]
+"""Notes the rows of an answer, with the field whose range was asked for; None: of an unfiltered list."""
 
 
 class WindowReader:
@@ -62,8 +64,7 @@ class WindowReader:
         self.unproven = [*resumed.unproven] if resumed else []
         self.sizes = capabilities.page_sizes
         """The page sizes seen so far."""
-        self.agreement: Agreement | None = None
-        """Notes what is received, if it is to be compared."""
+        self._note: Note = _nothing
         self._poisoned: set[Window] = set()
         """Parts of windows on which the server failed."""
         self._checkpoint = checkpoint
@@ -86,6 +87,15 @@ class WindowReader:
             message = "windows need both time filters"
             raise ValueError(message)
         self.bounds: Mapping[TimeField, RangeSemantics] = {"createdAt": bounds, "lastSeenAt": seen_bounds}
+
+    @contextmanager
+    def noting(self, note: Note) -> Iterator[None]:
+        """Call `note` with the field and the rows of each answer before it is received."""
+        before, self._note = self._note, note
+        try:
+            yield
+        finally:
+            self._note = before
 
     async def complete(self, windows: Iterable[Window]) -> None:
         """Read the parts of `windows` that a killed run had not read yet."""
@@ -219,8 +229,10 @@ class WindowReader:
 
         Without a filter, page 1 is as full as the server makes it; a window with that many rows proves nothing.
         """
-        leads, contacts = [len((await self._client.read(Query(listed))).rows) for listed in (False, True)]
-        now = PageSizes(contacts, leads)
+        leads, contacts = [await self._client.read(Query(listed)) for listed in (False, True)]
+        for page in (leads, contacts):
+            self._note(None, page.rows)
+        now = PageSizes(len(contacts.rows), len(leads.rows))
         gone = sum(self.sizes.seen(listed) for listed in (False, True) if not now.seen(listed))
         # Under maintenance, servers return valid empty lists (A43). A few contacts may have been deleted, or moved to
         # the other list if that is not empty too.
@@ -230,6 +242,8 @@ class WindowReader:
         for listed in (False, True):
             if 2 * now.seen(listed) < len(self._created(listed)):
                 self.sizes = self.sizes.with_cut(listed, now.seen(listed))
+            if self.sizes.cut(listed):  # If pages of that size were cut, a larger one is of another server.
+                self.sizes = self.sizes.with_page(listed, now.seen(listed))
             if now.of(listed) < self.sizes.of(listed):
                 self._lowered.add(listed)
                 fewer = min(now.seen(listed), self.sizes.seen(listed))
@@ -252,8 +266,7 @@ class WindowReader:
         self._checkpoint.accept(done)
 
     async def _take(self, window: Window, page: Page) -> None:
-        if self.agreement is not None:
-            self.agreement.note(window.field, page.rows)
+        self._note(window.field, page.rows)
         await self._receive(page)
 
     async def _read_indivisible(self, window: Window, bounds: RangeSemantics, page: Page) -> None:
@@ -285,6 +298,10 @@ class WindowReader:
         """Record something that cannot be proven."""
         self.unproven.append(reason)
         self._checkpoint.unproven(reason)
+
+
+def _nothing(_: TimeField | None, __: Sequence[Row]) -> None:
+    """Notes nothing."""
 
 
 def _may_be_cut(done: Accepted, sizes: PageSizes) -> bool:

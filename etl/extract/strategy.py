@@ -414,21 +414,22 @@ class _Steps:
         # A lead that becomes visible as late as `lookback` may be in only one of the sweeps, and windows that a killed
         # run had read are not received again.
         before = 0 if self.checkpoint.resumed else self.start.capabilities.t0 - self.timing.lookback
-        reader.agreement = agreement = Agreement(since, before)
-        while True:
-            until = (self.client.server_now or self.start.capabilities.t0) - self.timing.visibility_lag
-            with self.meter.counted("sweep"):
-                async with anyio.create_task_group() as tasks:
-                    for name in FIELDS:
-                        tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=LEADS_FIRST))
-            doubtful = await reader.doubtful()
-            if not doubtful:
-                break
-            # In the original order: leads first.
-            ranges = {(window.start, window.end) for window in doubtful if window.field == "createdAt" and window.end}
-            with self.meter.counted("windows"):
-                for is_contact in LEADS_FIRST:
-                    await reader.read(Window("createdAt", is_contact, start, end) for start, end in ranges)
+        agreement = Agreement(since, before)
+        with reader.noting(agreement.note):
+            while True:
+                until = (self.client.server_now or self.start.capabilities.t0) - self.timing.visibility_lag
+                with self.meter.counted("sweep"):
+                    async with anyio.create_task_group() as tasks:
+                        for name in FIELDS:
+                            tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=LEADS_FIRST))
+                doubtful = await reader.doubtful()
+                if not doubtful:
+                    break
+                # In the original order: leads first.
+                ranges = {(one.start, one.end) for one in doubtful if one.field == "createdAt" and one.end}
+                with self.meter.counted("windows"):
+                    for is_contact in LEADS_FIRST:
+                        await reader.read(Window("createdAt", is_contact, start, end) for start, end in ranges)
         if differing := agreement.differing():
             with self.meter.counted("sweep"):
                 await ask_again(reader, differing, lists=LEADS_FIRST)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from etl.api.client import Client
 from etl.api.request import Body
 from etl.api.response import HttpResponse, Page, Row, id_text
 from etl.errors import ContractError
-from etl.extract.checkpoint import NullCheckpoint
+from etl.extract.checkpoint import Checkpoint, NullCheckpoint
 from etl.extract.crosscheck import FirstSeen, UnmatchedContact
 from etl.extract.history import History, NoSnapshot, Timing
 from etl.extract.meter import Meter
@@ -113,7 +114,13 @@ class Account:
         return HttpResponse(answer.status, answer.headers, answer.body)
 
     async def read(
-        self, memory: Memory, history: History, filters: Mapping[str, object], *, full: bool = True
+        self,
+        memory: Memory,
+        history: History,
+        filters: Mapping[str, object],
+        *,
+        full: bool = True,
+        checkpoint: Checkpoint | None = None,
     ) -> Extraction:
         """Extract once."""
         client = Client(self.answer, account="a", concurrency=1, jitter=lambda: 0.0)
@@ -123,7 +130,7 @@ class Account:
             TIMING,
             memory.receive,
             memory,
-            NullCheckpoint(),
+            checkpoint or NullCheckpoint(),
             Meter(client),
             full=full,
             filters=filters,
@@ -220,6 +227,38 @@ async def test_a_contact_that_goes_back_to_the_leads_is_read_although_the_scan_m
         extraction, memory, throughout = await run(account)
         lost = throughout - memory.arrived.keys()
         assert not lost or extraction.unproven, f"change before request {at}: {len(lost)} lost"
+
+
+def without(reply: HttpResponse, hidden: Callable[[Any], bool]) -> HttpResponse:
+    """An answer without the contacts that are `hidden`."""
+    rows = (json.dumps(row).encode() for row in json.loads(reply.body)["data"] if not hidden(row))
+    return HttpResponse(reply.status, reply.headers, envelope(rows))
+
+
+class Hides(Account):
+    """A server whose wide ranges lack the newest contact."""
+
+    async def answer(self, body: Body) -> HttpResponse:
+        """One atomic read."""
+        reply, newest, created = await super().answer(body), max(self.world.contacts(self.now)), body["createdAt"]
+        wide = created["endsAt"] and created["startAt"] != created["endsAt"]
+        return without(reply, lambda row: wide and row["_id"] == newest)
+
+
+async def test_a_contradiction_is_recorded_before_its_contact_is_received() -> None:
+    """A run that is killed in between, and resumed, still knows that windows had lacked a contact."""
+    account, memory, seen_by_then = Hides(), Memory(), []
+
+    class Recorder(NullCheckpoint):
+        def unproven(self, reason: str) -> None:  # noqa: ARG002 - it is the time that counts
+            seen_by_then.append(set(memory.arrived))
+
+    extraction = await account.read(memory, History(), {}, checkpoint=Recorder())
+    hidden = max(account.world.contacts(account.now))
+    assert extraction.unproven == ["contacts that the page scan saw were missing from accepted windows"]
+    assert hidden in memory.arrived
+    assert all(hidden not in arrived for arrived in seen_by_then)
+    assert len(seen_by_then) == 1
 
 
 def replaced(world: World, now: float) -> None:
@@ -332,6 +371,21 @@ class Grown(Account):
         extraction = await self.read(memory, history, {}, full=full)
         assert not extraction.unproven
         return self.world.existed_throughout(begin, self.now) - memory.arrived.keys()
+
+
+async def test_new_contacts_that_a_stale_replica_hides_from_both_sweeps_are_told() -> None:
+    """The unfiltered lists show them, and they are older than anything may become visible late."""
+
+    class Stale(Grown):
+        async def answer(self, body: Body) -> HttpResponse:
+            reply, spans = await super().answer(body), [body["createdAt"], body["lastSeenAt"]]
+            wide = any(span["startAt"] != span["endsAt"] for span in spans)
+            return without(reply, lambda row: wide and (milliseconds(row["createdAt"]) or 0) >= self.watermark)
+
+    account = Stale(3)
+    account.now += 3600
+    with pytest.raises(AssertionError, match="3 new contacts were listed, and are not in the answers to both sweeps"):
+        await account.extracted(full=False)
 
 
 @pytest.mark.parametrize(("answers", "asked"), [("all of them", 1), ("none at first", 2), ("none", 2)])

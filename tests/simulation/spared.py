@@ -39,6 +39,12 @@ SPARED: tuple[tuple[str, Callable[[Traits], bool], Traits], ...] = (
         {"page_size": 20},
     ),
     (
+        # Nothing shows the end of such a list: a run reads pages until its deadline, and fails.
+        "a list in no order that repeats its last page, where pages become smaller",
+        lambda traits: (traits["sort"], traits["past_end"]) == ("shuffled", "repeat") and traits["page_size_drop"],
+        {"page_size_drop": None},
+    ),
+    (
         # Another account is detected by its contacts; with one or two of them it may be chance.
         "an account of hardly anybody that is swapped",
         lambda traits: traits["swapped"] is not None,
