@@ -47,6 +47,11 @@ SAMPLE, FEWEST_CHECKED, MOST_CHECKED = 0.02, 8, 256
 """The share of the ranges that is read again, at least and at most this many."""
 SAMPLE_FILL = 0.75
 """How full a page is that checks a range: further contacts must have room on it."""
+GAP = 0.9
+"""The share of the time spanned by a page in which it shows nobody, so that this time is read again as a window.
+
+On a server that sorts by `_id`, contacts imported with a creation time of the past take the place of older ones. A
+night without contacts looks the same: at most as many gaps are read again as other ranges."""
 COUNTS = 8
 """How often a segment is counted that seems to lack contacts, at most, until two counts in a row agree.
 
@@ -116,6 +121,19 @@ def advance(window: Window, times: Sequence[int], resolution: int) -> Window | N
     return None
 
 
+def gap(part: Window, times: Sequence[int], resolution: int) -> Window | None:
+    """The range in which a page, whose contacts have the falling `times`, shows nobody for most of the time it spans.
+
+    Only in `part`, the range that the page shows completely; None if there is no such range.
+    """
+    newest, oldest = times[0] if part.end is None else part.end, times[-1]
+    inside = sorted((time for time in times if _is_in(part, time)), reverse=True)
+    marks = [newest, *inside, oldest if part.start is None else part.start - 1]
+    newer, older = max(pairwise(marks), key=lambda pair: pair[0] - pair[1])
+    start, end = older - older % resolution + resolution, newer - newer % resolution
+    return replace(part, start=start, end=end) if newer - older >= GAP * (newest - oldest) and start < end else None
+
+
 class OrderedRead:
     """Reads the segments between landmarks in chains of full pages; collects doubts about their order."""
 
@@ -137,6 +155,8 @@ class OrderedRead:
         self._stride = max(1, int(1 / share))
         """One in this many ranges is checked, from a place on that changes with every run."""
         self._ranges = itertools.count(landmarks[0][0].cut // 1000)
+        self._gaps = itertools.repeat(None, max(FEWEST_CHECKED, int(share * self.pages)))
+        """One for each gap that may still be read again."""
         self._checks: TaskGroup
         self._queue: WorkQueue[_Piece]
 
@@ -199,6 +219,8 @@ class OrderedRead:
         rows = sum(_is_in(whole, time) for time in times)
         if rows and next(self._ranges) % self._stride == 0:
             self._checks.start_soon(self._noted, self._check_sample, whole, page)
+        if len(times) == size and (empty := gap(whole, times, bounds.resolution)) and next(self._gaps, self) is None:
+            self._checks.start_soon(self._noted, self._compare, empty, page)
         await self._reader.accept(Accepted(whole, rows, level="ordered", request=self._client.sent), page)
         if whole.start is None or whole.start == window.start:
             return ()
@@ -233,21 +255,27 @@ class OrderedRead:
         return tuple(piece._replace(window=half) for half in halved(window, self._reader.bounds[window.field]))
 
     async def _check_sample(self, part: Window, page: Page) -> None:
-        """Read a sampled range again, as a window of fewer contacts than a page: it must list the same contacts.
-
-        Some may have been deleted since: one that a third read lists was only hidden by the second.
-        """
+        """Read a sampled range again, as a window of fewer contacts than a page."""
         bounds, times = self._reader.bounds[part.field], sorted(creation_times(page), reverse=True)
         size = self._reader.sizes.of(part.is_contact)
         oldest = times[min(len(times), max(1, int(size * SAMPLE_FILL))) - 1]
         start = oldest - oldest % bounds.resolution
-        window = part if part.start is not None and part.start >= start else replace(part, start=start)
-        shown, again = _ids_in(window, page), _ids_in(window, await self._client.read(window.query(bounds)))
+        await self._compare(
+            part if part.start is not None and part.start >= start else replace(part, start=start), page
+        )
+
+    async def _compare(self, window: Window, page: Page) -> None:
+        """Read a window: it must list the same contacts as a page that shows all of it. Raises `NotSorted`.
+
+        Some may have been deleted since: one that a third read lists was only hidden by the second.
+        """
+        query = window.query(self._reader.bounds[window.field])
+        shown, again = _ids_in(window, page), _ids_in(window, await self._client.read(query))
         if others := again - shown:
             message = f"{len(others)} contacts of a range are not on the page that should list them"
             raise NotSorted(message)
         gone = shown - again
-        if gone and gone & _ids_in(window, await self._client.read(window.query(bounds))):
+        if gone and gone & _ids_in(window, await self._client.read(query)):
             message = "a second read of a range lacked a contact that the first and the third read listed"
             raise NotSorted(message)
         self.checks = replace(self.checks, ranges=self.checks.ranges + 1)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from etl.api.response import Page, Row
 from etl.extract.landmarks import LONGEST_PIECE, MARGIN, Landmark, NotSorted, creation_times, disorder, rank_on
-from etl.extract.ordered import advance, segments
+from etl.extract.ordered import GAP, advance, gap, segments
 from etl.extract.windows import RangeSemantics, Window, evenly
 from tests.support.live import Job, Live, live
 from tests.support.live import Row as Cells
@@ -69,6 +69,36 @@ def test_a_full_page_shows_all_contacts_of_the_part_it_proves(newest_first: list
     assert part.end == window.end
     assert part.start is not None
     assert not [time for time in rest if time >= part.start]
+
+
+@pytest.mark.parametrize(
+    ("times", "shown", "empty"),
+    [
+        ([990, 985, 980, 20, 10], (30, 1000), (30, 980)),  # Most contacts were imported with a time of the past.
+        ([20, 20, 20, 20, 20], (30, 1000), (30, 1000)),
+        ([990, 700, 500, 20, 10], (30, 1000), None),
+        ([990, 985, 980, 20, 10], (985, 1000), None),
+        ([990, 985, 980, 20, 10], (30, None), (30, 980)),
+        ([10, 10], (10, 11), None),
+    ],
+    ids=["after some", "at once", "a usual page", "not shown", "no end", "nothing to read"],
+)
+def test_the_time_in_which_a_page_shows_nobody(
+    times: list[int], shown: tuple[int, int | None], empty: tuple[int, int] | None
+) -> None:
+    """It is told if it is nearly all the time that the page spans, as far as the page shows it completely."""
+    window = gap(Window("createdAt", True, *shown), times, resolution=10)
+    assert (window and (window.start, window.end)) == empty
+
+
+@given(times=st.lists(st.integers(0, 10_000), min_size=2, max_size=20).map(lambda ts: sorted(ts, reverse=True)))
+def test_a_page_shows_nobody_in_its_gap(times: list[int]) -> None:
+    """The gap holds no contact of the page, and is about as long as it must be."""
+    window = gap(Window("createdAt", True, times[-1], 10_001), times, resolution=1)
+    if window is not None:
+        start, end = window.start or 0, window.end or 0
+        assert not [time for time in times if start <= time < end]
+        assert end - start + 1 >= GAP * (10_001 - times[-1])
 
 
 def test_a_rank_is_told_only_by_the_page_around_the_cut() -> None:

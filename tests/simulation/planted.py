@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etl.api import retry
-from etl.extract import fetch, plan, strategy, sweep
+from etl.extract import fetch, ordered, plan, strategy, sweep
 from etl.extract.capabilities import PageSizes
 from etl.extract.fetch import WindowReader
 from etl.extract.windows import Window
@@ -229,6 +229,11 @@ PLANTS = (
         "the contacts of a segment are not counted",
         (*spoilt.UNCOUNTED, NO_CROSS_CHECK),
         {**_ORDERED, "mixed_pages": (0.7, 0.4, 30), "page_size": 20},
+    ),
+    Plant(
+        "a page that shows nobody for a long time is believed",
+        (instead(ordered, "gap", lambda *_: None), *spoilt.UNCOUNTED, NO_CROSS_CHECK),
+        {**_ORDERED, "sort": "id_desc", "mix": "everything", "page_size": 5, "ties": 2.5},
     ),
     Plant(
         "contacts are read in order before leads",
