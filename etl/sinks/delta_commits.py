@@ -48,7 +48,7 @@ _SIDE_TABLES = tuple(folder for folder in _TABLES if folder != CONTACTS)
 _APP = "etl"
 """Our application id in the logs; its transaction version is the number of the last run."""
 _MANIFEST_KEY = "etl.manifest"
-_MANIFEST = re.compile(r"manifests/(\d{8,})\.([0-9a-f]{64})\.([0-9a-f]{64}|first)\.json")
+_MANIFEST = parquet_layout.MANIFESTS["delta"]
 _RUN = re.compile(r"seq=(\d+)/")
 _Files = dict[str, dict[str, DataFile]]
 """The files of every table, by their paths in it."""

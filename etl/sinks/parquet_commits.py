@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +12,7 @@ from etl.sinks.manifest import Manifest
 from etl.sinks.parquet_layout import Chain
 from etl.storage.objects import Store
 
-_MANIFEST = re.compile(r"manifests/\d{8,}\.json")
+_MANIFEST = parquet_layout.MANIFESTS["parquet"]
 
 
 class Commits(Protocol):

@@ -32,12 +32,12 @@ Up to manifest format 2, `rejects` accumulated too (`etl.sinks.rejects`)."""
 MANIFEST = "manifest.json"
 """The manifest among the files that a run prepared; linking it into the target publishes."""
 _SEQ = re.compile(r"seq=(\d{8,})")
-_MANIFEST = re.compile(r"(\d{8,})\.json")
-_OF_KIND: dict[SinkKind, re.Pattern[str]] = {
-    "parquet": _MANIFEST,
-    "delta": re.compile(r"\d{8,}\.[0-9a-f]{64}\.\w+\.json"),
+MANIFESTS: dict[SinkKind, re.Pattern[str]] = {
+    "parquet": re.compile(r"manifests/(\d{8,})\.json"),
+    "delta": re.compile(r"manifests/(\d{8,})\.([0-9a-f]{64})\.([0-9a-f]{64}|first)\.json"),
 }
-"""The names of the manifests of each kind of target that has them in a folder."""
+"""The manifests of each kind of target that has them as files: their number; for Delta, also their digest and the one
+before."""
 
 
 def part_folder(content: str, seq: int) -> str:
@@ -87,9 +87,9 @@ def read(target: Path, *, runs: bool = False) -> Chain:
             return Chain(target)
         if not target.is_dir():
             raise SinkError("the target is a file, not a folder", where=str(target), hint="Choose another path.")
-    names = [path.name for path in files.entries(target / "manifests")]
+    names = [f"manifests/{path.name}" for path in files.entries(target / "manifests")]
     refuse_manifests("delta", names, str(target))
-    found = map(_MANIFEST.fullmatch, names)
+    found = map(MANIFESTS["parquet"].fullmatch, names)
     numbers = sorted(int(each[1]) for each in found if each)
     chain = linked(target, map(_document, (manifest_path(target, number) for number in numbers)), runs=runs)
     for number, current in zip(numbers, chain.manifests, strict=True):
@@ -104,7 +104,7 @@ def read(target: Path, *, runs: bool = False) -> Chain:
 
 def refuse_manifests(kind: SinkKind, names: Iterable[str], where: str) -> None:
     """Raise `UsageError` if there are manifests of a target of this other kind."""
-    if any(_OF_KIND[kind].fullmatch(name.removeprefix("manifests/")) for name in names):
+    if any(map(MANIFESTS[kind].fullmatch, names)):
         hint = "Name another path for this sink, or give it the kind of the target that is there."
         raise UsageError(f"the target of a sink of the kind {kind} is there", where=where, hint=hint)
 
