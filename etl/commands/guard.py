@@ -86,10 +86,11 @@ def check_shrink(
         kept = previous - losing
         if previous >= ANOTHER_ACCOUNT and kept <= SHARED * previous and kept < SHARED * counts.new:
             errors[account] = GuardError(
-                f"this looks like another account: {counts.new} new contacts, and {kept} of the {previous} before",
+                f"this looks like another account: {counts.new} new contacts, and only {kept} of {previous} are left",
                 where=f"account {account}",
                 hint="Nothing of this account was published. Restore its base_url and token, or give the new account"
-                f" another name; if this is right, `etl account drop {account}` removes the old contacts.",
+                f" another name: `etl account drop {account}` removes the old contacts. If the contacts of this account"
+                " were replaced, run with --allow-shrink.",
             )
         elif losing > max(fewest, share * previous):
             look, why = record.detail.get("escalated"), ""

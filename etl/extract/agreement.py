@@ -38,7 +38,7 @@ class Agreement:
             self.before = self.since
 
     def differing(self) -> Mapping[bytes, int]:
-        """The creation times (ms) of the contacts that not both sweeps have shown."""
+        """The creation times (ms) of the contacts that were not shown by both sweeps."""
         if self.since >= self.before:
             return {}
         one, other, listed = self._shown.values()

@@ -95,7 +95,10 @@ class CrossCheckLog(Protocol):
         """
 
     async def shows_returns(self) -> bool:
-        """Whether a contact seen in the list of contacts, and not in that of leads, was received as a lead."""
+        """Whether a contact seen in the list of contacts, and not in that of leads, was received as a lead.
+
+        On a server that does not tell in which list a contact is, it is not known.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +177,12 @@ class CrossCheck:
         """Request every contact that was seen and that no window returned; returns doubts.
 
         Most were deleted since. A contact still in the list where the scan saw it contradicts an accepted window. A
-        contact now in the other list moved from contacts back to leads between the reads of the two lists. Wherever a
-        contact moved back, leads are read again after contacts, so that none is missed because of the order (M13).
+        contact now in the other list moved from contacts back to leads between the reads of the two lists. If any did,
+        leads are read again after contacts; otherwise the order of reading could hide one (M13).
         """
         unmatched = await self.log.missing(before)
         resolution = self.capabilities.resolution
-        # Told before the contact is received: a resumed run would take it for one that a window had returned.
+        # Recorded before the contact is received: a resumed run would assume that a window had returned it.
         with reader.noting(partial(_contradict, reader, {one.contact_id for one in unmatched})):
             await reader.read({around(one.created, one.is_contact, resolution) for one in unmatched})
         moved = await self.log.missing(before) if unmatched else []

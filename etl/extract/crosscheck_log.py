@@ -193,22 +193,21 @@ class CrossCheckFiles:
     async def shows_returns(self) -> bool:
         """See `crosscheck.CrossCheckLog`."""
         parts, _ = await self._received()
-        return await to_thread.run_sync(self._shows_returns, parts)
+        return await to_thread.run_sync(self._shows_returns, [part for part in parts if part not in self._doubted])
 
     def _shows_returns(self, parts: Sequence[Path]) -> bool:
         query = f"""
-            with seen as (
-                select contact_id from ({duck.scan(self._files, _COLUMNS)}) group by all having bool_and(is_contact)
-            )
-            select count(*) > 0
-            from seen semi join (from ({duck.scan(parts, _PART_COLUMNS)}) where not is_contact) using (contact_id)
+            with seen as (from ({duck.scan(self._files, _COLUMNS)})),
+            leads as (select contact_id from ({duck.scan(parts, _PART_COLUMNS)}) where not is_contact)
+            select count(*) > 0 from (from seen where is_contact) semi join leads using (contact_id)
+            anti join (from seen where not is_contact) as listed using (contact_id)
         """  # noqa: S608 - file names are quoted by the engine
         with self._connect() as connection:
             [(found,)] = connection.execute(query).fetchall()
         return bool(found)
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        """An engine of its own; its spill folder is created here: DuckDB would create it with the umask's rights."""
+        """A new engine; its spill folder is created here: DuckDB would create it with the umask's permissions."""
         return duck.connect(duck.FRUGAL, files.private_folder(self._folder / "spill"))
 
     def _missing(

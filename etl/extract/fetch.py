@@ -90,7 +90,7 @@ class WindowReader:
 
     @contextmanager
     def noting(self, note: Note) -> Iterator[None]:
-        """Call `note` with the field and the rows of each answer before it is received."""
+        """Call `note` with the rows of each page before it is passed to `receive`, and of unfiltered first pages."""
         before, self._note = self._note, note
         try:
             yield
@@ -231,7 +231,9 @@ class WindowReader:
         """
         leads, contacts = [await self._client.read(Query(listed)) for listed in (False, True)]
         for page in (leads, contacts):
-            self._note(None, page.rows)
+            # A contact that was active since may have come into the range of a sweep after that was read.
+            old = [row for row in page.rows if (milliseconds(row.last_seen_at) or 0) < self._capabilities.t0]
+            self._note(None, old)
         now = PageSizes(len(contacts.rows), len(leads.rows))
         gone = sum(self.sizes.seen(listed) for listed in (False, True) if not now.seen(listed))
         # Under maintenance, servers return valid empty lists (A43). A few contacts may have been deleted, or moved to
@@ -242,7 +244,7 @@ class WindowReader:
         for listed in (False, True):
             if 2 * now.seen(listed) < len(self._created(listed)):
                 self.sizes = self.sizes.with_cut(listed, now.seen(listed))
-            if self.sizes.cut(listed):  # If pages of that size were cut, a larger one is of another server.
+            if self.sizes.cut(listed):  # Then a larger page comes from another server.
                 self.sizes = self.sizes.with_page(listed, now.seen(listed))
             if now.of(listed) < self.sizes.of(listed):
                 self._lowered.add(listed)

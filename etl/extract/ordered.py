@@ -48,12 +48,12 @@ SAMPLE, FEWEST_CHECKED, MOST_CHECKED = 0.02, 8, 256
 SAMPLE_FILL = 0.75
 """How full a page is that checks a range: further contacts must have room on it."""
 GAP = 0.9
-"""The share of the time spanned by a page in which it shows nobody, so that this time is read again as a window.
+"""The share of the time shown by a page in which it lists no contact, so that this time is read again as a window.
 
 On a server that sorts by `_id`, contacts imported with a creation time of the past take the place of older ones. A
-night without contacts looks the same: at most as many gaps are read again as other ranges."""
+night without contacts looks the same: only the first gaps are read again, as many as samples are taken."""
 COUNTS = 8
-"""How often a segment is counted that seems to lack contacts, at most, until two counts in a row agree.
+"""How often a segment is counted that seems to lack contacts, at most, until two counts find the list unchanged.
 
 The list may grow between the two reads of a count."""
 WORTH_HALVING = 10
@@ -122,16 +122,13 @@ def advance(window: Window, times: Sequence[int], resolution: int) -> Window | N
 
 
 def gap(part: Window, times: Sequence[int], resolution: int) -> Window | None:
-    """The range in which a page, whose contacts have the falling `times`, shows nobody for most of the time it spans.
-
-    Only in `part`, the range that the page shows completely; None if there is no such range.
-    """
-    newest, oldest = times[0] if part.end is None else part.end, times[-1]
-    inside = sorted((time for time in times if _is_in(part, time)), reverse=True)
-    marks = [newest, *inside, oldest if part.start is None else part.start - 1]
+    """The longest range of `part` in which none of the `times` of its page lie, if it is most of `part`; else None."""
+    if part.start is None or part.end is None:
+        return None
+    marks = [part.end, *sorted((time for time in times if _is_in(part, time)), reverse=True), part.start - 1]
     newer, older = max(pairwise(marks), key=lambda pair: pair[0] - pair[1])
     start, end = older - older % resolution + resolution, newer - newer % resolution
-    return replace(part, start=start, end=end) if newer - older >= GAP * (newest - oldest) and start < end else None
+    return replace(part, start=start, end=end) if end - start >= GAP * (part.end - part.start) else None
 
 
 class OrderedRead:
@@ -155,8 +152,8 @@ class OrderedRead:
         self._stride = max(1, int(1 / share))
         """One in this many ranges is checked, from a place on that changes with every run."""
         self._ranges = itertools.count(landmarks[0][0].cut // 1000)
-        self._gaps = itertools.repeat(None, max(FEWEST_CHECKED, int(share * self.pages)))
-        """One for each gap that may still be read again."""
+        self._gaps_left = round(share * self.pages)
+        """How many gaps may still be read again."""
         self._checks: TaskGroup
         self._queue: WorkQueue[_Piece]
 
@@ -219,7 +216,8 @@ class OrderedRead:
         rows = sum(_is_in(whole, time) for time in times)
         if rows and next(self._ranges) % self._stride == 0:
             self._checks.start_soon(self._noted, self._check_sample, whole, page)
-        if len(times) == size and (empty := gap(whole, times, bounds.resolution)) and next(self._gaps, self) is None:
+        if len(times) == size and self._gaps_left and (empty := gap(whole, times, bounds.resolution)):
+            self._gaps_left -= 1
             self._checks.start_soon(self._noted, self._compare, empty, page)
         await self._reader.accept(Accepted(whole, rows, level="ordered", request=self._client.sent), page)
         if whole.start is None or whole.start == window.start:
@@ -255,7 +253,7 @@ class OrderedRead:
         return tuple(piece._replace(window=half) for half in halved(window, self._reader.bounds[window.field]))
 
     async def _check_sample(self, part: Window, page: Page) -> None:
-        """Read a sampled range again, as a window of fewer contacts than a page."""
+        """Read the newest contacts of a sampled range again, in a window with room for further ones on its page."""
         bounds, times = self._reader.bounds[part.field], sorted(creation_times(page), reverse=True)
         size = self._reader.sizes.of(part.is_contact)
         oldest = times[min(len(times), max(1, int(size * SAMPLE_FILL))) - 1]
@@ -282,7 +280,7 @@ class OrderedRead:
 
     async def _check_count(self, segment: Segment) -> None:
         """Compare the contacts received in a segment with the number that are listed. Raises `NotSorted`."""
-        received, newer, older, before = self._received(segment), segment.newer, segment.older, -1
+        received, newer, older, before = self._received(segment), segment.newer, segment.older, (-1, -1)
         for _ in range(COUNTS):
             listed = await self._rest(segment, newer.rank + received) if older is None else older.rank
             if self.without_created_at:
@@ -290,9 +288,10 @@ class OrderedRead:
             if listed - newer.rank <= received:
                 self.checks = replace(self.checks, segments=self.checks.segments + 1)
                 return
-            if listed - newer.rank == before:
+            if (newer.rank, listed) == before:
                 break
-            before = listed - newer.rank
+            if newer is not segment.newer:  # The first count has landmarks as old as the run.
+                before = newer.rank, listed
             # Contacts may have been created or deleted since. One that is created between these two reads leads to
             # another count, because the newer landmark is read first.
             newer = await renewed(self._client, segment.is_contact, newer, self._size(segment))

@@ -7,7 +7,6 @@ right: a window that turns out full is split when it is read. Windows tile the r
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import ceil, inf, isfinite
@@ -15,7 +14,7 @@ from operator import itemgetter
 
 from etl.api.request import TimeField
 from etl.extract.capabilities import Capabilities
-from etl.extract.windows import Accepted, Window
+from etl.extract.windows import Window
 from etl.model import union
 
 
@@ -138,16 +137,6 @@ def _wider(span: tuple[int, int], times: Sequence[int], resolution: int) -> Iter
 def others_in(start: int, end: int, chosen: Sequence[int], times: Sequence[int]) -> int:
     """How many of the sorted `times` in [start, end) are not among the sorted `chosen` ones."""
     return bisect_left(times, end) - bisect_left(times, start) - bisect_left(chosen, end) + bisect_left(chosen, start)
-
-
-def lacking(windows: Sequence[Window], accepted: Iterable[Accepted], times: Sequence[int]) -> list[Window]:
-    """The closed and disjoint `windows` whose `accepted` parts list fewer contacts than the sorted `times` say."""
-    starts = sorted(window.start or 0 for window in windows)
-    listed = Counter[int]()
-    for done in accepted:
-        listed[starts[bisect_right(starts, done.window.start or 0) - 1]] += done.rows
-    known = (bisect_left(times, window.end or 0) - bisect_left(times, window.start or 0) for window in windows)
-    return [window for window, rows in zip(windows, known, strict=True) if listed[window.start or 0] < rows]
 
 
 def remaining(windows: Iterable[Window], done: Iterable[Window]) -> Iterator[Window]:

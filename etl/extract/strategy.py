@@ -28,7 +28,7 @@ from etl.extract.landmarks import NotSorted, find_landmarks, may_be_sorted
 from etl.extract.meter import Meter, Purpose
 from etl.extract.ordered import OrderChecks, OrderedRead
 from etl.extract.pages import PageScan, Receive, scan_pages
-from etl.extract.plan import lacking, others_in, plan_lists, ranges_around, scrub_span
+from etl.extract.plan import others_in, plan_lists, ranges_around, scrub_span
 from etl.extract.probe import probe
 from etl.extract.sweep import ask_again, sweep
 from etl.extract.windows import Accepted, Window
@@ -365,17 +365,14 @@ class _Steps:
     async def _confirm_strikes(self, reader: WindowReader, capabilities: Capabilities) -> _Strikes:
         """Request every contact with a strike in a range small enough for a page of any size.
 
-        A range that lacks a known contact is requested twice: one answer is not enough to delete it. The server may not
-        be showing a range that lists no contact at all, although others should be in it.
+        The server may not be showing a range that lists no contact at all, although others should be in it.
         """
         struck, created = self.history.snapshot.struck(), self.history.snapshot.created(None)
         ranges = strike_ranges(self.history, capabilities)
         for is_contact in LEADS_FIRST:
             windows = [Window("createdAt", is_contact, start, end) for start, end in ranges]
-            before = len(reader.accepted)
-            await reader.read(windows, most=SMALLEST_PAGE)
-            fewer = lacking(windows, reader.accepted[before:], self.history.snapshot.created(is_contact))
-            await reader.read(fewer, most=SMALLEST_PAGE)
+            for _ in range(2):  # One answer is not enough to delete a contact.
+                await reader.read(windows, most=SMALLEST_PAGE)
         near, shown = NOTHING, reader.starts_of_shown()
         for start, end in ranges:
             looked = others_in(start, end, struck, created)

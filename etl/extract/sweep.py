@@ -17,7 +17,7 @@ from etl.extract.fetch import WindowReader
 from etl.extract.windows import Window, around
 
 MOST_ASKED_AGAIN = 20
-"""Creation times of contacts that not both sweeps have shown, each of which is requested again."""
+"""Maximum creation times, of contacts that were not shown by both sweeps, that are requested again."""
 PASSES = 600
 """Maximum slices of the open rest; if more are needed, the account changes faster than it can be read."""
 
@@ -33,14 +33,14 @@ async def sweep(reader: WindowReader, field: TimeField, *, since: int, until: in
 
 async def ask_again(reader: WindowReader, differing: Mapping[bytes, int], *, lists: Sequence[bool]) -> None:
     """Request contacts (id to creation time) that a sweep has not shown, and doubt that sweep if they still exist."""
-    again = Agreement(min(differing.values()), max(differing.values()) + 1)
+    again = Agreement(0, max(differing.values()) + 1)
     instants = sorted({*differing.values()})[:MOST_ASKED_AGAIN]
     resolution = reader.bounds["createdAt"].resolution
     with reader.noting(again.note):
         for is_contact in lists:
             await reader.read(around(created, is_contact, resolution) for created in instants)
     if alive := differing.keys() & again.differing().keys():
-        reader.doubt(f"{len(alive)} new contacts were listed, and are not in the answers to both sweeps")
+        reader.doubt(f"{len(alive)} new contacts were listed, but not returned by both sweeps")
 
 
 async def _open_rest(reader: WindowReader, window: Window) -> None:

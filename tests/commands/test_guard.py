@@ -157,7 +157,7 @@ def test_a_look_is_measured_against_what_was_looked_at(looked: int, absent: int,
         (10, 23, 24, False),
     ],
 )
-def test_hardly_anybody_of_before_is_another_account(new: int, struck: int, previous: int, *, other: bool) -> None:
+def test_nearly_all_contacts_replaced_is_another_account(new: int, struck: int, previous: int, *, other: bool) -> None:
     """If nearly all contacts published before are gone and others appear, it is another account, however small."""
     merged = Merged({"main": Counts(new=new)}, {"main": struck}, {"main": previous})
     error = check_shrink({"main": RECORD}, merged, 0.05).get("main")

@@ -28,7 +28,7 @@ ROWS = st.lists(st.tuples(st.none() | st.integers(0, 60), st.none() | st.integer
 def test_only_contacts_in_the_range_of_both_sweeps_can_differ(
     times: list[tuple[int | None, int | None]], shown: set[TimeField | None]
 ) -> None:
-    """What a sweep loses is told, if it was created and last seen in the range that both read.
+    """What a sweep loses is reported, if it was created and last seen in the range that both read.
 
     The other sweep shows it, or the unfiltered list does, although both sweeps have lost it.
     """

@@ -249,6 +249,41 @@ async def test_rejected_contacts_were_received(tmp_path: Path) -> None:
         assert [one.contact_id for one in await log.missing(FAR)] == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("in_contacts", "in_leads", "received_as", "doubted", "returned"),
+    [
+        (True, False, False, False, True),
+        (True, True, False, False, False),  # The lists overlap.
+        (False, True, False, False, False),
+        (True, False, True, False, False),
+        (True, False, None, False, False),  # The server does not tell.
+        (True, False, False, True, False),  # It may have been a lead long before it was seen.
+    ],
+)
+async def test_a_contact_that_went_back_to_the_leads(
+    tmp_path: Path, *, in_contacts: bool, in_leads: bool, received_as: bool | None, doubted: bool, returned: bool
+) -> None:
+    """The list in which it was seen, and the one in which it was received, show that it went back (M13)."""
+    stage = Stage(tmp_path)
+
+    async def received() -> tuple[Sequence[Path], Sequence[Path]]:
+        stage.close()
+        return stage.parts, stage.rejects
+
+    with CheckpointFile(tmp_path, KEY, NOW) as checkpoint:
+        checkpoint.begin(START)
+        log = CrossCheckFiles(tmp_path, received, lambda _: None, checkpoint)
+        assert not await log.shows_returns()
+        one = contact(1, is_contact=received_as)
+        stage.append(batch("main", [one]))
+        if doubted:
+            await log.distrust_received()
+        for listed, seen in ((True, in_contacts), (False, in_leads)):
+            await log.record(page_of(1, *([one["contact_id"]] if seen else ["b"])), is_contact=listed)
+        await log.save()
+        assert await log.shows_returns() is returned
+
+
 async def test_a_file_without_its_line_is_removed(begin: Begin, tmp_path: Path) -> None:
     """A process killed between file and line leaves a file that is not listed, and the next run removes it (P27)."""
     log = begin()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etl.extract.plan import lacking, plan_windows, ranges_around, requests_of, scrub_span
-from etl.extract.windows import Accepted, Window
+from etl.extract.plan import plan_windows, ranges_around, requests_of, scrub_span
+from etl.extract.windows import Window
 
 DAY = 86_400_000
 some_times = st.lists(st.integers(-30, 60) | st.integers(0, 3 * DAY), max_size=120).map(sorted)
@@ -130,13 +129,3 @@ def test_those_asked_for_directly_have_neighbours() -> None:
     assert ranges_around([50], [10, 40, 45, 50, 58, 90], company=6, neighbours=3) == [(40, 59)]
     assert ranges_around([50], [45, 50, 50, 50], company=1, neighbours=3) == [(50, 51)]
     assert ranges_around([50, 52], [50, 51, 52], company=0, neighbours=3) == [(50, 51), (52, 53)]
-
-
-def test_windows_whose_parts_list_too_few_are_lacking() -> None:
-    """The rows of all accepted parts of a window count, wherever it stands in the order of the windows."""
-    later, earlier = (Window("createdAt", True, start, start + 10) for start in (50, 10))
-    parts = [(replace(earlier, end=14), 2), (replace(earlier, start=14), 1), (later, 1)]
-    accepted = [Accepted(window, rows) for window, rows in parts]
-    assert lacking([later, earlier], accepted, [10, 12, 19, 30, 51]) == []
-    assert lacking([later, earlier], accepted, [10, 12, 15, 19, 51]) == [earlier]
-    assert lacking([later, earlier], [], [51]) == [later]

@@ -231,7 +231,7 @@ PLANTS = (
         {**_ORDERED, "mixed_pages": (0.7, 0.4, 30), "page_size": 20},
     ),
     Plant(
-        "a page that shows nobody for a long time is believed",
+        "the gaps of pages are not read again",
         (instead(ordered, "gap", lambda *_: None), *spoilt.UNCOUNTED, NO_CROSS_CHECK),
         {**_ORDERED, "sort": "id_desc", "mix": "everything", "page_size": 5, "ties": 2.5},
     ),
