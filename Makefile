@@ -33,7 +33,13 @@ run: setup ## Export the simulated account (CONFIG=... for another).
 test: setup ## Run the tests.
 	$(BIN)/python -m pytest
 
-campaigns: setup ## Run the tests that take longest: planted bugs, more kills, benchmarks.
+AZURITE := .venv/azurite/node_modules/.bin/azurite-blob
+
+$(AZURITE): $(STAMP)
+	@# The emulator of Azure's object store. Without npm, its tests are skipped.
+	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix .venv/azurite azurite@3.37.0; fi
+
+campaigns: setup $(AZURITE) ## Run the tests that take longest: planted bugs, more kills, benchmarks.
 	$(BIN)/python -m pytest -m campaign -n3
 
 check: setup ## Lint, format, types, architecture.

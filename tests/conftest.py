@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import azure
 from tests.support import postgres as postgres_server
 from tests.support.live import Account, Job, Live
 
@@ -22,6 +23,15 @@ def postgres() -> Iterator[postgres_server.Server]:
     """A PostgreSQL server for all tests of this process."""
     with postgres_server.running() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def blob_store() -> Iterator[azure.BlobStore]:
+    """Azure's object store for all tests of this process."""
+    if not azure.EMULATOR.exists():
+        pytest.skip("Azure's emulator is not installed: `make campaigns` installs it if there is npm")
+    with azure.running() as store:
+        yield store
 
 
 @pytest.fixture

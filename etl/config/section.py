@@ -62,6 +62,8 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+OBJECT_STORES = ("s3", "az")
+"""The schemes of addresses in object stores."""
 
 
 def absolute(section: S) -> S:
@@ -74,4 +76,6 @@ def _absolute(value: object) -> object:
         return absolute(value)
     if isinstance(value, tuple):
         return tuple(map(_absolute, value))
-    return value.absolute() if isinstance(value, Path) and not str(value).startswith("s3:/") else value
+    if isinstance(value, Path) and str(value).partition(":/")[0] not in OBJECT_STORES:
+        return value.absolute()
+    return value

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from etl.config.section import NamedPath, Section, secure_address
+from etl.config.section import OBJECT_STORES, NamedPath, Section, secure_address
 from etl.config.units import Rights, TimeLimit
 
 SINK_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
@@ -59,16 +59,16 @@ class LakeTarget(Place):
     """A folder, or the same in an object store."""
 
     endpoint: str = ""
-    """The address of the object store; empty: that of the environment, or else AWS."""
+    """The address of the object store; empty: that of the environment, or else of AWS or Azure."""
     stage: NamedPath | None = None
     """If `path` is in an object store: see `PostgresTarget.stage`."""
 
     @property
     def url(self) -> str:
-        """The address `s3://bucket/prefix`; empty if the target is a folder."""
+        """The address `s3://bucket/prefix` or `az://container/prefix`; empty if the target is a folder."""
         # A path keeps one of the two slashes.
         scheme, _, rest = str(self.path).partition(":/")
-        return f"s3://{rest}" if scheme == "s3" else ""
+        return f"{scheme}://{rest}" if scheme in OBJECT_STORES else ""
 
     @field_validator("endpoint")
     @classmethod
@@ -78,9 +78,9 @@ class LakeTarget(Place):
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if self.endpoint and not self.url:
-            raise ValueError("endpoint is for a path in an object store: s3://bucket/prefix")
-        if self.url and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.=-]+)+", self.url, re.ASCII):
-            raise ValueError(f"expected an address such as s3://bucket/prefix, not {self.url}")
+            raise ValueError("endpoint is for a path in an object store: s3://bucket/prefix, az://container/prefix")
+        if self.url and not re.fullmatch(r"\w\w://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.=-]+)+", self.url, re.ASCII):
+            raise ValueError(f"expected an address such as {self.url[:2]}://bucket/prefix, not {self.url}")
         return self
 
 

@@ -301,7 +301,7 @@ class DeltaCommits:
 def options(endpoint: str) -> dict[str, str]:
     """The library's options for an object store; credentials come from the environment, as for `Objects`."""
     limits = {"connect_timeout": "5s", "timeout": "60s", "max_retries": "5", "retry_timeout": "60s"}
-    address = {"endpoint_url": endpoint} if endpoint else {}
+    address = {"endpoint": endpoint} if endpoint else {}
     return {**limits, **address, "allow_http": str(endpoint.startswith("http:")).lower()}
 
 

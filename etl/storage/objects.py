@@ -1,25 +1,25 @@
 """The objects below one address of an object store (`s3://bucket/prefix`), by their names relative to it.
 
-Credentials come from the environment (variables, web identity, container or instance role). Reading, listing, uploading
-and removing are repeated by the library; creating is repeated here, because its outcome may be unknown. Errors of the
-library are raised as `SinkError`, with the store's error code and never its text. The only module that imports obstore,
-which belongs to the extra `s3`.
+Stores are those with the interface of S3, and Azure (`az://container/prefix`). Credentials come from the environment
+(variables, web identity, container or instance role). Reading, listing, uploading and removing are repeated by the
+library; creating is repeated here, because its outcome may be unknown. Errors of the library are raised as `SinkError`,
+with the store's error code and never its text. The only module that imports obstore, which belongs to the extra `s3`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import sleep
-from typing import Protocol
+from typing import Any, Protocol
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-from obstore.store import S3Store
+from obstore.store import AzureStore, S3Store
 
 from etl.errors import OutcomeUnknown, SinkError, Unreachable
 from etl.storage import files
@@ -36,11 +36,25 @@ _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3} [A-Z][A-Za-z ]+)")
 _ACCOUNT = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this machine."
 _RIGHTS = "Give these credentials s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there."
+_AZURE_ACCOUNT = "Check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or the identity of this machine."
+_AZURE_RIGHTS = "Give this identity the role Storage Blob Data Contributor there."
 _NETWORK = "Check the endpoint of the sink and the network, then run again."
 _LATER = "Run again later."
 NO_ANSWER = "no answer"
+_NO_CREDENTIALS = {
+    "metadata/identity": "no credentials for Azure",
+    "169.254.169.254": "no credentials",
+    "169.254.170.2": "no credentials",
+    "fd00:ec2::254": "no credentials",
+}
+"""What the library says if the environment holds no credentials: addresses at which it looks for a role, most often."""
 _HINTS = {
     "NoSuchBucket": "Create the bucket, or correct its name.",
+    "ContainerNotFound": "Create the container, or correct its name.",
+    "AuthenticationFailed": _AZURE_ACCOUNT,
+    "AuthorizationFailure": _AZURE_ACCOUNT,
+    "no credentials for Azure": _AZURE_ACCOUNT,
+    "AuthorizationPermissionMismatch": _AZURE_RIGHTS,
     "AccessDenied": _RIGHTS,
     "403": _RIGHTS,
     "InvalidAccessKeyId": _ACCOUNT,
@@ -53,10 +67,9 @@ _HINTS = {
     "no credentials": _ACCOUNT,
     NO_ANSWER: _NETWORK,
 }
-_ELSEWHERE = {_ACCOUNT, _NETWORK, _LATER}
+_ELSEWHERE = {_ACCOUNT, _AZURE_ACCOUNT, _NETWORK, _LATER}
 """The hints of errors that concern the store as a whole, not what is asked of it."""
-_INSTANCE = ("169.254.169.254", "169.254.170.2", "fd00:ec2::254")
-"""Where the library looks for the role of this machine, if the environment holds no credentials."""
+_NO_PLACE = {"NoSuchBucket", "ContainerNotFound"}
 
 
 class Missing(SinkError):
@@ -93,7 +106,7 @@ class Store(Protocol):
 class Objects:
     """The objects below `url`. Objects of this module are never changed, only created and removed.
 
-    `endpoint` is the address of the store, by default that of the environment, or else of AWS.
+    `endpoint` is the address of the store, by default that of the environment, or else of AWS or Azure.
     """
 
     def __init__(self, url: str, endpoint: str = "", *, pause: Callable[[float], object] = sleep) -> None:
@@ -104,19 +117,25 @@ class Objects:
         self._pause = pause
         self._store = self._connect(_RETRIES)
 
-    def _connect(self, retries: int) -> S3Store:
-        return S3Store.from_url(
-            self.url,
-            # The store checks what it receives: a connection that changes a byte does not go unnoticed.
-            config={"checksum_algorithm": "SHA256", **({"endpoint": self._endpoint} if self._endpoint else {})},
-            client_options={
+    def _connect(self, retries: int) -> S3Store | AzureStore:
+        config: Any = {"endpoint": self._endpoint} if self._endpoint else {}
+        options: Any = {
+            "client_options": {
                 "allow_http": self._endpoint.startswith("http:"),
                 "connect_timeout": _CONNECT,
                 "read_timeout": _SILENCE,
                 "timeout": _REQUEST,
             },
-            retry_config={"max_retries": retries, "retry_timeout": _RETRYING},
-        )
+            "retry_config": {"max_retries": retries, "retry_timeout": _RETRYING},
+        }
+        if not self.url.startswith("az:"):
+            # The store checks what it receives: a connection that changes a byte does not go unnoticed.
+            return S3Store.from_url(self.url, config=config | {"checksum_algorithm": "SHA256"}, **options)
+        try:
+            return AzureStore.from_url(self.url, config=config, **options)
+        except BaseError as error:
+            message = "the name or the key of the storage account is missing or malformed"
+            raise Unreachable(message, where=self.url, hint=_AZURE_ACCOUNT) from error
 
     def list(self, prefix: str = "") -> dict[str, Listed]:
         """The objects whose names begin with the folders `prefix`, by name."""
@@ -190,14 +209,14 @@ class Objects:
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects; a missing one is ignored."""
         chosen = sorted(names)
-        if chosen:
-            with self._translated("remove", chosen[0]):
-                obstore.delete(self._store, chosen)
+        # S3 removes a missing object; Azure reports it, after it has removed all others.
+        with suppress(Missing), self._translated("remove", chosen[0] if chosen else ""):
+            obstore.delete(self._store, chosen)
 
     def settle(self, name: str) -> None:
         """Do nothing: the store keeps what it has accepted."""
 
-    def _read(self, store: S3Store, name: str) -> bytes:
+    def _read(self, store: S3Store | AzureStore, name: str) -> bytes:
         with self._translated("read", name):
             return bytes(obstore.get(store, name).bytes())
 
@@ -214,7 +233,8 @@ class Objects:
             yield
         except (BaseError, FileNotFoundError, PermissionError) as error:
             reason = reason_of(error)
-            kind = Missing if isinstance(error, FileNotFoundError) and reason != "NoSuchBucket" else kind_for(reason)
+            missing = isinstance(error, FileNotFoundError) and reason not in _NO_PLACE
+            kind = Missing if missing else kind_for(reason)
             message = f"cannot {what} an object: {reason}"
             raise kind(message, where=self.where(name), hint=hint_for(reason)) from error
 
@@ -222,8 +242,8 @@ class Objects:
 def reason_of(error: Exception) -> str:
     """The code of the store or the status of its answer; the rest of the message may hold anything."""
     text = str(error)
-    if any(address in text for address in _INSTANCE):
-        return "no credentials"
+    if lacking := next((reason for sign, reason in _NO_CREDENTIALS.items() if sign in text), ""):
+        return lacking
     found = _CODE.search(text) or _STATUS.search(text)
     return found[1].strip() if found else NO_ANSWER
 

@@ -13,6 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from etl.errors import UsageError
+from tests.support.azure import BlobStore
 from tests.support.live import Job, Live, live
 from tests.support.object_store import CREDENTIALS, SECRET, ObjectStore, running
 
@@ -181,6 +182,30 @@ def test_wrong_credentials_are_told_in_one_message(store: ObjectStore, server: L
     assert (ended.code, ended.document["error"]["code"]) == (20, 20)
     assert "s3:ListBucket" in ended.document["error"]["hint"]
     assert not any(text in ended.out + ended.err for text in CREDENTIALS.values())
+
+
+@pytest.mark.campaign
+def test_azure_works_as_s3_does(blob_store: BlobStore, server: Live, tmp_path: Path) -> None:
+    """Commands give the same contacts, and what the store refuses is one message with a hint for Azure."""
+    url = blob_store.new_url()
+    job = _job(tmp_path, server.url, url, blob_store.endpoint, "duckdb")
+    ids = [contact_id for (contact_id,) in _run(job, 1, url)]
+    server.change(lambda world, now: [world.edit(name, now) for name in ids[:9]])
+    assert _run(job, 2, url)
+    alone = _job(tmp_path, server.url, url, blob_store.endpoint)
+    here = Job(tmp_path, job.urls, sinks=("duckdb",)).call("sql", "CONFIG", EVERY, "--json")
+    there = alone.call("sql", "CONFIG", EVERY, "--json")
+    assert (there.code, there.document) == (0, here.document)
+    assert alone.call("verify", "CONFIG").code == alone.call("doctor", "CONFIG").code == 0
+    wrong = _job(tmp_path, server.url, "az://no-container/x", blob_store.endpoint)
+    for job, variables, hint in (
+        (wrong, {}, "Create the container"),
+        (alone, {"AZURE_STORAGE_ACCOUNT_KEY": "bm9ubw=="}, "Check AZURE_STORAGE_ACCOUNT_NAME"),
+        (alone, {"AZURE_STORAGE_ACCOUNT_KEY": "%"}, "Check AZURE_STORAGE_ACCOUNT_NAME"),
+    ):
+        ended = job.call("run", "CONFIG", **variables)
+        assert (ended.code, hint in ended.err) == (20, True)
+        assert blob_store.key not in ended.out + ended.err
 
 
 _WITHOUT = """

@@ -39,6 +39,7 @@ from etl.sinks.snapshot import Published
 from etl.storage import staging
 from etl.storage.lock import Lock
 from etl.times import to_datetime
+from tests.support.azure import BlobStore
 from tests.support.campaign import campaign
 from tests.support.object_store import ObjectStore
 from tests.support.postgres import Server
@@ -152,7 +153,7 @@ class PostgresTarget(Target):
 class ObjectTarget(Target):
     """A Parquet target in an object store, read by another client."""
 
-    store: ObjectStore
+    store: ObjectStore | BlobStore
     url: str
 
     def sink(self) -> Sink:
@@ -223,7 +224,7 @@ class DeltaTarget(Target):
 of_files = pytest.mark.parametrize("target", ["duckdb", "parquet"], indirect=True)
 """For tests of targets that consist of files on this disk."""
 without_server = pytest.mark.parametrize(
-    "target", ["duckdb", "parquet", "s3", "delta", campaign("delta-s3")], indirect=True
+    "target", ["duckdb", "parquet", "s3", "delta", *map(campaign, ("delta-s3", "az", "delta-az"))], indirect=True
 )
 """For tests of what any sink of files leaves on this disk."""
 HOME = "Customer data"
@@ -237,19 +238,22 @@ def of_kind(kind: str, folder: Path) -> Target:
     return Target("parquet", folder / "data" / "contacts", folder / "parts", _read_parquet)
 
 
-@pytest.fixture(params=["duckdb", "parquet", "s3", "postgres", "delta", campaign("delta-s3")])
+STORES = {"s3": "object_store", "az": "blob_store"}
+"""The fixtures of the object stores, by their scheme."""
+
+
+@pytest.fixture(params=["duckdb", "parquet", "s3", "postgres", "delta", *map(campaign, ("delta-s3", "az", "delta-az"))])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
     """A target of each kind that does not exist yet."""
-    if request.param == "s3":
-        return in_store(request.getfixturevalue("object_store"), tmp_path)
-    if request.param == "postgres":
+    kind, _, scheme = request.param.rpartition("-")
+    if scheme in STORES:
+        store: ObjectStore | BlobStore = request.getfixturevalue(STORES[scheme])
+        return as_delta(tmp_path, store.new_url(), store.endpoint) if kind else in_store(store, tmp_path)
+    if scheme == "postgres":
         return on_server(request.getfixturevalue("postgres"), tmp_path)
-    if request.param == "delta":
+    if scheme == "delta":
         return as_delta(tmp_path, str(tmp_path / "data" / "contacts"))
-    if request.param == "delta-s3":
-        store: ObjectStore = request.getfixturevalue("object_store")
-        return as_delta(tmp_path, store.new_url(), store.endpoint)
-    return of_kind(request.param, tmp_path)
+    return of_kind(scheme, tmp_path)
 
 
 def on_server(server: Server, folder: Path) -> PostgresTarget:
@@ -258,7 +262,7 @@ def on_server(server: Server, folder: Path) -> PostgresTarget:
     return PostgresTarget("postgres", path, folder / "parts", _read_duckdb, server, server.create_database())
 
 
-def in_store(store: ObjectStore, folder: Path) -> ObjectTarget:
+def in_store(store: ObjectStore | BlobStore, folder: Path) -> ObjectTarget:
     """A target under a new prefix."""
     path = folder / "data" / "contacts"
     return ObjectTarget("parquet", path, folder / "parts", _read_parquet, store, store.new_url())
