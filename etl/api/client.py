@@ -111,6 +111,7 @@ class Client:
         """The server's clock at its last response, milliseconds since the epoch."""
         self.signatures: frozenset[EnvelopeSignature] | None = None
         """The signatures accepted for empty pages; None until `learn_signatures` or `adopt`."""
+        self._observe: Callable[[Query, Page], None] = lambda _query, _page: None
         self._filled: set[EnvelopeSignature] = set()
         """The signatures of non-empty pages."""
         self._empty: Counter[EnvelopeSignature] = Counter()
@@ -140,6 +141,10 @@ class Client:
         """Adopt results of a probe: the number of the first page, and the signatures of empty pages if known."""
         self.first_page = first_page
         self.signatures = frozenset(signatures) or None
+
+    def observe(self, observe: Callable[[Query, Page], None]) -> None:
+        """From now on, call `observe` with every page that the server returns."""
+        self._observe = observe
 
     @property
     def sent(self) -> int:
@@ -220,6 +225,7 @@ class Client:
                     passage.answered(anyio.current_time())
                 if isinstance(verdict, Page):
                     self._trusted = token
+                    self._observe(query, verdict)
                 self._adapt(verdict, sent_at, among)
                 return verdict
             finally:

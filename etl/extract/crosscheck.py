@@ -18,8 +18,9 @@ from etl.api.client import Client
 from etl.api.request import Query, TimeField
 from etl.api.response import Page, Row, id_text
 from etl.extract.capabilities import Capabilities, PageSizes
+from etl.extract.evidence import Evidence
 from etl.extract.fetch import WindowReader
-from etl.extract.pages import PageScan, Receive, SavedScan, page_or_empty, scan_pages, still_holds
+from etl.extract.pages import PageScan, SavedScan, page_or_empty, scan_pages, still_holds
 from etl.extract.plan import plan_lists
 from etl.extract.windows import around
 from etl.extract.without_created_at import without_creation_time
@@ -31,7 +32,12 @@ MOST_SCANS = 5
 LOOKED_FOR = 7
 """How many of the contacts that vanished are looked for in the unfiltered lists, on three pages each."""
 FEW_DELETED, MOST_DELETED = 10, 0.05
-"""Contacts, and their share, that may be deleted between the page scan and the end of a run."""
+"""Contacts, and their share, that may be deleted during a run."""
+
+
+def may_be_deleted(gone: int, seen: int) -> bool:
+    """Whether `gone` of the contacts `seen` in this run may have been deleted since; else the server hides them."""
+    return gone <= max(FEW_DELETED, MOST_DELETED * seen)
 
 
 class FirstSeen(NamedTuple):
@@ -51,7 +57,9 @@ class UnmatchedContact:
     is_contact: bool
     contact_id: str
     page: int
-    """The page of the unfiltered list on which it was last seen; 0 if it was received with a range instead."""
+    """The page of the unfiltered list on which the page scan saw it; 0 for none."""
+    late: bool = False
+    """Whether it was first seen when windows had been read already, so that it contradicts none of them."""
 
 
 class CrossCheckLog(Protocol):
@@ -72,6 +80,13 @@ class CrossCheckLog(Protocol):
 
     async def record(self, page: Page, *, is_contact: bool) -> None:
         """Record a page of a list."""
+
+    def note(self, rows: Iterable[Row], *, is_contact: bool, late: bool) -> None:
+        """Record contacts that an answer to another request showed; `late`: see `UnmatchedContact`."""
+
+    @property
+    def noted(self) -> int:
+        """How many contacts were noted."""
 
     def end(self, is_contact: bool, end: int | None) -> None:
         """Record the first page past the end of a list; None if unknown."""
@@ -108,13 +123,14 @@ class CrossCheck:
     client: Client
     capabilities: Capabilities
     log: CrossCheckLog
-    receive: Receive
+    evidence: Evidence
+    """Receives contacts without a creation time, and lets go of the pages that are recorded."""
     lists: Sequence[bool]
 
     async def scan(self, swept: int) -> tuple[list[str], PageSizes]:
         """Scan all pages, or those that a killed run did not reach; returns doubts and the page sizes seen.
 
-        Contacts without a creation time are read only here, so they are passed to `receive`. No window proves them and
+        Contacts without a creation time are read only here, so they are received. No window proves them and
         a scan may miss some, but two scans of a moving list seldom miss the same contacts (A27). So scans are repeated
         until one finds no other such contact, except those seen after `swept` (ms), which the sweep reads as well.
         """
@@ -164,13 +180,14 @@ class CrossCheck:
 
     async def _record(self, is_contact: bool, page: Page) -> None:
         """Record a page of a list; its contacts without a creation time are received, if any of them is new."""
+        self.evidence.settle(page)
         without_created_at = without_creation_time(page)
         # Before recording the page: a recorded page is not read again.
         if without_created_at is not None:
             known = self.log.without_created_at()
             ids = (id_text(bytes(row.contact_id)) for row in without_created_at.rows)
             if self.log.scan == 1 or any(found and found not in known for found in ids):
-                await self.receive(without_created_at)
+                await self.evidence.receive(without_created_at)
         await self.log.record(page, is_contact=is_contact)
 
     async def contradict(self, reader: WindowReader, before: int) -> list[str]:
@@ -183,7 +200,7 @@ class CrossCheck:
         unmatched = await self.log.missing(before)
         resolution = self.capabilities.resolution
         # Recorded before the contact is received: a resumed run would assume that a window had returned it.
-        with reader.noting(partial(_contradict, reader, {one.contact_id for one in unmatched})):
+        with reader.noting(partial(_contradict, reader, {one.contact_id for one in unmatched if not one.late})):
             await reader.read({around(one.created, one.is_contact, resolution) for one in unmatched})
         moved = await self.log.missing(before) if unmatched else []
         await reader.read({around(one.created, not one.is_contact, resolution) for one in moved})
@@ -225,8 +242,8 @@ class CrossCheck:
 
     def _vanished(self, gone: Sequence[UnmatchedContact]) -> list[str]:
         """A doubt if too many contacts vanished to have been deleted: under maintenance, servers return empty lists."""
-        seen = sum(len(self.log.created(is_contact)) for is_contact in self.lists)
-        if len(gone) <= max(FEW_DELETED, MOST_DELETED * seen):
+        seen = self.log.noted + sum(len(self.log.created(is_contact)) for is_contact in self.lists)
+        if may_be_deleted(len(gone), seen):
             return []
         return [f"{len(gone)} of {seen} contacts vanished while they were read"]
 
@@ -234,4 +251,4 @@ class CrossCheck:
 def _contradict(reader: WindowReader, ids: Collection[str], _: TimeField | None, rows: Iterable[Row]) -> None:
     """Doubt the proof, once, if an answer lists one of the contacts that no window had returned."""
     if not reader.unproven and any(id_text(bytes(row.contact_id)) in ids for row in rows):
-        reader.doubt("contacts that the page scan saw were missing from accepted windows")
+        reader.doubt("contacts that had been seen were missing from accepted windows")

@@ -7,7 +7,7 @@ pages, so that a killed scan loses at most one chunk.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from anyio import to_thread
 
-from etl.api.response import Page, id_text
+from etl.api.response import Page, Row, id_text
 from etl.extract.checkpoint_file import CheckpointFile, ScanProgress
 from etl.extract.crosscheck import MOST_UNMATCHED, FirstSeen, UnmatchedContact
 from etl.extract.pages import SavedScan
@@ -28,7 +28,12 @@ from etl.times import milliseconds
 
 CHUNK_ROWS = 10_000
 """Number of contacts seen that a killed run can lose."""
+MOST_NOTED = 100_000
+"""Contacts that are kept of answers to other requests (15 MB); a killed run loses them."""
 _COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"), ("page", "INTEGER"))
+_NOTED = pa.schema(
+    {"contact_id": pa.string(), "created": pa.int64(), "is_contact": pa.bool_(), "page": pa.int32(), "late": pa.bool_()}
+)
 _REJECT_COLUMNS = (("contact_id", "VARCHAR"), ("raw", "VARCHAR"))
 _KNOWN = (("contact_id", "VARCHAR"), ("strikes", "TINYINT"))
 _PART_COLUMNS = (("contact_id", "VARCHAR"), ("created_at", "TIMESTAMPTZ"), ("is_contact", "BOOLEAN"))
@@ -52,6 +57,16 @@ class _Seen(NamedTuple):
     """Only set if there is no creation time."""
     is_contact: bool
     page: int
+
+
+class _Noted(NamedTuple):
+    """One contact that an answer to another request showed; the names are those of `_NOTED`."""
+
+    contact_id: str
+    created: int
+    is_contact: bool
+    page: int
+    late: bool
 
 
 class CrossCheckFiles:
@@ -82,6 +97,7 @@ class CrossCheckFiles:
         self._ends: dict[bool, int] = {}
         self._created = {False: array("q"), True: array("q")}
         self._without_created_at: dict[str, FirstSeen] = {}
+        self._noted: dict[str, _Noted] = {}
         self._doubted = checkpoint.saved.doubted
         """The parts that count as seen only."""
         self._writing = anyio.Lock()
@@ -123,6 +139,18 @@ class CrossCheckFiles:
         self._pages.append((is_contact, page.number, len(page.rows)))
         if len(self._rows) >= CHUNK_ROWS:
             await self.save()
+
+    def note(self, rows: Iterable[Row], *, is_contact: bool, late: bool) -> None:
+        """See `crosscheck.CrossCheckLog`; contacts without a creation time are skipped."""
+        for row in rows:
+            contact_id, created = id_text(bytes(row.contact_id)), milliseconds(row.created_at)
+            if contact_id is not None and created is not None and len(self._noted) < MOST_NOTED:
+                self._noted.setdefault(contact_id, _Noted(contact_id, created, is_contact, 0, late))
+
+    @property
+    def noted(self) -> int:
+        """See `crosscheck.CrossCheckLog`."""
+        return len(self._noted)
 
     def end(self, is_contact: bool, end: int | None) -> None:
         """See `crosscheck.CrossCheckLog`."""
@@ -193,6 +221,8 @@ class CrossCheckFiles:
     async def shows_returns(self) -> bool:
         """See `crosscheck.CrossCheckLog`."""
         parts, _ = await self._received()
+        if not self._files:
+            return False
         return await to_thread.run_sync(self._shows_returns, [part for part in parts if part not in self._doubted])
 
     def _shows_returns(self, parts: Sequence[Path]) -> bool:
@@ -213,7 +243,7 @@ class CrossCheckFiles:
     def _missing(
         self, parts: Sequence[Path], rejects: Sequence[Path], before: int, beyond_snapshot: bool
     ) -> Sequence[UnmatchedContact]:
-        if not self._files and not self._doubted:
+        if not self._files and not self._doubted and not self._noted:
             return []
         held = duck.scan((part for part in parts if part not in self._doubted), _COLUMNS[:1])
         if beyond_snapshot:
@@ -226,12 +256,15 @@ class CrossCheckFiles:
         # received, under any of its ids if it has two.
         query = f"""
             with seen as (
-                from ({duck.scan(self._files, _COLUMNS)})
+                select *, false as late from ({duck.scan(self._files, _COLUMNS)})
                 union all
-                select contact_id, epoch_ms(created_at), listed, 0 from ({duck.scan(self._doubted, _PART_COLUMNS)})
+                from noted
+                union all
+                select contact_id, epoch_ms(created_at), listed, 0, false
+                from ({duck.scan(self._doubted, _PART_COLUMNS)})
                 join (values (false), (true)) lists(listed) on coalesce(is_contact = listed, true)
             ), missing as (
-                select created, is_contact, contact_id, max(page) as page
+                select created, is_contact, contact_id, max(page) as page, bool_and(late) as late
                 from seen anti join ({held}) using (contact_id) where created < ? group by all
             ), rejects as (
                 from ({duck.scan(rejects, _REJECT_COLUMNS)})
@@ -240,7 +273,9 @@ class CrossCheckFiles:
                 from rejects where coalesce(rejects.contact_id = missing.contact_id, contains(raw, missing.contact_id))
             ) limit {MOST_UNMATCHED}
         """  # noqa: S608 - file names are quoted by the engine
+        noted = pa.Table.from_pylist([one._asdict() for one in self._noted.values()], schema=_NOTED)
         with self._connect() as connection:
+            connection.register("noted", noted)
             return [UnmatchedContact(*row) for row in connection.execute(query, [before]).fetchall()]
 
 

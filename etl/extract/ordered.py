@@ -26,6 +26,7 @@ from anyio.abc import TaskGroup
 from etl.api.client import Client, RequestFailed
 from etl.api.request import Query
 from etl.api.response import Page
+from etl.extract.crosscheck import may_be_deleted
 from etl.extract.fetch import WindowReader
 from etl.extract.landmarks import (
     LONGEST_PIECE,
@@ -294,10 +295,19 @@ class OrderedRead:
                 before = newer.rank, listed
             # Contacts may have been created or deleted since. One that is created between these two reads leads to
             # another count, because the newer landmark is read first.
-            newer = await renewed(self._client, segment.is_contact, newer, self._size(segment))
-            older = older and await renewed(self._client, segment.is_contact, older, self._size(segment))
+            newer = await self._renewed(segment, newer)
+            older = older and await self._renewed(segment, older)
         message = f"{listed - newer.rank} contacts are listed in a range that brought {received}"
         raise NotSorted(message)
+
+    async def _renewed(self, segment: Segment, landmark: Landmark) -> Landmark:
+        """A landmark as it is now. Raises `NotSorted` if more contacts vanished before it than were deleted."""
+        now = await renewed(self._client, segment.is_contact, landmark, self._size(segment))
+        found = segment.newer if landmark.cut == segment.newer.cut else segment.older or landmark
+        if not may_be_deleted(found.rank - now.rank, found.rank):
+            message = f"{found.rank - now.rank} of {found.rank} contacts vanished while they were read"
+            raise NotSorted(message)
+        return now
 
     async def _rest(self, segment: Segment, expected: int) -> int:
         """How many contacts the list of the oldest segment has, or at least has, if it should have `expected`."""

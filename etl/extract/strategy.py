@@ -17,11 +17,13 @@ import anyio
 
 from etl.api.client import Client
 from etl.api.request import Query, TimeField
+from etl.api.response import Page
 from etl.errors import ContractError
 from etl.extract.agreement import Agreement
 from etl.extract.capabilities import SMALLEST_PAGE, Capabilities
 from etl.extract.checkpoint import Checkpoint, ExtractionStart
 from etl.extract.crosscheck import CrossCheck, CrossCheckLog
+from etl.extract.evidence import Evidence
 from etl.extract.fetch import WindowReader
 from etl.extract.history import History, Timing, choose_mode
 from etl.extract.landmarks import NotSorted, find_landmarks, may_be_sorted
@@ -34,6 +36,7 @@ from etl.extract.sweep import ask_again, sweep
 from etl.extract.windows import Accepted, Window
 from etl.log import log
 from etl.model import NOTHING, Look, Mode
+from etl.times import milliseconds
 
 FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
 COMPANY, NEIGHBOURS = 6, 3
@@ -109,7 +112,8 @@ async def extract(
     account with `ordered_from` pages relies on the order of the lists, if the server sorts them; None: never.
     Raises the client's errors; anything that cannot be proven is listed, not raised.
     """
-    started = anyio.current_time()
+    started, evidence = anyio.current_time(), Evidence(receive)
+    client.observe(evidence.observe)
     with meter.counted("probe"):
         if checkpoint.resumed:
             start = await resume(client, checkpoint.resumed.start)
@@ -128,7 +132,7 @@ async def extract(
                 except NotSorted as reason:
                     start = replace(start, doubt=str(reason))
     history = history.by_clock(clock_ahead(client, local_now, started))
-    steps = _Steps(client, start, history, timing, receive, log, checkpoint, meter, shrink_share)
+    steps = _Steps(client, start, history, timing, evidence, log, checkpoint, meter, shrink_share)
     if filters or not start.capabilities.windows:
         extraction = await steps.scan(filters)
     else:
@@ -219,7 +223,7 @@ class _Steps:
     start: ExtractionStart
     history: History
     timing: Timing
-    receive: Receive
+    evidence: Evidence
     log: CrossCheckLog
     checkpoint: Checkpoint
     meter: Meter
@@ -228,10 +232,17 @@ class _Steps:
     async def full(self) -> Extraction:
         """Read every window up to the watermark, then sweep; cross-checked on the first run and every week."""
         until, scan = self.start.watermark, None
+        await self.evidence.release(partial(self._note, late=False))
+        await self.evidence.release(partial(self._note, late=True))
         doubt = self.start.doubt or (self.checkpoint.resumed.doubt if self.checkpoint.resumed else "")
         if self.start.landmarks and not doubt:
             reader = WindowReader(
-                self.client, self.start.capabilities, self.receive, self.checkpoint, known_before=False, swept=until
+                self.client,
+                self.start.capabilities,
+                self.evidence.receive,
+                self.checkpoint,
+                known_before=False,
+                swept=until,
             )
             order = OrderedRead(reader, self.client, self.start.landmarks)
             self.meter.check_deadline(order.pages, self.timing.deadline)
@@ -253,7 +264,7 @@ class _Steps:
         reader = WindowReader(
             self.client,
             scan.capabilities,
-            self.receive,
+            self.evidence.receive,
             self.checkpoint,
             created,
             known_before=not scan.check,
@@ -266,17 +277,13 @@ class _Steps:
             strikes = await self._confirm_strikes(reader, scan.capabilities)
         # Contacts without a creation time are in no window, and a page scan may miss them: the sweep reads updates.
         await self._sweep(reader, since=min(until, self._last_margin()) if self.history.without_created_at else until)
-        doubts = list(scan.doubts)
-        if scan.check:
-            with self.meter.counted("witness"):
-                doubts += await scan.check.contradict(reader, until)
-        found = self._extraction(scan, reader, doubts)
+        found = self._extraction(scan, reader, await self._contradictions(reader, scan))
         return replace(found, coverage=((None, until),), confirmed=strikes.ranges, order_doubt=doubt)
 
     async def _ordered(self, reader: WindowReader, order: OrderedRead, scan: _Scan) -> Extraction:
         """The rest of a run that read the windows in the order of the lists; the next cross-check is due as usual."""
         await self._sweep(reader, since=self.start.watermark)
-        found = self._extraction(scan, reader, scan.doubts)
+        found = self._extraction(scan, reader, await self._contradictions(reader, scan))
         return replace(
             found,
             coverage=((None, self.start.watermark),),
@@ -288,12 +295,16 @@ class _Steps:
     async def incremental(self) -> Extraction:
         """Scrub a share of the windows, and sweep from before the last watermark; cross-checked every week."""
         until, created = self.start.watermark, self.history.snapshot.created
+        await self.evidence.release(self._receive)
         scan = await self._scan_for_cross_check(full=False)
-        reader = WindowReader(self.client, scan.capabilities, self.receive, self.checkpoint, created, swept=until)
+        reader = WindowReader(
+            self.client, scan.capabilities, self.evidence.receive, self.checkpoint, created, swept=until
+        )
         with self.meter.counted("scrub"):
             strikes = await self._confirm_strikes(reader, scan.capabilities)
             scrub = await self._scrub(reader, scan.capabilities, strikes.near)
         await self._sweep(reader, since=self._last_margin())
+        await self.evidence.release(self._receive)
         late, doubts = scrub.late, list(scan.doubts)
         if scan.check:
             with self.meter.counted("witness"):
@@ -309,6 +320,28 @@ class _Steps:
             late=late,
             by_windows=self._by_windows(scrub.end),
         )
+
+    async def _receive(self, _: Query, page: Page) -> None:
+        """Receive what an answer to another request shows: such a contact is neither missing nor deleted."""
+        # The first answers of the probe are older than T0.
+        if page.date is None or page.date >= self.start.capabilities.t0:
+            await self.evidence.receive(page)
+
+    async def _note(self, query: Query, page: Page, *, late: bool) -> None:
+        """Note what an answer to another request shows, unless it may have become visible since windows were read."""
+        before = self.start.capabilities.t0 - self.timing.lookback
+        old = [row for row in page.rows if (milliseconds(row.created_at) or 0) < before]
+        self.log.note(old, is_contact=query.is_contact, late=late)
+
+    async def _contradictions(self, reader: WindowReader, scan: _Scan) -> list[str]:
+        """Request what this run has seen and not received; returns doubts, those of the page scan among them."""
+        await self.evidence.release(partial(self._note, late=True))
+        check = scan.check or self._cross_check(scan.capabilities)
+        with self.meter.counted("witness" if scan.check else "windows"):
+            return [*scan.doubts, *await check.contradict(reader, self.start.watermark)]
+
+    def _cross_check(self, capabilities: Capabilities) -> CrossCheck:
+        return CrossCheck(self.client, capabilities, self.log, self.evidence, LEADS_FIRST)
 
     def _by_windows(self, scrubbed: int) -> float:
         """The share of the known contacts that is proven by windows, after a scrub up to `scrubbed` (ms)."""
@@ -333,7 +366,9 @@ class _Steps:
         with self.meter.counted("walk"):
             for is_contact in [bool(filters["isContact"])] if "isContact" in filters else LEADS_FIRST:
                 query = Query(is_contact, applicable=applicable, filters=filters)
-                await scan_pages(self.client, query, self.receive, PageScan(capabilities.past_end == "repeats"))
+                await scan_pages(
+                    self.client, query, self.evidence.receive, PageScan(capabilities.past_end == "repeats")
+                )
         doubts = [] if filters else ["the server does not honour its time filters, so pages are all there is"]
         return Extraction(
             self.start.mode,
@@ -356,7 +391,7 @@ class _Steps:
         capabilities = self.start.capabilities
         if not self.history.cross_check_is_due(capabilities.t0, self.timing.cross_check_every, full=full):
             return _Scan(capabilities)
-        check = CrossCheck(self.client, capabilities, self.log, self.receive, LEADS_FIRST)
+        check = self._cross_check(capabilities)
         with self.meter.counted("witness"):
             doubts, sizes = await check.scan(swept=self.start.watermark)
         capabilities = replace(capabilities, page_sizes=sizes)

@@ -21,6 +21,7 @@ from etl.extract.capabilities import Capabilities, PageSizes
 from etl.extract.checkpoint import ExtractionStart
 from etl.extract.checkpoint_file import NAME, CheckpointFile, saved_progress
 from etl.extract.crosscheck_log import CHUNK_ROWS, CrossCheckFiles
+from etl.extract.evidence import Evidence
 from etl.extract.pages import SavedScan
 from etl.extract.windows import Accepted, RangeSemantics, Window
 from etl.model import RawPage
@@ -485,8 +486,7 @@ async def test_scans_are_repeated_until_they_find_no_other_contact_without_creat
         received.update(json.loads(bytes(row.contact_id)) for row in page.rows)
 
     client = Client(server, account="main", concurrency=1)
-    doubts_found, _ = await crosscheck.CrossCheck(client, START.capabilities, begin(), receive, (False, True)).scan(
-        1_800_000_000_000
-    )
+    check = crosscheck.CrossCheck(client, START.capabilities, begin(), Evidence(receive), (False, True))
+    doubts_found, _ = await check.scan(1_800_000_000_000)
     assert (found <= received, len(doubts_found)) == (True, doubts)
     assert server.answered <= crosscheck.MOST_SCANS * (len(server.names) // 3 + 4)

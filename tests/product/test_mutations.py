@@ -7,7 +7,8 @@ and each is exact. Random worlds are in tests/simulation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.seen: dict[str, UnmatchedContact] = {}
+        self.also: dict[str, UnmatchedContact] = {}
         self.arrived: dict[str, Row] = {}
 
     scan = 1
@@ -62,6 +64,18 @@ class Memory:
             if created is not None and name is not None:
                 self.seen[name] = UnmatchedContact(created, is_contact, name, page.number)
 
+    def note(self, rows: Iterable[Row], *, is_contact: bool, late: bool) -> None:
+        """Note the contacts that another answer showed."""
+        for row in rows:
+            created, name = milliseconds(row.created_at), id_text(bytes(row.contact_id))
+            if created is not None and name is not None:
+                self.also.setdefault(name, UnmatchedContact(created, is_contact, name, 0, late))
+
+    @property
+    def noted(self) -> int:
+        """How many contacts were noted."""
+        return len(self.also)
+
     def end(self, is_contact: bool, end: int | None) -> None:
         """The end is not needed here."""
 
@@ -79,7 +93,9 @@ class Memory:
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> list[UnmatchedContact]:
         """Contacts that were seen and did not arrive; there is no earlier snapshot here."""
         assert not beyond_snapshot
-        return [one for name, one in self.seen.items() if name not in self.arrived and one.created < before]
+        return [
+            one for name, one in (self.also | self.seen).items() if name not in self.arrived and one.created < before
+        ]
 
     async def shows_returns(self) -> bool:
         """Whether a contact seen in the list of contacts was received as a lead."""
@@ -231,6 +247,8 @@ async def test_a_contact_that_goes_back_to_the_leads_is_read_although_the_scan_m
 
 def without(reply: HttpResponse, hidden: Callable[[Any], bool]) -> HttpResponse:
     """An answer without the contacts that are `hidden`."""
+    if reply.status != HTTPStatus.OK:
+        return reply
     rows = (json.dumps(row).encode() for row in json.loads(reply.body)["data"] if not hidden(row))
     return HttpResponse(reply.status, reply.headers, envelope(rows))
 
@@ -255,7 +273,7 @@ async def test_a_contradiction_is_recorded_before_its_contact_is_received() -> N
 
     extraction = await account.read(memory, History(), {}, checkpoint=Recorder())
     hidden = max(account.world.contacts(account.now))
-    assert extraction.unproven == ["contacts that the page scan saw were missing from accepted windows"]
+    assert extraction.unproven == ["contacts that had been seen were missing from accepted windows"]
     assert hidden in memory.arrived
     assert all(hidden not in arrived for arrived in seen_by_then)
     assert len(seen_by_then) == 1
@@ -386,6 +404,45 @@ async def test_new_contacts_that_a_stale_replica_hides_from_both_sweeps_are_repo
     account.now += 3600
     with pytest.raises(AssertionError, match="3 new contacts were listed, but not returned by both sweeps"):
         await account.extracted(full=False)
+
+
+class Ranged(Grown):
+    """A server whose answers to wide ranges lack its newest known contact, as those of a stale replica do."""
+
+    since = 0
+    """The request from which the unfiltered lists show it; -1: a server without fault."""
+
+    async def answer(self, body: Body) -> HttpResponse:
+        """One atomic read."""
+        reply, spans = await super().answer(body), [body["createdAt"], body["lastSeenAt"]]
+        hidden = len(self.sent) <= self.since or any(span["startAt"] != span["endsAt"] for span in spans)
+        return without(reply, lambda row: hidden and self.since >= 0 and row["_id"] == self.newest)
+
+    @property
+    def newest(self) -> str:
+        """The newest contact."""
+        return max(name for name, raw in self.world.contacts(self.now).items() if b'"isContact":true' in raw)
+
+    async def again(self, *, full: bool) -> tuple[Extraction, Memory]:
+        """Read the account an hour after an earlier run."""
+        self.now, memory = self.watermark / 1000 + 3600, Memory()
+        rows = [json.loads(raw) for raw in self.world.contacts(self.now).values()]
+        known = Known(sorted((milliseconds(row["createdAt"]) or 0, row["isContact"]) for row in rows))
+        history = History(self.watermark, self.watermark, cross_checked_at=self.watermark, snapshot=known)
+        return await self.read(memory, history, {}, full=full), memory
+
+
+@pytest.mark.parametrize(("full", "late"), [(False, False), (False, True), (True, False), (True, True)])
+async def test_a_contact_that_any_answer_shows_is_received(*, full: bool, late: bool) -> None:
+    """A9: whatever it was requested for. A full run doubts its windows if it was shown before they were read."""
+    quiet, account = Ranged(0), Ranged(0)
+    quiet.since = -1
+    await quiet.again(full=full)
+    account.since = len(quiet.sent) - 2 if late else 0  # The last requests are those of the unfiltered lists.
+    extraction, memory = await account.again(full=full)
+    assert account.newest in memory.arrived
+    doubts = ["contacts that had been seen were missing from accepted windows"] if full and not late else []
+    assert extraction.unproven == doubts
 
 
 async def test_a_second_strike_needs_two_answers() -> None:

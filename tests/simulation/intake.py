@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from etl.api.response import Page, Row, id_text
@@ -35,6 +35,7 @@ class ScanLog:
         self._held = held
         self._sudden = sudden
         self._seen: dict[bytes, UnmatchedContact] = {}
+        self._noted: dict[bytes, UnmatchedContact] = {}
         self._walk = 1
         self._pages: dict[_PageKey, Sequence[Row]] = {}
         self._shown: list[tuple[_PageKey, Sequence[Row]]] = []
@@ -53,6 +54,7 @@ class ScanLog:
         self._walk = max((walk for walk, _ in self._ends), default=1)
         self._walk = max([self._walk, *(walk for walk, _, _ in self._pages)])
         self._lost.clear()
+        self._noted.clear()
 
     @property
     def scan(self) -> int:
@@ -105,6 +107,18 @@ class ScanLog:
         for page in self._intake.pages:
             self._see(page, 0, is_contact=None)
 
+    def note(self, rows: Iterable[Row], *, is_contact: bool, late: bool) -> None:
+        """Record contacts that another answer showed."""
+        for row in rows:
+            created, name = milliseconds(row.created_at), id_text(bytes(row.contact_id))
+            if created is not None and name is not None:
+                self._noted.setdefault(bytes(row.contact_id), UnmatchedContact(created, is_contact, name, 0, late))
+
+    @property
+    def noted(self) -> int:
+        """How many contacts were noted."""
+        return len(self._noted)
+
     def end(self, is_contact: bool, end: int | None) -> None:
         """Record the end of a list."""
         if end is not None:
@@ -139,7 +153,11 @@ class ScanLog:
         """Contacts created before `before` (ms) and not received; with `beyond_snapshot`, nor in the snapshot."""
         held = self._held if beyond_snapshot else ()
         received = frozenset[bytes]().union(*(page.ids for page in self._intake.pages[self._doubted :]))
-        missing = (suspect for key, suspect in self._seen.items() if key not in received and id_text(key) not in held)
+        missing = (
+            suspect
+            for key, suspect in (self._noted | self._seen).items()
+            if key not in received and id_text(key) not in held
+        )
         return [suspect for suspect in missing if suspect.created < before]
 
     async def shows_returns(self) -> bool:
