@@ -23,7 +23,9 @@ from etl.extract.history import History, choose_mode
 from etl.extract.landmarks import LONGEST_LIST, may_be_sorted
 from etl.extract.plan import requests_of
 from etl.extract.probe import probe
-from etl.extract.strategy import LEADS_FIRST, next_scrub, resume, strike_ranges
+from etl.extract.scrub import next_scrub, strike_ranges
+from etl.extract.strategy import resume
+from etl.extract.windows import LEADS_FIRST
 from etl.fleet.attempts import last_attempt
 from etl.model import Mode
 from etl.sinks.checks import refuse_other_filters

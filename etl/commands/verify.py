@@ -26,8 +26,7 @@ from etl.extract.checkpoint import NullCheckpoint
 from etl.extract.fetch import WindowReader
 from etl.extract.plan import plan_windows
 from etl.extract.probe import probe
-from etl.extract.strategy import LEADS_FIRST
-from etl.extract.windows import Window
+from etl.extract.windows import LEADS_FIRST, Window
 from etl.sinks import ParquetSink, Sink, Unpublished
 from etl.sinks.manifest import decode, digest
 from etl.sinks.snapshot import Published

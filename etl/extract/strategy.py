@@ -20,7 +20,7 @@ from etl.api.request import Query, TimeField
 from etl.api.response import Page
 from etl.errors import ContractError
 from etl.extract.agreement import Agreement
-from etl.extract.capabilities import SMALLEST_PAGE, Capabilities
+from etl.extract.capabilities import Capabilities
 from etl.extract.checkpoint import Checkpoint, ExtractionStart
 from etl.extract.crosscheck import CrossCheck, CrossCheckLog
 from etl.extract.evidence import Evidence
@@ -30,23 +30,16 @@ from etl.extract.landmarks import NotSorted, find_landmarks, may_be_sorted
 from etl.extract.meter import Meter, Purpose
 from etl.extract.ordered import OrderChecks, OrderedRead
 from etl.extract.pages import PageScan, Receive, scan_pages
-from etl.extract.plan import others_in, plan_lists, ranges_around, scrub_span
+from etl.extract.plan import plan_lists
 from etl.extract.probe import probe
+from etl.extract.scrub import confirm_strikes, scrub
 from etl.extract.sweep import ask_again, sweep
-from etl.extract.windows import Accepted, Window
+from etl.extract.windows import LEADS_FIRST, Accepted, Window
 from etl.log import log
 from etl.model import NOTHING, Look, Mode
 from etl.times import milliseconds
 
 FIELDS: tuple[TimeField, ...] = ("lastSeenAt", "createdAt")
-COMPANY, NEIGHBOURS = 6, 3
-"""Maximum and desired number of other known contacts in a range that is requested because of strikes.
-
-The maximum is far below any page size. If none of the others is listed, the server may not be showing the account."""
-LEADS_FIRST = (False, True)
-"""Both lists are always read: a sample may suggest that one contains the other, but cannot prove it for the account.
-
-A lead becomes a contact, not the reverse: in this order, a lead that changes during the run is seen in one list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,30 +143,6 @@ def clock_ahead(client: Client, local_start: int, started: float) -> int:
     return 0 if client.server_now is None else round((client.server_now + 500 - local_now) / 1000)
 
 
-def next_scrub(history: History, timing: Timing, capabilities: Capabilities, until: int) -> tuple[int | None, int]:
-    """The range of createdAt up to `until` (ms) that the next incremental run reads again.
-
-    It holds at least one window's worth of contacts; three if any contact has a strike, because the scrub also checks
-    whether the server shows the whole account, and a small sample is not enough to delete contacts.
-    """
-    windows = 3 if history.snapshot.struck() else 1
-    return scrub_span(
-        history.snapshot.created(None),
-        after=history.scrub_after,
-        end=until,
-        share=timing.scrub_share(capabilities.t0 - history.t0),
-        capacity=windows * max(map(capabilities.capacity, LEADS_FIRST)),
-    )
-
-
-def strike_ranges(history: History, capabilities: Capabilities) -> list[tuple[int, int]]:
-    """The ranges of createdAt that the next run requests because of contacts with a strike."""
-    snapshot, resolution = history.snapshot, capabilities.resolution
-    return ranges_around(
-        snapshot.struck(), snapshot.created(None), resolution=resolution, company=COMPANY, neighbours=NEIGHBOURS
-    )
-
-
 async def resume(client: Client, start: ExtractionStart) -> ExtractionStart:
     """Resume a killed run: its capabilities are kept, and one request reads the server's current time."""
     client.adopt(first_page=start.capabilities.first_page, signatures=start.capabilities.manners)
@@ -190,29 +159,6 @@ class _Scan:
     doubts: Sequence[str] = ()
     check: CrossCheck | None = None
     """Compares the windows with the scan; None if this run is not cross-checked."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Strikes:
-    """The contacts with a strike, requested directly."""
-
-    ranges: Sequence[tuple[int, int]]
-    near: Look
-    """The other contacts that these ranges should hold; absent are those in ranges that listed no contact at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Scrub:
-    """The share of all windows that was read again."""
-
-    start: int | None
-    end: int
-    look: Look
-    """The known contacts in that share."""
-    escalated: Look | None
-    """See `Extraction.escalated`."""
-    late: int
-    """Contacts found that a run in the order of the lists should have seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +220,7 @@ class _Steps:
         self.meter.check_deadline(pages, self.timing.deadline)
         with self.meter.counted("windows"):
             await reader.complete(plan_lists(scan.capabilities, created, None, until, LEADS_FIRST))
-            strikes = await self._confirm_strikes(reader, scan.capabilities)
+            strikes = await confirm_strikes(reader, self.history, scan.capabilities)
         # Contacts without a creation time are in no window, and a page scan may miss them: the sweep reads updates.
         await self._sweep(reader, since=min(until, self._last_margin()) if self.history.without_created_at else until)
         found = self._extraction(scan, reader, await self._contradictions(reader, scan))
@@ -301,24 +247,27 @@ class _Steps:
             self.client, scan.capabilities, self.evidence.receive, self.checkpoint, created, swept=until
         )
         with self.meter.counted("scrub"):
-            strikes = await self._confirm_strikes(reader, scan.capabilities)
-            scrub = await self._scrub(reader, scan.capabilities, strikes.near)
+            strikes = await confirm_strikes(reader, self.history, scan.capabilities)
+            scrubbed = await scrub(
+                reader, self.history, self.timing, scan.capabilities, strikes.near,
+                until=until, since=self._last_margin(), shrink_share=self.shrink_share,
+            )  # fmt: skip
         await self._sweep(reader, since=self._last_margin())
         await self.evidence.release(self._receive)
-        late, doubts = scrub.late, list(scan.doubts)
+        late, doubts = scrubbed.late, list(scan.doubts)
         if scan.check:
             with self.meter.counted("witness"):
                 found, further = await scan.check.recover(reader, until)
                 late, doubts = late + found, doubts + further
         return replace(
             self._extraction(scan, reader, doubts),
-            coverage=((scrub.start, scrub.end),),
+            coverage=((scrubbed.start, scrubbed.end),),
             confirmed=strikes.ranges,
-            look=scrub.look,
-            escalated=scrub.escalated,
-            scrub_after=scrub.end if scrub.end < until else None,
+            look=scrubbed.look,
+            escalated=scrubbed.escalated,
+            scrub_after=scrubbed.end if scrubbed.end < until else None,
             late=late,
-            by_windows=self._by_windows(scrub.end),
+            by_windows=self._by_windows(scrubbed.end),
         )
 
     async def _receive(self, _: Query, page: Page) -> None:
@@ -396,47 +345,6 @@ class _Steps:
             doubts, sizes = await check.scan(swept=self.start.watermark)
         capabilities = replace(capabilities, page_sizes=sizes)
         return _Scan(capabilities, doubts, replace(check, capabilities=capabilities))
-
-    async def _confirm_strikes(self, reader: WindowReader, capabilities: Capabilities) -> _Strikes:
-        """Request every contact with a strike in a range small enough for a page of any size.
-
-        The server may not be showing a range that lists no contact at all, although others should be in it.
-        """
-        struck, created = self.history.snapshot.struck(), self.history.snapshot.created(None)
-        ranges = strike_ranges(self.history, capabilities)
-        for is_contact in LEADS_FIRST:
-            windows = [Window("createdAt", is_contact, start, end) for start, end in ranges]
-            for _ in range(2):  # One answer is not enough to delete a contact.
-                await reader.read(windows, most=SMALLEST_PAGE)
-        near, shown = NOTHING, reader.starts_of_shown()
-        for start, end in ranges:
-            looked = others_in(start, end, struck, created)
-            silent = bisect_left(shown, start) == bisect_left(shown, end)
-            near += Look(looked, looked if silent else 0)
-        return _Strikes(ranges, near)
-
-    async def _scrub(self, reader: WindowReader, capabilities: Capabilities, near_strikes: Look) -> _Scrub:
-        """Read the next share of all windows again, to find deletions and edits that do not change `lastSeenAt`.
-
-        If too many known contacts are absent, or too many of those near contacts with a strike, the server may show
-        only part of the account: then everything is read. So it is if there are contacts that the first run should
-        have seen in the order of the lists.
-        """
-        snapshot, until = self.history.snapshot, self.start.watermark
-        start, end = next_scrub(self.history, self.timing, capabilities, until)
-        await reader.complete(plan_lists(capabilities, snapshot.created, start, end, LEADS_FIRST))
-        look = await snapshot.look(start, end)
-        looks = (look, look + self.history.look, near_strikes)
-        escalated = next((look for look in looks if look.is_suspicious(self.shrink_share)), None)
-        late = await snapshot.unknown(start, end, self._last_margin()) if self.history.by_windows < 1.0 else 0
-        if late:
-            log.warning("order.doubted", reason=f"a scrub found {late} contacts that the first run should have seen")
-        if escalated is not None or late:
-            if start is not None:
-                await reader.complete(plan_lists(capabilities, snapshot.created, None, start, LEADS_FIRST))
-            await reader.complete(plan_lists(capabilities, snapshot.created, end, until, LEADS_FIRST))
-            start, end = None, until
-        return _Scrub(start, end, look, escalated, late)
 
     async def _sweep(self, reader: WindowReader, *, since: int) -> None:
         """Read the contacts created or updated since then.

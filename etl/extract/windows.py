@@ -19,6 +19,10 @@ from etl.errors import ContractError
 from etl.times import milliseconds
 
 _USUAL = (len("2025-01-05T10:00:00.000Z"), "Z")
+LEADS_FIRST = (False, True)
+"""Both lists are always read: a sample may suggest that one contains the other, but cannot prove it for the account.
+
+A lead becomes a contact, not the reverse: in this order, a lead that changes during the run is seen in one list."""
 ROW_FIELD: dict[TimeField, str] = {"createdAt": "created_at", "lastSeenAt": "last_seen_at"}
 
 

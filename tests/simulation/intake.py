@@ -9,8 +9,7 @@ from etl.api.response import Page, Row, id_text
 from etl.extract.checkpoint import ExtractionStart, Resumption
 from etl.extract.crosscheck import FirstSeen, UnmatchedContact
 from etl.extract.pages import SavedScan
-from etl.extract.strategy import LEADS_FIRST
-from etl.extract.windows import Accepted
+from etl.extract.windows import LEADS_FIRST, Accepted
 from etl.times import milliseconds
 from tests.simulation.contact import versions
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etl.api import retry
-from etl.extract import fetch, ordered, plan, strategy, sweep
+from etl.extract import fetch, ordered, plan, scrub, strategy, sweep
 from etl.extract.capabilities import PageSizes
 from etl.extract.fetch import WindowReader
 from etl.extract.windows import Window
@@ -137,12 +137,12 @@ PLANTS = (
     ),
     Plant(
         "contacts are read before leads",
-        (instead(strategy, "LEADS_FIRST", (True, False)), NO_CROSS_CHECK),
+        (*(instead(part, "LEADS_FIRST", (True, False)) for part in (strategy, scrub)), NO_CROSS_CHECK),
         {**_LIVELY, "mix": "flips", "is_contact": "disjoint", "leads": 0.4, "slowness": 0.0},
     ),
     Plant(
         "one list is taken for both",
-        (instead(strategy, "LEADS_FIRST", (False,)),),
+        tuple(instead(part, "LEADS_FIRST", (False,)) for part in (strategy, scrub)),
         {**_LIVELY, "is_contact": "disjoint"},
     ),
     Plant("nothing is swept", (instead(strategy, "sweep", spoilt.no_sweep),), _CHAIN),
@@ -161,7 +161,11 @@ PLANTS = (
         {**_TOUCHED, "churn": 0.15, "gap_events": 30, "pages": 20, "page_size": 3},
     ),
     Plant("the sweep reads its open slice once", (instead(sweep, "_open_rest", spoilt.one_pass),), _TOUCHED),
-    Plant("the closed sweep ends in the future", ((strategy, "sweep", spoilt.into_the_future),), _TOUCHED),
+    Plant(
+        "the closed sweep ends in the future",
+        ((strategy, "sweep", spoilt.into_the_future), spoilt.NO_EVIDENCE),
+        _TOUCHED,
+    ),
     Plant("no lookback", (spoilt.shorter_lookback(0.0), spoilt.NO_AGREEMENT), _LATE),
     Plant("a lookback shorter than contacts are late", (spoilt.shorter_lookback(0.3), spoilt.NO_AGREEMENT), _LATE),
     Plant(

@@ -24,6 +24,7 @@ from etl.extract.agreement import Agreement
 from etl.extract.capabilities import PageSizes
 from etl.extract.checkpoint import ExtractionStart
 from etl.extract.crosscheck import CrossCheck
+from etl.extract.evidence import Evidence
 from etl.extract.fetch import IndivisibleRead, WindowReader
 from etl.extract.history import History, Timing
 from etl.extract.plan import remaining
@@ -266,6 +267,8 @@ async def _believed(*_: object) -> None:
     """Nothing is checked."""
 
 
+NO_EVIDENCE = instead(Evidence, "observe", lambda *_: None)
+"""What other answers show does not count."""
 NO_AGREEMENT = instead(Agreement, "differing", lambda _: {})
 """The sweeps are not compared."""
 
@@ -298,6 +301,7 @@ UNCOUNTED: tuple[Change, ...] = (
     instead(etl.extract.ordered.OrderedRead, "_check_count", _believed),
     instead(etl.extract.ordered.OrderedRead, "_check_sample", _believed),
     instead(WindowReader, "doubtful", nobody_doubtful),
+    NO_EVIDENCE,
 )
 """Segments are not counted, and no range is read again."""
 

@@ -26,7 +26,7 @@ from tests.simulation.weather import Weather
 
 START = 1_760_000_000.0
 """Start of the virtual clock, in seconds since 1970."""
-MOST_REQUESTS = 5000
+MOST_REQUESTS = 10_000
 """Requests of one run after which it counts as endless."""
 _HEADERS = {"Authorization": f"Bearer {Settings.token}", "authtype": "Key", "Content-Type": "application/json"}
 _encode = msgspec.json.Encoder().encode
