@@ -39,8 +39,8 @@ $(AZURITE): $(STAMP)
 	@# The emulator of Azure's object store. Without npm, its tests are skipped.
 	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix .venv/azurite azurite@3.37.0; fi
 
-campaigns: setup $(AZURITE) ## Run the tests that take longest: planted bugs, more kills, benchmarks.
-	$(BIN)/python -m pytest -m campaign -n3
+campaigns: setup $(AZURITE) ## Run the tests that take longest: planted bugs, more kills, benchmarks (PATHS= for some).
+	$(BIN)/python -m pytest -m campaign -n3 $(PATHS)
 
 check: setup ## Lint, format, types, architecture.
 	$(BIN)/ruff check
