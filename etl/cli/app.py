@@ -16,7 +16,7 @@ import typer
 from etl import __version__
 from etl.cli import look
 from etl.cli.arguments import AsJson, Assignments, ConfigPath, OneSink, operands, show
-from etl.cli.process import complain, fail, leave_no_core
+from etl.cli.process import complain, fail, hide_rich, leave_no_core
 from etl.cli.streams import harden
 from etl.commands.checks import Finding, worst
 from etl.commands.unexpected import as_error
@@ -343,6 +343,7 @@ def main() -> NoReturn:
     """The console script: runs a command and exits with its code."""
     os.umask(0o077)
     leave_no_core()
+    hide_rich()
     harden()
     # Looking for plugins of other packages takes 10 ms. Read at the import of pydantic.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

@@ -14,6 +14,7 @@ from dataclasses import asdict
 import anyio
 import structlog
 
+from etl.cli.process import reveal_rich
 from etl.cli.streams import steering
 from etl.cli.totals import totals
 from etl.display import printable
@@ -53,6 +54,7 @@ def configure() -> None:
 async def watch(progress: Callable[[], list[Progress]]) -> None:
     """Show progress until cancelled: rows on a terminal, elsewhere periodic events: one per account, and the totals."""
     if sys.stderr.isatty():
+        reveal_rich()
         from etl.cli.rows import account_rows  # noqa: PLC0415 - Rich takes 40 ms to import
 
         with account_rows(steering(sys.stderr)) as rows:
