@@ -76,6 +76,6 @@ def _absolute(value: object) -> object:
         return absolute(value)
     if isinstance(value, tuple):
         return tuple(map(_absolute, value))
-    if isinstance(value, Path) and str(value).partition(":/")[0] not in OBJECT_STORES:
-        return value.absolute()
-    return value
+    if not isinstance(value, Path) or str(value).startswith(tuple(f"{scheme}:/" for scheme in OBJECT_STORES)):
+        return value
+    return value.absolute()

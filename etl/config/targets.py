@@ -67,8 +67,8 @@ class LakeTarget(Place):
     def url(self) -> str:
         """The address `s3://bucket/prefix` or `az://container/prefix`; empty if the target is a folder."""
         # A path keeps one of the two slashes.
-        scheme, _, rest = str(self.path).partition(":/")
-        return f"{scheme}://{rest}" if scheme in OBJECT_STORES else ""
+        scheme, slash, rest = str(self.path).partition(":/")
+        return f"{scheme}://{rest}" if slash and scheme in OBJECT_STORES else ""
 
     @field_validator("endpoint")
     @classmethod

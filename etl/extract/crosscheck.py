@@ -21,7 +21,7 @@ from etl.extract.capabilities import Capabilities, PageSizes
 from etl.extract.evidence import Evidence
 from etl.extract.fetch import WindowReader
 from etl.extract.pages import PageScan, SavedScan, page_or_empty, scan_pages, still_holds
-from etl.extract.plan import plan_lists
+from etl.extract.plan import may_be_deleted, plan_lists
 from etl.extract.windows import around
 from etl.extract.without_created_at import without_creation_time
 
@@ -31,13 +31,6 @@ MOST_SCANS = 5
 """Maximum page scans until one finds no contact without a creation time that the scans before it missed."""
 LOOKED_FOR = 7
 """How many of the contacts that vanished are looked for in the unfiltered lists, on three pages each."""
-FEW_DELETED, MOST_DELETED = 10, 0.05
-"""Contacts, and their share, that may be deleted during a run."""
-
-
-def may_be_deleted(gone: int, seen: int) -> bool:
-    """Whether `gone` of the contacts `seen` in this run may have been deleted since; else the server hides them."""
-    return gone <= max(FEW_DELETED, MOST_DELETED * seen)
 
 
 class FirstSeen(NamedTuple):
@@ -58,7 +51,7 @@ class UnmatchedContact:
     contact_id: str
     page: int
     """The page of the unfiltered list on which the page scan saw it; 0 for none."""
-    late: bool = False
+    after_windows: bool = False
     """Whether it was first seen when windows had been read already, so that it contradicts none of them."""
 
 
@@ -81,8 +74,8 @@ class CrossCheckLog(Protocol):
     async def record(self, page: Page, *, is_contact: bool) -> None:
         """Record a page of a list."""
 
-    def note(self, rows: Iterable[Row], *, is_contact: bool, late: bool) -> None:
-        """Record contacts that an answer to another request showed; `late`: see `UnmatchedContact`."""
+    def note(self, rows: Iterable[Row], *, is_contact: bool, after_windows: bool) -> None:
+        """Record contacts shown by an answer to another request; `after_windows`: see `UnmatchedContact`."""
 
     @property
     def noted(self) -> int:
@@ -180,7 +173,7 @@ class CrossCheck:
 
     async def _record(self, is_contact: bool, page: Page) -> None:
         """Record a page of a list; its contacts without a creation time are received, if any of them is new."""
-        self.evidence.settle(page)
+        self.evidence.discard(page)
         without_created_at = without_creation_time(page)
         # Before recording the page: a recorded page is not read again.
         if without_created_at is not None:
@@ -200,28 +193,39 @@ class CrossCheck:
         unmatched = await self.log.missing(before)
         resolution = self.capabilities.resolution
         # Recorded before the contact is received: a resumed run would assume that a window had returned it.
-        with reader.noting(partial(_contradict, reader, {one.contact_id for one in unmatched if not one.late})):
+        with reader.noting(
+            partial(_contradict, reader, {one.contact_id for one in unmatched if not one.after_windows})
+        ):
             await reader.read({around(one.created, one.is_contact, resolution) for one in unmatched})
         moved = await self.log.missing(before) if unmatched else []
         await reader.read({around(one.created, not one.is_contact, resolution) for one in moved})
         gone = await self.log.missing(before) if moved else []
         if len(gone) < len(moved) or await self.log.shows_returns():
             await reader.read(plan_lists(self.capabilities, self.log.created, None, before, [False]))
-        return self._vanished(gone) + await self._still_listed(gone, reader)
+        return self._vanished(gone, reader) + await self._still_listed(gone, reader)
 
-    async def recover(self, reader: WindowReader, before: int) -> tuple[int, list[str]]:
-        """Read contacts that only the page scan saw, not the snapshot or the sweep; returns their number, and doubts.
+    async def recover(
+        self, reader: WindowReader, before: int, *, scanned: bool, struck: Collection[int]
+    ) -> tuple[int, list[str]]:
+        """Read contacts that were seen, but not by the snapshot or the sweep; returns their number, and doubts.
 
         Such a contact became visible after its time had been swept: an import of old contacts, or a lead that became
-        visible later than the lookback. Whatever the reason, it is read now, so it contradicts nothing.
+        visible later than the lookback. Whatever the reason, it is read now, so it contradicts nothing. One with a
+        strike (created at a time in `struck`) must not be deleted by a run that has seen it.
         """
-        late = await self.log.missing(before, beyond_snapshot=True)
+        # Without a page scan, there is most often nothing to look up in the snapshot.
+        is_needed = scanned or await self.log.missing(before)
+        late = await self.log.missing(before, beyond_snapshot=True) if is_needed else []
         instants = {one.created for one in late}
         for is_contact in self.lists:
             await reader.read(around(created, is_contact, self.capabilities.resolution) for created in instants)
-        gone = await self.log.missing(before, beyond_snapshot=True)
+        gone = await self.log.missing(before, beyond_snapshot=True) if late else []
+        seen = sum(one.created in struck for one in gone)
+        again = (
+            [f"{seen} contacts with a strike were listed, and not returned when they were requested"] if seen else []
+        )
         too_many = [f"the page scan saw {MOST_UNMATCHED} contacts or more that the snapshot lacks: run with --full"]
-        doubts = (too_many if len(late) >= MOST_UNMATCHED else []) + self._vanished(gone)
+        doubts = again + (too_many if len(late) >= MOST_UNMATCHED else []) + self._vanished(gone, reader)
         return len(late) - len(gone), doubts + await self._still_listed(gone, reader)
 
     async def _still_listed(self, gone: Sequence[UnmatchedContact], reader: WindowReader) -> list[str]:
@@ -240,9 +244,10 @@ class CrossCheck:
         found = sum(one.contact_id in shown for one in gone)
         return [f"{found} contacts or more are listed, but in no range of createdAt"] if found else []
 
-    def _vanished(self, gone: Sequence[UnmatchedContact]) -> list[str]:
+    def _vanished(self, gone: Sequence[UnmatchedContact], reader: WindowReader) -> list[str]:
         """A doubt if too many contacts vanished to have been deleted: under maintenance, servers return empty lists."""
-        seen = self.log.noted + sum(len(self.log.created(is_contact)) for is_contact in self.lists)
+        read = sum(done.rows for done in reader.accepted if done.window.field == "createdAt")
+        seen = max(read, sum(len(self.log.created(is_contact)) for is_contact in self.lists))
         if may_be_deleted(len(gone), seen):
             return []
         return [f"{len(gone)} of {seen} contacts vanished while they were read"]

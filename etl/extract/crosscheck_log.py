@@ -29,10 +29,16 @@ from etl.times import milliseconds
 CHUNK_ROWS = 10_000
 """Number of contacts seen that a killed run can lose."""
 MOST_NOTED = 100_000
-"""Contacts that are kept of answers to other requests (15 MB); a killed run loses them."""
+"""The most contacts that are noted of answers to other requests (25 MB); a killed run loses them."""
 _COLUMNS = (("contact_id", "VARCHAR"), ("created", "BIGINT"), ("is_contact", "BOOLEAN"), ("page", "INTEGER"))
 _NOTED = pa.schema(
-    {"contact_id": pa.string(), "created": pa.int64(), "is_contact": pa.bool_(), "page": pa.int32(), "late": pa.bool_()}
+    {
+        "contact_id": pa.string(),
+        "created": pa.int64(),
+        "is_contact": pa.bool_(),
+        "page": pa.int32(),
+        "after_windows": pa.bool_(),
+    }
 )
 _REJECT_COLUMNS = (("contact_id", "VARCHAR"), ("raw", "VARCHAR"))
 _KNOWN = (("contact_id", "VARCHAR"), ("strikes", "TINYINT"))
@@ -66,7 +72,7 @@ class _Noted(NamedTuple):
     created: int
     is_contact: bool
     page: int
-    late: bool
+    after_windows: bool
 
 
 class CrossCheckFiles:
@@ -140,12 +146,12 @@ class CrossCheckFiles:
         if len(self._rows) >= CHUNK_ROWS:
             await self.save()
 
-    def note(self, rows: Iterable[Row], *, is_contact: bool, late: bool) -> None:
+    def note(self, rows: Iterable[Row], *, is_contact: bool, after_windows: bool) -> None:
         """See `crosscheck.CrossCheckLog`; contacts without a creation time are skipped."""
         for row in rows:
             contact_id, created = id_text(bytes(row.contact_id)), milliseconds(row.created_at)
             if contact_id is not None and created is not None and len(self._noted) < MOST_NOTED:
-                self._noted.setdefault(contact_id, _Noted(contact_id, created, is_contact, 0, late))
+                self._noted.setdefault(contact_id, _Noted(contact_id, created, is_contact, 0, after_windows))
 
     @property
     def noted(self) -> int:
@@ -220,9 +226,9 @@ class CrossCheckFiles:
 
     async def shows_returns(self) -> bool:
         """See `crosscheck.CrossCheckLog`."""
-        parts, _ = await self._received()
         if not self._files:
             return False
+        parts, _ = await self._received()
         return await to_thread.run_sync(self._shows_returns, [part for part in parts if part not in self._doubted])
 
     def _shows_returns(self, parts: Sequence[Path]) -> bool:
@@ -256,7 +262,7 @@ class CrossCheckFiles:
         # received, under any of its ids if it has two.
         query = f"""
             with seen as (
-                select *, false as late from ({duck.scan(self._files, _COLUMNS)})
+                select *, false as after_windows from ({duck.scan(self._files, _COLUMNS)})
                 union all
                 from noted
                 union all
@@ -264,7 +270,7 @@ class CrossCheckFiles:
                 from ({duck.scan(self._doubted, _PART_COLUMNS)})
                 join (values (false), (true)) lists(listed) on coalesce(is_contact = listed, true)
             ), missing as (
-                select created, is_contact, contact_id, max(page) as page, bool_and(late) as late
+                select created, is_contact, contact_id, max(page) as page, bool_and(after_windows) as after_windows
                 from seen anti join ({held}) using (contact_id) where created < ? group by all
             ), rejects as (
                 from ({duck.scan(rejects, _REJECT_COLUMNS)})
@@ -273,7 +279,8 @@ class CrossCheckFiles:
                 from rejects where coalesce(rejects.contact_id = missing.contact_id, contains(raw, missing.contact_id))
             ) limit {MOST_UNMATCHED}
         """  # noqa: S608 - file names are quoted by the engine
-        noted = pa.Table.from_pylist([one._asdict() for one in self._noted.values()], schema=_NOTED)
+        columns = zip(*self._noted.values(), strict=True) if self._noted else ((),) * len(_NOTED)
+        noted = pa.table([pa.array(column, field.type) for column, field in zip(columns, _NOTED, strict=True)], _NOTED)
         with self._connect() as connection:
             connection.register("noted", noted)
             return [UnmatchedContact(*row) for row in connection.execute(query, [before]).fetchall()]

@@ -1,4 +1,4 @@
-"""The pages that were read and not received: contacts that any answer shows count, whatever it was requested for.
+"""The pages that were read and not received: a contact shown by any answer counts, whatever was requested.
 
 The probe, landmarks, checks and windows that are split show contacts, and the windows in which these belong may be
 answered by another server, such as a stale replica. No I/O.
@@ -6,7 +6,7 @@ answered by another server, such as a stale replica. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from etl.api.request import Query
 from etl.api.response import Page
@@ -14,38 +14,37 @@ from etl.extract.pages import Receive
 
 MOST_HELD = 64
 """Pages that are held at once, until it is known whether they are received."""
-Keep = Callable[[Query, Page], Awaitable[None]]
-"""Keeps what a page shows that was not received."""
 
 
 class Evidence:
-    """Holds each page between its answer and its receipt, and passes those that are never received to `keep`."""
+    """Holds each page between its answer and its receipt, and passes those that are not received to `note`."""
 
     def __init__(self, receive: Receive) -> None:
+        self.note: Callable[[Query, Page], None] | None = None
+        """Notes the contacts on a page; until it is known how, pages are held."""
         self._receive = receive
-        self._keep: Keep | None = None
         self._held: dict[int, tuple[Query, Page]] = {}
-        """By the identity of the list of rows, which the copies of a page share."""
+        """By the identity of the list of rows, which the copies of a page share; the oldest first."""
 
     def observe(self, query: Query, page: Page) -> None:
         """Hold an answer."""
         if page.rows:
             self._held[id(page.rows)] = query, page
+            self._release(MOST_HELD)
 
-    def settle(self, page: Page) -> None:
+    def discard(self, page: Page) -> None:
         """Let go of a page that is received or recorded."""
         self._held.pop(id(page.rows), None)
 
     async def receive(self, page: Page) -> None:
         """Pass a page to `receive`."""
-        self.settle(page)
+        self.discard(page)
         await self._receive(page)
-        if self._keep and len(self._held) > MOST_HELD:
-            await self.release(self._keep)
 
-    async def release(self, keep: Keep) -> None:
-        """Pass the pages held now to `keep`, and from now on those that are not received soon."""
-        self._keep = keep
-        held, self._held = self._held, {}
-        for query, page in held.values():
-            await keep(query, page)
+    def release(self) -> None:
+        """Note all pages that are held."""
+        self._release(0)
+
+    def _release(self, most: int) -> None:
+        while self.note and len(self._held) > most:
+            self.note(*self._held.pop(next(iter(self._held))))

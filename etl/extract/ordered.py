@@ -26,7 +26,6 @@ from anyio.abc import TaskGroup
 from etl.api.client import Client, RequestFailed
 from etl.api.request import Query
 from etl.api.response import Page
-from etl.extract.crosscheck import may_be_deleted
 from etl.extract.fetch import WindowReader
 from etl.extract.landmarks import (
     LONGEST_PIECE,
@@ -40,7 +39,7 @@ from etl.extract.landmarks import (
     renewed,
 )
 from etl.extract.pages import page_or_empty
-from etl.extract.plan import remaining
+from etl.extract.plan import may_be_deleted, remaining
 from etl.extract.windows import Accepted, Window, evenly, halved, may_be_read
 from etl.extract.workqueue import WorkQueue
 
@@ -144,6 +143,8 @@ class OrderedRead:
         self._reader = reader
         self._client = client
         self._segments = list(segments(landmarks))
+        self._last_rank = [marks[-1].rank for marks in landmarks]
+        """By list: about how many contacts it has."""
         self._open: Counter[Segment] = Counter()
         """The pieces of each segment that are not read yet."""
         # The last landmark is a little before the end.
@@ -304,7 +305,7 @@ class OrderedRead:
         """A landmark as it is now. Raises `NotSorted` if more contacts vanished before it than were deleted."""
         now = await renewed(self._client, segment.is_contact, landmark, self._size(segment))
         found = segment.newer if landmark.cut == segment.newer.cut else segment.older or landmark
-        if not may_be_deleted(found.rank - now.rank, found.rank):
+        if not may_be_deleted(found.rank - now.rank, self._last_rank[segment.is_contact]):
             message = f"{found.rank - now.rank} of {found.rank} contacts vanished while they were read"
             raise NotSorted(message)
         return now

@@ -17,6 +17,14 @@ from etl.extract.capabilities import Capabilities
 from etl.extract.windows import Window
 from etl.model import union
 
+FEW_DELETED, MOST_DELETED = 10, 0.05
+"""Contacts, and their share, that may be deleted during a run."""
+
+
+def may_be_deleted(gone: int, seen: int) -> bool:
+    """Whether `gone` of the contacts `seen` in this run may have been deleted since; else the server hides them."""
+    return gone <= max(FEW_DELETED, MOST_DELETED * seen)
+
 
 def plan_windows(
     times: Sequence[int],

@@ -178,8 +178,9 @@ class _Steps:
     async def full(self) -> Extraction:
         """Read every window up to the watermark, then sweep; cross-checked on the first run and every week."""
         until, scan = self.start.watermark, None
-        await self.evidence.release(partial(self._note, late=False))
-        await self.evidence.release(partial(self._note, late=True))
+        self.evidence.note = partial(self._note, after_windows=self.checkpoint.resumed is not None)
+        self.evidence.release()
+        self.evidence.note = partial(self._note, after_windows=True)
         doubt = self.start.doubt or (self.checkpoint.resumed.doubt if self.checkpoint.resumed else "")
         if self.start.landmarks and not doubt:
             reader = WindowReader(
@@ -241,7 +242,7 @@ class _Steps:
     async def incremental(self) -> Extraction:
         """Scrub a share of the windows, and sweep from before the last watermark; cross-checked every week."""
         until, created = self.start.watermark, self.history.snapshot.created
-        await self.evidence.release(self._receive)
+        self.evidence.note = self._note_unknown
         scan = await self._scan_for_cross_check(full=False)
         reader = WindowReader(
             self.client, scan.capabilities, self.evidence.receive, self.checkpoint, created, swept=until
@@ -253,40 +254,45 @@ class _Steps:
                 until=until, since=self._last_margin(), shrink_share=self.shrink_share,
             )  # fmt: skip
         await self._sweep(reader, since=self._last_margin())
-        await self.evidence.release(self._receive)
-        late, doubts = scrubbed.late, list(scan.doubts)
-        if scan.check:
-            with self.meter.counted("witness"):
-                found, further = await scan.check.recover(reader, until)
-                late, doubts = late + found, doubts + further
+        self.evidence.release()
+        with self.meter.counted("witness" if scan.check else "sweep"):
+            check, struck = scan.check or self._cross_check(scan.capabilities), self.history.snapshot.struck()
+            late, doubts = await check.recover(reader, until, scanned=scan.check is not None, struck=struck)
         return replace(
-            self._extraction(scan, reader, doubts),
+            self._extraction(scan, reader, [*scan.doubts, *doubts]),
             coverage=((scrubbed.start, scrubbed.end),),
             confirmed=strikes.ranges,
             look=scrubbed.look,
             escalated=scrubbed.escalated,
             scrub_after=scrubbed.end if scrubbed.end < until else None,
-            late=late,
+            late=scrubbed.late + late,
             by_windows=self._by_windows(scrubbed.end),
         )
 
-    async def _receive(self, _: Query, page: Page) -> None:
-        """Receive what an answer to another request shows: such a contact is neither missing nor deleted."""
-        # The first answers of the probe are older than T0.
-        if page.date is None or page.date >= self.start.capabilities.t0:
-            await self.evidence.receive(page)
+    def _note_unknown(self, query: Query, page: Page) -> None:
+        """Note contacts that no sweep reads and that, by their times, are not in the snapshot or have a strike."""
+        snapshot, since = self.history.snapshot, self._last_margin()
+        times = [milliseconds(row.created_at) for row in page.rows]
+        unknown = [
+            row
+            for row, time in zip(page.rows, times, strict=True)
+            if time is not None and time < since
+            if not _holds(snapshot.created(None), time) or _holds(snapshot.struck(), time)
+        ]
+        self.log.note(unknown, is_contact=query.is_contact, after_windows=True)
 
-    async def _note(self, query: Query, page: Page, *, late: bool) -> None:
-        """Note what an answer to another request shows, unless it may have become visible since windows were read."""
+    def _note(self, query: Query, page: Page, *, after_windows: bool) -> None:
+        """Note the contacts on a page; those created in the lookback may not have been visible to windows."""
         before = self.start.capabilities.t0 - self.timing.lookback
-        old = [row for row in page.rows if (milliseconds(row.created_at) or 0) < before]
-        self.log.note(old, is_contact=query.is_contact, late=late)
+        for row in page.rows:
+            recent = (milliseconds(row.created_at) or 0) >= before
+            self.log.note([row], is_contact=query.is_contact, after_windows=after_windows or recent)
 
     async def _contradictions(self, reader: WindowReader, scan: _Scan) -> list[str]:
         """Request what this run has seen and not received; returns doubts, those of the page scan among them."""
-        await self.evidence.release(partial(self._note, late=True))
+        self.evidence.release()
         check = scan.check or self._cross_check(scan.capabilities)
-        with self.meter.counted("witness" if scan.check else "windows"):
+        with self.meter.counted("witness" if scan.check else "sweep"):
             return [*scan.doubts, *await check.contradict(reader, self.start.watermark)]
 
     def _cross_check(self, capabilities: Capabilities) -> CrossCheck:
@@ -388,3 +394,8 @@ class _Steps:
             cross_checked_at=t0 if scan.check else self.history.cross_checked_at,
             scrub_after=self.history.scrub_after,
         )
+
+
+def _holds(times: Sequence[int], time: int) -> bool:
+    place = bisect_left(times, time)
+    return place < len(times) and times[place] == time

@@ -52,6 +52,11 @@ _MANIFEST = parquet_layout.MANIFESTS["delta"]
 _RUN = re.compile(r"seq=(\d+)/")
 _Files = dict[str, dict[str, DataFile]]
 """The files of every table, by their paths in it."""
+_REFUSED = {
+    *("AccessDenied", "NoSuchBucket", "ContainerNotFound"),
+    *("AuthenticationFailed", "AuthorizationFailure", "AuthorizationPermissionMismatch"),
+}
+"""Errors of a store after which a commit was certainly not made."""
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
@@ -190,7 +195,7 @@ class DeltaCommits:
             else:
                 return True
             reason = reason_of(failed)
-            if not uncertain and reason in {"AccessDenied", "NoSuchBucket"}:
+            if not uncertain and reason in _REFUSED:
                 raise self._error("commit to", CONTACTS, failed) from failed
             uncertain = True
             self._pause(pause)

@@ -1,4 +1,4 @@
-"""Evidence: pages that were read and never received are kept."""
+"""Evidence: pages that were read and never received are noted."""
 
 from __future__ import annotations
 
@@ -18,44 +18,35 @@ def page_of(contact_id: str) -> Page:
     return Page(b"", [Row(msgspec.Raw(contact_id.encode()))])
 
 
-async def test_only_pages_that_are_neither_received_nor_recorded_are_kept() -> None:
+async def test_only_pages_that_are_neither_received_nor_recorded_are_noted() -> None:
     """Copies of a page are the same page, and empty pages show nothing."""
-    received, kept = list[Page](), list[Page]()
+    received, noted = list[Page](), list[Page]()
 
     async def receive(page: Page) -> None:
         received.append(page)
 
-    async def keep(query: Query, page: Page) -> None:
-        assert query is QUERY
-        kept.append(page)
-
     evidence, pages = Evidence(receive), [page_of(f'"{number}"') for number in range(4)]
     for page in (*pages, Page(b"", ())):
         evidence.observe(QUERY, page)
+    evidence.release()  # It is not known yet how to note them.
     await evidence.receive(replace(pages[0], number=2))
-    evidence.settle(pages[1])
-    await evidence.release(keep)
-    assert ([page.ids for page in received], kept) == ([pages[0].ids], pages[2:])
-    await evidence.release(keep)
-    assert kept == pages[2:]
+    evidence.discard(pages[1])
+    evidence.note = lambda _, page: noted.append(page)
+    evidence.release()
+    assert ([page.ids for page in received], noted) == ([pages[0].ids], pages[2:])
 
 
 async def test_few_pages_are_held_at_once() -> None:
-    """A long run keeps pages while it reads; before it is known what to do with them, they are held."""
-    kept = 0
+    """The oldest are noted first."""
+    noted, pages = list[Page](), [page_of(f'"{number}"') for number in range(3 * MOST_HELD)]
 
     async def receive(_: Page) -> None:
-        """Nothing is needed."""
-
-    async def keep(_query: Query, _page: Page) -> None:
-        nonlocal kept
-        kept += 1
+        raise AssertionError
 
     evidence = Evidence(receive)
-    await evidence.release(keep)
-    for number in range(3 * MOST_HELD):
-        evidence.observe(QUERY, page_of(f'"{number}"'))
-        await evidence.receive(page_of('"x"'))
-        assert number - kept <= MOST_HELD
-    await evidence.release(keep)
-    assert kept == 3 * MOST_HELD
+    evidence.note = lambda _, page: noted.append(page)
+    for page in pages:
+        evidence.observe(QUERY, page)
+    assert noted == pages[:-MOST_HELD]
+    evidence.release()
+    assert noted == pages

@@ -64,12 +64,12 @@ class Memory:
             if created is not None and name is not None:
                 self.seen[name] = UnmatchedContact(created, is_contact, name, page.number)
 
-    def note(self, rows: Iterable[Row], *, is_contact: bool, late: bool) -> None:
+    def note(self, rows: Iterable[Row], *, is_contact: bool, after_windows: bool) -> None:
         """Note the contacts that another answer showed."""
         for row in rows:
             created, name = milliseconds(row.created_at), id_text(bytes(row.contact_id))
             if created is not None and name is not None:
-                self.also.setdefault(name, UnmatchedContact(created, is_contact, name, 0, late))
+                self.also.setdefault(name, UnmatchedContact(created, is_contact, name, 0, after_windows))
 
     @property
     def noted(self) -> int:
@@ -90,9 +90,8 @@ class Memory:
         """Every contact here has a creation time."""
         return {}
 
-    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> list[UnmatchedContact]:
-        """Contacts that were seen and did not arrive; there is no earlier snapshot here."""
-        assert not beyond_snapshot
+    async def missing(self, before: int, *, beyond_snapshot: bool = False) -> list[UnmatchedContact]:  # noqa: ARG002
+        """Contacts that were seen and did not arrive; the ids of earlier snapshots are not known here."""
         return [
             one for name, one in (self.also | self.seen).items() if name not in self.arrived and one.created < before
         ]
@@ -424,9 +423,9 @@ class Ranged(Grown):
         return max(name for name, raw in self.world.contacts(self.now).items() if b'"isContact":true' in raw)
 
     async def again(self, *, full: bool) -> tuple[Extraction, Memory]:
-        """Read the account an hour after an earlier run."""
+        """Read the account an hour after an earlier run, which did not see the newest contact."""
         self.now, memory = self.watermark / 1000 + 3600, Memory()
-        rows = [json.loads(raw) for raw in self.world.contacts(self.now).values()]
+        rows = [json.loads(raw) for name, raw in self.world.contacts(self.now).items() if name != self.newest]
         known = Known(sorted((milliseconds(row["createdAt"]) or 0, row["isContact"]) for row in rows))
         history = History(self.watermark, self.watermark, cross_checked_at=self.watermark, snapshot=known)
         return await self.read(memory, history, {}, full=full), memory

@@ -106,12 +106,14 @@ class ScanLog:
         for page in self._intake.pages:
             self._see(page, 0, is_contact=None)
 
-    def note(self, rows: Iterable[Row], *, is_contact: bool, late: bool) -> None:
+    def note(self, rows: Iterable[Row], *, is_contact: bool, after_windows: bool) -> None:
         """Record contacts that another answer showed."""
         for row in rows:
             created, name = milliseconds(row.created_at), id_text(bytes(row.contact_id))
             if created is not None and name is not None:
-                self._noted.setdefault(bytes(row.contact_id), UnmatchedContact(created, is_contact, name, 0, late))
+                self._noted.setdefault(
+                    bytes(row.contact_id), UnmatchedContact(created, is_contact, name, 0, after_windows)
+                )
 
     @property
     def noted(self) -> int:
