@@ -12,7 +12,7 @@ from etl.api.request import Query
 from etl.api.response import Page
 from etl.extract.pages import Receive
 
-MOST_HELD = 64
+MOST_HELD = 16
 """Pages that are held at once, until it is known whether they are received."""
 
 
