@@ -154,7 +154,8 @@ def test_what_workers_finish_without_a_coordinator_is_taken_over(
     while len(list(job.temporary.glob("*.stage/*/attempt-*/result"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     read = accounts.sent()
-    assert read - before <= needed + 2
+    # The samples of the order differ from run to run.
+    assert read - before <= 1.05 * needed
     ended = run(job, cluster)
     assert (ended.code, accounts.sent() - read) == (0, 0)
     assert {(row["account"], row["contact_id"]) for row in job.in_duckdb()} == accounts.truth()
