@@ -77,10 +77,6 @@ class CrossCheckLog(Protocol):
     def note(self, rows: Iterable[Row], *, is_contact: bool, after_windows: bool) -> None:
         """Record contacts shown by an answer to another request; `after_windows`: see `UnmatchedContact`."""
 
-    @property
-    def noted(self) -> int:
-        """How many contacts were noted."""
-
     def end(self, is_contact: bool, end: int | None) -> None:
         """Record the first page past the end of a list; None if unknown."""
 
@@ -220,12 +216,10 @@ class CrossCheck:
         for is_contact in self.lists:
             await reader.read(around(created, is_contact, self.capabilities.resolution) for created in instants)
         gone = await self.log.missing(before, beyond_snapshot=True) if late else []
-        seen = sum(one.created in struck for one in gone)
-        again = (
-            [f"{seen} contacts with a strike were listed, and not returned when they were requested"] if seen else []
-        )
+        hidden = sum(one.created in struck for one in gone)
+        kept = [f"{hidden} contacts with a strike were listed, but not returned on request"] if hidden else []
         too_many = [f"the page scan saw {MOST_UNMATCHED} contacts or more that the snapshot lacks: run with --full"]
-        doubts = again + (too_many if len(late) >= MOST_UNMATCHED else []) + self._vanished(gone, reader)
+        doubts = kept + (too_many if len(late) >= MOST_UNMATCHED else []) + self._vanished(gone, reader)
         return len(late) - len(gone), doubts + await self._still_listed(gone, reader)
 
     async def _still_listed(self, gone: Sequence[UnmatchedContact], reader: WindowReader) -> list[str]:

@@ -65,16 +65,6 @@ class _Seen(NamedTuple):
     page: int
 
 
-class _Noted(NamedTuple):
-    """One contact that an answer to another request showed; the names are those of `_NOTED`."""
-
-    contact_id: str
-    created: int
-    is_contact: bool
-    page: int
-    after_windows: bool
-
-
 class CrossCheckFiles:
     """A `crosscheck.CrossCheckLog` in Parquet files of a private folder."""
 
@@ -103,7 +93,7 @@ class CrossCheckFiles:
         self._ends: dict[bool, int] = {}
         self._created = {False: array("q"), True: array("q")}
         self._without_created_at: dict[str, FirstSeen] = {}
-        self._noted: dict[str, _Noted] = {}
+        self._noted: dict[str, UnmatchedContact] = {}
         self._doubted = checkpoint.saved.doubted
         """The parts that count as seen only."""
         self._writing = anyio.Lock()
@@ -151,12 +141,8 @@ class CrossCheckFiles:
         for row in rows:
             contact_id, created = id_text(bytes(row.contact_id)), milliseconds(row.created_at)
             if contact_id is not None and created is not None and len(self._noted) < MOST_NOTED:
-                self._noted.setdefault(contact_id, _Noted(contact_id, created, is_contact, 0, after_windows))
-
-    @property
-    def noted(self) -> int:
-        """See `crosscheck.CrossCheckLog`."""
-        return len(self._noted)
+                one = UnmatchedContact(created, is_contact, contact_id, 0, after_windows)
+                self._noted.setdefault(contact_id, one)
 
     def end(self, is_contact: bool, end: int | None) -> None:
         """See `crosscheck.CrossCheckLog`."""
@@ -279,8 +265,10 @@ class CrossCheckFiles:
                 from rejects where coalesce(rejects.contact_id = missing.contact_id, contains(raw, missing.contact_id))
             ) limit {MOST_UNMATCHED}
         """  # noqa: S608 - file names are quoted by the engine
-        columns = zip(*self._noted.values(), strict=True) if self._noted else ((),) * len(_NOTED)
-        noted = pa.table([pa.array(column, field.type) for column, field in zip(columns, _NOTED, strict=True)], _NOTED)
+        noted = pa.table(
+            [pa.array([getattr(one, field.name) for one in self._noted.values()], field.type) for field in _NOTED],
+            schema=_NOTED,
+        )
         with self._connect() as connection:
             connection.register("noted", noted)
             return [UnmatchedContact(*row) for row in connection.execute(query, [before]).fetchall()]

@@ -64,7 +64,7 @@ class WindowReader:
         self.unproven = [*resumed.unproven] if resumed else []
         self.sizes = capabilities.page_sizes
         """The page sizes seen so far."""
-        self._note: Note = _nothing
+        self._note: Note = lambda _field, _rows: None
         self._poisoned: set[Window] = set()
         """Parts of windows on which the server failed."""
         self._checkpoint = checkpoint
@@ -300,10 +300,6 @@ class WindowReader:
         """Record something that cannot be proven."""
         self.unproven.append(reason)
         self._checkpoint.unproven(reason)
-
-
-def _nothing(_: TimeField | None, __: Sequence[Row]) -> None:
-    """Notes nothing."""
 
 
 def _may_be_cut(done: Accepted, sizes: PageSizes) -> bool:

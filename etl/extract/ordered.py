@@ -302,7 +302,7 @@ class OrderedRead:
         raise NotSorted(message)
 
     async def _renewed(self, segment: Segment, landmark: Landmark) -> Landmark:
-        """A landmark as it is now. Raises `NotSorted` if more contacts vanished before it than were deleted."""
+        """A landmark as it is now. Raises `NotSorted` if more contacts vanished than may have been deleted."""
         now = await renewed(self._client, segment.is_contact, landmark, self._size(segment))
         found = segment.newer if landmark.cut == segment.newer.cut else segment.older or landmark
         if not may_be_deleted(found.rank - now.rank, self._last_rank[segment.is_contact]):

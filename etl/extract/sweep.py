@@ -17,7 +17,7 @@ from etl.extract.fetch import WindowReader
 from etl.extract.windows import Window, around
 
 MOST_ASKED_AGAIN = 20
-"""Maximum creation times, of contacts that were not shown by both sweeps, that are requested again."""
+"""The maximum number of creation times that are requested again, of contacts not shown by both sweeps."""
 PASSES = 600
 """Maximum slices of the open rest; if more are needed, the account changes faster than it can be read."""
 

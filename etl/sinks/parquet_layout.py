@@ -36,8 +36,9 @@ MANIFESTS: dict[SinkKind, re.Pattern[str]] = {
     "parquet": re.compile(r"manifests/(\d{8,})\.json"),
     "delta": re.compile(r"manifests/(\d{8,})\.([0-9a-f]{64})\.([0-9a-f]{64}|first)\.json"),
 }
-"""The manifests of each kind of target that has them as files: their number; for Delta, also their digest and the one
-before."""
+"""Names of the manifests of each kind of target that stores them as files.
+
+Groups: the number of the run and, for Delta, the digests of the manifest and of the one before it."""
 
 
 def part_folder(content: str, seq: int) -> str:

@@ -47,7 +47,7 @@ _NO_CREDENTIALS = {
     "169.254.170.2": "no credentials",
     "fd00:ec2::254": "no credentials",
 }
-"""What the library says if the environment holds no credentials: addresses at which it looks for a role, most often."""
+"""Addresses at which the library looks for a role of this machine, if the environment holds no credentials."""
 _HINTS = {
     "NoSuchBucket": "Create the bucket, or correct its name.",
     "ContainerNotFound": "Create the container, or correct its name.",
@@ -208,10 +208,10 @@ class Objects:
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects; a missing one is ignored."""
-        chosen = sorted(names)
-        # S3 removes a missing object; Azure reports it, after it has removed all others.
-        with suppress(Missing), self._translated("remove", chosen[0] if chosen else ""):
-            obstore.delete(self._store, chosen)
+        if chosen := sorted(names):
+            # S3 ignores a missing object; Azure reports it, after it has removed all others.
+            with suppress(Missing), self._translated("remove", chosen[0]):
+                obstore.delete(self._store, chosen)
 
     def settle(self, name: str) -> None:
         """Do nothing: the store keeps what it has accepted."""

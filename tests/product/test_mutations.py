@@ -71,11 +71,6 @@ class Memory:
             if created is not None and name is not None:
                 self.also.setdefault(name, UnmatchedContact(created, is_contact, name, 0, after_windows))
 
-    @property
-    def noted(self) -> int:
-        """How many contacts were noted."""
-        return len(self.also)
-
     def end(self, is_contact: bool, end: int | None) -> None:
         """The end is not needed here."""
 

@@ -115,11 +115,6 @@ class ScanLog:
                     bytes(row.contact_id), UnmatchedContact(created, is_contact, name, 0, after_windows)
                 )
 
-    @property
-    def noted(self) -> int:
-        """How many contacts were noted."""
-        return len(self._noted)
-
     def end(self, is_contact: bool, end: int | None) -> None:
         """Record the end of a list."""
         if end is not None:
