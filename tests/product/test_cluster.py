@@ -172,8 +172,11 @@ def test_one_process_takes_over_what_a_cluster_has_read(
     assert ended.code == 11
     assert ended.document["error"]["message"] == "the scheduler was lost"
     assert len(told(ended.err)) == 1, "no traceback of the library"
+    # One of the two may have been published before, if its worker was that much faster.
+    published = {account["account"] for account in ended.document["accounts"] if account["seq"]}
     planned = job.call("plan", "CONFIG", "--json").document["accounts"]
-    assert all(account["resumes"] for account in planned)
+    assert {account["account"] for account in planned if account["resumes"]} == accounts.servers.keys() - published
+    assert len(published) < 2
     assert job.command("run", "CONFIG").code == 0
     assert {(row["account"], row["contact_id"]) for row in job.in_duckdb()} == accounts.truth()
 
