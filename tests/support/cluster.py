@@ -60,6 +60,13 @@ class LocalCluster:
         self.workers.append(worker)
         return worker
 
+    def wait_for_workers(self) -> None:
+        """Wait until all workers have joined: with fewer, one worker would be given all accounts."""
+        log, deadline = self.folder / "worker.log", time.monotonic() + 30
+        while log.exists() and log.read_text().count("Registered to:") < len(self.workers):
+            assert time.monotonic() < deadline, "the workers do not join"
+            time.sleep(0.05)
+
     def end(self) -> None:
         """Kill all processes, stopped ones too."""
         for process in (*self.workers, self.scheduler):
@@ -91,6 +98,7 @@ def local_cluster(
         cluster.start_scheduler()
         for _ in range(workers):
             cluster.start_worker()
+        cluster.wait_for_workers()
         yield cluster
     finally:
         cluster.end()
