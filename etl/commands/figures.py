@@ -35,7 +35,7 @@ from etl.pages.figures import (
 )
 from etl.schema import Kind
 from etl.sinks import Unpublished
-from etl.sinks.targets import reading, sinks
+from etl.sinks.targets import first_path, reading, sinks
 from etl.storage import duck
 from etl.storage.attempts import read_attempts
 
@@ -100,7 +100,7 @@ def gather(config: Config, made: datetime) -> Figures:
 
     `made` is the local clock. Raises SinkError, TargetCorrupt.
     """
-    last = read_attempts(sinks(config)[0].path)[-SHOWN_ATTEMPTS:]
+    last = read_attempts(first_path(config))[-SHOWN_ATTEMPTS:]
     attempts = []
     for one in reversed(last):
         error = {name: str(text) for name, text in (one.error or {}).items() if name != "code"}

@@ -15,7 +15,7 @@ from etl.config import Config
 from etl.extras import require
 from etl.pages.process import render
 from etl.sinks import Unpublished
-from etl.sinks.targets import reading, sinks
+from etl.sinks.targets import first_path, reading
 from etl.storage import files
 from etl.storage.attempts import read_attempts
 
@@ -44,7 +44,7 @@ def live_report(config: Config, links: Sequence[tuple[str, str]], last: Drawn | 
     seq, now = 0, _now()
     with suppress(Unpublished), reading(config) as connection:
         [(seq,)] = connection.execute("select max(seq) from runs").fetchall()
-    state = (seq, read_attempts(sinks(config)[0].path)[-1:], now.replace(second=0, microsecond=0))
+    state = (seq, read_attempts(first_path(config))[-1:], now.replace(second=0, microsecond=0))
     if last is not None and last[0] == state:
         return last
     return state, render(replace(gather(config, now), links=links))

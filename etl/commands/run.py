@@ -36,7 +36,7 @@ from etl.log import log
 from etl.model import AccountYield, Phase, Progress, Publication, SinkState
 from etl.sinks import Sink
 from etl.sinks.checks import refuse_other_filters
-from etl.sinks.targets import lagging_sink, unconfigured
+from etl.sinks.targets import first_path, lagging_sink, unconfigured
 from etl.sinks.targets import sinks as sinks_of
 from etl.storage import files
 from etl.storage.attempts import Attempt, record_attempt
@@ -123,7 +123,7 @@ class Run:
             options=asdict(self._options),
             version=__version__,
         )
-        record_attempt(sinks_of(self._config)[0].path, attempt)
+        record_attempt(first_path(self._config), attempt)
         outputs.write(self._config, attempt, result.error)
         return result
 

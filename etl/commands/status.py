@@ -8,7 +8,7 @@ from time import time
 from etl.commands.result import AccountStatus, PublishedRun, Status
 from etl.config import Config
 from etl.sinks import Unpublished
-from etl.sinks.targets import reading, sinks
+from etl.sinks.targets import first_path, reading
 from etl.storage.attempts import read_attempts
 
 HISTORY = 20
@@ -26,7 +26,7 @@ def read_status(config: Config, sink: str | None = None) -> Status:
 
     Raises UsageError, SinkError, TargetCorrupt.
     """
-    attempts, at = tuple(reversed(read_attempts(sinks(config)[0].path)[-HISTORY:])), datetime.fromtimestamp(time(), UTC)
+    attempts, at = tuple(reversed(read_attempts(first_path(config))[-HISTORY:])), datetime.fromtimestamp(time(), UTC)
     try:
         with reading(config, sink) as connection:
             runs, last = (

@@ -34,7 +34,7 @@ from etl.sinks import checks, manifest, parquet_layout, tables
 from etl.sinks.manifest import DataFile, Manifest
 from etl.sinks.parquet_layout import Chain
 from etl.storage import duck, files
-from etl.storage.objects import NO_ANSWER, Missing, Store, hint_for, kind_for, reason_of
+from etl.storage.objects import NO_ANSWER, Missing, Store, as_sink_error, is_refused, reason_of
 
 CONTACTS = "contacts"
 _TABLES: dict[str, tables.Columns] = {
@@ -52,11 +52,6 @@ _MANIFEST = parquet_layout.MANIFESTS["delta"]
 _RUN = re.compile(r"seq=(\d+)/")
 _Files = dict[str, dict[str, DataFile]]
 """The files of every table, by their paths in it."""
-_REFUSED = {
-    *("AccessDenied", "NoSuchBucket", "ContainerNotFound"),
-    *("AuthenticationFailed", "AuthorizationFailure", "AuthorizationPermissionMismatch"),
-}
-"""Errors of a store after which a commit was certainly not made."""
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
@@ -139,7 +134,8 @@ class DeltaCommits:
         for folder in _SIDE_TABLES:
             self._bring(folder, wanted[folder], listed, last)
         published = self._commit_contacts(table, wanted[CONTACTS], listed, digest)
-        with suppress(SinkError, TargetCorrupt):
+        # What is left over, or cannot be read (`ValueError`: a manifest of another run), is for the next run to report.
+        with suppress(SinkError, TargetCorrupt, ValueError):
             if published:
                 for folder in _SIDE_TABLES:  # Takes back what killed runs and others of this number have committed.
                     self._bring(folder, wanted[folder], listed, listed.seq)
@@ -153,7 +149,7 @@ class DeltaCommits:
         before, now = _wanted(earlier), _wanted(found)
         for folder in _SIDE_TABLES:
             ours = wanted[folder].keys() - before[folder].keys()
-            self._bring(folder, now[folder], listed, found[-1].seq, ours)
+            self._bring(folder, now[folder], listed, found[-1].seq if found else 0, ours)
 
     def _bring(
         self, folder: str, wanted: Mapping[str, DataFile], listed: Manifest, last: float, ours: Collection[str] = ()
@@ -186,17 +182,15 @@ class DeltaCommits:
             table = self._create(CONTACTS)
             if found := self._published(table):  # Another first run was faster.
                 return found == digest
-        version, failed, uncertain = table.version(), OSError("no answer"), False
+        version, uncertain = table.version(), False
         for pause in _PAUSES:
             try:
                 self._commit(table, _actions(table, wanted, (), listed), listed, {_MANIFEST_KEY: digest})
             except (DeltaError, OSError) as error:
-                failed = error  # type: ignore[assignment]
+                if not uncertain and is_refused(error):
+                    raise self._error("commit to", CONTACTS, error) from error
             else:
                 return True
-            reason = reason_of(failed)
-            if not uncertain and reason in _REFUSED:
-                raise self._error("commit to", CONTACTS, failed) from failed
             uncertain = True
             self._pause(pause)
             try:
@@ -289,13 +283,13 @@ class DeltaCommits:
         return f"{home}/{folder}"
 
     def _error(self, what: str, folder: str, error: Exception | None) -> SinkError:
-        reason = type(error).__name__ if error is not None else "others change it at the same time"
-        kind, hint = SinkError, ""
+        message, where = f"cannot {what} the table {folder}: ", self._store.where(folder)
         # What concerns the store is an error of the system or has the code of the store; the rest concerns the log.
         found = reason_of(error) if error is not None and self._store.local is None else ""
         if found and (isinstance(error, OSError) or found != NO_ANSWER):
-            reason, kind, hint = found, kind_for(found), hint_for(found)
-        return kind(f"cannot {what} the table {folder}: {reason}", where=self._store.where(folder), hint=hint)
+            return as_sink_error(found, message + found, where)
+        reason = type(error).__name__ if error is not None else "others change it at the same time"
+        return SinkError(message + reason, where=where)
 
     def orphans(self, listed: Collection[str], names: Sequence[str], last: int) -> list[str]:
         """See `Commits.orphans`."""

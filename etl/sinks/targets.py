@@ -34,20 +34,35 @@ def sinks(config: Config) -> tuple[Sink, ...]:
     return tuple(_sink(name, target, limit) for name, target in config.sinks.named.items())
 
 
-def _sink(name: str, target: AnyTarget, limit: int) -> Sink:
+def first_path(config: Config) -> Path:
+    """`Sink.path` of the first configured sink, also if that cannot be opened."""
+    return next(_path(name, target) for name, target in config.sinks.named.items())
+
+
+def _path(name: str, target: AnyTarget) -> Path:
+    """See `Sink.path`."""
     if isinstance(target, DuckDBTarget):
-        return DuckDBSink(_file(target), limit, target.storage_version, access=access_of(target), name=name)
-    if isinstance(target, ParquetTarget) and not target.url:
-        return ParquetSink(target.path, limit, target.keep, access=access_of(target), name=name)
-    stage = target.stage or default_stage(name)
+        # A link is resolved: a rename over it would leave the file unchanged. Errors are reported when it is opened.
+        linked = os.path.islink(target.path) and os.path.exists(target.path)  # noqa: PTH110, PTH114 - raise nothing
+        return target.path.resolve() if linked else target.path
+    if isinstance(target, PostgresTarget) or target.url:
+        return target.stage or default_stage(name)
+    return target.path
+
+
+def _sink(name: str, target: AnyTarget, limit: int) -> Sink:
+    path = _path(name, target)
+    if isinstance(target, DuckDBTarget):
+        return DuckDBSink(path, limit, target.storage_version, access=access_of(target), name=name)
     if isinstance(target, PostgresTarget):
         from etl.sinks.postgres import PostgresSink  # noqa: PLC0415 - belongs to an extra
 
-        return PostgresSink(partial(read_dsn, target, name), target.schema_name, stage, limit, name)
-    if isinstance(target, ParquetTarget):
-        return ParquetSink(stage, limit, target.keep, name=name, log=_object_log(target, stage))
-    place = stage if target.url else target.path
-    return ParquetSink(place, limit, 1, name=name, log=_delta_log(target, place), kind="delta")
+        return PostgresSink(partial(read_dsn, target, name), target.schema_name, path, limit, name)
+    if isinstance(target, DeltaTarget):
+        return ParquetSink(path, limit, 1, name=name, log=_delta_log(target, path), kind="delta")
+    if target.url:
+        return ParquetSink(path, limit, target.keep, name=name, log=_object_log(target, path))
+    return ParquetSink(path, limit, target.keep, access=access_of(target), name=name)
 
 
 def _object_log(target: ParquetTarget, stage: Path) -> Log:
@@ -74,13 +89,6 @@ def access_of(target: Target) -> Access | None:
     if target.mode is None and target.group is None:
         return None
     return Access(FILE_MODE if target.mode is None else target.mode, target.group or "")
-
-
-def _file(target: DuckDBTarget) -> Path:
-    """The file, with a symbolic link resolved: a rename over the link would leave the file unchanged."""
-    # Errors in the path are reported when it is opened.
-    linked = os.path.islink(target.path) and os.path.exists(target.path)  # noqa: PTH110, PTH114 - these raise nothing
-    return target.path.resolve() if linked else target.path
 
 
 def readable(config: Config, name: str | None = None) -> Sink:

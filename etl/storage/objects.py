@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from time import sleep
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -24,8 +25,7 @@ from obstore.store import AzureStore, S3Store
 from etl.errors import OutcomeUnknown, SinkError, Unreachable
 from etl.storage import files
 
-_CONNECT, _SILENCE, _REQUEST = timedelta(seconds=5), timedelta(seconds=30), timedelta(minutes=10)
-"""Limits: of a connection, of the silence of the server during a request, and of a whole request."""
+_CONNECT_TIMEOUT, _READ_TIMEOUT, _REQUEST_TIMEOUT = timedelta(seconds=5), timedelta(seconds=30), timedelta(minutes=10)
 _RETRIES, _RETRYING = 5, timedelta(minutes=2)
 _PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each attempt to create an object."""
@@ -34,12 +34,6 @@ _PARTS_AT_ONCE = 4
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3} [A-Z][A-Za-z ]+)")
-_ACCOUNT = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this machine."
-_RIGHTS = "Give these credentials s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there."
-_AZURE_ACCOUNT = "Check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or the identity of this machine."
-_AZURE_RIGHTS = "Give this identity the role Storage Blob Data Contributor there."
-_NETWORK = "Check the endpoint of the sink and the network, then run again."
-_LATER = "Run again later."
 NO_ANSWER = "no answer"
 _NO_CREDENTIALS = {
     "metadata/identity": "no credentials for Azure",
@@ -48,13 +42,33 @@ _NO_CREDENTIALS = {
     "fd00:ec2::254": "no credentials",
 }
 """Addresses at which the library looks for a role of this machine, if the environment holds no credentials."""
-_HINTS = {
-    "NoSuchBucket": "Create the bucket, or correct its name.",
-    "ContainerNotFound": "Create the container, or correct its name.",
+
+
+class _Reason(NamedTuple):
+    """What the reason of a failure means for whoever runs the export."""
+
+    hint: str
+    whole_store: bool = True
+    """Whether it concerns the store as a whole, not what was asked of it."""
+
+
+_ACCOUNT = _Reason("Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this machine.")
+_RIGHTS = _Reason(
+    "Give these credentials s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there.", whole_store=False
+)
+_REGION = _Reason("Set AWS_REGION to the region of the bucket.", whole_store=False)
+_AZURE_ACCOUNT = _Reason(
+    "Check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or the identity of this machine."
+)
+_REFUSALS = {
+    "NoSuchBucket": _Reason("Create the bucket, or correct its name.", whole_store=False),
+    "ContainerNotFound": _Reason("Create the container, or correct its name.", whole_store=False),
     "AuthenticationFailed": _AZURE_ACCOUNT,
     "AuthorizationFailure": _AZURE_ACCOUNT,
     "no credentials for Azure": _AZURE_ACCOUNT,
-    "AuthorizationPermissionMismatch": _AZURE_RIGHTS,
+    "AuthorizationPermissionMismatch": _Reason(
+        "Give this identity the role Storage Blob Data Contributor there.", whole_store=False
+    ),
     "AccessDenied": _RIGHTS,
     "403": _RIGHTS,
     "InvalidAccessKeyId": _ACCOUNT,
@@ -62,13 +76,13 @@ _HINTS = {
     "ExpiredToken": _ACCOUNT,
     "InvalidToken": _ACCOUNT,
     "401": _ACCOUNT,
-    "PermanentRedirect": "Set AWS_REGION to the region of the bucket.",
-    "AuthorizationHeaderMalformed": "Set AWS_REGION to the region of the bucket.",
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
     "no credentials": _ACCOUNT,
-    NO_ANSWER: _NETWORK,
 }
-_ELSEWHERE = {_ACCOUNT, _AZURE_ACCOUNT, _NETWORK, _LATER}
-"""The hints of errors that concern the store as a whole, not what is asked of it."""
+"""Codes and statuses with which a store refuses a request, so that it has done nothing."""
+_NO_ANSWER = _Reason("Check the endpoint of the sink and the network, then run again.")
+_OTHER = _Reason("Run again later.")
 _NO_PLACE = {"NoSuchBucket", "ContainerNotFound"}
 
 
@@ -115,16 +129,20 @@ class Objects:
         """The folder of the objects, if they are on this machine."""
         self._endpoint = endpoint
         self._pause = pause
-        self._store = self._connect(_RETRIES)
+
+    @cached_property
+    def _store(self) -> S3Store | AzureStore:
+        """Made when it is first used: settings that it cannot use are an error of this sink alone."""
+        return self._connect(_RETRIES)
 
     def _connect(self, retries: int) -> S3Store | AzureStore:
         config: Any = {"endpoint": self._endpoint} if self._endpoint else {}
         options: Any = {
             "client_options": {
                 "allow_http": self._endpoint.startswith("http:"),
-                "connect_timeout": _CONNECT,
-                "read_timeout": _SILENCE,
-                "timeout": _REQUEST,
+                "connect_timeout": _CONNECT_TIMEOUT,
+                "read_timeout": _READ_TIMEOUT,
+                "timeout": _REQUEST_TIMEOUT,
             },
             "retry_config": {"max_retries": retries, "retry_timeout": _RETRYING},
         }
@@ -135,7 +153,7 @@ class Objects:
             return AzureStore.from_url(self.url, config=config, **options)
         except BaseError as error:
             message = "the name or the key of the storage account is missing or malformed"
-            raise Unreachable(message, where=self.url, hint=_AZURE_ACCOUNT) from error
+            raise Unreachable(message, where=self.url, hint=_AZURE_ACCOUNT.hint) from error
 
     def list(self, prefix: str = "") -> dict[str, Listed]:
         """The objects whose names begin with the folders `prefix`, by name."""
@@ -146,7 +164,7 @@ class Objects:
     def exists(self, name: str) -> bool:
         """Whether there is an object of this name."""
         try:
-            with self._translated("look at", name):
+            with self._translated("look for", name):
                 obstore.head(self._store, name)
         except Missing:
             return False
@@ -233,10 +251,10 @@ class Objects:
             yield
         except (BaseError, FileNotFoundError, PermissionError) as error:
             reason = reason_of(error)
-            missing = isinstance(error, FileNotFoundError) and reason not in _NO_PLACE
-            kind = Missing if missing else kind_for(reason)
-            message = f"cannot {what} an object: {reason}"
-            raise kind(message, where=self.where(name), hint=hint_for(reason)) from error
+            message, where = f"cannot {what} an object: {reason}", self.where(name)
+            if isinstance(error, FileNotFoundError) and reason not in _NO_PLACE:
+                raise Missing(message, where=where) from error
+            raise as_sink_error(reason, message, where) from error
 
 
 def reason_of(error: Exception) -> str:
@@ -248,14 +266,23 @@ def reason_of(error: Exception) -> str:
     return found[1].strip() if found else NO_ANSWER
 
 
-def hint_for(reason: str) -> str:
-    """The hint for a result of `reason_of`."""
-    return next((hint for known, hint in _HINTS.items() if reason.startswith(known)), _LATER)
+def is_refused(error: Exception) -> bool:
+    """Whether the store has certainly not done what it was asked to do."""
+    status = _STATUS.search(str(error))
+    client_error = status is not None and status[1][0] == "4" and status[1][:3] not in {"408", "409", "412", "429"}
+    return client_error or _meaning(reason_of(error)) in _REFUSALS.values()
 
 
-def kind_for(reason: str) -> type[SinkError]:
-    """The error for a result of `reason_of`: whether it concerns the store as a whole."""
-    return Unreachable if hint_for(reason) in _ELSEWHERE else SinkError
+def as_sink_error(reason: str, message: str, where: str) -> SinkError:
+    """The error, with its hint, for a result of `reason_of`."""
+    found = _meaning(reason)
+    kind = Unreachable if found.whole_store else SinkError
+    return kind(message, where=where, hint=found.hint)
+
+
+def _meaning(reason: str) -> _Reason:
+    known = next((meaning for code, meaning in _REFUSALS.items() if reason.startswith(code)), _OTHER)
+    return _NO_ANSWER if reason == NO_ANSWER else known
 
 
 def _outcome(error: SinkError) -> str:
@@ -263,6 +290,4 @@ def _outcome(error: SinkError) -> str:
     cause = error.__cause__
     if isinstance(cause, AlreadyExistsError | PreconditionError):
         return "exists"
-    status = _STATUS.search(str(cause))
-    refused = status is not None and status[1][0] == "4" and status[1][:3] not in {"408", "409", "412", "429"}
-    return "" if refused or "no credentials" in error.message else "unknown"
+    return "" if isinstance(cause, Exception) and is_refused(cause) else "unknown"

@@ -184,6 +184,17 @@ def test_wrong_credentials_are_told_in_one_message(store: ObjectStore, server: L
     assert not any(text in ended.out + ended.err for text in CREDENTIALS.values())
 
 
+def test_settings_that_a_store_cannot_use_stop_no_other_sink(server: Live, tmp_path: Path) -> None:
+    """A malformed key of Azure is exit 20 for that sink; the file is published, and the attempt is recorded."""
+    job = _job(tmp_path, server.url, "az://container/x", "", "duckdb")
+    account = {"AZURE_STORAGE_ACCOUNT_NAME": "account", "AZURE_STORAGE_ACCOUNT_KEY": "%"}
+    ended = job.call("run", "CONFIG", "--json", **account)
+    assert ended.code == 20
+    assert {name: sink["seq"] for name, sink in ended.document["sinks"].items()} == {"duckdb": 1, "parquet": None}
+    assert "Check AZURE_STORAGE_ACCOUNT_NAME" in ended.document["error"]["hint"]
+    assert [attempt["exit"] for attempt in job.call("status", "CONFIG", "--json").document["attempts"]] == [20]
+
+
 @pytest.mark.campaign
 def test_azure_works_as_s3_does(blob_store: BlobStore, server: Live, tmp_path: Path) -> None:
     """Commands give the same contacts, and what the store refuses is one message with a hint for Azure."""
@@ -220,12 +231,13 @@ main()
 def test_a_missing_extra_is_named(server: Live, tmp_path: Path) -> None:
     """Without the library of the extra, a command exits with 2 and one line that names it."""
     job = _job(tmp_path, server.url, "s3://bucket/x", "")
-    command = [sys.executable, "-c", _WITHOUT, "run", str(job.config())]
+    command = [sys.executable, "-c", _WITHOUT, "run", str(job.config()), "--json"]
     ended = subprocess.run(command, env=job.environment(), capture_output=True, text=True, check=False)  # noqa: S603
     assert ended.returncode == 2
     assert "a target in an object store needs the extra s3" in ended.stderr
     assert "pip install 'etl[s3]'" in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert [account["account"] for account in json.loads(ended.stdout)["accounts"]] == ["main"], "the result of a run"
 
 
 _MODULES = """
