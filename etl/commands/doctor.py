@@ -55,7 +55,7 @@ async def examine(config: Config) -> list[Finding]:
 async def _server(config: Config, source: Source) -> list[Finding]:
     """Check that the server answers, and that it honours its time filters."""
     async with reach(source, config.extract, config.http) as client:
-        server = await probe(client, local_now=int(time() * 1000))
+        server = await probe(client, local_now=int(time() * 1000), compare_lists=True)
     answers = Finding("server", source.base_url, f"answers; {client.sent} requests sent")
     where = f"account {source.account}"
     if server.windows:

@@ -90,8 +90,7 @@ async def _forecast(config: Config, source: Source, history: History, left: Save
         if left.resumption:
             found = (await resume(client, left.resumption.start)).capabilities
         else:
-            first = history.watermark is None
-            found = await probe(client, local_now=int(time() * 1000), held=history.held, compare_lists=first or full)
+            found = await probe(client, local_now=int(time() * 1000), held=history.held)
         probed, probing = client.sent, monotonic() - started
         started, held = monotonic(), client.statistics().held
         await client.read(Query(is_contact=False))

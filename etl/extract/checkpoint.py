@@ -57,7 +57,7 @@ class Checkpoint(Protocol):
         """Record a complete window, after all of its contacts were received."""
 
     def doubt(self, reason: str) -> None:
-        """Record that the order of the lists cannot be relied on, and forget the windows accepted so far."""
+        """Record that the order of the lists cannot be relied on, and forget what the windows so far have proven."""
 
     def unproven(self, reason: str) -> None:
         """Record something that could not be proven, so that the run that resumes this one does not prove it either."""

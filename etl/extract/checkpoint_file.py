@@ -170,8 +170,9 @@ def saved_progress(folder: Path, key: str, now: float, *, shared: bool = False) 
     written = _written(lines)
     at, doubt = next(((at, line.reason) for at, line in enumerate(lines) if isinstance(line, _Doubt)), (0, ""))
     accepted = [line.done for line in lines[at:] if isinstance(line, _Window)]
+    unproven = [line.reason for line in lines[at:] if isinstance(line, _Unproven)]
     saved = SavedProgress(
-        Resumption(first.start, accepted, doubt, [line.reason for line in lines if isinstance(line, _Unproven)]),
+        Resumption(first.start, accepted, doubt, unproven),
         parts=_paths(folder, written.parts),
         rejects=_paths(folder, written.rejects),
         upto=written.upto,
@@ -316,7 +317,8 @@ class CheckpointFile:
     def doubt(self, reason: str) -> None:
         """See `checkpoint.Checkpoint`."""
         if resumed := self.saved.resumption:
-            self.saved = replace(self.saved, resumption=replace(resumed, accepted=(), doubt=reason))
+            again = replace(resumed, accepted=(), doubt=reason, unproven=())
+            self.saved = replace(self.saved, resumption=again)
         self._write(_Doubt(reason))
 
     def unproven(self, reason: str) -> None:

@@ -20,9 +20,10 @@ from etl.api.response import Page, Row, id_text
 from etl.extract.capabilities import Capabilities, PageSizes
 from etl.extract.evidence import Evidence
 from etl.extract.fetch import WindowReader
+from etl.extract.gather import gather
 from etl.extract.pages import PageScan, SavedScan, page_or_empty, scan_pages, still_holds
-from etl.extract.plan import may_be_deleted, plan_lists
-from etl.extract.windows import around
+from etl.extract.plan import may_be_deleted
+from etl.extract.windows import Window, around
 from etl.extract.without_created_at import without_creation_time
 
 MOST_UNMATCHED = 10_000
@@ -77,6 +78,9 @@ class CrossCheckLog(Protocol):
     def note(self, rows: Iterable[Row], *, is_contact: bool, after_windows: bool) -> None:
         """Record contacts shown by an answer to another request; `after_windows`: see `UnmatchedContact`."""
 
+    def noted(self) -> int:
+        """About how many contacts were recorded by `note`, or received and distrusted."""
+
     def end(self, is_contact: bool, end: int | None) -> None:
         """Record the first page past the end of a list; None if unknown."""
 
@@ -95,7 +99,8 @@ class CrossCheckLog(Protocol):
     async def missing(self, before: int, *, beyond_snapshot: bool = False) -> Sequence[UnmatchedContact]:
         """At most `MOST_UNMATCHED` contacts seen, created before `before` (ms), and not received in this run.
 
-        With `beyond_snapshot`, only those that are not in the last snapshot either, or have a strike there.
+        Those that contradict windows come first, those of the page scan before others. With `beyond_snapshot`, only
+        those that are not in the last snapshot either, or have a strike there.
         """
 
     async def shows_returns(self) -> bool:
@@ -179,12 +184,13 @@ class CrossCheck:
                 await self.evidence.receive(without_created_at)
         await self.log.record(page, is_contact=is_contact)
 
-    async def contradict(self, reader: WindowReader, before: int) -> list[str]:
+    async def contradict(self, reader: WindowReader, before: int, *, leads_changed: bool = False) -> list[str]:
         """Request every contact that was seen and that no window returned; returns doubts.
 
         Most were deleted since. A contact still in the list where the scan saw it contradicts an accepted window. A
         contact now in the other list moved from contacts back to leads between the reads of the two lists. If any did,
-        leads are read again after contacts; otherwise the order of reading could hide one (M13).
+        leads are read again after contacts; otherwise the order of reading could hide one (M13). So they are if the
+        caller knows that `leads_changed`.
         """
         unmatched = await self.log.missing(before)
         resolution = self.capabilities.resolution
@@ -193,12 +199,20 @@ class CrossCheck:
             partial(_contradict, reader, {one.contact_id for one in unmatched if not one.after_windows})
         ):
             await reader.read({around(one.created, one.is_contact, resolution) for one in unmatched})
-        moved = await self.log.missing(before) if unmatched else []
-        await reader.read({around(one.created, not one.is_contact, resolution) for one in moved})
-        gone = await self.log.missing(before) if moved else []
-        if len(gone) < len(moved) or await self.log.shows_returns():
-            await reader.read(plan_lists(self.capabilities, self.log.created, None, before, [False]))
-        return self._vanished(gone, reader) + await self._still_listed(gone, reader)
+        elsewhere = await self.log.missing(before) if unmatched else []
+        await reader.read({around(one.created, not one.is_contact, resolution) for one in elsewhere})
+        gone = await self.log.missing(before) if elsewhere else []
+        if leads_changed or len(gone) < len(elsewhere) or await self.log.shows_returns():
+            leads = Window("createdAt", False, None, before)
+            again = {done.window for done in reader.accepted if leads.holds(done.window)}
+            # Each was proven once: as long as contacts move, a second look at one would find another difference.
+            await reader.read(again, most=self.capabilities.page_size)
+        doubts = _too_many(unmatched, "this run has not received") + self._vanished(gone, reader)
+        # Few pages besides those of the scan are noted: all of them may be from before the server hid a part.
+        noted = [one for one in gone if not one.page]
+        if not doubts and not may_be_deleted(len(noted), self.log.noted()):
+            doubts = [f"{len(noted)} of {self.log.noted()} contacts vanished that other answers had shown"]
+        return await self._still_listed(gone, reader) + doubts
 
     async def recover(
         self, reader: WindowReader, before: int, *, scanned: bool, struck: Collection[int]
@@ -218,9 +232,8 @@ class CrossCheck:
         gone = await self.log.missing(before, beyond_snapshot=True) if late else []
         hidden = sum(one.created in struck for one in gone)
         kept = [f"{hidden} contacts with a strike were listed, but not returned on request"] if hidden else []
-        too_many = [f"the page scan saw {MOST_UNMATCHED} contacts or more that the snapshot lacks: run with --full"]
-        doubts = kept + (too_many if len(late) >= MOST_UNMATCHED else []) + self._vanished(gone, reader)
-        return len(late) - len(gone), doubts + await self._still_listed(gone, reader)
+        doubts = kept + _too_many(late, "the snapshot lacks: run with --full") + self._vanished(gone, reader)
+        return len(late) - len(gone), await self._still_listed(gone, reader) + doubts
 
     async def _still_listed(self, gone: Sequence[UnmatchedContact], reader: WindowReader) -> list[str]:
         """A doubt if the list still shows contacts that no range of time returns: they are not deleted.
@@ -233,7 +246,8 @@ class CrossCheck:
         placed = sorted((one.is_contact, one.page) for one in gone if one.page)
         chosen = placed[:: ceil(len(placed) / LOOKED_FOR) or 1]
         near = {(listed, number + step) for listed, number in chosen for step in (-1, 0, 1) if number + step > 0}
-        pages = [await page_or_empty(self.client, Query(listed), number) for listed, number in sorted(near)]
+        read = partial(page_or_empty, self.client)
+        pages = await gather(*(partial(read, Query(listed), number) for listed, number in sorted(near)))
         shown = {id_text(bytes(row.contact_id)) for page in pages for row in page.rows}
         found = sum(one.contact_id in shown for one in gone)
         return [f"{found} contacts or more are listed, but in no range of createdAt"] if found else []
@@ -245,6 +259,11 @@ class CrossCheck:
         if may_be_deleted(len(gone), seen):
             return []
         return [f"{len(gone)} of {seen} contacts vanished while they were read"]
+
+
+def _too_many(unmatched: Sequence[UnmatchedContact], what: str) -> list[str]:
+    """A doubt if some of the contacts were not requested because there are too many."""
+    return [f"{MOST_UNMATCHED} contacts or more were seen that {what}"] if len(unmatched) >= MOST_UNMATCHED else []
 
 
 def _contradict(reader: WindowReader, ids: Collection[str], _: TimeField | None, rows: Iterable[Row]) -> None:

@@ -144,6 +144,11 @@ class CrossCheckFiles:
                 one = UnmatchedContact(created, is_contact, contact_id, 0, after_windows)
                 self._noted.setdefault(contact_id, one)
 
+    def noted(self) -> int:
+        """See `crosscheck.CrossCheckLog`."""
+        rows = [pq.read_metadata(part).num_rows for part in self._doubted]
+        return len(self._noted) + int(sum(rows))
+
     def end(self, is_contact: bool, end: int | None) -> None:
         """See `crosscheck.CrossCheckLog`."""
         if end is not None:
@@ -263,7 +268,7 @@ class CrossCheckFiles:
             )
             from missing where not exists (
                 from rejects where coalesce(rejects.contact_id = missing.contact_id, contains(raw, missing.contact_id))
-            ) limit {MOST_UNMATCHED}
+            ) order by after_windows, page desc limit {MOST_UNMATCHED}
         """  # noqa: S608 - file names are quoted by the engine
         noted = pa.table(
             [pa.array([getattr(one, field.name) for one in self._noted.values()], field.type) for field in _NOTED],

@@ -19,6 +19,7 @@ from etl.api.response import Page, Row
 from etl.errors import ContractError
 from etl.extract.capabilities import SMALLEST_PAGE, Capabilities, PageSizes
 from etl.extract.checkpoint import Checkpoint
+from etl.extract.gather import gather
 from etl.extract.pages import Receive
 from etl.extract.plan import remaining
 from etl.extract.probe import FAR_FUTURE
@@ -78,6 +79,8 @@ class WindowReader:
         self._swept = swept
         self._second_looks = 0
         """Second reads of windows of unknown contacts so far."""
+        self._quiet: set[bool] = set()
+        """The lists of which a window with few updates was read twice."""
         self._counted = capabilities.counts_matches
         """Whether the total of a page is trusted to count the contacts that match."""
         self._lowered: set[bool] = set()
@@ -120,6 +123,8 @@ class WindowReader:
             if most is None and self._may_hide(window, page) and (parts := await self._look_again(window, page)):
                 return parts
             await self._accept_window(window, page)
+            if most is None and self._is_quiet(window, page):
+                await self._read_twice(window, page)
             return ()
         # If this page is larger than any page of this list before, the true page size is at least this.
         if window.is_contact not in self._lowered:
@@ -157,6 +162,18 @@ class WindowReader:
             return False
         self._second_looks += 1
         return self._second_looks <= SECOND_LOOKS + self._client.sent // SPARED
+
+    def _is_quiet(self, window: Window, page: Page) -> bool:
+        """Whether a window shows so few updates that one empty or stale answer may be all that a run gets of them."""
+        closed = window.field == "lastSeenAt" and window.end is not None
+        return closed and self._known_before and len(page.rows) < SMALLEST_PAGE and window.is_contact not in self._quiet
+
+    async def _read_twice(self, window: Window, page: Page) -> None:
+        """Receive a second answer, too, if it shows further contacts; once a run and list, which costs two requests."""
+        self._quiet.add(window.is_contact)
+        again = await self._read(window, self.bounds[window.field])
+        if again.ids - page.ids:
+            await self._take(window, again)
 
     async def _look_again(self, window: Window, page: Page) -> Sequence[Window]:
         """Read the two parts of a window; return them, to be read instead of it, if they show that its page was cut.
@@ -229,7 +246,7 @@ class WindowReader:
 
         Without a filter, page 1 is as full as the server makes it; a window with that many rows proves nothing.
         """
-        leads, contacts = [await self._client.read(Query(listed)) for listed in (False, True)]
+        leads, contacts = await gather(*(partial(self._client.read, Query(listed)) for listed in (False, True)))
         for page in (leads, contacts):
             # A contact that was active since may have come into the range of a sweep after that was read.
             old = [row for row in page.rows if (milliseconds(row.last_seen_at) or 0) < self._capabilities.t0]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
-
-import anyio
 
 from etl.api.client import Client
 from etl.api.request import Query
 from etl.api.response import Page
 from etl.extract.capabilities import Capabilities
+from etl.extract.gather import gather
 from etl.extract.pages import page_or_empty
 from etl.times import milliseconds
 
@@ -111,9 +111,8 @@ async def find_landmarks(client: Client, capabilities: Capabilities, until: int,
             break
     else:
         return None
-    leads = await _find_in_list(client, capabilities, until, fewest, is_contact=False)
-    contacts = await _find_in_list(client, capabilities, until, fewest, is_contact=True)
-    return leads, contacts
+    find = partial(_find_in_list, client, capabilities, until, fewest)
+    return await gather(partial(find, is_contact=False), partial(find, is_contact=True))
 
 
 async def _find_in_list(
@@ -126,22 +125,14 @@ async def _find_in_list(
     size, step = capabilities.page_sizes.of(is_contact), int(SHORTEST * fewest)
     found = [await renewed(client, is_contact, Landmark(1, until, 0), size)]
     last, beyond, oldest = 0, LONGEST_LIST, until
-    pages: dict[int, Page] = {}
-
-    async def read(number: int) -> None:
-        pages[number] = await page_or_empty(client, Query(is_contact), number)
-
     while beyond - last > LONGEST_PIECE:
-        pages.clear()
         if beyond == LONGEST_LIST:
             numbers = [last + step * distance for distance in range(1, AT_ONCE + 1)]
             step *= 2
         else:
             numbers = [(last + beyond) // 2]
-        async with anyio.create_task_group() as tasks:
-            for number in numbers:
-                tasks.start_soon(read, number)
-        for number, page in sorted(pages.items()):
+        pages = await gather(*(partial(page_or_empty, client, Query(is_contact), number) for number in numbers))
+        for number, page in zip(numbers, pages, strict=True):
             times = creation_times(page)
             if not times:
                 beyond = number

@@ -17,6 +17,7 @@ import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from etl.api.client import Client, RequestFailed
 from etl.api.request import Query
 from etl.api.response import Page
 from etl.extract.fetch import WindowReader
+from etl.extract.gather import gather
 from etl.extract.landmarks import (
     LONGEST_PIECE,
     MARGIN,
@@ -40,6 +42,7 @@ from etl.extract.landmarks import (
 )
 from etl.extract.pages import page_or_empty
 from etl.extract.plan import may_be_deleted, remaining
+from etl.extract.probe import EMPTY
 from etl.extract.windows import Accepted, Window, evenly, halved, may_be_read
 from etl.extract.workqueue import WorkQueue
 
@@ -139,6 +142,11 @@ class OrderedRead:
         self.doubts: list[str] = []
         self.without_created_at = False
         """Whether the last page of a list shows contacts without a creation time, which only a page scan reads."""
+        self.vanished = ""
+        """Why no way of reading can be relied on: so many contacts were not deleted, but the server hides them."""
+        self.leads_changed = False
+        """Whether some leads were different in the end: a contact may have become a lead between the reads of the two
+        lists, and is in neither (M13)."""
         self.checks = OrderChecks()
         self._reader = reader
         self._client = client
@@ -156,6 +164,8 @@ class OrderedRead:
         self._ranges = itertools.count(landmarks[0][0].cut // 1000)
         self._gaps_left = round(share * self.pages)
         """How many gaps may still be read again."""
+        self._leads: list[tuple[Window, set[bytes]]] = []
+        """Ranges of leads that are checked after contacts were read, with the ids that they listed."""
         self._checks: TaskGroup
         self._queue: WorkQueue[_Piece]
 
@@ -170,6 +180,8 @@ class OrderedRead:
                 if segment not in self._open:
                     self._checks.start_soon(self._noted, self._check_count, segment)
             await self._queue.run(self._client.concurrency)
+            if not self.doubts:
+                self._checks.start_soon(self._noted, self._check_ends)
 
     def _pieces(self, segment: Segment) -> Iterator[_Piece]:
         """The parts of a segment that a killed run has not read, each for one chain, the oldest first."""
@@ -217,10 +229,14 @@ class OrderedRead:
             return await self._read_dense(piece, times, bounds.resolution)
         rows = sum(_is_in(whole, time) for time in times)
         if rows and next(self._ranges) % self._stride == 0:
-            self._checks.start_soon(self._noted, self._check_sample, whole, page)
+            sample = self._sample(whole, times)
+            if window.is_contact:
+                self._checks.start_soon(self._noted, self._compare, sample, _ids_in(sample, page))
+            else:
+                self._leads.append((sample, _ids_in(sample, page)))
         if len(times) == size and self._gaps_left and (empty := gap(whole, times, bounds.resolution)):
             self._gaps_left -= 1
-            self._checks.start_soon(self._noted, self._compare, empty, page)
+            self._checks.start_soon(self._noted, self._compare, empty, _ids_in(empty, page))
         await self._reader.accept(Accepted(whole, rows, level="ordered", request=self._client.sent), page)
         if whole.start is None or whole.start == window.start:
             return ()
@@ -254,37 +270,37 @@ class OrderedRead:
             return ()
         return tuple(piece._replace(window=half) for half in halved(window, self._reader.bounds[window.field]))
 
-    async def _check_sample(self, part: Window, page: Page) -> None:
-        """Read the newest contacts of a sampled range again, in a window with room for further ones on its page."""
-        bounds, times = self._reader.bounds[part.field], sorted(creation_times(page), reverse=True)
+    def _sample(self, part: Window, times: Sequence[int]) -> Window:
+        """The newest contacts of a range, as a window with room for further ones on its page."""
+        bounds, newest_first = self._reader.bounds[part.field], sorted(times, reverse=True)
         size = self._reader.sizes.of(part.is_contact)
-        oldest = times[min(len(times), max(1, int(size * SAMPLE_FILL))) - 1]
+        oldest = newest_first[min(len(times), max(1, int(size * SAMPLE_FILL))) - 1]
         start = oldest - oldest % bounds.resolution
-        await self._compare(
-            part if part.start is not None and part.start >= start else replace(part, start=start), page
-        )
+        return part if part.start is not None and part.start >= start else replace(part, start=start)
 
-    async def _compare(self, window: Window, page: Page) -> None:
-        """Read a window: it must list the same contacts as a page that shows all of it. Raises `NotSorted`.
+    async def _compare(self, window: Window, shown: set[bytes]) -> None:
+        """Read a window: it must list the contacts that a page has shown. Raises `NotSorted`.
 
         Some may have been deleted since: one that a third read lists was only hidden by the second.
         """
-        query = window.query(self._reader.bounds[window.field])
-        shown, again = _ids_in(window, page), _ids_in(window, await self._client.read(query))
+        again = await self._ids(window)
         if others := again - shown:
             message = f"{len(others)} contacts of a range are not on the page that should list them"
             raise NotSorted(message)
         gone = shown - again
-        if gone and gone & _ids_in(window, await self._client.read(query)):
+        if gone and gone & await self._ids(window):
             message = "a second read of a range lacked a contact that the first and the third read listed"
             raise NotSorted(message)
         self.checks = replace(self.checks, ranges=self.checks.ranges + 1)
+
+    async def _ids(self, window: Window) -> set[bytes]:
+        return _ids_in(window, await self._client.read(window.query(self._reader.bounds[window.field])))
 
     async def _check_count(self, segment: Segment) -> None:
         """Compare the contacts received in a segment with the number that are listed. Raises `NotSorted`."""
         received, newer, older, before = self._received(segment), segment.newer, segment.older, (-1, -1)
         for _ in range(COUNTS):
-            listed = await self._rest(segment, newer.rank + received) if older is None else older.rank
+            listed = await self._end(segment, newer.rank + received) if older is None else older.rank
             if self.without_created_at:
                 return
             if listed - newer.rank <= received:
@@ -301,39 +317,68 @@ class OrderedRead:
         message = f"{listed - newer.rank} contacts are listed in a range that brought {received}"
         raise NotSorted(message)
 
+    async def _check_ends(self) -> None:
+        """Look at both lists once more, after everything was read. Raises `NotSorted`.
+
+        Whatever has changed in the leads, they are read again. More contacts than leads became contacts were hidden.
+        """
+        leads, contacts = await gather(self._further_leads, self._further_contacts)
+        if self.without_created_at:  # A page scan follows, which shows more.
+            return
+        samples = await gather(*(partial(self._ids, window) for window, _ in self._leads))
+        self.checks = replace(self.checks, ranges=self.checks.ranges + len(samples))
+        self.leads_changed = any(leads) or samples != tuple(ids for _, ids in self._leads)
+        if contacts > max(0, -sum(leads)):
+            message = f"{contacts} contacts are listed that no page had shown"
+            raise NotSorted(message)
+        received = sum(done.rows for done in self._reader.accepted)
+        self._check_vanished(-contacts - sum(leads), received)
+
+    async def _further_leads(self) -> Sequence[int]:
+        """By segment, how many more leads are listed than were received; negative if there are fewer."""
+        newest_first = [segment for segment in reversed(self._segments) if not segment.is_contact]
+        received = [self._received(segment) for segment in newest_first]
+        end = await self._end(newest_first[-1], newest_first[0].newer.rank + sum(received))
+        now = await gather(*(partial(self._renewed, segment, segment.newer) for segment in newest_first))
+        ranks = [*(mark.rank for mark in now), end]
+        return [older - newer - count for newer, older, count in zip(ranks, ranks[1:], received, strict=False)]
+
+    async def _further_contacts(self) -> int:
+        """How many more contacts are listed than were received; those after the newest landmark do not count."""
+        segment = replace(self._segments[-1], older=None)
+        newest, received = segment.newer, self._received(segment)
+        end = await self._end(segment, newest.rank + received)
+        if end > newest.rank + received:
+            newest = await self._renewed(segment, newest)
+        return end - newest.rank - received
+
     async def _renewed(self, segment: Segment, landmark: Landmark) -> Landmark:
         """A landmark as it is now. Raises `NotSorted` if more contacts vanished than may have been deleted."""
         now = await renewed(self._client, segment.is_contact, landmark, self._size(segment))
         found = segment.newer if landmark.cut == segment.newer.cut else segment.older or landmark
-        if not may_be_deleted(found.rank - now.rank, self._last_rank[segment.is_contact]):
-            message = f"{found.rank - now.rank} of {found.rank} contacts vanished while they were read"
-            raise NotSorted(message)
+        self._check_vanished(found.rank - now.rank, self._last_rank[segment.is_contact])
         return now
 
-    async def _rest(self, segment: Segment, expected: int) -> int:
-        """How many contacts the list of the oldest segment has, or at least has, if it should have `expected`."""
-        size = self._size(segment)
-        last = max(1, -(-expected // size))
-        query = Query(segment.is_contact)
-        pages = [await page_or_empty(self._client, query, number) for number in (last, last + 1)]
-        self.without_created_at |= any(map(lacks_creation_times, pages))
-        at, beyond = (len(page.rows) for page in pages)
-        return last * size + beyond if beyond else (last - 1) * size + at
+    def _check_vanished(self, gone: int, seen: int) -> None:
+        if not may_be_deleted(gone, seen):
+            self.vanished = f"{gone} of {seen} contacts vanished while they were read"
+            raise NotSorted(self.vanished)
+
+    async def _end(self, oldest: Segment, expected: int) -> int:
+        """How many contacts the list has if these are `expected`; else a number that is too small or too large, too."""
+        size, last = self._size(oldest), max(1, -(-expected // self._size(oldest)))
+        read = partial(page_or_empty, self._client, Query(oldest.is_contact))
+        page = await read(last)
+        beyond = await read(last + 1) if len(page.rows) == size else EMPTY
+        self.without_created_at |= lacks_creation_times(page) or lacks_creation_times(beyond)
+        return (last - 1) * size + len(page.rows) + len(beyond.rows)
 
     def _size(self, segment: Segment) -> int:
         return self._reader.sizes.of(segment.is_contact)
 
     def _received(self, segment: Segment) -> int:
         """The contacts of a segment in the ranges accepted so far."""
-        span = segment.window
-        return sum(
-            done.rows
-            for done in self._reader.accepted
-            if done.window.field == span.field
-            and done.window.is_contact is span.is_contact
-            and (span.start is None or (done.window.start is not None and done.window.start >= span.start))
-            and (done.window.end is not None and span.end is not None and done.window.end <= span.end)
-        )
+        return sum(done.rows for done in self._reader.accepted if segment.window.holds(done.window))
 
 
 def _is_in(window: Window, time: int) -> bool:

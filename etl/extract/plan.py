@@ -17,7 +17,7 @@ from etl.extract.capabilities import Capabilities
 from etl.extract.windows import Window
 from etl.model import union
 
-FEW_DELETED, MOST_DELETED = 10, 0.05
+FEW_DELETED, MOST_DELETED = 10, 0.01
 """Contacts, and their share, that may be deleted during a run."""
 
 

@@ -6,10 +6,9 @@ never guessed. Does not know sinks or configuration.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, TypeVar
 
 import anyio
 
@@ -19,10 +18,9 @@ from etl.api.response import ApiFailure, FailureKind, Page, Row
 from etl.api.retry import backoff
 from etl.errors import ContractError
 from etl.extract.capabilities import Capabilities, Lists, PageSizes, PastEnd
+from etl.extract.gather import gather
 from etl.extract.windows import ROW_FIELD, RangeSemantics, Window
 from etl.times import milliseconds
-
-T = TypeVar("T")
 
 FAR_FUTURE = 253_370_764_800_000
 """9999-01-01: almost no contact is created or seen after it; some importers use 9999-12-31 for "never"."""
@@ -42,12 +40,12 @@ DOUBTFUL = (0.2, 0.8)
 
 
 async def probe(
-    client: Client, *, local_now: int, held: Callable[[bool], int] = lambda _: 0, compare_lists: bool = True
+    client: Client, *, local_now: int, held: Callable[[bool], int] = lambda _: 0, compare_lists: bool = False
 ) -> Capabilities:
     """Probe the server's behaviour. `local_now` (ms) is used if the server sends no `Date`.
 
     `held` returns how many contacts of a list the last snapshot holds: a page 1 with fewer than half of them was cut.
-    `compare_lists` costs two requests; its result is informational, so most runs skip it.
+    `compare_lists` costs two requests, and no run needs the result.
     """
     contacts, leads = await _first_pages(client)
     sizes = PageSizes(len(contacts.rows), len(leads.rows))
@@ -57,12 +55,12 @@ async def probe(
     # The longer list shows more.
     query = Query(len(contacts.rows) >= len(leads.rows))
     ask = _Questions(client, query, contacts if query.is_contact else leads)
-    further, beyond = _Answer(partial(ask.further_pages, sizes)), _Answer(ask.beyond_the_end)
-    created_at, last_seen_at = [_Answer(partial(ask.range_semantics, field)) for field in ("createdAt", "lastSeenAt")]
-    async with anyio.create_task_group() as tasks:
-        for answer in (further, created_at, last_seen_at, beyond):
-            tasks.start_soon(answer)
-    pages, created, seen, (past_end, end) = further.value, created_at.value, last_seen_at.value, beyond.value
+    pages, created, seen, (past_end, end) = await gather(
+        partial(ask.further_pages, sizes),
+        partial(ask.range_semantics, "createdAt"),
+        partial(ask.range_semantics, "lastSeenAt"),
+        ask.beyond_the_end,
+    )
     one_page = created is not None and pages.honours_page is None and await ask.is_one_page(created)
     if seen is None and created is not None:
         seen = await ask.semantics_without_example(created, [*contacts.rows, *leads.rows])
@@ -135,19 +133,6 @@ def _overlap(one: Page, other: Page) -> bool:
 def _shared(one: Page, other: Page) -> float:
     """The share of the contacts of one page that are also on the other."""
     return len(one.ids & other.ids) / max(1, len(one.ids))
-
-
-class _Answer(Generic[T]):
-    """Asks a question as a task, and then holds its answer as `value`."""
-
-    value: T
-
-    def __init__(self, question: Callable[[], Awaitable[T]]) -> None:
-        self._question = question
-
-    async def __call__(self) -> None:
-        """Ask."""
-        self.value = await self._question()
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,14 +111,13 @@ async def extract(
         if checkpoint.resumed:
             start = await resume(client, checkpoint.resumed.start)
         else:
-            first = history.watermark is None
-            found = await probe(client, local_now=local_now, held=history.held, compare_lists=first or full)
+            found = await probe(client, local_now=local_now, held=history.held)
             found = replace(found, page_sizes=history.remembered(found.page_sizes, found.t0))
             mode = choose_mode(history, found, full=full, filters=filters)
             # A server clock that runs ahead would hide changes until time catches up; an older watermark is safe.
             watermark = min(found.t0, local_now) - timing.visibility_lag
             start = ExtractionStart(mode, found, watermark, clock_ahead(client, local_now, started))
-            if ordered_from is not None and first and mode == "full" and may_be_sorted(found):
+            if ordered_from is not None and history.watermark is None and mode == "full" and may_be_sorted(found):
                 try:
                     landmarks = await find_landmarks(client, found, watermark, ordered_from)
                     start = replace(start, landmarks=landmarks)
@@ -182,7 +181,7 @@ class _Steps:
         self.evidence.note = partial(self._note, after_windows=self.checkpoint.resumed is not None)
         self.evidence.release()
         self.evidence.note = partial(self._note, after_windows=True)
-        doubt = self.start.doubt or (self.checkpoint.resumed.doubt if self.checkpoint.resumed else "")
+        doubt, vanished = self.start.doubt or (self.checkpoint.resumed.doubt if self.checkpoint.resumed else ""), ""
         if self.start.landmarks and not doubt:
             reader = WindowReader(
                 self.client,
@@ -203,7 +202,7 @@ class _Steps:
                     order.doubts.append(f"the page scan shows {len(missing)} contacts that no page in order had shown")
             if not order.doubts:
                 return await self._ordered(reader, order, scan or _Scan(self.start.capabilities))
-            [doubt, *_] = order.doubts
+            [doubt, *_], vanished = order.doubts, order.vanished
             await self.log.distrust_received()
             self.checkpoint.doubt(doubt)
         if doubt:
@@ -219,6 +218,8 @@ class _Steps:
             known_before=not scan.check,
             swept=until,
         )
+        if vanished:
+            reader.doubt(vanished)
         pages = sum(len(created(listed)) // scan.capabilities.page_size for listed in LEADS_FIRST)
         self.meter.check_deadline(pages, self.timing.deadline)
         with self.meter.counted("windows"):
@@ -232,9 +233,9 @@ class _Steps:
     async def _ordered(self, reader: WindowReader, order: OrderedRead, scan: _Scan) -> Extraction:
         """The rest of a run that read the windows in the order of the lists; the next cross-check is due as usual."""
         await self._sweep(reader, since=self.start.watermark)
-        found = self._extraction(scan, reader, await self._contradictions(reader, scan))
+        doubts = await self._contradictions(reader, scan, leads_changed=order.leads_changed)
         return replace(
-            found,
+            self._extraction(scan, reader, doubts),
             coverage=((None, self.start.watermark),),
             cross_checked_at=scan.capabilities.t0,
             by_windows=0.0,
@@ -290,12 +291,13 @@ class _Steps:
             recent = (milliseconds(row.created_at) or 0) >= before
             self.log.note([row], is_contact=query.is_contact, after_windows=after_windows or recent)
 
-    async def _contradictions(self, reader: WindowReader, scan: _Scan) -> list[str]:
+    async def _contradictions(self, reader: WindowReader, scan: _Scan, *, leads_changed: bool = False) -> list[str]:
         """Request what this run has seen and not received; returns doubts, those of the page scan among them."""
         self.evidence.release()
         check = scan.check or self._cross_check(scan.capabilities)
         with self.meter.counted("witness" if scan.check else "sweep"):
-            return [*scan.doubts, *await check.contradict(reader, self.start.watermark)]
+            doubts = await check.contradict(reader, self.start.watermark, leads_changed=leads_changed)
+            return [*scan.doubts, *doubts]
 
     def _cross_check(self, capabilities: Capabilities) -> CrossCheck:
         return CrossCheck(self.client, capabilities, self.log, self.evidence, LEADS_FIRST)
@@ -370,7 +372,7 @@ class _Steps:
                     async with anyio.create_task_group() as tasks:
                         for name in FIELDS:
                             tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=LEADS_FIRST))
-                doubtful = await reader.doubtful()
+                    doubtful = await reader.doubtful()
                 if not doubtful:
                     break
                 # In the original order: leads first.

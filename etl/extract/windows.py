@@ -49,6 +49,12 @@ class Window:
     start: int | None
     end: int | None
 
+    def holds(self, other: Window) -> bool:
+        """Whether `other` is a part of this window."""
+        same_list = (self.field, self.is_contact) == (other.field, other.is_contact)
+        begins = self.start is None or (other.start is not None and other.start >= self.start)
+        return same_list and begins and (self.end is None or (other.end is not None and other.end <= self.end))
+
     def query(self, bounds: RangeSemantics) -> Query:
         """The request that, under `bounds`, returns every contact of the window and few others."""
         return Query(

@@ -217,6 +217,7 @@ async def test_what_a_doubted_order_brought_must_be_received_again(tmp_path: Pat
         log, received = CrossCheckFiles(tmp_path, parts, lambda _: None, checkpoint), 3
         assert await log.missing(FAR) == []
         await log.distrust_received()
+        checkpoint.unproven("a range that is read again in windows")
         checkpoint.doubt("not sorted")
         checkpoint.unproven("a page lacked a contact")
         checkpoint.accept(Accepted(window, 1))

@@ -64,6 +64,24 @@ async def test_a_contact_that_appears_is_a_doubt_unless_the_sweep_reads_it(last_
     assert bool(reader.unproven) is doubted
 
 
+async def test_a_window_of_few_updates_is_read_twice() -> None:
+    """Nothing else of a run shows an update, so one empty or stale answer must not decide; once in a list (A43)."""
+    ids, answers = set[bytes](), count()
+
+    async def receive(page: Page) -> None:
+        ids.update(page.ids)
+
+    async def server(_: Body) -> HttpResponse:
+        data = [{"_id": "touched", "createdAt": second(1), "lastSeenAt": second(5)}] if next(answers) == 1 else []
+        return HttpResponse(200, {}, json.dumps({"success": True, "data": data}).encode())
+
+    reader = WindowReader(Client(server, account="main", concurrency=1), START.capabilities, receive, NullCheckpoint())
+    await reader.read([Window("lastSeenAt", True, 0, 60_000)])
+    assert ids == {b'"touched"'}
+    await reader.read([Window("lastSeenAt", True, 60_000, 120_000), Window("createdAt", True, 0, 60_000)])
+    assert next(answers) == 4, "the others are read once"
+
+
 async def test_a_resumed_run_keeps_what_could_not_be_proven() -> None:
     """What a killed run had doubted is accepted and not read again, so it stays unproven (A9, P4)."""
 

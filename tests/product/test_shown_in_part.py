@@ -89,6 +89,38 @@ def test_a_narrowed_listing_ends_every_run_with_14(who: str, job: Job, server: L
     assert job.fingerprint() == before
 
 
+@pytest.mark.parametrize(("share", "request_number"), [(2, 8), (4, 25), (25, 70), (50, 90)])
+def test_a_listing_that_is_narrowed_during_a_first_run_ends_it_with_13(
+    share: int, request_number: int, tmp_path: Path
+) -> None:
+    """A41: neither the pages read before nor the counts at the end allow that so many were deleted meanwhile."""
+    with live(contacts=1500, nasty_share=0, small=True, page_size=20, latency=0.02) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",), settings="[extract]\nconcurrency = 2\n")
+        with job.start("run", "CONFIG") as process:
+            while server.stats()["requests"] < request_number:
+                pass
+            server.change(lambda world, _: world.account.narrow(lambda contact: contact.serial % share > 0))
+            process.communicate()
+    assert process.returncode == 13
+
+
+def test_contacts_that_were_hidden_while_a_first_run_read_them_are_read_after_all(tmp_path: Path) -> None:
+    """A replica that catches up, or rights that come back: at its end, the list has more contacts than were read."""
+    with live(contacts=1500, nasty_share=0, small=True, page_size=20, latency=0.02) as server:
+        job = Job(tmp_path, {"main": server.url}, sinks=("duckdb",), settings="[extract]\nconcurrency = 2\n")
+        late = server.ids()[::30]
+        for contact_id in late:
+            server.change(lambda world, now, contact_id=contact_id: world.delete(contact_id, now))
+        with job.start("run", "CONFIG") as process:
+            while server.stats()["requests"] < 100:
+                pass
+            for contact_id in late:
+                server.change(lambda world, now, contact_id=contact_id: world.restore(contact_id, now))
+            process.communicate()
+        assert process.returncode == 0
+        assert held(job) == set(server.ids())
+
+
 def test_a_mass_deletion_has_a_way_through(job: Job, server: Live) -> None:
     """S23: with --allow-shrink the first run strikes and the second one deletes, without --full."""
     gone = [name for number, name in enumerate(server.ids()) if number % 10]

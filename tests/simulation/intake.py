@@ -115,6 +115,10 @@ class ScanLog:
                     bytes(row.contact_id), UnmatchedContact(created, is_contact, name, 0, after_windows)
                 )
 
+    def noted(self) -> int:
+        """Number of contacts of other answers, and of those received before the order was doubted."""
+        return len(self._noted) + sum(len(page.rows) for page in self._intake.pages[: self._doubted])
+
     def end(self, is_contact: bool, end: int | None) -> None:
         """Record the end of a list."""
         if end is not None:
@@ -189,9 +193,9 @@ class MemoryCheckpoint:
 
     def doubt(self, reason: str) -> None:
         """Record a doubt about the order of the lists, and forget the windows."""
-        self._doubt, self._accepted = reason, []
+        self._doubt, self._accepted, self._unproven = reason, [], []
         if self.resumed:
-            self.resumed = replace(self.resumed, accepted=(), doubt=reason)
+            self.resumed = replace(self.resumed, accepted=(), doubt=reason, unproven=())
 
     def unproven(self, reason: str) -> None:
         """Record something unproven."""
