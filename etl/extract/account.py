@@ -123,7 +123,7 @@ class Reader:
                 tasks.start_soon(pipeline.run)
                 await pipeline.resume()
                 snapshot = self.published.during(pipeline.files, self.folder)
-                # Read once, in a thread: it would hold up the other accounts.
+                # Read once, in a thread: on the event loop, it would block the other accounts.
                 await to_thread.run_sync(snapshot.created, None)
                 extraction = await extract(
                     client,

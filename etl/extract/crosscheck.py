@@ -23,7 +23,7 @@ from etl.extract.fetch import WindowReader
 from etl.extract.gather import gather
 from etl.extract.pages import PageScan, SavedScan, page_or_empty, scan_pages, still_holds
 from etl.extract.plan import may_be_deleted
-from etl.extract.windows import Window, around
+from etl.extract.windows import LEADS_FIRST, Window, around
 from etl.extract.without_created_at import without_creation_time
 
 MOST_UNMATCHED = 10_000
@@ -106,7 +106,7 @@ class CrossCheckLog(Protocol):
     async def shows_returns(self) -> bool:
         """Whether a contact seen in the list of contacts, and not in that of leads, was received as a lead.
 
-        On a server that does not tell in which list a contact is, it is not known.
+        False on a server that does not return `isContact`.
         """
 
 
@@ -118,8 +118,7 @@ class CrossCheck:
     capabilities: Capabilities
     log: CrossCheckLog
     evidence: Evidence
-    """Receives contacts without a creation time, and lets go of the pages that are recorded."""
-    lists: Sequence[bool]
+    """Receives contacts without a creation time, and stops holding the pages that are recorded."""
 
     async def scan(self, swept: int) -> tuple[list[str], PageSizes]:
         """Scan all pages, or those that a killed run did not reach; returns doubts and the page sizes seen.
@@ -144,7 +143,7 @@ class CrossCheck:
     async def _scan_lists(self) -> PageSizes:
         """Scan both lists concurrently; returns the page sizes known afterwards."""
         repeats = self.capabilities.past_end == "repeats"
-        scans = {is_contact: PageScan(repeats) for is_contact in self.lists}
+        scans = {is_contact: PageScan(repeats) for is_contact in LEADS_FIRST}
         try:
             async with anyio.create_task_group() as tasks:
                 for is_contact, scan in scans.items():
@@ -227,7 +226,7 @@ class CrossCheck:
         is_needed = scanned or await self.log.missing(before)
         late = await self.log.missing(before, beyond_snapshot=True) if is_needed else []
         instants = {one.created for one in late}
-        for is_contact in self.lists:
+        for is_contact in LEADS_FIRST:
             await reader.read(around(created, is_contact, self.capabilities.resolution) for created in instants)
         gone = await self.log.missing(before, beyond_snapshot=True) if late else []
         hidden = sum(one.created in struck for one in gone)
@@ -255,7 +254,7 @@ class CrossCheck:
     def _vanished(self, gone: Sequence[UnmatchedContact], reader: WindowReader) -> list[str]:
         """A doubt if too many contacts vanished to have been deleted: under maintenance, servers return empty lists."""
         read = sum(done.rows for done in reader.accepted if done.window.field == "createdAt")
-        seen = max(read, sum(len(self.log.created(is_contact)) for is_contact in self.lists))
+        seen = max(read, sum(len(self.log.created(is_contact)) for is_contact in LEADS_FIRST))
         if may_be_deleted(len(gone), seen):
             return []
         return [f"{len(gone)} of {seen} contacts vanished while they were read"]

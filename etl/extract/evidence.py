@@ -33,7 +33,7 @@ class Evidence:
             self._release(MOST_HELD)
 
     def discard(self, page: Page) -> None:
-        """Let go of a page that is received or recorded."""
+        """Stop holding a page that is received or recorded."""
         self._held.pop(id(page.rows), None)
 
     async def receive(self, page: Page) -> None:

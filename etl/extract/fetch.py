@@ -57,7 +57,7 @@ class WindowReader:
     ) -> None:
         """`created` returns the sorted creation times (ms) of the known contacts of a list.
 
-        `known_before` tells whether an earlier run proved them: what this run has seen so far, cut pages may have cut.
+        `known_before`: whether an earlier run proved them; those seen only in this run may be from truncated pages.
         Contacts last seen from `swept` (ms) on are also read by a sweep.
         """
         resumed = checkpoint.resumed

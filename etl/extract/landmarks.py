@@ -1,4 +1,4 @@
-"""Landmarks: pages read before the windows, whose number tells how many contacts were created after some time.
+"""Landmarks: pages read before the windows, whose number gives the rank of a creation time.
 
 The page with number p of a sorted list has `page size * (p - 1)` contacts before it. A landmark is a time between two
 contacts of such a page: it cuts the account into segments, and says how many contacts each segment must have.
@@ -92,7 +92,7 @@ def disorder(times: Sequence[int]) -> int:
 
 
 def rank_on(page: Page, cut: int, size: int) -> int | None:
-    """How many contacts of the list were created at `cut` or later; None if another page tells."""
+    """How many contacts of the list were created at `cut` or later; None if the cut is on another page."""
     times = creation_times(page)
     later = sum(time >= cut for time in times)
     if (later == 0 and page.number > 1) or later == size or any(time >= cut for time in times[later:]):

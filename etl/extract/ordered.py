@@ -6,9 +6,9 @@ chain of such requests reads a segment of the account in as many requests as it 
 not full, which is a proven window. Many chains run concurrently; leads are read before contacts of the same time.
 
 That the list is sorted is not assumed. Each page must be in order. Each segment must bring as many contacts as its
-landmarks say. A sample of the ranges is read again, each as a window of fewer contacts than a page. And the last page
-of each list must show no contact without a creation time, which no range lists. Whatever does not hold is a doubt:
-then everything must be read in windows.
+landmarks say. A sample of the ranges is read again, each as a window of fewer contacts than a page. The last page of
+each list must show no contact without a creation time, which no range lists. And in the end, the lists must not have
+more contacts than were received. If any of it does not hold, everything must be read in windows.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _Piece(NamedTuple):
 
 
 def segments(landmarks: Landmarks) -> Iterator[Segment]:
-    """The segments of both lists: leads first, and the oldest first, because nobody knows how long that one is."""
+    """The segments of both lists: leads first, and the oldest first, because its length is unknown."""
     for listed in (False, True):
         for newer, older in reversed([*pairwise([*landmarks[listed], None])]):
             if newer is not None:
@@ -261,7 +261,7 @@ class OrderedRead:
         if not self._queue.lacks_items or not pace or window.end is None:
             return ()
         if window.start is None:
-            # Nobody knows how far it reaches: the older part is read once before it is cut again.
+            # Its length is unknown: the older part is read once before it is cut again.
             cut = window.end - WORTH_HALVING // 2 * pace
             cut -= cut % self._reader.bounds[window.field].resolution
             newer, older = replace(window, start=cut), replace(window, end=cut)

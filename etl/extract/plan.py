@@ -14,7 +14,7 @@ from operator import itemgetter
 
 from etl.api.request import TimeField
 from etl.extract.capabilities import Capabilities
-from etl.extract.windows import Window
+from etl.extract.windows import LEADS_FIRST, Window
 from etl.model import union
 
 FEW_DELETED, MOST_DELETED = 10, 0.01
@@ -66,10 +66,9 @@ def plan_lists(
     created: Callable[[bool], Sequence[int]],
     start: int | None,
     end: int,
-    lists: Iterable[bool],
 ) -> Iterator[Window]:
-    """The windows of several lists in one sequence, so that reading them overlaps; `created` returns a list's times."""
-    for is_contact in lists:
+    """The windows of both lists in one sequence, so that reading them overlaps; `created` returns a list's times."""
+    for is_contact in LEADS_FIRST:
         yield from plan_windows(
             created(is_contact),
             field="createdAt",

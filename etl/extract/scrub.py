@@ -108,7 +108,7 @@ async def scrub(
     """
     snapshot = history.snapshot
     start, end = next_scrub(history, timing, capabilities, until)
-    await reader.complete(plan_lists(capabilities, snapshot.created, start, end, LEADS_FIRST))
+    await reader.complete(plan_lists(capabilities, snapshot.created, start, end))
     look = await snapshot.look(start, end)
     looks = (look, look + history.look, near_strikes)
     escalated = next((look for look in looks if look.is_suspicious(shrink_share)), None)
@@ -117,7 +117,7 @@ async def scrub(
         log.warning("order.doubted", reason=f"a scrub found {late} contacts that the first run should have seen")
     if escalated is not None or late:
         if start is not None:
-            await reader.complete(plan_lists(capabilities, snapshot.created, None, start, LEADS_FIRST))
-        await reader.complete(plan_lists(capabilities, snapshot.created, end, until, LEADS_FIRST))
+            await reader.complete(plan_lists(capabilities, snapshot.created, None, start))
+        await reader.complete(plan_lists(capabilities, snapshot.created, end, until))
         start, end = None, until
     return Scrub(start, end, look, escalated, late)

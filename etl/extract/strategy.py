@@ -9,7 +9,7 @@ server's time filters do not work: a page scan. Knows neither Arrow nor sinks: p
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -175,62 +175,51 @@ class _Steps:
     shrink_share: float
 
     async def full(self) -> Extraction:
-        """Read every window up to the watermark, then sweep; cross-checked on the first run and every week."""
-        until, scan = self.start.watermark, None
+        """Read everything up to the watermark, then sweep: in the order of the lists if it holds, else in windows."""
         # What the probe has shown existed before windows were read, unless a killed run had read some.
         self.evidence.note = partial(self._note, after_windows=self.checkpoint.resumed is not None)
         self.evidence.release()
         self.evidence.note = partial(self._note, after_windows=True)
-        doubt, vanished = self.start.doubt or (self.checkpoint.resumed.doubt if self.checkpoint.resumed else ""), ""
-        if self.start.landmarks and not doubt:
-            reader = WindowReader(
-                self.client,
-                self.start.capabilities,
-                self.evidence.receive,
-                self.checkpoint,
-                known_before=False,
-                swept=until,
-            )
-            order = OrderedRead(reader, self.client, self.start.landmarks)
-            self.meter.check_deadline(order.pages, self.timing.deadline)
-            with self.meter.counted("windows"):
-                await order.read()
-            if not order.doubts and order.without_created_at:
-                scan = await self._scan_for_cross_check(full=True)
-                # Contacts that only other answers have shown may have been deleted before the scan.
-                if missing := [one for one in await self.log.missing(until) if one.page]:
-                    order.doubts.append(f"the page scan shows {len(missing)} contacts that no page in order had shown")
-            if not order.doubts:
-                return await self._ordered(reader, order, scan or _Scan(self.start.capabilities))
-            [doubt, *_], vanished = order.doubts, order.vanished
-            await self.log.distrust_received()
-            self.checkpoint.doubt(doubt)
+        doubt = self.start.doubt or (self.checkpoint.resumed.doubt if self.checkpoint.resumed else "")
+        if doubt or not self.start.landmarks:
+            return await self._in_windows(await self._scan_for_cross_check(full=True), doubt)
+        reader = self._reader(self.start.capabilities, lambda _: (), known_before=False)
+        order, scan = OrderedRead(reader, self.client, self.start.landmarks), None
+        self.meter.check_deadline(order.pages, self.timing.deadline)
+        with self.meter.counted("windows"):
+            await order.read()
+        if not order.doubts and order.without_created_at:
+            scan = await self._scan_for_cross_check(full=True)
+            # Contacts that only other answers have shown may have been deleted before the scan.
+            if missing := [one for one in await self.log.missing(self.start.watermark) if one.page]:
+                order.doubts.append(f"the page scan shows {len(missing)} contacts that no page in order had shown")
+        if not order.doubts:
+            return await self._in_order(reader, order, scan or _Scan(self.start.capabilities))
+        await self.log.distrust_received()
+        self.checkpoint.doubt(order.doubts[0])
+        if order.vanished:
+            self.checkpoint.unproven(order.vanished)
+        scan = scan or await self._scan_for_cross_check(full=True)
+        scan = replace(scan, doubts=[*scan.doubts, *filter(None, [order.vanished])])
+        return await self._in_windows(scan, order.doubts[0])
+
+    async def _in_windows(self, scan: _Scan, doubt: str) -> Extraction:
+        """Read every window; cross-checked on the first run and every week. `doubt`: why the order is not relied on."""
         if doubt:
             log.warning("order.doubted", reason=doubt)
-        scan = scan or await self._scan_for_cross_check(full=True)
-        created = self.log.created if scan.check else self.history.snapshot.created
-        reader = WindowReader(
-            self.client,
-            scan.capabilities,
-            self.evidence.receive,
-            self.checkpoint,
-            created,
-            known_before=not scan.check,
-            swept=until,
-        )
-        if vanished:
-            reader.doubt(vanished)
+        until, created = self.start.watermark, self.log.created if scan.check else self.history.snapshot.created
+        reader = self._reader(scan.capabilities, created, known_before=not scan.check)
         pages = sum(len(created(listed)) // scan.capabilities.page_size for listed in LEADS_FIRST)
         self.meter.check_deadline(pages, self.timing.deadline)
         with self.meter.counted("windows"):
-            await reader.complete(plan_lists(scan.capabilities, created, None, until, LEADS_FIRST))
+            await reader.complete(plan_lists(scan.capabilities, created, None, until))
             strikes = await confirm_strikes(reader, self.history, scan.capabilities)
         # Contacts without a creation time are in no window, and a page scan may miss them: the sweep reads updates.
         await self._sweep(reader, since=min(until, self._last_margin()) if self.history.without_created_at else until)
         found = self._extraction(scan, reader, await self._contradictions(reader, scan))
         return replace(found, coverage=((None, until),), confirmed=strikes.ranges, order_doubt=doubt)
 
-    async def _ordered(self, reader: WindowReader, order: OrderedRead, scan: _Scan) -> Extraction:
+    async def _in_order(self, reader: WindowReader, order: OrderedRead, scan: _Scan) -> Extraction:
         """The rest of a run that read the windows in the order of the lists; the next cross-check is due as usual."""
         await self._sweep(reader, since=self.start.watermark)
         doubts = await self._contradictions(reader, scan, leads_changed=order.leads_changed)
@@ -247,9 +236,7 @@ class _Steps:
         until, created = self.start.watermark, self.history.snapshot.created
         self.evidence.note = self._note_unknown
         scan = await self._scan_for_cross_check(full=False)
-        reader = WindowReader(
-            self.client, scan.capabilities, self.evidence.receive, self.checkpoint, created, swept=until
-        )
+        reader = self._reader(scan.capabilities, created, known_before=True)
         with self.meter.counted("scrub"):
             strikes = await confirm_strikes(reader, self.history, scan.capabilities)
             scrubbed = await scrub(
@@ -300,7 +287,7 @@ class _Steps:
             return [*scan.doubts, *doubts]
 
     def _cross_check(self, capabilities: Capabilities) -> CrossCheck:
-        return CrossCheck(self.client, capabilities, self.log, self.evidence, LEADS_FIRST)
+        return CrossCheck(self.client, capabilities, self.log, self.evidence)
 
     def _by_windows(self, scrubbed: int) -> float:
         """The share of the known contacts that is proven by windows, after a scrub up to `scrubbed` (ms)."""
@@ -346,6 +333,19 @@ class _Steps:
             self.timing.lookback, self.timing.visibility_lag
         )
 
+    def _reader(
+        self, capabilities: Capabilities, created: Callable[[bool], Sequence[int]], *, known_before: bool
+    ) -> WindowReader:
+        return WindowReader(
+            self.client,
+            capabilities,
+            self.evidence.receive,
+            self.checkpoint,
+            created,
+            known_before=known_before,
+            swept=self.start.watermark,
+        )
+
     async def _scan_for_cross_check(self, *, full: bool) -> _Scan:
         capabilities = self.start.capabilities
         if not self.history.cross_check_is_due(capabilities.t0, self.timing.cross_check_every, full=full):
@@ -371,7 +371,7 @@ class _Steps:
                 with self.meter.counted("sweep"):
                     async with anyio.create_task_group() as tasks:
                         for name in FIELDS:
-                            tasks.start_soon(partial(sweep, reader, name, since=since, until=until, lists=LEADS_FIRST))
+                            tasks.start_soon(partial(sweep, reader, name, since=since, until=until))
                     doubtful = await reader.doubtful()
                 if not doubtful:
                     break
@@ -382,7 +382,7 @@ class _Steps:
                         await reader.read(Window("createdAt", is_contact, start, end) for start, end in ranges)
         if differing := agreement.differing():
             with self.meter.counted("sweep"):
-                await ask_again(reader, differing, lists=LEADS_FIRST)
+                await ask_again(reader, differing)
 
     def _extraction(self, scan: _Scan, reader: WindowReader, doubts: Sequence[str]) -> Extraction:
         """The part of the result that full and incremental runs have in common."""

@@ -8,13 +8,13 @@ that a lead that becomes a contact in between is seen in one of the lists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from etl.api.request import TimeField
 from etl.extract.agreement import Agreement
 from etl.extract.capabilities import SMALLEST_PAGE
 from etl.extract.fetch import WindowReader
-from etl.extract.windows import Window, around
+from etl.extract.windows import LEADS_FIRST, Window, around
 
 MOST_ASKED_AGAIN = 20
 """The maximum number of creation times that are requested again, of contacts not shown by both sweeps."""
@@ -22,22 +22,22 @@ PASSES = 600
 """Maximum slices of the open rest; if more are needed, the account changes faster than it can be read."""
 
 
-async def sweep(reader: WindowReader, field: TimeField, *, since: int, until: int, lists: Sequence[bool]) -> None:
+async def sweep(reader: WindowReader, field: TimeField, *, since: int, until: int) -> None:
     """Read every contact whose `field` is `since` or later; `until` (ms) divides the closed past from the open rest."""
     if since < until:
-        for is_contact in lists:
+        for is_contact in LEADS_FIRST:
             await reader.complete([Window(field, is_contact, since, until)])
-    for is_contact in lists:
+    for is_contact in LEADS_FIRST:
         await _open_rest(reader, Window(field, is_contact, max(since, until), None))
 
 
-async def ask_again(reader: WindowReader, differing: Mapping[bytes, int], *, lists: Sequence[bool]) -> None:
+async def ask_again(reader: WindowReader, differing: Mapping[bytes, int]) -> None:
     """Request contacts (id to creation time) that a sweep has not shown, and doubt that sweep if they still exist."""
     again = Agreement(0, max(differing.values()) + 1)
     instants = sorted({*differing.values()})[:MOST_ASKED_AGAIN]
     resolution = reader.bounds["createdAt"].resolution
     with reader.noting(again.note):
-        for is_contact in lists:
+        for is_contact in LEADS_FIRST:
             await reader.read(around(created, is_contact, resolution) for created in instants)
     if alive := differing.keys() & again.differing().keys():
         reader.doubt(f"{len(alive)} new contacts were listed, but not returned by both sweeps")

@@ -4,7 +4,7 @@ A worker that was stopped, or cut off, may go on after another one has taken its
 which has a lower number, so it cannot write into that of a newer attempt; and it ends when it sees that there is one. A
 new attempt begins with copies of the files of the last one, never with links: the other process may have them open.
 
-An attempt that has read the whole account leaves its result in its folder, for the case that nobody receives it.
+An attempt that has read the whole account leaves its result in its folder, in case the coordinator is gone.
 """
 
 from __future__ import annotations

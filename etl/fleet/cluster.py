@@ -118,7 +118,7 @@ class ClusterReader:
         except CancelledError:
             raise self._lost() from None
         finally:
-            # Without it, the scheduler would keep the result; and a task that nobody waits for is not begun.
+            # Without it, the scheduler would keep the result; and would still start an abandoned task.
             future.release()
         self._requests = outcome.requests
         if isinstance(outcome.result, EtlError):
@@ -255,7 +255,7 @@ async def _read(task: Task, lease: Semaphore) -> Outcome:
 async def _keep(lease: Semaphore, task: Task, reader: Takeover) -> NoReturn:
     """Report progress; raise `_LeaseLost` if the scheduler was not reached for as long as a lease lasts.
 
-    It was not if this process was stopped, or is cut off: then another task may have got the lease.
+    This happens if the process was suspended, or the network failed: then another task may have got the lease.
     """
     configured = dask.config.get("distributed.scheduler.locks.lease-timeout")
     lasts = math.inf if configured == "inf" else parse_timedelta(configured)

@@ -40,7 +40,7 @@ _COMPLETE = tuple(f"{content}/" for content in (*STATES, "contacts"))
 _PREPARING = re.compile(r"preparing/seq=(\d{8,})\.(\w+)")
 _PROBE = "preparing/probe."
 _ABANDONED = re.compile(r"preparing/probe\..*|(preparing|manifests)/\..*|\w+/_delta_log/\d+\.json#\d+")
-"""Files of a folder that only a run that is at work has: of a probe, or not yet linked to their names."""
+"""Temporary files of a folder, of a probe or not yet linked to their names: the holder of the lock may remove them."""
 _RESTORE = "Restore it from a backup, or choose another prefix for a full export."
 
 

@@ -487,7 +487,7 @@ async def test_scans_are_repeated_until_they_find_no_other_contact_without_creat
         received.update(json.loads(bytes(row.contact_id)) for row in page.rows)
 
     client = Client(server, account="main", concurrency=1)
-    check = crosscheck.CrossCheck(client, START.capabilities, begin(), Evidence(receive), (False, True))
+    check = crosscheck.CrossCheck(client, START.capabilities, begin(), Evidence(receive))
     doubts_found, _ = await check.scan(1_800_000_000_000)
     assert (found <= received, len(doubts_found)) == (True, doubts)
     assert server.answered <= crosscheck.MOST_SCANS * (len(server.names) // 3 + 4)

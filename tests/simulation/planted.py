@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etl.api import retry
-from etl.extract import fetch, ordered, plan, scrub, strategy, sweep
+from etl.extract import crosscheck, fetch, ordered, plan, scrub, strategy, sweep
 from etl.extract.capabilities import PageSizes
 from etl.extract.fetch import WindowReader
 from etl.extract.windows import Window
@@ -88,6 +88,8 @@ _TOUCHED: Traits = {
 _LATE: Traits = {**_CHAIN, "lookback": 60_000, "lateness": 0.9, "mix": "inserts", "scrub_runs": 30, "churn": 0.03}
 _CROWDED: Traits = {**_LIVELY, "ties": 2.5}
 _ORDERED: Traits = {**_LIVELY, "ordered_from": 2, "pages": 20, "concurrency": 4, "killed": None, "chain": ""}
+_WITH_LISTS = (crosscheck, plan, scrub, strategy, sweep)
+"""The modules that say in which order the two lists are read."""
 _FAILING = {"kind": "status", "status": 500, "rate": 0.3, "from": 30}
 _CACHED = {"kind": "duplicate_page", "rate": 0.05, "from": 30}
 
@@ -137,12 +139,22 @@ PLANTS = (
     ),
     Plant(
         "contacts are read before leads",
-        (*(instead(part, "LEADS_FIRST", (True, False)) for part in (strategy, scrub)), NO_CROSS_CHECK),
-        {**_LIVELY, "mix": "flips", "is_contact": "disjoint", "leads": 0.4, "slowness": 0.0},
+        (*(instead(part, "LEADS_FIRST", (True, False)) for part in _WITH_LISTS), NO_CROSS_CHECK),
+        {
+            **_LIVELY,
+            "mix": "flips",
+            "is_contact": "disjoint",
+            "leads": 0.4,
+            "slowness": 0.0,
+            "churn": 0.03,
+            "pages": 20,
+            "page_size": 5,
+            "concurrency": 2,
+        },
     ),
     Plant(
         "one list is taken for both",
-        tuple(instead(part, "LEADS_FIRST", (False,)) for part in (strategy, scrub)),
+        tuple(instead(part, "LEADS_FIRST", (False,)) for part in _WITH_LISTS),
         {**_LIVELY, "is_contact": "disjoint"},
     ),
     Plant("nothing is swept", (instead(strategy, "sweep", spoilt.no_sweep),), _CHAIN),
