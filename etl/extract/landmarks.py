@@ -23,8 +23,6 @@ MARGIN = 2000
 """Milliseconds by which a list sorted by `_id`, or by whole seconds, may differ from the order of creation times."""
 SHORTEST = 2.5
 """Pages of the shortest segment, as a multiple of the fewest pages of an ordered read."""
-MOST_MOVED = 8
-"""Pages by which a landmark may have moved since it was found."""
 LONGEST_LIST = 1 << 24
 """More pages than any list has: a server that shows still more of them repeats itself."""
 LONGEST_PIECE = 64
@@ -151,14 +149,24 @@ async def _find_in_list(
 
 
 async def renewed(client: Client, is_contact: bool, landmark: Landmark, size: int) -> Landmark:
-    """A landmark with its current page and rank. Raises `NotSorted` if it has moved too far from its page."""
-    number = landmark.page
-    for _ in range(MOST_MOVED):
+    """A landmark with its current page and rank; one request if it is still on its page. Raises `NotSorted`."""
+    number, step, low, high = landmark.page, 1, 0, LONGEST_LIST
+    while high - low > 1:
         page = await page_or_empty(client, Query(is_contact), number)
         rank = rank_on(page, landmark.cut, size) if page.rows or number == 1 else None
         if rank is not None:
             return Landmark(number, landmark.cut, rank)
         is_later = bool(page.rows) and creation_times(page)[-1] >= landmark.cut
-        number = max(1, number + 1 if is_later else number - 1)
-    message = "the lists have moved too far to count their contacts"
-    raise NotSorted(message)
+        low, high = (number, high) if is_later else (low, number)
+        number, step = page_between(low, high, step), 2 * step
+    return Landmark(high, landmark.cut, low * size)
+
+
+def page_between(low: int, high: int, step: int) -> int:
+    """The next page to look at for one between two others: halfway, or `step` further if one of them is not known.
+
+    The lower one is not known if it is 0, the upper one if it is `LONGEST_LIST`.
+    """
+    if high == LONGEST_LIST:
+        return low + step
+    return (low + high) // 2 if low else max(1, high - step)

@@ -30,6 +30,7 @@ from etl.api.response import Page
 from etl.extract.fetch import WindowReader
 from etl.extract.gather import gather
 from etl.extract.landmarks import (
+    LONGEST_LIST,
     LONGEST_PIECE,
     MARGIN,
     Landmark,
@@ -38,11 +39,11 @@ from etl.extract.landmarks import (
     creation_times,
     disorder,
     lacks_creation_times,
+    page_between,
     renewed,
 )
 from etl.extract.pages import page_or_empty
 from etl.extract.plan import may_be_deleted, remaining
-from etl.extract.probe import EMPTY
 from etl.extract.windows import Accepted, Window, evenly, halved, may_be_read
 from etl.extract.workqueue import WorkQueue
 
@@ -300,7 +301,7 @@ class OrderedRead:
         """Compare the contacts received in a segment with the number that are listed. Raises `NotSorted`."""
         received, newer, older, before = self._received(segment), segment.newer, segment.older, (-1, -1)
         for _ in range(COUNTS):
-            listed = await self._end(segment, newer.rank + received) if older is None else older.rank
+            listed = await self._length(segment, newer.rank + received) if older is None else older.rank
             if self.without_created_at:
                 return
             if listed - newer.rank <= received:
@@ -322,35 +323,30 @@ class OrderedRead:
 
         Whatever has changed in the leads, they are read again. More contacts than leads became contacts were hidden.
         """
-        leads, contacts = await gather(self._further_leads, self._further_contacts)
+        leads = [segment for segment in reversed(self._segments) if not segment.is_contact]
+        whole = replace(self._segments[-1], older=None)
+        further_leads, [contacts] = await gather(partial(self._further, leads), partial(self._further, [whole]))
         if self.without_created_at:  # A page scan follows, which shows more.
             return
         samples = await gather(*(partial(self._ids, window) for window, _ in self._leads))
         self.checks = replace(self.checks, ranges=self.checks.ranges + len(samples))
-        self.leads_changed = any(leads) or samples != tuple(ids for _, ids in self._leads)
-        if contacts > max(0, -sum(leads)):
+        self.leads_changed = any(further_leads) or samples != tuple(ids for _, ids in self._leads)
+        if contacts > max(0, -sum(further_leads)):
             message = f"{contacts} contacts are listed that no page had shown"
             raise NotSorted(message)
         received = sum(done.rows for done in self._reader.accepted)
-        self._check_vanished(-contacts - sum(leads), received)
+        self._check_vanished(-contacts - sum(further_leads), received)
 
-    async def _further_leads(self) -> Sequence[int]:
-        """By segment, how many more leads are listed than were received; negative if there are fewer."""
-        newest_first = [segment for segment in reversed(self._segments) if not segment.is_contact]
+    async def _further(self, newest_first: Sequence[Segment]) -> Sequence[int]:
+        """By segment of a list, how many more contacts are listed than were received; negative if there are fewer.
+
+        Contacts created since the newest landmark come before all others, and do not count.
+        """
         received = [self._received(segment) for segment in newest_first]
-        end = await self._end(newest_first[-1], newest_first[0].newer.rank + sum(received))
+        end = await self._length(newest_first[-1], newest_first[0].newer.rank + sum(received))
         now = await gather(*(partial(self._renewed, segment, segment.newer) for segment in newest_first))
         ranks = [*(mark.rank for mark in now), end]
         return [older - newer - count for newer, older, count in zip(ranks, ranks[1:], received, strict=False)]
-
-    async def _further_contacts(self) -> int:
-        """How many more contacts are listed than were received; those after the newest landmark do not count."""
-        segment = replace(self._segments[-1], older=None)
-        newest, received = segment.newer, self._received(segment)
-        end = await self._end(segment, newest.rank + received)
-        if end > newest.rank + received:
-            newest = await self._renewed(segment, newest)
-        return end - newest.rank - received
 
     async def _renewed(self, segment: Segment, landmark: Landmark) -> Landmark:
         """A landmark as it is now. Raises `NotSorted` if more contacts vanished than may have been deleted."""
@@ -364,14 +360,18 @@ class OrderedRead:
             self.vanished = f"{gone} of {seen} contacts vanished while they were read"
             raise NotSorted(self.vanished)
 
-    async def _end(self, oldest: Segment, expected: int) -> int:
-        """How many contacts the list has if these are `expected`; else a number that is too small or too large, too."""
-        size, last = self._size(oldest), max(1, -(-expected // self._size(oldest)))
-        read = partial(page_or_empty, self._client, Query(oldest.is_contact))
-        page = await read(last)
-        beyond = await read(last + 1) if len(page.rows) == size else EMPTY
-        self.without_created_at |= lacks_creation_times(page) or lacks_creation_times(beyond)
-        return (last - 1) * size + len(page.rows) + len(beyond.rows)
+    async def _length(self, oldest: Segment, expected: int) -> int:
+        """How many contacts the list has; one or two requests if they are about as many as `expected`."""
+        size, full, empty, step = self._size(oldest), 0, LONGEST_LIST, 1
+        number = max(1, -(-expected // size))
+        while empty - full > 1:
+            page = await page_or_empty(self._client, Query(oldest.is_contact), number)
+            self.without_created_at |= lacks_creation_times(page)
+            if 0 < len(page.rows) < size:
+                return (number - 1) * size + len(page.rows)
+            full, empty = (number, empty) if page.rows else (full, number)
+            number, step = page_between(full, empty, step), 2 * step
+        return full * size
 
     def _size(self, segment: Segment) -> int:
         return self._reader.sizes.of(segment.is_contact)

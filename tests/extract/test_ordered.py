@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
+import anyio
 import msgspec
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,13 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.api.client import Client
+from etl.api.client import Client, Transport
 from etl.api.request import Body
 from etl.api.response import HttpResponse, Page, Row
 from etl.extract.capabilities import PageSizes
 from etl.extract.checkpoint import NullCheckpoint
 from etl.extract.fetch import WindowReader
-from etl.extract.landmarks import LONGEST_PIECE, MARGIN, Landmark, NotSorted, creation_times, disorder, rank_on
+from etl.extract.landmarks import LONGEST_PIECE, MARGIN, Landmark, NotSorted, creation_times, disorder, rank_on, renewed
 from etl.extract.ordered import GAP, OrderedRead, Segment, advance, gap, segments
 from etl.extract.windows import Accepted, RangeSemantics, Window, evenly
 from tests.extract.test_crosscheck_log import START
@@ -140,13 +141,46 @@ class Scripted:
         return HttpResponse(200, {}, json.dumps({"success": True, "data": data}).encode())
 
 
+class Sorted:
+    """A server with one list of contacts, given by their creation times; counts its answers."""
+
+    def __init__(self, times: Sequence[int]) -> None:
+        self.newest_first = sorted(times, reverse=True)
+        self.answers = 0
+
+    async def __call__(self, body: Body) -> HttpResponse:
+        """The page asked for."""
+        self.answers += 1
+        end = int(str(body["page"])) * 5
+        return await Scripted([self.newest_first[end - 5 : end]])(body)
+
+
+@given(
+    times=st.lists(st.integers(T, T + 10**9), max_size=300, unique=True),
+    cut=st.integers(T, T + 10**9),
+    page=st.integers(1, 90),
+    expected=st.integers(0, 400),
+)
+def test_a_list_that_has_moved_is_counted_again(times: list[int], cut: int, page: int, expected: int) -> None:
+    """Wherever the cut or the end was before, they are found in a few requests, on the border of two pages, too."""
+
+    async def count() -> tuple[int, int]:
+        order = ordered(server)
+        mark = await renewed(order._client, True, Landmark(page, cut, 0), 5)
+        return mark.rank, await order._length(SEGMENT, expected)
+
+    server = Sorted(times)
+    assert anyio.run(count) == (sum(time >= cut for time in times), len(times))
+    assert server.answers <= 28
+
+
 CUTS = T + 100_000, T
 """Of the landmarks around a segment, which are on the pages 1 and 2."""
 SEGMENT = Segment(True, Landmark(1, CUTS[0], 0), Landmark(2, CUTS[1], 7))
 """It had seven contacts when its landmarks were read."""
 
 
-def ordered(server: Scripted, received: int = 0) -> OrderedRead:
+def ordered(server: Transport, received: int = 0) -> OrderedRead:
     """An ordered read with pages of five contacts that has `received` contacts of the segment."""
 
     async def receive(_: Page) -> None:
