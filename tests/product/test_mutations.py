@@ -71,6 +71,10 @@ class Memory:
             if created is not None and name is not None:
                 self.also.setdefault(name, UnmatchedContact(created, is_contact, name, 0, after_windows))
 
+    def noted(self) -> int:
+        """How many contacts other answers showed."""
+        return len(self.also)
+
     def end(self, is_contact: bool, end: int | None) -> None:
         """The end is not needed here."""
 
