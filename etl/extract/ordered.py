@@ -165,7 +165,7 @@ class OrderedRead:
         self._ranges = itertools.count(landmarks[0][0].cut // 1000)
         self._gaps_left = round(share * self.pages)
         """How many gaps may still be read again."""
-        self._leads: list[tuple[Window, set[bytes]]] = []
+        self._lead_samples: list[tuple[Window, set[bytes]]] = []
         """Ranges of leads that are checked after contacts were read, with the ids that they listed."""
         self._checks: TaskGroup
         self._queue: WorkQueue[_Piece]
@@ -234,7 +234,7 @@ class OrderedRead:
             if window.is_contact:
                 self._checks.start_soon(self._noted, self._compare, sample, _ids_in(sample, page))
             else:
-                self._leads.append((sample, _ids_in(sample, page)))
+                self._lead_samples.append((sample, _ids_in(sample, page)))
         if len(times) == size and self._gaps_left and (empty := gap(whole, times, bounds.resolution)):
             self._gaps_left -= 1
             self._checks.start_soon(self._noted, self._compare, empty, _ids_in(empty, page))
@@ -328,9 +328,9 @@ class OrderedRead:
         further_leads, [contacts] = await gather(partial(self._further, leads), partial(self._further, [whole]))
         if self.without_created_at:  # A page scan follows, which shows more.
             return
-        samples = await gather(*(partial(self._ids, window) for window, _ in self._leads))
+        samples = await gather(*(partial(self._ids, window) for window, _ in self._lead_samples))
         self.checks = replace(self.checks, ranges=self.checks.ranges + len(samples))
-        self.leads_changed = any(further_leads) or samples != tuple(ids for _, ids in self._leads)
+        self.leads_changed = any(further_leads) or samples != tuple(ids for _, ids in self._lead_samples)
         if contacts > max(0, -sum(further_leads)):
             message = f"{contacts} contacts are listed that no page had shown"
             raise NotSorted(message)

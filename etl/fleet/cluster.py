@@ -118,7 +118,7 @@ class ClusterReader:
         except CancelledError:
             raise self._lost() from None
         finally:
-            # Without it, the scheduler would keep the result; and would still start an abandoned task.
+            # Without it, the scheduler would keep the result, and would still start an abandoned task.
             future.release()
         self._requests = outcome.requests
         if isinstance(outcome.result, EtlError):
